@@ -1,0 +1,175 @@
+"""What a mutation changes in the value of one node, and how it is moved between windows.
+
+Tensors that hold windows have the axes ``(S, A, w, ...)``: ``S`` sites, ``A`` edits at each, ``w`` positions, then the node's other axes in
+their own order. Positions come before channels, so that neighbouring positions lie side by side in memory and a window is one stretch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from yuzu._engine.window import Window
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the batch and the positions are in a node's value.
+
+    Attributes
+    ----------
+    kind: str
+        ``"constant"``: no batch. ``"rows"``: one row for each sequence along axis 0. ``"windows"``: like rows, and changed by a mutation on
+        a window of positions only. ``"values"``: anything; carried as whole values, in the model's own batch.
+    axis: int
+        The axis of positions, for windows; its size is ``outer * length * inner`` (after a flatten, the channels lie around the positions).
+    length: int
+        Number of positions.
+    """
+
+    kind: str
+    axis: int = 0
+    length: int = 0
+    outer: int = 1
+    inner: int = 1
+
+    @property
+    def composite(self) -> bool:
+        """Whether other axes were merged into the axis of positions."""
+        return self.outer != 1 or self.inner != 1
+
+    def position_first(self, value: torch.Tensor) -> torch.Tensor:
+        """``(B, ...)`` with the positions moved to axis 1; an axis of merged channels and positions is taken apart."""
+        if self.composite:
+            value = value.unflatten(self.axis, (self.outer, self.length, self.inner))
+            return value.movedim(self.axis + 1, 1)
+        return value.movedim(self.axis, 1)
+
+    def natural(self, value: torch.Tensor) -> torch.Tensor:
+        """The inverse of `position_first`, for any number of positions."""
+        if self.composite:
+            value = value.movedim(1, self.axis + 1)
+            return value.flatten(self.axis, self.axis + 2)
+        return value.movedim(1, self.axis)
+
+
+CONSTANT, ROWS, VALUES = Layout("constant"), Layout("rows"), Layout("values")
+
+
+@dataclass
+class Change:
+    """The change of one node's value for the ``S * A`` mutants of a chunk.
+
+    Attributes
+    ----------
+    tensor: torch.Tensor
+        ``(S, A, w, ...)`` on ``window``; ``(S, A, ...)`` where ``window`` is None (the whole value). With ``mutant`` the mutants' values, else
+        mutant minus reference. For a node carried as values, the value of the whole batch of ``S * A`` mutants as the operation returned it.
+    codes: torch.Tensor or None
+        ``(S, A)`` int64, for the sequence itself when each edit writes one character over another: ``written * (C + 1) + overwritten``, with
+        ``overwritten = C`` where there was none.
+    """
+
+    tensor: torch.Tensor
+    window: Window | None
+    mutant: bool = False
+    codes: torch.Tensor | None = None
+
+
+def on_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """An index array as a tensor on ``device``, without waiting for the device."""
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+
+
+def rewindow(tensor: torch.Tensor, old: Window, new: Window, fill: float = 0.0) -> torch.Tensor:
+    """The same differences on other windows; ``fill`` where the old window has no position. Copies only where it must."""
+    if new is old or (new.width == old.width and new.start is old.start):
+        return tensor
+    offset = old.offset_to(new)
+    if offset is not None:
+        if offset == 0 and new.width == old.width:
+            return tensor
+        if offset >= 0 and offset + new.width <= old.width:
+            return tensor[:, :, offset : offset + new.width]
+        result = tensor.new_full((*tensor.shape[:2], new.width, *tensor.shape[3:]), fill)
+        first, stop = max(offset, 0), min(offset + new.width, old.width)
+        if stop > first:
+            result[:, :, first - offset : stop - offset] = tensor[:, :, first:stop]
+        return result
+    return _gather(tensor, old, new, fill)
+
+
+def _gather(tensor: torch.Tensor, old: Window, new: Window, fill: float) -> torch.Tensor:
+    sites, edits = tensor.shape[:2]
+    device = tensor.device
+
+    def tables() -> tuple[torch.Tensor, torch.Tensor, Window]:
+        position = (new.start - old.start)[:, None, None] + np.arange(new.width)
+        row = np.arange(sites * edits).reshape(sites, edits, 1)
+        index = row * old.width + position
+        outside = np.broadcast_to((position < 0) | (position >= old.width), index.shape)
+        index = np.where(outside, 0, index)
+        missing = np.flatnonzero(outside)
+        return on_device(index.reshape(-1), device), on_device(missing, device), old
+
+    index, missing, _ = new.cached(("gather", id(old), edits, device), tables)
+    rest = tensor.shape[3:]
+    flat = tensor.reshape(sites * edits * old.width, -1)
+    result = flat.index_select(0, index)
+    if len(missing):
+        result.index_fill_(0, missing, fill)
+    return result.view(sites, edits, new.width, *rest)
+
+
+def read_windows(
+    value: torch.Tensor, window: Window, sequences: np.ndarray, only: int | None, fill: float | None = None
+) -> torch.Tensor:
+    """``value`` ``(B, L, ...)``, contiguous, on each site's window: ``(S, w, ...)``, a view where the windows are evenly spaced.
+
+    ``only`` is the sequence that all sites lie in, or None. ``fill`` is what positions outside the sequence read as; without it no window
+    may overhang.
+    """
+    batch, length = value.shape[:2]
+    if batch == 1:
+        only = 0
+    overhangs = fill is not None and (int(window.start.min()) < 0 or int(window.start.max()) + window.width > length)
+    if only is not None and not overhangs and window.step is not None and window.step >= 0 and value.is_contiguous():
+        stride = value.stride(1)
+        offset = value.storage_offset() + only * value.stride(0) + int(window.start[0]) * stride
+        return value.as_strided(
+            (len(window.start), window.width, *value.shape[2:]), (window.step * stride, stride, *value.stride()[2:]), offset
+        )
+    device = value.device
+
+    def tables() -> tuple[torch.Tensor, torch.Tensor | None]:
+        position = window.start[:, None] + np.arange(window.width)
+        outside = (position < 0) | (position >= length)
+        base = 0 if only is not None else (sequences * length)[:, None]
+        index = on_device((np.where(outside, 0, position) + base).reshape(-1), device)
+        return index, on_device(np.flatnonzero(outside), device) if outside.any() else None
+
+    key = ("read", length, device, None if only is not None else sequences.tobytes())
+    index, missing = window.cached(key, tables)
+    flat = (value[only] if only is not None else value).reshape(-1, *value.shape[2:])
+    result = flat.index_select(0, index)
+    if missing is not None:
+        result.index_fill_(0, missing, 0.0 if fill is None else fill)
+    return result.view(len(window.start), window.width, *value.shape[2:])
+
+
+def expand(change: Change, length: int, sequences: np.ndarray, reference: torch.Tensor | None = None) -> torch.Tensor:
+    """A windowed change on all ``length`` positions: ``(S, A, length, ...)``, zero (or the reference, for mutants) elsewhere."""
+    window, tensor = change.window, change.tensor
+    assert window is not None
+    whole = Window.at(np.zeros(len(window.start), dtype=np.int64), length)
+    if not change.mutant:
+        return rewindow(tensor, window, whole)
+    assert reference is not None
+    result = reference.index_select(0, on_device(sequences, tensor.device)).unsqueeze(1).repeat(1, tensor.shape[1], *[1] * (reference.dim() - 1))
+    position = on_device(window.start[:, None] + np.arange(window.width), tensor.device)
+    site = torch.arange(len(window.start), device=tensor.device)[:, None]
+    # advanced indices around a slice come first: (S, w, A, ...)
+    result[site, :, position] = tensor.movedim(2, 1)
+    return result

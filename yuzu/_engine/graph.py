@@ -1,0 +1,179 @@
+"""The model as a list of operations in order.
+
+A `Graph` holds no weights: parameters and buffers are named, and looked up in the model each time it runs, so their current values are
+the ones used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Stands for the value of the node at ``index`` in another node's arguments."""
+
+    index: int
+
+
+def map_refs(structure: Any, function: Callable[[Ref], Any]) -> Any:
+    """``structure`` (nested tuples, lists, dicts, slices) with ``function`` applied to every `Ref`."""
+    if isinstance(structure, Ref):
+        return function(structure)
+    if isinstance(structure, tuple | list):
+        return type(structure)(map_refs(item, function) for item in structure)
+    if isinstance(structure, dict):
+        return {key: map_refs(item, function) for key, item in structure.items()}
+    if isinstance(structure, slice):
+        return slice(*(map_refs(item, function) for item in (structure.start, structure.stop, structure.step)))
+    return structure
+
+
+def refs_of(structure: Any) -> Iterator[int]:
+    """The indices of all nodes that ``structure`` refers to."""
+    found: list[int] = []
+    map_refs(structure, lambda ref: found.append(ref.index))
+    return iter(found)
+
+
+@dataclass
+class Node:
+    """One operation.
+
+    Attributes
+    ----------
+    index: int
+        Its place in the graph; arguments refer to smaller indices only.
+    kind: str
+        ``"sequence"`` (the mutated input), ``"extra"`` (another input, ``key`` its number), ``"weight"`` (a parameter, buffer or tensor
+        attribute, ``key`` its name in the model), ``"constant"`` (a tensor made while capturing, ``value``), ``"call"``.
+    op: str
+        Canonical name of the operation, such as ``"aten.conv1d"`` (without overload); empty unless ``"call"``.
+    target: callable
+        What computes it.
+    args, kwargs:
+        Its arguments, with `Ref` in the place of other nodes' values.
+    layer: str
+        The user's own name of the module it comes from; empty for the model's own ``forward``.
+    shape: tuple or None
+        Shape of the result, None on the batch's axis, -1 on an axis whose size depends on the batch in another way; None for what is no
+        tensor.
+    dtype: torch.dtype or None
+        Of the result; None for what is no tensor.
+    mutated: bool
+        Whether it depends on the letters of the mutated sequence.
+    batched: bool
+        Whether it depends on any input or on the batch size.
+    """
+
+    index: int
+    kind: str
+    op: str = ""
+    target: Any = None
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    key: Any = None
+    value: torch.Tensor | None = None
+    layer: str = ""
+    shape: tuple[int | None, ...] | None = None
+    dtype: torch.dtype | None = None
+    mutated: bool = False
+    batched: bool = False
+
+    @property
+    def inputs(self) -> list[int]:
+        """Indices of the nodes it reads, in order, with repeats."""
+        return list(refs_of((self.args, self.kwargs)))
+
+    @property
+    def label(self) -> str:
+        """The layer's name, or the operation's where the layer has none."""
+        return self.layer or self.op.removeprefix("aten.") or self.kind
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """The argument at ``position`` or called ``name``; ``default`` where it was left out."""
+        if len(self.args) > position:
+            return self.args[position]
+        return self.kwargs.get(name, default)
+
+
+@dataclass
+class Graph:
+    """Operations in order, the nodes whose values the model returns, and how it packs them.
+
+    ``outputs`` lists a node index, or a constant wrapped in a 1-tuple, for each leaf of the returned container; ``rebuild`` packs a
+    list of leaves.
+    """
+
+    nodes: list[Node]
+    outputs: list[Any]
+    rebuild: Callable[[list[Any]], Any]
+    container: str
+    road: str
+
+    def __post_init__(self) -> None:
+        self.consumers: list[list[int]] = [[] for _ in self.nodes]
+        for node in self.nodes:
+            for i in dict.fromkeys(node.inputs):
+                self.consumers[i].append(node.index)
+
+    @property
+    def output_nodes(self) -> list[int]:
+        """Indices of the returned nodes, without constants."""
+        return [i for i in self.outputs if isinstance(i, int)]
+
+    def fingerprint(self) -> str:
+        """A digest of operations, their integer arguments, shapes and connections.
+
+        Floating point arguments, weights and data types are left out: a precomputation does not depend on them.
+        """
+
+        def plain(item: Any) -> Any:
+            if isinstance(item, Ref):
+                return ["ref", item.index]
+            if isinstance(item, tuple | list):
+                return [plain(i) for i in item]
+            if isinstance(item, dict):
+                return {k: plain(v) for k, v in sorted(item.items()) if k not in ("dtype", "device")}
+            if isinstance(item, float | complex | torch.dtype | torch.device):
+                return "value"
+            if isinstance(item, slice):
+                return ["slice", plain(item.start), plain(item.stop), plain(item.step)]
+            return str(item)
+
+        rows = [[n.kind, n.op, str(n.target), plain(n.args), plain(n.kwargs), str(n.key), plain(n.shape)] for n in self.nodes]
+        text = json.dumps([rows, [str(o) for o in self.outputs], self.container, self.road])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Weights:
+    """A model's parameters, buffers and tensor attributes by name, on one device, at their current values."""
+
+    def __init__(self, model: torch.nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> None:
+        self.model, self.device, self.dtype = model, device, dtype
+        self._moved: dict[str, torch.Tensor] = {}
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        tensor = self._moved.get(name)
+        if tensor is None:
+            owner, _, attribute = name.rpartition(".")
+            tensor = getattr(self.model.get_submodule(owner), attribute).detach().to(self.device)
+            if self.dtype is not None and tensor.is_floating_point():
+                tensor = tensor.to(self.dtype)
+            self._moved[name] = tensor
+        return tensor
+
+
+def evaluate(node: Node, value_of: Callable[[int], Any], device: torch.device) -> Any:
+    """Run a ``"call"`` node on the values of its inputs."""
+    args = map_refs(node.args, lambda ref: value_of(ref.index))
+    kwargs = map_refs(node.kwargs, lambda ref: value_of(ref.index))
+    if "device" in kwargs:
+        kwargs["device"] = device
+    return node.target(*args, **kwargs)

@@ -1,0 +1,165 @@
+"""The contract between an operation's handler and the engine, and the registry of handlers.
+
+A handler is a function decorated with `handles`. It looks at one node, once, and returns a `Rule` for it, or a sentence that says why
+not; then the node runs naively. The law that every rule obeys, and that one test checks for all of them: for an input that changes only
+on a window,
+
+    rule.run(reference, change) == operation(reference + change) - operation(reference)
+
+on the window that the rule declares, and zero outside of it.
+
+A handler for an operation of one's own::
+
+    from yuzu import handles, Rule
+
+    @handles("my_library::smooth")          # a custom operator; or "aten.some_op", or several
+    def smooth(view):
+        return Local(view, kernel=5, padding=2)     # or a Rule of your own, or "why it cannot be done"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout
+from yuzu._engine.graph import Graph, Node, Ref
+from yuzu._engine.window import Integers, Window, union
+
+if TYPE_CHECKING:
+    from yuzu._engine.run import Run
+
+Spans = list["Window | None"]
+
+
+@dataclass(frozen=True)
+class View:
+    """What a handler sees of the graph: its node, and the layout of every node before it."""
+
+    graph: Graph
+    node: Node
+    layouts: list[Layout]
+
+    def source(self, ref: Any) -> Node:
+        """The node that an argument refers to."""
+        return self.graph.nodes[ref.index]
+
+    def layout(self, ref: Any) -> Layout:
+        """The layout of an argument; constant for what is not a node."""
+        return self.layouts[ref.index] if isinstance(ref, Ref) else CONSTANT
+
+    def mutated(self, ref: Any) -> bool:
+        """Whether an argument depends on the mutated letters."""
+        return isinstance(ref, Ref) and self.graph.nodes[ref.index].mutated
+
+    def tensors(self) -> list[Ref]:
+        """The arguments that are tensors, in order."""
+        from yuzu._engine.graph import refs_of
+
+        refs = [Ref(i) for i in refs_of((self.node.args, self.node.kwargs))]
+        return [ref for ref in refs if self.source(ref).shape is not None]
+
+    @property
+    def rank(self) -> int:
+        """Number of axes of the result."""
+        return len(self.node.shape or ())
+
+
+class Rule:
+    """How the change of one node follows from the changes of the nodes it reads.
+
+    Attributes
+    ----------
+    node: Node
+    layout: Layout
+        Of the result; never ``"constant"``.
+    sources: list of int
+        The mutated nodes it reads; `window`, `needed` and `run` speak of them in this order.
+    aliases: bool
+        Whether the result may share memory with an input.
+    family: str
+        Shown in the summary.
+    """
+
+    family = "naive"
+    aliases = False
+
+    def __init__(self, view: View, layout: Layout) -> None:
+        self.node = view.node
+        self.layout = layout
+        self.sources = [i for i in dict.fromkeys(view.node.inputs) if view.graph.nodes[i].mutated]
+        self.source_layouts = [view.layouts[i] for i in self.sources]
+
+    def window(self, windows: Spans) -> tuple[Integers, Integers]:
+        """First and stop of what each site reaches in the result, from the windows of the sources (None: not changed)."""
+        return union([w for w in windows if w is not None])
+
+    def needed(self, low: int, high: int) -> list[tuple[int, int]]:
+        """The positions of each source that the positions ``[low, high)`` of the result depend on."""
+        return [(low, high) for _ in self.sources]
+
+    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+        """The change of the result: ``(S, A, w, ...)`` on ``window``, or the whole ``(S, A, ...)`` for a layout of rows."""
+        raise NotImplementedError
+
+    def detail(self) -> str:
+        """What the summary shows beside the family."""
+        return ""
+
+
+Handler = Callable[[View], "Rule | str"]
+_REGISTRY: dict[str, Handler] = {}
+
+
+_READS_SIZES: set[str] = set()
+
+
+def handles(*operations: str, reads_sizes: bool = False) -> Callable[[Handler], Handler]:
+    """Register a handler for operations, by the names that ``Precomputation.summary()`` shows, such as ``"aten.conv1d"``.
+
+    ``reads_sizes`` says that the handler copes with arguments that are computed from the size of the batch.
+    """
+
+    def register(handler: Handler) -> Handler:
+        for operation in operations:
+            name = operation.replace("::", ".")
+            _REGISTRY[name] = handler
+            if reads_sizes:
+                _READS_SIZES.add(name)
+        return handler
+
+    return register
+
+
+def registered() -> dict[str, Handler]:
+    """All handlers by operation."""
+    return dict(_REGISTRY)
+
+
+def find_rule(view: View) -> Rule | str:
+    """The rule for a node, or the reason why it has none."""
+    node = view.node
+    if node.shape is None:
+        return f"{node.op} returns several tensors"
+    if not node.shape or node.shape[0] is not None or any(s == -1 or s is None for s in node.shape[1:]):
+        return "the batch is not the first axis of its result"
+    handler = _REGISTRY.get(node.op)
+    if handler is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
+        handler = _REGISTRY["pointwise"]
+    if handler is None:
+        return f"there is no handler for {node.op}"
+    sizes = [i for i in node.inputs if view.graph.nodes[i].shape is None and view.graph.nodes[i].batched]
+    if sizes and node.op not in _READS_SIZES:
+        return "one of its arguments is computed from the size of the batch"
+    return handler(view)
+
+
+def spatial_axis(layout: Layout) -> int | None:
+    """The axis of positions of a plain windowed layout, or None."""
+    return layout.axis if layout.kind == "windows" and not layout.composite else None
+
+
+__all__ = ["CONSTANT", "ROWS", "Handler", "Rule", "View", "find_rule", "handles", "registered", "spatial_axis"]

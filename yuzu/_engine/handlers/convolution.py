@@ -1,0 +1,223 @@
+"""Convolution: linear, so the difference of the result is the convolution of the difference, without the bias.
+
+An output position ``j`` reads the inputs ``j*s - p + t*d``. Exact for every stride, padding, dilation and grouping. With stride 1 one of the
+ways of `convolution_ways` and `compressed_sensing` is used; with a larger stride the windows are first aligned to it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, rewindow
+from yuzu._engine.graph import Ref
+from yuzu._engine.handlers.contract import Rule, Spans, View, handles, spatial_axis
+from yuzu._engine.handlers.convolution_ways import WAYS, Call, convolve_rows, lowered, table
+from yuzu._engine.window import Geometry, Integers, Window
+
+if TYPE_CHECKING:
+    from yuzu._engine.run import Run
+
+
+class Convolution(Rule):
+    """``conv1d``, or ``conv2d`` with one axis of positions, on windows."""
+
+    family = "convolution"
+
+    def __init__(self, view: View, layout: Layout, geometry: Geometry, groups: int, height: int | None) -> None:
+        super().__init__(view, layout)
+        self.geometry, self.groups, self.height = geometry, groups, height
+        self.weight = view.node.args[1].index
+        self.kernel_axis = view.layout(view.node.args[0]).axis
+        self.way = "windows"
+        self.channels = view.source(view.node.args[1]).shape
+
+    def ways(self) -> list[str]:
+        """The ways that this layer can be run."""
+        if self.geometry.stride != 1:
+            return ["windows"]
+        g = self.geometry
+        return [name for name, entry in WAYS.items() if entry.applies(g.kernel, self.groups, g.dilation) is None]
+
+    def window(self, windows: Spans) -> tuple[Integers, Integers]:
+        (window,) = windows
+        assert window is not None
+        return self.geometry.outputs_of(window.first, window.stop)
+
+    def needed(self, low: int, high: int) -> list[tuple[int, int]]:
+        return [self.geometry.inputs_of(low, high)]
+
+    def kernel(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weight as ``(Cout, Cin, k)``; a second axis that is read whole counts as channels."""
+        if weight.dim() == 4:
+            weight = weight.movedim(self.kernel_axis, 3).flatten(1, 2)
+        return weight
+
+    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+        (change,) = changes
+        assert change is not None and change.window is not None and window is not None
+        weight = run.value(self.weight)
+        kernel = self.kernel(weight)
+        x = change.tensor.flatten(3) if change.tensor.dim() > 4 else change.tensor
+        sites, edits = x.shape[:2]
+        geometry = self.geometry
+        key = ("convolution", self.node.index)
+        if geometry.stride == 1:
+            call = Call(run, key, x, change.window, kernel, [weight], geometry.dilation, self.groups, change.codes)
+            first_layer = change.codes is not None and self.groups == 1
+            result = table(call) if first_layer else WAYS[self.way].run(call)
+            start = change.window.start + (geometry.padding - geometry.reach)
+            width = result.shape[1]
+        else:
+            start, width = window.start, window.width
+            read = window.cached(
+                ("strided", self.node.index),
+                lambda: Window.at(start * geometry.stride - geometry.padding, (width - 1) * geometry.stride + geometry.reach + 1),
+            )
+            aligned = rewindow(x, change.window, read).reshape(sites * edits, read.width, -1)
+            prepared = run.derived(
+                (key, "strided"),
+                [weight],
+                lambda: lowered(kernel, run.precision).unsqueeze(2).contiguous(memory_format=torch.channels_last),
+            )
+            result = convolve_rows(aligned, prepared, 0, geometry.dilation, self.groups, geometry.stride)
+        result = result.view(sites, edits, width, -1)
+        if self.height is not None:
+            result = result.unsqueeze(3 if self.kernel_axis == 3 else 4)
+            result = result.movedim(4, 3) if self.kernel_axis == 3 else result
+        full = window.cached(("raw", self.node.index), lambda: Window.at(start, width))
+        return rewindow(result, full, window)
+
+    def detail(self) -> str:
+        g = self.geometry
+        settings = [f"kernel {g.kernel}"]
+        settings += [f"{name} {value}" for name, value in (("stride", g.stride), ("dilation", g.dilation), ("groups", self.groups)) if value != 1]
+        return ", ".join(settings)
+
+
+class LinearRows(Rule):
+    """A linear operation on whole differences: the operation itself, without its bias."""
+
+    family = "convolution"
+
+    def __init__(self, view: View, bias: int | None) -> None:
+        super().__init__(view, ROWS)
+        self.bias = bias
+
+    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+        source = self.sources[0]
+        whole = run.whole(source, changes[0])
+        rows = whole.flatten(0, 1)
+        args = [rows if isinstance(a, Ref) and a.index == source else run.value(a.index) if isinstance(a, Ref) else a for a in self.node.args]
+        if self.bias is not None and len(args) > self.bias:
+            args[self.bias] = None
+        return self.node.target(*args, **self.node.kwargs).unflatten(0, whole.shape[:2])
+
+
+def _pair(value: Any, axis: int, spatial: int) -> int:
+    """The setting along positions of an argument that may be one number, a list of one, or a list of two."""
+    if isinstance(value, int):
+        return value
+    return int(value[0] if len(value) == 1 else value[axis - (4 - spatial if spatial == 2 else 2)])
+
+
+@handles("aten.conv1d", "aten.conv2d")
+def convolution(view: View) -> Rule | str:
+    node = view.node
+    x, weight = node.args[0], node.args[1]
+    if view.layout(weight) != CONSTANT or not isinstance(weight, Ref):
+        return "the convolution's weight depends on an input"
+    bias = node.argument(2, "bias")
+    if isinstance(bias, Ref) and view.layout(bias) != CONSTANT:
+        return "the convolution's bias depends on an input"
+    layout = view.layout(x)
+    spatial = 1 if node.op == "aten.conv1d" else 2
+    if len(view.source(x).shape or ()) != spatial + 2:
+        return "the input of the convolution has no batch axis"
+    groups = node.argument(6, "groups", 1)
+    stride, padding, dilation = (node.argument(i, n, d) for i, n, d in ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1)))
+    axis = spatial_axis(layout)
+    if axis is None or axis < 2:
+        return LinearRows(view, 2)
+    shape = view.source(weight).shape
+    assert shape is not None and node.shape is not None
+    length, kernel = layout.length, shape[axis]
+    step, rate = _pair(stride, axis, spatial), _pair(dilation, axis, spatial)
+    if isinstance(padding, str):
+        left = (kernel - 1) * rate // 2 if padding == "same" else 0
+        no_padding = padding == "valid"
+    else:
+        left, no_padding = _pair(padding, axis, spatial), False
+    height = None
+    if spatial == 2:
+        other = 5 - axis
+        height = view.source(x).shape[other]
+        pad_other = 0 if no_padding or isinstance(padding, str) else _pair(padding, other, spatial)
+        if isinstance(padding, str) and padding == "same" and shape[other] != 1:
+            return LinearRows(view, 2)
+        if shape[other] != height or pad_other != 0 or (height != 1 and groups != 1):
+            return LinearRows(view, 2)
+    geometry = Geometry(kernel, step, left, rate, length, node.shape[axis])
+    return Convolution(view, Layout("windows", axis, node.shape[axis]), geometry, groups, height)
+
+
+class TransposedConvolution(Rule):
+    """A transposed convolution: each input writes ``k`` outputs from ``i*s - p`` on. Run on the windows without padding, then cut."""
+
+    family = "convolution"
+
+    def __init__(self, view: View, layout: Layout, geometry: Geometry, groups: int) -> None:
+        super().__init__(view, layout)
+        self.geometry, self.groups = geometry, groups
+        self.weight = view.node.args[1].index
+
+    def window(self, windows: Spans) -> tuple[Integers, Integers]:
+        (window,) = windows
+        assert window is not None
+        g = self.geometry
+        first = window.first * g.stride - g.padding
+        stop = (window.stop - 1) * g.stride - g.padding + g.reach + 1
+        return first, stop
+
+    def needed(self, low: int, high: int) -> list[tuple[int, int]]:
+        g = self.geometry
+        first = -((g.reach - g.padding - low) // g.stride)
+        stop = (high - 1 + g.padding) // g.stride + 1
+        first, stop = max(first, 0), min(stop, g.input_length)
+        return [(first, stop) if stop > first else (0, 0)]
+
+    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+        (change,) = changes
+        assert change is not None and change.window is not None and window is not None
+        g = self.geometry
+        sites, edits = change.tensor.shape[:2]
+        x = change.tensor.reshape(sites * edits, change.window.width, -1).permute(0, 2, 1)
+        y = torch.nn.functional.conv_transpose1d(x, run.value(self.weight), None, g.stride, 0, 0, self.groups, g.dilation)
+        result = y.permute(0, 2, 1).unflatten(0, (sites, edits))
+        start = change.window.start * g.stride - g.padding
+        full = window.cached(("raw", self.node.index), lambda: Window.at(start, result.shape[2]))
+        return rewindow(result, full, window)
+
+
+@handles("aten.conv_transpose1d")
+def transposed(view: View) -> Rule | str:
+    node = view.node
+    x, weight = node.args[0], node.args[1]
+    bias = node.argument(2, "bias")
+    if view.layout(weight) != CONSTANT or (isinstance(bias, Ref) and view.layout(bias) != CONSTANT):
+        return "the convolution's weight depends on an input"
+    axis = spatial_axis(view.layout(x))
+    if len(view.source(x).shape or ()) != 3:
+        return "the input of the convolution has no batch axis"
+    if axis != 2:
+        return LinearRows(view, 2)
+    stride, padding, groups, dilation = (
+        node.argument(3, "stride", 1), node.argument(4, "padding", 0), node.argument(6, "groups", 1), node.argument(7, "dilation", 1)
+    )  # fmt: skip
+    shape = view.source(weight).shape
+    assert shape is not None and node.shape is not None
+    geometry = Geometry(
+        shape[2], _pair(stride, 2, 1), _pair(padding, 2, 1), _pair(dilation, 2, 1), view.layout(x).length, node.shape[2]
+    )
+    return TransposedConvolution(view, Layout("windows", 2, node.shape[2]), geometry, groups)

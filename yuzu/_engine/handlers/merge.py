@@ -1,0 +1,250 @@
+"""Where branches meet: sums, and concatenation along any axis.
+
+A sum of differences is the difference of the sum, on the union of the windows; what a mutation does not change adds nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from yuzu._engine.delta import ROWS, Change, Layout, rewindow
+from yuzu._engine.graph import Ref
+from yuzu._engine.handlers.contract import Rule, Spans, View, handles
+from yuzu._engine.handlers.elementwise import common_layout, pointwise
+from yuzu._engine.window import Integers, Window, union
+
+if TYPE_CHECKING:
+    from yuzu._engine.run import Run
+
+
+class Sum(Rule):
+    """``a + alpha * b``."""
+
+    family = "merge"
+
+    def __init__(self, view: View, layout: Layout, factors: dict[int, float]) -> None:
+        super().__init__(view, layout)
+        self.factors = factors
+        self.aliases = True
+
+    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+        result: torch.Tensor | None = None
+        shape = list(run.value(self.node.index).shape[1:])
+        if window is not None:
+            probe = torch.empty(1, *shape, device="meta")
+            shape = [window.width, *self.layout.position_first(probe).shape[2:]]
+        for source, change in zip(self.sources, changes, strict=True):
+            if change is None:
+                continue
+            if window is None:
+                part = run.whole(source, change)
+            else:
+                assert change.window is not None
+                part = rewindow(change.tensor, change.window, window)
+            if list(part.shape[2:]) != shape:
+                part = part.expand(*part.shape[:2], *shape)
+            factor = self.factors[source]
+            if result is None:
+                result = part if factor == 1 else part * factor
+                writable = factor != 1 or part is not change.tensor or run.disposable(source)
+                writable = writable and (factor != 1 or run.disposable(source)) and 0 not in result.stride()
+            elif writable and result.dtype == part.dtype:
+                result.add_(part, alpha=factor)
+            else:
+                result, writable = torch.add(result, part, alpha=factor), True
+        assert result is not None
+        return result
+
+
+@handles("aten.add", "aten.sub", "aten.rsub")
+def addition(view: View) -> Rule | str:
+    node = view.node
+    layout = common_layout(view)
+    if isinstance(layout, str):
+        return layout
+    if not node.mutated:
+        return pointwise(view)
+    left, right = node.args[0], node.args[1]
+    alpha = node.argument(2, "alpha", 1)
+    operands = [(left, 1.0), (right, alpha if node.op == "aten.add" else -alpha)]
+    if node.op == "aten.rsub":
+        operands = [(left, -float(alpha)), (right, 1.0)]
+    factors: dict[int, float] = {}
+    for ref, factor in operands:
+        if isinstance(ref, Ref) and view.mutated(ref):
+            if view.source(ref).dtype != node.dtype:
+                return pointwise(view)
+            factors[ref.index] = factors.get(ref.index, 0.0) + factor
+    if node.dtype is None or not node.dtype.is_floating_point:
+        return pointwise(view)
+    return Sum(view, layout, factors)
+
+
+class Concatenation(Rule):
+    """``cat`` along an axis that is not the positions: each branch on the union of the windows."""
+
+    family = "merge"
+
+    def __init__(self, view: View, layout: Layout, parts: list[int], axis: int) -> None:
+        super().__init__(view, layout)
+        self.parts, self.axis = parts, axis
+
+    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+        found = dict(zip(self.sources, changes, strict=True))
+        grid = run.sites.difference.shape[:2]
+        pieces: list[torch.Tensor] = []
+        for index in self.parts:
+            change = found.get(index)
+            value = run.value(index)
+            if window is None:
+                piece = run.whole(index, change) if change is not None else value.new_zeros(*grid, *value.shape[1:])
+            elif change is None:
+                rest = self.layout.position_first(value[:1]).shape[2:]
+                piece = value.new_zeros(*grid, window.width, *rest)
+            else:
+                assert change.window is not None
+                piece = rewindow(change.tensor, change.window, window)
+            pieces.append(piece)
+        if window is None:
+            return torch.cat(pieces, dim=self.axis + 1)
+        place = self.axis - 1 if self.axis < self.layout.axis else self.axis - 2
+        return torch.cat(pieces, dim=3 + place)
+
+
+class Juxtaposition(Rule):
+    """``cat`` along the positions: each branch's window moves by the length of those before it."""
+
+    family = "merge"
+
+    def __init__(self, view: View, layout: Layout, parts: list[tuple[int, int]]) -> None:
+        super().__init__(view, layout)
+        self.parts = parts  # (node, offset)
+
+    def window(self, windows: Spans) -> tuple[Integers, Integers]:
+        found = dict(zip(self.sources, windows, strict=True))
+        moved = []
+        for index, offset in self.parts:
+            window = found.get(index)
+            if window is not None:
+                stop = window.stop + offset
+                moved.append(Window(window.first + offset, stop, window.start + offset, window.width))
+        return union(moved)
+
+    def needed(self, low: int, high: int) -> list[tuple[int, int]]:
+        spans: list[tuple[int, int]] = []
+        for source, layout in zip(self.sources, self.source_layouts, strict=True):
+            first, stop = layout.length, 0
+            for index, offset in self.parts:
+                if index == source:
+                    first, stop = min(first, max(low - offset, 0)), max(stop, min(high - offset, layout.length))
+            spans.append((first, stop) if stop > first else (0, 0))
+        return spans
+
+    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+        assert window is not None
+        found = dict(zip(self.sources, changes, strict=True))
+        result: torch.Tensor | None = None
+        for place, (index, offset) in enumerate(self.parts):
+            change = found.get(index)
+            if change is None:
+                continue
+            old = change.window
+            assert old is not None
+            moved = window.cached(
+                ("part", self.node.index, place, id(old)),
+                lambda old=old, offset=offset: (Window.at(old.start + offset, old.width), old),
+            )[0]
+            piece = rewindow(change.tensor, moved, window)
+            result = piece.clone() if result is None else result.add_(piece)
+        assert result is not None
+        return result
+
+
+@handles("aten.cat", "aten.concat")
+def concatenation(view: View) -> Rule | str:
+    node = view.node
+    axis = node.argument(1, "dim", 0) % view.rank
+    refs: list[Any] = list(node.args[0])
+    if axis == 0:
+        return "it joins batches"
+    if any(view.layout(ref).kind == "constant" for ref in refs):
+        return "one part has no batch axis"
+    if any(view.source(ref).dtype != node.dtype for ref in refs) or node.dtype is None or not node.dtype.is_floating_point:
+        return "the parts are of different types"
+    parts = [ref.index for ref in refs]
+    layouts = [view.layout(ref) for ref in refs if view.mutated(ref)]
+    if not layouts or any(la.kind != "windows" or la.composite or la.axis != layouts[0].axis for la in layouts):
+        return Concatenation(view, ROWS, parts, axis)
+    if axis != layouts[0].axis:
+        if any(la.length != layouts[0].length for la in layouts):
+            return Concatenation(view, ROWS, parts, axis)
+        return Concatenation(view, layouts[0], parts, axis)
+    offset, placed = 0, []
+    for ref in refs:
+        placed.append((ref.index, offset))
+        size = (view.source(ref).shape or ())[axis]
+        assert size is not None
+        offset += size
+    return Juxtaposition(view, Layout("windows", axis, offset), placed)
+
+
+class Stack(Rule):
+    """``stack`` along a new axis."""
+
+    family = "merge"
+
+    def __init__(self, view: View, layout: Layout, parts: list[int], axis: int) -> None:
+        super().__init__(view, layout)
+        self.parts, self.axis = parts, axis
+
+    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+        found = dict(zip(self.sources, changes, strict=True))
+        layouts = dict(zip(self.sources, self.source_layouts, strict=True))
+        grid = run.sites.difference.shape[:2]
+        pieces = []
+        for index in self.parts:
+            change = found.get(index)
+            value = run.value(index)
+            if window is None:
+                piece = run.whole(index, change) if change is not None else value.new_zeros(*grid, *value.shape[1:])
+                piece = piece.unsqueeze(self.axis + 1)
+            else:
+                before = next(iter(layouts.values()))
+                if change is None:
+                    piece = value.new_zeros(*grid, window.width, *before.position_first(value[:1]).shape[2:])
+                else:
+                    assert change.window is not None
+                    piece = rewindow(change.tensor, change.window, window)
+                place = self.axis - 1 if self.axis < self.layout.axis else self.axis - 2
+                piece = piece.unsqueeze(3 + place)
+            pieces.append(piece)
+        dim = self.axis + 1 if window is None else 3 + (self.axis - 1 if self.axis < self.layout.axis else self.axis - 2)
+        return torch.cat(pieces, dim=dim)
+
+
+@handles("aten.stack")
+def stack(view: View) -> Rule | str:
+    node = view.node
+    axis = node.argument(1, "dim", 0) % view.rank
+    refs: list[Any] = list(node.args[0])
+    if axis == 0:
+        return "it joins batches"
+    if any(view.layout(ref).kind == "constant" for ref in refs):
+        return "one part has no batch axis"
+    if any(view.source(ref).dtype != node.dtype for ref in refs) or node.dtype is None or not node.dtype.is_floating_point:
+        return "the parts are of different types"
+    parts = [ref.index for ref in refs]
+    layouts = [view.layout(ref) for ref in refs if view.mutated(ref)]
+    if not layouts or any(la.kind != "windows" or la.composite or la != layouts[0] for la in layouts):
+        return Stack(view, ROWS, parts, axis)
+    first = layouts[0]
+    return Stack(view, Layout("windows", first.axis + (axis <= first.axis), first.length), parts, axis)
+
+
+@handles("aten.zeros", "aten.ones", "aten.full", "aten.empty", "aten.zeros_like", "aten.ones_like", "aten.full_like", "aten.new_zeros",
+         "aten.new_ones", "aten.new_full", reads_sizes=True)  # fmt: skip
+def filled(view: View) -> Rule | str:
+    """A constant for each row of the batch."""
+    return Rule(view, ROWS)

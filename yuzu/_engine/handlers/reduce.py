@@ -1,0 +1,161 @@
+"""Reductions, over positions or over other axes.
+
+Over positions: a sum's difference is the sum of the window's differences. A maximum needs the largest reference value outside the window, from
+running maxima of both ends: with ``M`` the reference's maximum, ``max(max_window(D + (R - M)), max_outside(R) - M)``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from yuzu._engine.delta import ROWS, Change, Layout, on_device
+from yuzu._engine.handlers.contract import Rule, View, handles
+from yuzu._engine.handlers.elementwise import Local, OnRows
+from yuzu._engine.window import Window
+
+if TYPE_CHECKING:
+    from yuzu._engine.run import Run
+
+
+class SumOverPositions(Rule):
+    """``sum`` or ``mean`` over positions, and other axes with them."""
+
+    family = "reduce"
+
+    def __init__(self, view: View, axes: tuple[int, ...], keepdim: bool, divisor: int) -> None:
+        super().__init__(view, ROWS)
+        self.axes, self.keepdim, self.divisor = axes, keepdim, divisor
+
+    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+        (change,) = changes
+        (layout,) = self.source_layouts
+        assert change is not None
+        total = layout.natural(change.tensor.flatten(0, 1)).sum(self.axes, keepdim=self.keepdim)
+        total = total.unflatten(0, run.sites.difference.shape[:2])
+        return total.div_(self.divisor) if self.divisor != 1 else total
+
+
+class LinearLocal(Rule):
+    """``sum`` or ``mean`` over other axes than positions: the operation itself on the differences."""
+
+    family = "reduce"
+
+    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+        (change,) = changes
+        assert change is not None
+        grid = run.sites.difference.shape[:2]
+        if window is None:
+            rows = run.whole(self.sources[0], change).flatten(0, 1)
+            return self.node.target(rows, *self.node.args[1:], **self.node.kwargs).unflatten(0, grid)
+        from yuzu._engine.delta import rewindow
+
+        assert change.window is not None
+        tensor = rewindow(change.tensor, change.window, window)
+        rows = self.source_layouts[0].natural(tensor.flatten(0, 1))
+        result = self.node.target(rows, *self.node.args[1:], **self.node.kwargs)
+        return self.layout.position_first(result).unflatten(0, grid)
+
+
+class MaximumOverPositions(Rule):
+    """``amax`` (or ``amin``, with the sign turned) over positions."""
+
+    family = "reduce"
+
+    def __init__(self, view: View, keepdim: bool, sign: int) -> None:
+        super().__init__(view, ROWS)
+        self.keepdim, self.sign = keepdim, sign
+
+    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+        (change,) = changes
+        (source,) = self.sources
+        (layout,) = self.source_layouts
+        assert change is not None and change.window is not None
+        here = change.window
+
+        def below() -> torch.Tensor:
+            reference = run.reference.position_first(source, layout) * self.sign
+            return reference - reference.amax(1, keepdim=True)
+
+        def outside(ends: str) -> torch.Tensor:
+            shifted = run.reference.made(("below", self.node.index), lambda: below().contiguous())
+            edge = torch.full_like(shifted[:, :1], float("-inf"))
+            running = shifted if ends == "before" else shifted.flip(1)
+            running = torch.cat([edge, running.cummax(1).values], 1)
+            return running if ends == "before" else running.flip(1)
+
+        inside = run.made_on_window(("below", self.node.index), below, here)
+        largest = (change.tensor * self.sign + inside).amax(2)
+        for ends, place in (("before", here.start), ("after", here.start + here.width)):
+            table = run.reference.made((ends, self.node.index), lambda ends=ends: outside(ends))
+            index = on_device(place, run.device)
+            sequence = run.sequence_index() if table.shape[0] > 1 else torch.zeros_like(index)
+            torch.maximum(largest, table[sequence, index].unsqueeze(1), out=largest)
+        result = largest if self.sign == 1 else largest.neg_()
+        return result.unsqueeze(layout.axis + 1) if self.keepdim else result
+
+
+def _axes(value: Any, rank: int) -> tuple[int, ...]:
+    if value is None or value == []:
+        return tuple(range(rank))
+    return tuple(a % rank for a in ([value] if isinstance(value, int) else value))
+
+
+def reduction(view: View, kind: str, axes: tuple[int, ...], keepdim: bool) -> Rule | str:
+    """The rule for ``sum``, ``mean``, ``amax``, ``amin`` or another reduction that treats rows by themselves."""
+    if 0 in axes:
+        return "it reduces over the batch"
+    node = view.node
+    layout = view.layout(node.args[0])
+    source = view.source(node.args[0])
+    linear = kind in ("sum", "mean") and source.dtype == node.dtype
+    if not node.mutated or layout.kind != "windows":
+        return LinearLocal(view, ROWS) if linear and node.mutated and "adaptive" not in node.op else OnRows(view)
+    if layout.axis not in axes:
+        if layout.composite:
+            return OnRows(view)
+        moved = layout.axis if keepdim else layout.axis - sum(a < layout.axis for a in axes)
+        out = Layout("windows", moved, layout.length)
+        return LinearLocal(view, out) if linear else Local(view, out, broadcast=False)
+    if linear and not layout.composite:
+        divisor = 1
+        if kind == "mean":
+            for a in axes:
+                divisor *= int((source.shape or ())[a] or 1)
+        return SumOverPositions(view, axes, keepdim, divisor)
+    if kind in ("amax", "amin") and axes == (layout.axis,) and not layout.composite:
+        return MaximumOverPositions(view, keepdim, 1 if kind == "amax" else -1)
+    return OnRows(view)
+
+
+@handles("aten.sum", "aten.mean", "aten.amax", "aten.amin", "aten.logsumexp", "aten.var", "aten.std", "aten.prod", "aten.linalg_vector_norm")
+def reduce(view: View) -> Rule | str:
+    node = view.node
+    rank = len(view.source(node.args[0]).shape or ())
+    kind = node.op.removeprefix("aten.")
+    if kind == "linalg_vector_norm":
+        axes, keepdim = _axes(node.argument(2, "dim"), rank), node.argument(3, "keepdim", False)
+    else:
+        overload = getattr(node.target, "_overloadname", "")
+        if overload in ("default", "") and kind != "amax" and kind != "amin" and kind != "logsumexp":
+            axes, keepdim = tuple(range(rank)), False
+        else:
+            axes = _axes(node.argument(1, "dim"), rank)
+            keepdim = node.kwargs.get("keepdim", node.args[-1] if isinstance(node.args[-1], bool) and len(node.args) > 2 else False)
+    return reduction(view, kind, axes, bool(keepdim))
+
+
+@handles("aten.max", "aten.min")
+def maximum(view: View) -> Rule | str:
+    """``max`` over one axis, of which only the values are read; between two tensors it is pointwise."""
+    from yuzu._engine.handlers.elementwise import pointwise
+
+    node = view.node
+    if len(view.tensors()) == 2:
+        return pointwise(view)
+    if len(node.args) < 2:
+        return "it reduces over the batch"
+    rank = len(view.source(node.args[0]).shape or ())
+    kind = "amax" if node.op == "aten.max" else "amin"
+    return reduction(view, kind, _axes(node.args[1], rank), bool(node.argument(2, "keepdim", False)))

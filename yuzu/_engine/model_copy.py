@@ -1,0 +1,125 @@
+"""A stand-in for the user's model, in evaluation mode, that shares its weights; and what tells two versions of a model apart.
+
+Setting flags on the user's model and setting them back is not safe when two threads use it or an error is raised half way, so nothing is
+ever set on it.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from typing import Any
+
+import torch
+
+
+def _shared_tensors(model: torch.nn.Module) -> dict[int, Any]:
+    """A deepcopy memo that keeps every tensor of the model shared, except buffers, which a forward pass may write to."""
+    memo: dict[int, Any] = {}
+
+    def keep(value: Any, depth: int) -> None:
+        if isinstance(value, torch.Tensor):
+            memo[id(value)] = value
+        elif isinstance(value, list | tuple) and depth < 3:
+            for item in value:
+                keep(item, depth + 1)
+        elif isinstance(value, dict) and depth < 3:
+            for item in value.values():
+                keep(item, depth + 1)
+
+    for module in model.modules():
+        keep(module.__dict__, 0)
+    for buffer in model.buffers():
+        memo[id(buffer)] = buffer.detach().clone()
+    return memo
+
+
+def _copy_modules(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy of the module tree only, for models with attributes that ``copy.deepcopy`` cannot copy."""
+    copies: dict[int, torch.nn.Module] = {}
+    for module in model.modules():
+        twin = object.__new__(type(module))
+        twin.__dict__.update(module.__dict__)
+        twin.__dict__["_parameters"] = dict(module._parameters)
+        twin.__dict__["_buffers"] = {k: None if b is None else b.detach().clone() for k, b in module._buffers.items()}
+        copies[id(module)] = twin
+    for module in model.modules():
+        twin = copies[id(module)]
+        children = {k: None if child is None else copies[id(child)] for k, child in module._modules.items()}
+        twin.__dict__["_modules"] = children
+    return copies[id(model)]
+
+
+def evaluation_copy(
+    model: torch.nn.Module, device: torch.device | None = None, dtype: torch.dtype | None = None
+) -> torch.nn.Module:
+    """A copy of ``model`` in evaluation mode that shares its parameters where device and dtype allow.
+
+    Buffers are copied, so running it changes nothing of the user's. Reads parameters at their values now.
+    """
+    try:
+        twin = copy.deepcopy(model, _shared_tensors(model))
+    except Exception:  # any attribute may refuse: locks, files, generators; the tree of modules is what matters
+        twin = _copy_modules(model)
+    for module in twin.modules():
+        module.__dict__["training"] = False
+    if device is not None or dtype is not None:
+        _move(twin, device, dtype)
+    return twin
+
+
+def _move(twin: torch.nn.Module, device: torch.device | None, dtype: torch.dtype | None) -> None:
+    """Move the copy; new tensors replace the shared ones, which stay as they are."""
+
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        target = dtype if tensor.is_floating_point() else None
+        return tensor.detach().to(device=device, dtype=target)
+
+    for module in twin.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None:
+                value = moved(parameter)
+                if value.data_ptr() != parameter.data_ptr() or value.dtype != parameter.dtype:
+                    module._parameters[name] = torch.nn.Parameter(value, requires_grad=False)
+        for name, buffer in list(module._buffers.items()):
+            if buffer is not None:
+                module._buffers[name] = moved(buffer)
+        for name, value in list(module.__dict__.items()):
+            if isinstance(value, torch.Tensor):
+                module.__dict__[name] = moved(value)
+        if isinstance(module, torch.nn.RNNBase):
+            module._flat_weights = [getattr(module, n) if hasattr(module, n) else None for n in module._flat_weights_names]
+
+
+def structure_key(model: torch.nn.Module) -> str:
+    """A quick digest of what decides how a model computes: classes, settings, hooks, and shapes and dtypes of its tensors.
+
+    It notices an exchanged layer or a changed setting. It does not read weights: training on does not change it.
+    """
+
+    def plain(value: Any, depth: int = 0) -> str:
+        if isinstance(value, torch.Tensor):
+            return f"tensor{tuple(value.shape)}{value.dtype}{value.device.type}"
+        if isinstance(value, bool | int | float | complex | str | bytes | type(None) | torch.dtype | torch.Size | slice | range):
+            return repr(value)
+        if isinstance(value, list | tuple | set | frozenset) and depth < 4:
+            return f"{type(value).__name__}[{','.join(plain(item, depth + 1) for item in value)}]"
+        if isinstance(value, dict) and depth < 4:
+            return "{" + ",".join(f"{k!r}:{plain(v, depth + 1)}" for k, v in value.items()) + "}"
+        # anything else is told apart by its identity: a new object counts as a change
+        return f"{type(value).__qualname__}@{id(value)}"
+
+    digest = hashlib.sha256()
+    for name, module in model.named_modules(remove_duplicate=False):
+        settings = {k: v for k, v in module.__dict__.items() if k not in ("training", "_modules", "_flat_weights", "_flat_weight_refs")}
+        digest.update(f"{name}|{type(module).__module__}.{type(module).__qualname__}|{id(type(module).forward)}|".encode())
+        digest.update(plain(settings).encode())
+    return digest.hexdigest()
+
+
+def model_dtype(model: torch.nn.Module) -> torch.dtype:
+    """The dtype of the first floating point parameter, or else buffer; float32 for a model without any."""
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.is_floating_point():
+            return tensor.dtype
+    return torch.float32

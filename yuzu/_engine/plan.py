@@ -1,0 +1,177 @@
+"""What will be done at each node, decided once for an architecture, a sequence length and a device; and why."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from yuzu._engine.delta import CONSTANT, ROWS, VALUES, Layout
+from yuzu._engine.graph import Graph
+from yuzu._engine.handlers import Rule, View, find_rule
+from yuzu._engine.window import Window
+
+WINDOWS_KEPT = 4096  # chunks whose windows are remembered
+
+
+@dataclass
+class Plan:
+    """A rule, or a reason for running naively, for every node that a mutation changes.
+
+    Attributes
+    ----------
+    graph: Graph
+    layouts: list of Layout
+    rules: list of Rule or None
+    reasons: dict of int to str
+        Why a node runs naively.
+    needed: list of (int, int)
+        The positions of each windowed node that the output depends on.
+    """
+
+    graph: Graph
+    layouts: list[Layout]
+    rules: list[Rule | None]
+    reasons: dict[int, str]
+    precision: str = "highest"
+    needed: list[tuple[int, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        nodes = self.graph.nodes
+        outputs = self.graph.output_nodes
+        last: dict[int, int] = {}
+        self.readers = [len(c) for c in self.graph.consumers]
+        for o in outputs:
+            self.readers[o] += 1
+        for node in nodes:
+            for i in node.inputs:
+                last[i] = node.index
+        # a value read by a naive node through an unmutated one in between is kept to the end
+        self.last_reads: list[list[int]] = [[] for _ in nodes]
+        for i, reader in last.items():
+            if i not in outputs and nodes[i].mutated and nodes[reader].mutated:
+                self.last_reads[reader].append(i)
+        self._find_needed()
+        self._windows: OrderedDict[bytes, list[Window | None]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def _find_needed(self) -> None:
+        nodes = self.graph.nodes
+        empty = (1 << 60, -1)
+        needed = [empty] * len(nodes)
+
+        def include(i: int, low: int, high: int) -> None:
+            if self.layouts[i].kind == "windows" and high > low:
+                needed[i] = (min(needed[i][0], low), max(needed[i][1], high))
+
+        for o in self.graph.output_nodes:
+            include(o, 0, self.layouts[o].length)
+        for node in reversed(nodes):
+            rule = self.rules[node.index]
+            if not node.mutated or not self.readers[node.index] or node.kind == "sequence":
+                continue
+            if rule is None:
+                for i in node.inputs:
+                    include(i, 0, self.layouts[i].length)
+                continue
+            low, high = needed[node.index] if rule.layout.kind == "windows" else (0, rule.layout.length)
+            if rule.layout.kind == "windows" and high <= low:
+                continue
+            for source, (a, b) in zip(rule.sources, rule.needed(low, high), strict=True):
+                include(source, a, b)
+        self.needed = [(0, 0) if n == empty else n for n in needed]
+
+    def windows(self, position: np.ndarray, width: int) -> list[Window | None]:
+        """The window of every windowed node for edits of ``width`` positions at ``position``; None for other nodes."""
+        key = position.tobytes() + width.to_bytes(8, "little")
+        with self._lock:
+            known = self._windows.get(key)
+            if known is not None:
+                self._windows.move_to_end(key)
+                return known
+        found = self._find_windows(position, width)
+        with self._lock:
+            self._windows[key] = found
+            while len(self._windows) > WINDOWS_KEPT:
+                self._windows.popitem(last=False)
+        return found
+
+    def _find_windows(self, position: np.ndarray, width: int) -> list[Window | None]:
+        windows: list[Window | None] = [None] * len(self.graph.nodes)
+        for node in self.graph.nodes:
+            i = node.index
+            if not node.mutated or self.layouts[i].kind != "windows":
+                continue
+            low, high = self.needed[i]
+            if node.kind == "sequence":
+                windows[i] = Window.fit(position, position + width, low, high)
+                continue
+            rule = self.rules[i]
+            assert rule is not None
+            given = [windows[s] for s in rule.sources]
+            present = [w if w is not None and w.width > 0 else None for w in given]
+            if all(w is None for w in present):
+                windows[i] = Window.fit(np.zeros_like(position), np.zeros_like(position), low, high)
+                continue
+            windows[i] = Window.fit(*rule.window(present), low, high)
+        return windows
+
+    def reachable(self, positions: np.ndarray, width: int) -> np.ndarray:
+        """Which positions' edits reach any output at all."""
+        reach = np.zeros(len(positions), dtype=bool)
+        windows = self._find_windows(positions, width)
+        for node in self.graph.nodes:
+            i = node.index
+            if not node.mutated or not self.readers[i]:
+                continue
+            to_rows = any(self.layouts[c].kind != "windows" for c in self.graph.consumers[i])
+            if i in self.graph.output_nodes or to_rows:
+                window = windows[i]
+                reach |= np.ones_like(reach) if window is None else window.stop > window.first
+        return reach
+
+
+def make_plan(
+    graph: Graph,
+    precision: str = "highest",
+    naive: dict[int, str] | None = None,
+) -> Plan:
+    """Find a rule for every node; ``naive`` gives nodes that must run naively and why."""
+    layouts: list[Layout] = []
+    rules: list[Rule | None] = []
+    reasons: dict[int, str] = {}
+    naive = naive or {}
+    for node in graph.nodes:
+        rule: Rule | None = None
+        if not node.batched:
+            layout = CONSTANT
+        elif node.kind == "sequence":
+            assert node.shape is not None and isinstance(node.shape[2], int)
+            layout = Layout("windows", 2, node.shape[2])
+        elif node.kind == "extra":
+            layout = ROWS
+        elif node.shape is None and not node.mutated:
+            layout = VALUES  # a number made from the batch size
+        else:
+            found = _rule_or_reason(graph, node.index, layouts, naive)
+            if isinstance(found, str):
+                layout = VALUES
+                if node.mutated:
+                    reasons[node.index] = found
+            else:
+                layout, rule = found.layout, found
+        layouts.append(layout)
+        rules.append(rule)
+    return Plan(graph, layouts, rules, reasons, precision)
+
+
+def _rule_or_reason(graph: Graph, index: int, layouts: list[Layout], naive: dict[int, str]) -> Rule | str:
+    node = graph.nodes[index]
+    if index in naive:
+        return naive[index]
+    for i in node.inputs:
+        if layouts[i] == VALUES and graph.nodes[i].shape is not None:
+            return f"it follows {graph.nodes[i].label}, which runs naively"
+    return find_rule(View(graph, node, layouts))

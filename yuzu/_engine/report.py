@@ -1,0 +1,58 @@
+"""The summary of a precomputation: what runs how, and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from yuzu._engine.handlers.convolution import Convolution
+from yuzu._engine.plan import Plan
+from yuzu._engine.run import Run
+
+COLUMNS = ("layer", "operation", "handler", "window", "probes", "way", "time", "why naive")
+
+
+def rows(plan: Plan, run: Run, seconds: list[float]) -> list[list[str]]:
+    """One row for each operation that a mutation changes."""
+    middle = plan.graph.nodes[next(n.index for n in plan.graph.nodes if n.kind == "sequence")].shape
+    assert middle is not None and middle[2] is not None
+    windows = plan.windows(np.array([middle[2] // 2]), 1)
+    total = sum(seconds) or 1.0
+    found = []
+    for node in plan.graph.nodes:
+        if node.kind != "call" or not node.mutated or not plan.readers[node.index]:
+            continue
+        rule = plan.rules[node.index]
+        before = [w.width for w in (windows[i] for i in dict.fromkeys(node.inputs)) if w is not None]
+        window = windows[node.index]
+        after = str(window.width) if window is not None else "all"
+        first_layer = rule is not None and rule.sources and plan.graph.nodes[rule.sources[0]].kind == "sequence"
+        way = ""
+        probes = ""
+        if isinstance(rule, Convolution):
+            way = "table" if first_layer and rule.geometry.stride == 1 and rule.groups == 1 else rule.way
+            if way == "cyclic" and window is not None:
+                probes = str((before[0] + rule.geometry.reach) * run.sites.difference.shape[1])
+        detail = rule.detail() if rule is not None else ""
+        found.append([
+            node.layer, node.op.removeprefix("aten.") + (f" ({detail})" if detail else ""), rule.family if rule is not None else "naive",
+            f"{max(before) if before else 'all'} -> {after}", probes, way, f"{seconds[node.index] / total:.0%}", plan.reasons.get(node.index, ""),
+        ])  # fmt: skip
+    return found
+
+
+def table(settings: Any, decisions: dict[str, Any]) -> str:
+    """The summary as text."""
+    head = (
+        f"Precomputation for sequences of {settings.n_choices} characters x {settings.seq_len} positions, {settings.dtype.removeprefix('torch.')} "
+        f"on {settings.device}, conv={settings.conv!r}, precision={settings.precision!r}"
+    )
+    if decisions["naive_model"] is not None:
+        return f"{head}\nThe whole model runs naively: {decisions['naive_model']}"
+    lines = [list(COLUMNS), *decisions["layers"]]
+    widths = [max(len(str(line[i])) for line in lines) for i in range(len(COLUMNS))]
+    used = [i for i in range(len(COLUMNS)) if any(line[i] for line in lines[1:]) or i < 4]
+    text = ["  ".join(str(line[i]).ljust(widths[i]) for i in used).rstrip() for line in lines]
+    text.insert(1, "-" * max(map(len, text)))
+    return "\n".join([head, f"{decisions['sites']} positions are carried at once.", *text])

@@ -1,0 +1,316 @@
+"""Walks the graph: once for the reference, then for chunk after chunk of mutants."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, expand, on_device, read_windows
+from yuzu._engine.graph import Node, Weights, evaluate
+from yuzu._engine.plan import Plan
+from yuzu._engine.window import Window
+
+
+class Derived:
+    """Tensors computed from weights, such as a convolution's banded matrix, kept until a weight they come from changes.
+
+    A change is noticed by comparing the weights themselves with a copy, so no way of changing them goes unseen.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[Any, tuple[list[torch.Tensor], Any]] = {}
+
+    def get(self, key: Any, sources: Sequence[torch.Tensor], make: Callable[[], Any]) -> Any:
+        """``make()``, or what it gave before for the same ``key`` if all ``sources`` still hold the same numbers."""
+        kept = self._kept.get(key)
+        if kept is not None:
+            copies, value = kept
+            if len(copies) == len(sources) and all(
+                c.dtype == s.dtype and c.device == s.device and torch.equal(c, s) for c, s in zip(copies, sources, strict=True)
+            ):
+                return value
+        value = make()
+        self._kept[key] = ([s.detach().clone() for s in sources], value)
+        return value
+
+    def forget(self, which: Callable[[Any], bool]) -> None:
+        """Drop everything whose key satisfies ``which``."""
+        for key in [k for k in self._kept if which(k)]:
+            del self._kept[key]
+
+
+@dataclass
+class Sites:
+    """The edits of one chunk: ``S`` sites with ``A`` edits each.
+
+    Attributes
+    ----------
+    sequence: integer array, shape=(S,)
+        Row of the batch each site lies in; never decreasing.
+    position: integer array, shape=(S,)
+        First edited position; never decreasing within a sequence.
+    width: int
+        Number of edited positions.
+    difference: torch.Tensor, shape=(S, A, width, C)
+        Edited minus reference letters.
+    codes: torch.Tensor or None, shape=(S, A)
+        See `Change`.
+    """
+
+    sequence: np.ndarray
+    position: np.ndarray
+    width: int
+    difference: torch.Tensor
+    codes: torch.Tensor | None = None
+
+    @property
+    def only(self) -> int | None:
+        """The sequence that all sites lie in, if it is one."""
+        return int(self.sequence[0]) if self.sequence[0] == self.sequence[-1] else None
+
+
+@dataclass
+class Reference:
+    """Every node's value for a batch of reference sequences."""
+
+    values: list[Any]
+    batch: int
+    _position_first: dict[Any, torch.Tensor] = field(default_factory=dict)
+
+    def position_first(self, index: int, layout: Layout) -> torch.Tensor:
+        """``(B, L, ...)``, contiguous."""
+        key = (index, layout)
+        if key not in self._position_first:
+            self._position_first[key] = layout.position_first(self.values[index]).contiguous()
+        return self._position_first[key]
+
+    def made(self, key: Any, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Something made from the reference once for all chunks."""
+        if key not in self._position_first:
+            self._position_first[key] = make()
+        return self._position_first[key]
+
+
+class Run:
+    """One use of a plan with a model's weights: what handlers ask for everything but their changes.
+
+    Attributes
+    ----------
+    plan: Plan
+    weights: Weights
+    precision: str
+    device: torch.device
+    reference: Reference
+        Of the sequences at hand.
+    sites: Sites
+        Of the chunk at hand.
+    """
+
+    def __init__(self, plan: Plan, weights: Weights, derived: Derived, device: torch.device) -> None:
+        self.plan, self.weights, self.device = plan, weights, device
+        self.precision = plan.precision
+        self._derived = derived
+        self._checked: dict[Any, Any] = {}
+        self.reference: Reference
+        self.sites: Sites
+        self._changes: list[Change | None] = []
+        self._owned: list[bool] = []
+        self._memo: dict[int, Any] = {}
+        self.seconds: list[float] | None = None
+        self.keep_all = False  # keep every change to the end, to compare them
+
+    # ---- the reference -------------------------------------------------------------------------------------------------------------
+
+    def set_reference(self, X: torch.Tensor, args: Sequence[torch.Tensor]) -> Reference:
+        """Run the graph on sequences ``(B, C, L)`` and keep each node's value."""
+        values: list[Any] = []
+        for node in self.plan.graph.nodes:
+            values.append(self._leaf(node, X, args) if node.kind != "call" else evaluate(node, values.__getitem__, self.device))
+        self.reference = Reference(values, X.shape[0])
+        return self.reference
+
+    def _leaf(self, node: Node, X: torch.Tensor, args: Sequence[torch.Tensor]) -> Any:
+        if node.kind == "sequence":
+            return X
+        if node.kind == "extra":
+            return args[node.key]
+        if node.kind == "weight":
+            return self.weights[node.key]
+        assert node.value is not None
+        value = node.value.to(self.device)
+        dtype = self.weights.dtype
+        return value.to(dtype) if dtype is not None and value.is_floating_point() else value
+
+    # ---- what handlers ask -----------------------------------------------------------------------------------------------------------
+
+    def derived(self, key: Any, sources: Sequence[torch.Tensor], make: Callable[[], Any]) -> Any:
+        """Something made from weights; ``sources`` are compared once for each run."""
+        key = (key, self.precision)
+        if key not in self._checked:
+            self._checked[key] = self._derived.get((key, self.device), sources, make)
+        return self._checked[key]
+
+    def forget(self, key: Any) -> None:
+        """Drop what was derived under ``key`` as its first part."""
+
+        def under(k: Any) -> bool:
+            while isinstance(k, tuple) and k:
+                if k == key:
+                    return True
+                k = k[0]
+            return False
+
+        for k in [k for k in self._checked if under(k)]:
+            del self._checked[k]
+        self._derived.forget(under)
+
+    def value(self, index: int) -> torch.Tensor:
+        """The reference value of a node, in the model's own layout."""
+        return self.reference.values[index]
+
+    def on_window(self, index: int, layout: Layout, window: Window, fill: float | None = None) -> torch.Tensor:
+        """The reference value of a windowed node on a window: ``(S, 1, w, ...)``."""
+        value = self.reference.position_first(index, layout)
+        return read_windows(value, window, self.sites.sequence, self.sites.only, fill).unsqueeze(1)
+
+    def made_on_window(self, key: Any, make: Callable[[], torch.Tensor], window: Window) -> torch.Tensor:
+        """Something ``(B, L, ...)`` made from the reference, on a window: ``(S, 1, w, ...)``."""
+        value = self.reference.made(key, lambda: make().contiguous())
+        return read_windows(value, window, self.sites.sequence, self.sites.only).unsqueeze(1)
+
+    def of_sites(self, value: torch.Tensor) -> torch.Tensor:
+        """Rows ``(B, ...)`` for each site: ``(S, 1, ...)``."""
+        only = self.sites.only if value.shape[0] > 1 else 0
+        if only is not None:
+            return value[only : only + 1].unsqueeze(1)
+        return value.index_select(0, self.sequence_index()).unsqueeze(1)
+
+    def sequence_index(self) -> torch.Tensor:
+        """``(S,)``: the row of the batch of each site, on the device."""
+        return on_device(self.sites.sequence, self.device)
+
+    def whole(self, index: int, change: Change | None) -> torch.Tensor:
+        """The change of a node on all of its positions: ``(S, A, ...)`` in the model's layout; zeros where it is None."""
+        layout = self.plan.layouts[index]
+        sites, edits = self.sites.difference.shape[:2]
+        if change is None:
+            shape = self.value(index).shape[1:]
+            return self.sites.difference.new_zeros(sites, edits, *shape, dtype=self.value(index).dtype)
+        if change.window is None:
+            return change.tensor
+        reference = self.reference.position_first(index, layout) if change.mutant else None
+        rows = expand(change, layout.length, self.sites.sequence, reference)
+        return layout.natural(rows.flatten(0, 1)).unflatten(0, (sites, edits))
+
+    def mutants(self, index: int, change: Change | None) -> torch.Tensor:
+        """The mutants' values of a node with one row a mutant, ``(S * A, ...)``, in the model's layout."""
+        if change is not None and change.mutant and change.window is None:
+            return change.tensor
+        if change is not None and change.mutant:
+            return self.whole(index, change).flatten(0, 1)
+        base = self.of_sites(self.value(index))
+        edits = self.sites.difference.shape[:2]
+        if change is None:
+            return base.expand(*edits, *base.shape[2:]).flatten(0, 1)
+        return (self.whole(index, change) + base).flatten(0, 1)
+
+    def disposable(self, index: int) -> bool:
+        """Whether a handler may overwrite the change of a node: nothing else reads it, and it shares its memory with nothing."""
+        return self._owned[index] and self.plan.readers[index] == 1
+
+    # ---- the walk --------------------------------------------------------------------------------------------------------------------
+
+    def set_sites(self, sites: Sites) -> list[Window | None]:
+        """Make ``sites`` the chunk at hand; the windows of every node."""
+        self.sites = sites
+        return self.plan.windows(sites.position, sites.width)
+
+    def chunk(self, sites: Sites) -> list[Change | None]:
+        """The changes of the graph's outputs, in the order of ``graph.outputs``, for one chunk; None where nothing changes."""
+        windows = self.set_sites(sites)
+        plan = self.plan
+        changes: list[Change | None] = [None] * len(plan.graph.nodes)
+        self._changes, self._owned = changes, [False] * len(changes)
+        memo = self._memo = {}
+        for node in plan.graph.nodes:
+            if not node.mutated or not plan.readers[node.index]:
+                continue
+            begin = self._tick()
+            self._step(node, windows, memo)
+            for i in () if self.keep_all else plan.last_reads[node.index]:
+                changes[i] = None
+                memo.pop(i, None)
+            if self.seconds is not None:
+                self.seconds[node.index] += self._tick() - begin
+        return [changes[o] if isinstance(o, int) else None for o in plan.graph.outputs]
+
+    def _tick(self) -> float:
+        if self.seconds is None:
+            return 0.0
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def _step(self, node: Node, windows: list[Window | None], memo: dict[int, Any]) -> None:
+        i, changes = node.index, self._changes
+        window = windows[i]
+        if node.kind == "sequence":
+            changes[i] = self._first(window)
+            return
+        layout = self.plan.layouts[i]
+        if layout.kind == "values":
+            changes[i] = Change(self._naive(node, memo), None, mutant=True)
+            return
+        rule = self.plan.rules[i]
+        assert rule is not None
+        given = [changes[s] for s in rule.sources]
+        if all(g is None for g in given) or (layout.kind == "windows" and (window is None or window.width == 0)):
+            return
+        tensor = rule.run(self, given, window)
+        mutant = node.dtype is not None and not node.dtype.is_floating_point
+        changes[i] = Change(tensor, window if layout.kind == "windows" else None, mutant)
+        self._owned[i] = not rule.aliases or all(self.disposable(s) for s in rule.sources)
+
+    def _first(self, window: Window | None) -> Change | None:
+        from yuzu._engine.delta import rewindow
+
+        sites = self.sites
+        if window is None or window.width == 0:
+            return None
+        whole = Window.at(sites.position, sites.width)
+        tensor = rewindow(sites.difference, whole, window)
+        codes = sites.codes if sites.width == 1 and window.width == 1 and (window.start == sites.position).all() else None
+        return Change(tensor, window, codes=codes)
+
+    def _naive(self, node: Node, memo: dict[int, Any]) -> Any:
+        """Run one operation on whole values for all mutants of the chunk."""
+        return evaluate(node, lambda i: self._whole_value(i, memo), self.device)
+
+    def whole_value(self, index: int) -> Any:
+        """The value of a node in the batch of the chunk's mutants."""
+        return self._whole_value(index, self._memo)
+
+    def _whole_value(self, i: int, memo: dict[int, Any]) -> Any:
+        """The value of a node in a batch that has one row a mutant."""
+        node = self.plan.graph.nodes[i]
+        if not node.batched:
+            return self.value(i)
+        if node.mutated:
+            layout, change = self.plan.layouts[i], self._changes[i]
+            if layout.kind == "values":
+                assert change is not None
+                return change.tensor
+            if i not in memo:
+                memo[i] = self.mutants(i, change)
+            return memo[i]
+        if i not in memo:
+            if self.plan.layouts[i] in (ROWS, CONSTANT) and node.shape is not None:
+                memo[i] = self.mutants(i, None)
+            else:
+                memo[i] = evaluate(node, lambda j: self._whole_value(j, memo), self.device)
+        return memo[i]

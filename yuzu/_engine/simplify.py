@@ -1,0 +1,118 @@
+"""Rewrites a captured graph to the fewest kinds of operation, without changing a single value.
+
+Copies and no-op slices vanish; ``split``/``unbind`` followed by a pick become slices; an operation of which only the first result is read
+becomes an operation with one result; what nothing reads is dropped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from typing import Any
+
+import torch
+
+from yuzu._engine.graph import Node, Ref, map_refs
+
+aten = torch.ops.aten
+COPIES = {"aten.clone", "aten.contiguous", "aten.detach", "aten.alias", "aten.lift_fresh_copy", "aten.dropout", "aten.feature_dropout"}
+END = 2**63 - 1
+
+
+class First:
+    """An operation of which only the first result is wanted."""
+
+    def __init__(self, target: Any) -> None:
+        self.target = target
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.target(*args, **kwargs)[0]
+
+    def __str__(self) -> str:
+        return f"{self.target}[0]"
+
+
+def simplify(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[Any]]:
+    """The simplified nodes, renumbered, and the outputs' new indices."""
+    nodes = [dataclasses.replace(node) for node in nodes]
+    same = list(range(len(nodes)))  # the node that computes the same value, the earliest known
+    picks: dict[int, list[Node]] = {}
+    for node in nodes:
+        if node.target is operator.getitem and isinstance(node.args[0], Ref):
+            picks.setdefault(node.args[0].index, []).append(node)
+
+    for node in nodes:
+        if node.kind != "call":
+            continue
+        node.args = map_refs(node.args, lambda ref: Ref(same[ref.index]))
+        node.kwargs = map_refs(node.kwargs, lambda ref: Ref(same[ref.index]))
+        if node.op in ("aten.view", "aten._unsafe_view"):
+            node.target = aten.reshape.default  # without the copies before it, a view may have to copy
+        if _is_copy(node, nodes):
+            same[node.index] = node.args[0].index
+        elif node.target is operator.getitem and isinstance(node.args[0], Ref) and isinstance(node.args[1], int):
+            source = nodes[node.args[0].index]
+            if source.op in ("aten.split", "aten.split_with_sizes", "aten.unbind", "aten.chunk"):
+                _pick_to_slice(node, source)
+            elif isinstance(source.target, First):
+                same[node.index] = source.index
+        elif node.index in picks and all(pick.args[1] == 0 for pick in picks[node.index]):
+            pick = picks[node.index][0]
+            node.target, node.shape, node.dtype = First(node.target), pick.shape, pick.dtype
+
+    outputs = [same[o] if isinstance(o, int) else o for o in outputs]
+    return _without_unread(nodes, outputs)
+
+
+def _is_copy(node: Node, nodes: list[Node]) -> bool:
+    if not node.args or not isinstance(node.args[0], Ref):
+        return False
+    source = nodes[node.args[0].index]
+    if node.op in COPIES:
+        return True
+    if node.op in ("aten.to", "aten._to_copy", "aten.type_as"):
+        return source.dtype == node.dtype and "device" not in node.kwargs
+    if node.op == "aten.slice":
+        start, end, step = node.argument(2, "start"), node.argument(3, "end"), node.argument(4, "step", 1)
+        return start in (None, 0) and end in (None, END) and step == 1
+    if node.op in ("aten.view", "aten.reshape", "aten.expand", "aten._unsafe_view"):
+        return source.shape == node.shape and source.shape is not None and -1 not in source.shape
+    return False
+
+
+def _pick_to_slice(node: Node, source: Node) -> None:
+    which = node.args[1]
+    sizes = source.argument(1, "split_size", source.kwargs.get("split_sizes"))
+    axis = source.argument(2, "dim", 0) if source.op != "aten.unbind" else source.argument(1, "dim", 0)
+    if node.shape is None or not isinstance(axis, int) or which < 0:
+        return
+    if source.op == "aten.unbind":
+        node.target, node.op, node.args = aten.select.int, "aten.select", (source.args[0], axis, which)
+        return
+    if source.op == "aten.split" and isinstance(sizes, int):
+        start = which * sizes
+    elif isinstance(sizes, tuple | list) and all(isinstance(size, int) for size in sizes):
+        start = sum(sizes[:which])
+    else:
+        return
+    width = node.shape[axis]
+    if width is None or width < 0:
+        return
+    node.target, node.op, node.args = aten.slice.Tensor, "aten.slice", (source.args[0], axis, start, start + width)
+
+
+def _without_unread(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[Any]]:
+    read: set[int] = {o for o in outputs if isinstance(o, int)}
+    for node in reversed(nodes):
+        if node.index in read:
+            read.update(node.inputs)
+    new: dict[int, int] = {}
+    kept = []
+    for node in nodes:
+        if node.index in read or node.kind in ("sequence", "extra"):
+            new[node.index] = len(kept)
+            node.args = map_refs(node.args, lambda ref: Ref(new[ref.index]))
+            node.kwargs = map_refs(node.kwargs, lambda ref: Ref(new[ref.index]))
+            node.index = len(kept)
+            kept.append(node)
+    return kept, [new[o] if isinstance(o, int) else o for o in outputs]

@@ -1,0 +1,119 @@
+"""Compares the engine with the model itself, in float64, on a few mutants; and finds the layer to blame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+from yuzu._engine.graph import Weights, evaluate
+from yuzu._engine.model_copy import evaluation_copy
+from yuzu._engine.plan import Plan
+from yuzu._engine.run import Derived, Run, Sites
+
+TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3}  # relative to the largest value; rounding stays far below, a wrong window far above
+
+
+def disagreeing_node(
+    model: torch.nn.Module, plan: Plan, X: torch.Tensor, args: Sequence[torch.Tensor], device: torch.device
+) -> int | None:
+    """The first node whose change is not what running the graph on the mutants gives; -1 if the graph is not the model; else None."""
+    for dtype in (torch.float64, X.dtype):
+        try:
+            return _compare(model, plan, X, args, device, dtype)
+        except RuntimeError:
+            # a model may insist on its own dtype; anything else comes up again, and is raised, in that
+            if dtype == X.dtype:
+                raise
+    return None
+
+
+def _compare(
+    model: torch.nn.Module, plan: Plan, X: torch.Tensor, args: Sequence[torch.Tensor], device: torch.device, dtype: torch.dtype
+) -> int | None:
+    precision, plan.precision = plan.precision, "highest"
+    try:
+        twin = evaluation_copy(model, device, dtype)
+        run = Run(plan, Weights(model, device, dtype), Derived(), device)
+        x = X.to(device, dtype)
+        rest = [a.to(device, dtype if a.is_floating_point() else None) for a in args]
+        run.set_reference(x, rest)
+        sites = few_sites(x)
+        changes = run.chunk(sites)
+        grid = sites.difference.shape[:2]
+        mutants = edited_rows(x, sites)
+        rows = [a.expand(len(mutants), *a.shape[1:]) for a in rest]
+        truth = [t for t in pytree.tree_leaves(twin(mutants, *rows)) if isinstance(t, torch.Tensor)]
+        graph = plan.graph
+        tensors = [(o, c) for o, c in zip(graph.outputs, changes, strict=True) if isinstance(o, int) and graph.nodes[o].shape is not None]
+        if len(truth) != len(tensors):
+            return -1
+        good = all(_agree(run.whole_value(o), t) for (o, _), t in zip(tensors, truth, strict=True))
+        if good:
+            return None
+        return _first_wrong(run, sites, mutants, rows, grid, truth, tensors)
+    finally:
+        plan.precision = precision
+
+
+def _agree(a: Any, b: Any) -> bool:
+    if not isinstance(b, torch.Tensor):
+        return bool(a == b)
+    if a.shape != b.shape:
+        return False
+    a, b = torch.nan_to_num(a.double()), torch.nan_to_num(b.double())
+    scale = float(b.abs().max()) if b.numel() else 0.0
+    tolerance = TOLERANCE.get(a.dtype if b.dtype == torch.float64 else torch.float32, 1e-3)
+    return bool((a - b).abs().max() <= tolerance * max(scale, 1e-30)) if b.numel() else True
+
+
+def _first_wrong(
+    run: Run, sites: Sites, mutants: torch.Tensor, rows: list[torch.Tensor], grid: Any, truth: list[torch.Tensor], tensors: list[Any]
+) -> int:
+    """Run the graph itself on the mutants and compare node by node, each from the engine's own inputs kept."""
+    graph = run.plan.graph
+    values: list[Any] = []
+    for node in graph.nodes:
+        values.append(run._leaf(node, mutants, rows) if node.kind != "call" else evaluate(node, values.__getitem__, run.device))
+    if not all(_agree(values[o], t) for (o, _), t in zip(tensors, truth, strict=True)):
+        return -1
+    run.keep_all = True
+    run.chunk(sites)
+    for node in graph.nodes:
+        rule = run.plan.rules[node.index]
+        if node.kind != "call" or not node.mutated or node.shape is None or rule is None or not run.plan.readers[node.index]:
+            continue
+        if run.plan.layouts[node.index].kind == "windows":
+            low, high = run.plan.needed[node.index]
+            layout = run.plan.layouts[node.index]
+            mine = layout.position_first(run.whole_value(node.index))[:, low:high]
+            theirs = layout.position_first(values[node.index])[:, low:high]
+        else:
+            mine, theirs = run.whole_value(node.index), values[node.index]
+        if not _agree(mine, theirs):
+            return node.index
+    return -1
+
+
+def few_sites(X: torch.Tensor) -> Sites:
+    """Every substitution at both ends, next to them, and in the middle of one sequence ``(1, C, L)``."""
+    _, c, length = X.shape
+    places = {0, 1, length // 3, length // 2, length // 2 + 1, length - 2, length - 1}
+    position = np.array(sorted(p for p in places if 0 <= p < length))
+    letter = X[0].argmax(0)[torch.from_numpy(position).to(X.device)]
+    others = torch.stack([torch.tensor([a for a in range(c) if a != int(r)], device=X.device) for r in letter])
+    eye = torch.eye(c, dtype=X.dtype, device=X.device)
+    difference = (eye[others] - eye[letter][:, None]).unsqueeze(2)
+    return Sites(np.zeros(len(position), dtype=np.int64), position, 1, difference, others * (c + 1) + letter[:, None])
+
+
+def edited_rows(X: torch.Tensor, sites: Sites) -> torch.Tensor:
+    """The mutants of one sequence that substitutions at ``sites`` make."""
+    edits = sites.difference.shape[1]
+    rows = X.repeat(len(sites.position) * edits, 1, 1)
+    place = torch.from_numpy(sites.position).to(X.device).repeat_interleave(edits)
+    rows[torch.arange(len(rows), device=X.device), :, place] += sites.difference.flatten(0, 2)
+    return rows

@@ -1,0 +1,13 @@
+"""The errors that yuzu raises. Both are `ValueError`, so that one `except ValueError` catches them."""
+
+
+class YuzuError(ValueError):
+    """An argument, a file or a model that yuzu cannot work with; the message says which and what it wants."""
+
+
+class PrecomputationError(YuzuError):
+    """A precomputation that cannot be read, or that was made for something else than it is used with."""
+
+
+class YuzuWarning(UserWarning):
+    """A result stays exact, but something will be slower than the user may expect."""

@@ -1,0 +1,152 @@
+"""Checks of what the user passes, before any work; each error names the argument, what it got and what it wants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from yuzu.errors import YuzuError
+from yuzu.sequence import DNA, PROTEIN
+
+OUTPUTS = ("l2", "delta", "prediction")
+
+
+def check_model(model: Any) -> torch.nn.Module:
+    if not isinstance(model, torch.nn.Module):
+        raise YuzuError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """An integer of at least ``least``; numpy's integers count, booleans do not."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise YuzuError(f"{name} must be an integer of at least {least}, got {value!r}")
+    return int(value)
+
+
+def check_device(device: Any) -> torch.device:
+    """None means CUDA when available and the CPU otherwise."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise YuzuError(f"device must be a torch device such as 'cpu' or 'cuda', got {device!r}") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise YuzuError(f"device is {device!r}, but CUDA is not available; pass device='cpu' or None")
+    return found
+
+
+def check_sequences(X: Any, dtype: torch.dtype, n_choices: int | None = None, seq_len: int | None = None) -> torch.Tensor:
+    """``X_0`` as a CPU tensor of the model's dtype, shape ``(n, C, L)``."""
+    if not isinstance(X, torch.Tensor | np.ndarray):
+        raise YuzuError(f"X_0 must be a torch.Tensor or numpy.ndarray of shape (n, C, L), got {type(X).__name__}")
+    if isinstance(X, np.ndarray):
+        if X.dtype.kind not in "biuf":
+            raise YuzuError(f"X_0 must hold numbers, got dtype {X.dtype}")
+        X = torch.from_numpy(np.ascontiguousarray(X))
+    if X.is_complex():
+        raise YuzuError(f"X_0 must hold real numbers, got dtype {X.dtype}")
+    if X.dim() != 3:
+        raise YuzuError(f"X_0 must have 3 axes (n, C, L), got shape {tuple(X.shape)}")
+    if 0 in X.shape:
+        raise YuzuError(f"X_0 must hold at least one sequence, character and position, got shape {tuple(X.shape)}")
+    if n_choices is not None and X.shape[1] != n_choices:
+        raise YuzuError(f"X_0 must have C = {n_choices} characters, got shape {tuple(X.shape)}")
+    if seq_len is not None and X.shape[2] != seq_len:
+        raise YuzuError(f"X_0 must have L = {seq_len} positions, got shape {tuple(X.shape)}")
+    X = X.detach()
+    if X.is_floating_point() and not bool(torch.isfinite(X).all()):
+        raise YuzuError("X_0 must be finite, got NaN or infinity")
+    return X.to("cpu", dtype)
+
+
+def check_args(args: Any, n: int | None, name: str = "args") -> tuple[torch.Tensor, ...]:
+    """The inputs after the sequence: tensors with the batch on their first axis."""
+    if args is None:
+        return ()
+    if isinstance(args, torch.Tensor | np.ndarray) or not isinstance(args, Sequence):
+        raise YuzuError(f"{name} must be a tuple of tensors, one for each input after the sequence, got {type(args).__name__}")
+    found = []
+    for i, value in enumerate(args):
+        if isinstance(value, np.ndarray):
+            value = torch.from_numpy(np.ascontiguousarray(value))
+        if not isinstance(value, torch.Tensor):
+            raise YuzuError(f"{name}[{i}] must be a tensor, got {type(value).__name__}")
+        if value.dim() == 0 or value.shape[0] == 0 or (n is not None and value.shape[0] != n):
+            wanted = "at least one row" if n is None else f"{n} rows, one for each sequence"
+            raise YuzuError(f"{name}[{i}] must have {wanted} on its first axis, got shape {tuple(value.shape)}")
+        found.append(value.detach())
+    return tuple(found)
+
+
+def check_output(output: Any) -> str:
+    if output not in OUTPUTS:
+        raise YuzuError(f"output must be one of {', '.join(map(repr, OUTPUTS))}, got {output!r}")
+    return str(output)
+
+
+def check_span(start: Any, end: Any, length: int) -> tuple[int, int]:
+    """``start`` and ``end`` by Python's slice rules; an empty selection is an error."""
+    for name, value in (("start", start), ("end", end)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer)):
+            raise YuzuError(f"{name} must be an integer or None, got {value!r}")
+    first, stop, _ = slice(None if start is None else int(start), None if end is None else int(end)).indices(length)
+    if stop <= first:
+        raise YuzuError(f"start={start} and end={end} select no position of a sequence of length {length}")
+    return first, stop
+
+
+def check_replacement(value: Any, n_choices: int, width: int | None) -> torch.Tensor:
+    """``replace_with`` as ``(C, width)`` float64; a ``(C,)`` array is written at every position of the range."""
+    if isinstance(value, str):
+        alphabets = {len(DNA): DNA, len(PROTEIN): PROTEIN}
+        if n_choices not in alphabets:
+            raise YuzuError(f"replace_with can be a string only for 4 or 20 characters, the sequences have {n_choices}; pass an array")
+        alphabet = alphabets[n_choices]
+        if not value:
+            raise YuzuError("replace_with must not be an empty string")
+        table = torch.zeros(n_choices, len(value), dtype=torch.float64)
+        for i, letter in enumerate(value.upper()):
+            if letter not in alphabet:
+                raise YuzuError(f"replace_with must be over {alphabet}, got {value[i]!r} at position {i}")
+            table[alphabet.index(letter), i] = 1
+    else:
+        try:
+            table = torch.as_tensor(np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value, dtype=np.float64))
+        except (TypeError, ValueError) as error:
+            raise YuzuError(f"replace_with must be a string or an array of numbers, got {type(value).__name__}") from error
+        if not bool(torch.isfinite(table).all()):
+            raise YuzuError("replace_with must be finite, got NaN or infinity")
+        if table.dim() == 1 and table.shape[0] == n_choices:
+            table = table[:, None].expand(n_choices, width or 1)
+        if table.dim() != 2 or table.shape[0] != n_choices:
+            raise YuzuError(f"replace_with must have shape ({n_choices},) or ({n_choices}, width), got {tuple(table.shape)}")
+    if width is not None and table.shape[1] != width:
+        raise YuzuError(f"replace_with is {table.shape[1]} wide, the ranges are {width} wide")
+    return table
+
+
+def check_ranges(ranges: Any, length: int) -> tuple[np.ndarray, int]:
+    """First positions of the ranges and their common width."""
+    try:
+        table = np.asarray([tuple(r) for r in ranges])
+    except (TypeError, ValueError) as error:
+        raise YuzuError(f"ranges must be a list of (start, end) pairs, got {ranges!r}") from error
+    if table.ndim != 2 or table.shape[1] != 2 or table.dtype.kind not in "iu":
+        raise YuzuError(f"ranges must be a non-empty list of (start, end) pairs of integers, got {ranges!r}")
+    widths = table[:, 1] - table[:, 0]
+    for (first, stop), width in zip(table, widths, strict=True):
+        if first < 0 or stop > length or width < 1:
+            raise YuzuError(f"ranges must lie inside the sequence, 0 <= start < end <= {length}, got ({first}, {stop})")
+    if (widths != widths[0]).any():
+        raise YuzuError(f"ranges must all have one width, got widths {sorted(set(widths.tolist()))}")
+    return table[:, 0].astype(np.int64), int(widths[0])
+
+
+def to_user(value: torch.Tensor, as_numpy: bool) -> Any:
+    """A result in the kind of array that came in."""
+    return value.numpy() if as_numpy else value

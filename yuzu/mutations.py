@@ -1,0 +1,179 @@
+"""Which edits are made: every substitution of a stretch of positions, or one replacement at many places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from yuzu._engine.run import Sites
+from yuzu.errors import YuzuError
+from yuzu.inputs import check_ranges, check_replacement, check_span
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sites that can be carried together: as many edits at each, of the same kind.
+
+    Attributes
+    ----------
+    sequence, position, slot: integer arrays, shape=(S,)
+        Row of the batch, first edited position, and place on the result's axis of positions (or ranges).
+    edits: int
+        Edits at each site.
+    coded: bool
+        Whether each edit writes one character over one other, or over none.
+    """
+
+    sequence: np.ndarray
+    position: np.ndarray
+    slot: np.ndarray
+    edits: int
+    coded: bool
+
+    def part(self, keep: slice | np.ndarray) -> Group:
+        return Group(self.sequence[keep], self.position[keep], self.slot[keep], self.edits, self.coded)
+
+
+class Mutations:
+    """The edits that a call asks for.
+
+    Attributes
+    ----------
+    width: int
+        Positions that one edit writes.
+    result_shape: tuple
+        Shape of the result of one sequence before the model output's own axes: ``(C, L')``, or ``(R,)``.
+    """
+
+    def __init__(self, n_choices: int, length: int, start: Any, end: Any, ranges: Any, replace_with: Any) -> None:
+        self.n_choices, self.length = n_choices, length
+        self.replacement: torch.Tensor | None = None
+        if ranges is None and replace_with is None:
+            self.start, self.end = check_span(start, end, length)
+            self.width = 1
+            self.positions = np.arange(self.start, self.end)
+            self.result_shape: tuple[int, ...] = (n_choices, self.end - self.start)
+            return
+        if ranges is None:
+            first, stop = check_span(start, end, length)
+            self.positions, self.width = np.arange(first, stop), 1
+            if isinstance(replace_with, str) and len(replace_with) != 1:
+                raise YuzuError(f"replace_with without ranges is written at single positions, got {replace_with!r}, {len(replace_with)} wide")
+        else:
+            if start not in (0, None) or end is not None:
+                raise YuzuError(f"ranges cannot be combined with start={start!r} or end={end!r}: leave those out")
+            self.positions, self.width = check_ranges(ranges, length)
+        given = np.zeros(n_choices) if replace_with is None else replace_with
+        self.replacement = check_replacement(given, n_choices, self.width)
+        self.result_shape = (len(self.positions),)
+
+    @classmethod
+    def at(cls, n_choices: int, length: int, positions: np.ndarray) -> Mutations:
+        """Every substitution at some positions, in rising order."""
+        made = cls(n_choices, length, 0, None, None, None)
+        made.positions, made.result_shape = positions, (n_choices, len(positions))
+        return made
+
+    @property
+    def substitutions(self) -> bool:
+        """Whether every substitution is made, rather than one replacement at each place."""
+        return self.replacement is None
+
+    def groups(self, X: torch.Tensor, keep: np.ndarray | None = None) -> list[Group]:
+        """The sites of a batch ``(B, C, L)`` on the CPU, sorted by sequence and position. ``keep`` masks ``self.positions``."""
+        batch = X.shape[0]
+        order = np.argsort(self.positions, kind="stable")
+        if keep is not None:
+            order = order[keep[order]]
+        position, slot = self.positions[order], order
+        sequence = np.repeat(np.arange(batch), len(position))
+        everything = Group(sequence, np.tile(position, batch), np.tile(slot, batch), 1, False)
+        if not len(sequence):
+            return []
+        if not self.substitutions:
+            return [everything]
+        letters = letters_of(X).numpy()[everything.sequence, everything.position]
+        found = []
+        for mask, edits, coded in (
+            (letters < self.n_choices, self.n_choices - 1, True),
+            (letters == self.n_choices, self.n_choices, True),
+            (letters > self.n_choices, self.n_choices, False),
+        ):
+            if mask.any() and edits:
+                part = everything if mask.all() else everything.part(mask)
+                found.append(Group(part.sequence, part.position, part.slot, edits, coded))
+        return found
+
+    def sites(self, X: torch.Tensor, letters: torch.Tensor, group: Group) -> tuple[Sites, torch.Tensor | None]:
+        """The edits of a group (or part of one) on ``X``'s device, and the character each edit writes ``(S, A)`` for substitutions."""
+        device = X.device
+        sequence = torch.from_numpy(group.sequence).to(device, non_blocking=True)
+        position = torch.from_numpy(group.position).to(device, non_blocking=True)
+        if self.replacement is not None:
+            offset = torch.arange(self.width, device=device)
+            before = X[sequence[:, None], :, position[:, None] + offset]  # (S, w, C)
+            difference = self.replacement.T.to(X) - before
+            return Sites(group.sequence, group.position, self.width, difference.unsqueeze(1)), None
+        c = self.n_choices
+        letter = letters[sequence, position]
+        if group.edits == c:
+            written = torch.arange(c, device=device).expand(len(sequence), c)
+        else:
+            written = _others(c).to(device)[letter]
+        before = X[sequence, :, position]  # (S, C)
+        difference = torch.eye(c, dtype=X.dtype, device=device)[written] - before[:, None]
+        codes = written * (c + 1) + letter[:, None] if group.coded else None
+        return Sites(group.sequence, group.position, 1, difference.unsqueeze(2), codes), written
+
+    def edited(self, X: torch.Tensor, sites: Sites) -> torch.Tensor:
+        """The mutants' sequences ``(S * A, C, L)``."""
+        edits = sites.difference.shape[1]
+        device = X.device
+        sequence = torch.from_numpy(sites.sequence).to(device).repeat_interleave(edits)
+        rows = X.index_select(0, sequence)
+        place = torch.from_numpy(sites.position).to(device).repeat_interleave(edits)[:, None] + torch.arange(sites.width, device=device)
+        row = torch.arange(len(rows), device=device)[:, None]
+        values = rows[row, :, place] + sites.difference.flatten(0, 1)
+        if self.replacement is not None:
+            values = self.replacement.T.to(X).expand_as(values)
+        elif sites.codes is None:
+            values = values.round()  # what is written over a soft column is a letter: exactly 0 or 1
+        rows[row, :, place] = values
+        return rows
+
+
+def _others(c: int) -> torch.Tensor:
+    """``(C, C - 1)``: all characters but one."""
+    table = torch.arange(c).expand(c, c)
+    return table[~torch.eye(c, dtype=torch.bool)].view(c, c - 1)
+
+
+def letters_of(X: torch.Tensor) -> torch.Tensor:
+    """``(n, L)`` int64: the character of each one-hot column, ``C`` for an all-zero column, ``C + 1`` for any other."""
+    c = X.shape[1]
+    ones, zeros = (X == 1).sum(1), (X == 0).sum(1)
+    letter = X.argmax(1)
+    letter = torch.where((ones == 1) & (zeros == c - 1), letter, torch.full_like(letter, c + 1))
+    return torch.where(zeros == c, torch.full_like(letter, c), letter)
+
+
+def batches(group: Group, sites_at_once: int) -> Iterator[Group]:
+    """A group in chunks; a chunk that spans sequences holds whole ones, so that chunks of neighbouring batches look alike."""
+    _, counts = np.unique(group.sequence, return_counts=True)
+    total = len(group.sequence)
+    if counts.max() <= sites_at_once and (counts == counts[0]).all():
+        size = max(sites_at_once // int(counts[0]), 1) * int(counts[0])
+        for i in range(0, total, size):
+            yield group.part(slice(i, i + size))
+        return
+    begin = 0
+    for count in counts:
+        pieces = -(-int(count) // sites_at_once)
+        size = -(-int(count) // pieces)
+        for i in range(0, int(count), size):
+            yield group.part(slice(begin + i, begin + min(i + size, int(count))))
+        begin += int(count)

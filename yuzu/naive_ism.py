@@ -1,0 +1,182 @@
+"""Naive in-silico saturation mutagenesis, the yardstick; and a check of the engine against it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from yuzu._engine.model_copy import evaluation_copy, model_dtype
+from yuzu.inputs import check_args, check_count, check_device, check_model, check_output, check_sequences, to_user
+from yuzu.mutations import Mutations, batches, letters_of
+from yuzu.scores import Scores, Selection, result_dtype
+
+
+def naive_ism(
+    model: torch.nn.Module,
+    X_0: Any,
+    *,
+    args: tuple[Any, ...] | None = None,
+    output: str = "l2",
+    target: Any = None,
+    func: Callable[[Any], Any] | None = None,
+    start: int | None = 0,
+    end: int | None = None,
+    ranges: Any = None,
+    replace_with: Any = None,
+    batch_size: int = 128,
+    device: Any = None,
+    verbose: bool = False,
+) -> Any:
+    """In-silico saturation mutagenesis by running the model on every mutant.
+
+    The same results as `yuzu_ism`, to rounding, from ``L (C - 1)`` forward passes a sequence.
+
+    Parameters
+    ----------
+    batch_size: int
+        Mutants in one forward pass. Default 128.
+
+    The other parameters, the result and the errors are those of `yuzu_ism`.
+    """
+    check_model(model)
+    dtype = model_dtype(model)
+    as_numpy = isinstance(X_0, np.ndarray)
+    X = check_sequences(X_0, dtype)
+    extra = check_args(args, len(X))
+    check_output(output)
+    mutations = Mutations(X.shape[1], X.shape[2], start, end, ranges, replace_with)
+    selection = Selection(func, target)
+    batch_size = check_count("batch_size", batch_size)
+    found = check_device(device)
+    twin = evaluation_copy(model, found)
+    return run_naively(twin, X, extra, mutations, selection, output, batch_size, found, verbose, as_numpy)
+
+
+@torch.no_grad()
+def run_naively(
+    twin: torch.nn.Module,
+    X: torch.Tensor,
+    extra: tuple[torch.Tensor, ...],
+    mutations: Mutations,
+    selection: Selection,
+    output: str,
+    batch_size: int,
+    device: torch.device,
+    verbose: bool,
+    as_numpy: bool,
+) -> Any:
+    """`naive_ism` on checked input and an evaluation copy of the model on ``device``."""
+    scores = Scores(output, len(X), mutations.result_shape, result_dtype(X.dtype))
+    letters = letters_of(X).to(device)
+    for i in tqdm(range(len(X)), disable=not verbose, desc="naive ISM", unit="sequence"):
+        x = X[i : i + 1].to(device)
+        rest = tuple(a[i : i + 1].to(device) for a in extra)
+        reference = selection.leaves(twin(x, *rest))
+        selection.check(reference, 1)
+        scores.begin(i, reference)
+        for group in mutations.groups(X[i : i + 1]):
+            for part in batches(group, max(batch_size // group.edits, 1)):
+                sites, written = mutations.sites(x, letters[i : i + 1], part)
+                grid = sites.difference.shape[:2]
+                rows = grid[0] * grid[1]
+                values = twin(mutations.edited(x, sites), *(a.expand(rows, *a.shape[1:]) for a in rest))
+                leaves = selection.leaves(values)
+                selection.check(leaves, rows)
+                differences = [(leaf - r).unflatten(0, grid) for leaf, r in zip(leaves, reference, strict=True)]
+                scores.write(part.sequence, part.slot, written, differences)
+        scores.end()
+    return scores.packed(selection.spec, lambda r: to_user(r, as_numpy))
+
+
+class Check(NamedTuple):
+    """How `yuzu_ism` and `naive_ism` compare on some positions of one sequence.
+
+    Errors are against float64 naive ISM of signed deltas: the relative L2 error ``|a - b| / |b|``, and the largest difference of any one
+    score divided by the largest score.
+    """
+
+    yuzu_relative_error: float
+    yuzu_largest_error: float
+    naive_relative_error: float
+    naive_largest_error: float
+    yuzu_seconds: float
+    naive_seconds: float
+    summary: str
+
+    def __str__(self) -> str:
+        return self.summary
+
+
+def _flat(result: Any) -> torch.Tensor:
+    leaves = torch.utils._pytree.tree_leaves(result)
+    return torch.cat([torch.as_tensor(leaf).double().flatten() for leaf in leaves])
+
+
+def errors_against(result: Any, truth: Any) -> tuple[float, float]:
+    """Relative L2 error and largest error over the largest score of one set of results against another."""
+    a, b = _flat(result), _flat(truth)
+    if not len(b) or float(b.abs().max()) == 0:
+        return float(a.norm()), float(a.abs().max()) if len(a) else 0.0
+    return float((a - b).norm() / b.norm()), float((a - b).abs().max() / b.abs().max())
+
+
+def check(
+    model: torch.nn.Module,
+    X_0: Any,
+    precomputation: Any = None,
+    *,
+    args: tuple[Any, ...] | None = None,
+    positions: int = 32,
+    device: Any = None,
+) -> Check:
+    """Compare `yuzu_ism` with `naive_ism`, and both with float64 naive ISM, on some positions of the first sequence.
+
+    Parameters
+    ----------
+    model, X_0, precomputation, args, device
+        As for `yuzu_ism`.
+    positions: int
+        How many positions, at both ends, in the middle, and at random (always the same ones). Default 32.
+
+    Returns
+    -------
+    Check
+        Relative L2 and largest error against float64 of each, the seconds each took, and a sentence.
+    """
+    from yuzu.precompute import obtain
+    from yuzu.yuzu_ism import run_planned
+
+    check_model(model)
+    dtype = model_dtype(model)
+    X = check_sequences(X_0, dtype)[:1]
+    extra = tuple(a[:1] for a in check_args(args, len(X_0)))
+    found = check_device(device)
+    c, length = X.shape[1:]
+    count = min(check_count("positions", positions), length)
+    fixed = list(dict.fromkeys([0, length - 1, length // 2]))
+    others = [p for p in np.random.default_rng(0).permutation(length).tolist() if p not in fixed]
+    mutations = Mutations.at(c, length, np.array(sorted((fixed + others)[:count])))
+
+    bound = obtain(model, precomputation, length, c, extra, found)
+    twin, double = evaluation_copy(model, found), evaluation_copy(model, found, torch.float64)
+    doubles = tuple(a.double() if a.is_floating_point() else a for a in extra)
+    selection = Selection(None, None)
+    run_planned(bound, X, extra, mutations, selection, "delta", None, found, False, False)  # first use prepares the weights
+    begin = time.perf_counter()
+    ours = run_planned(bound, X, extra, mutations, selection, "delta", None, found, False, False)
+    middle = time.perf_counter()
+    naive = run_naively(twin, X, extra, mutations, selection, "delta", 128, found, False, False)
+    end = time.perf_counter()
+    truth = run_naively(double, X.double(), doubles, mutations, selection, "delta", 128, found, False, False)
+    a, b = errors_against(ours, truth), errors_against(naive, truth)
+    verdict = "as accurate as naive ISM or better" if a[0] <= max(1e-5, b[0]) else "LESS accurate than naive ISM"
+    summary = (
+        f"On {count} positions yuzu_ism is {verdict}: relative error {a[0]:.1e} (naive {b[0]:.1e}), largest {a[1]:.1e} "
+        f"(naive {b[1]:.1e}) against float64, in {middle - begin:.3g} s (naive {end - middle:.3g} s)."
+    )
+    return Check(a[0], a[1], b[0], b[1], middle - begin, end - middle, summary)

@@ -1,0 +1,485 @@
+"""Everything that depends on the model's architecture, the sequence length and the device, and on nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import threading
+import warnings
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from yuzu._engine import measure
+from yuzu._engine.capture import CaptureError, capture
+from yuzu._engine.graph import Graph, Weights
+from yuzu._engine.handlers.convolution import Convolution
+from yuzu._engine.model_copy import evaluation_copy, model_dtype, structure_key
+from yuzu._engine.plan import Plan, make_plan
+from yuzu._engine.run import Derived, Run
+from yuzu._engine.verify import disagreeing_node
+from yuzu.errors import PrecomputationError, YuzuError, YuzuWarning
+from yuzu.inputs import check_args, check_count, check_device, check_model
+from yuzu.mutations import Mutations
+
+FORMAT = 1
+CONV = ("auto", "windows", "cyclic", "banded", "fold", "gaussian")
+PRECISIONS = ("highest", "high", "medium")
+CPU_MEMORY = 1 << 30
+Args = tuple[torch.Tensor, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a precomputation was made for; see `precompute`."""
+
+    seq_len: int
+    n_choices: int
+    dtype: str
+    args: tuple[tuple[tuple[int, ...], str], ...]
+    device: str
+    conv: str
+    alpha: float | None
+    threshold: float
+    precision: str
+    max_memory: int
+    random_state: int
+
+
+class Precomputation:
+    """What `precompute` found out: how to run each layer, and how many mutants to carry at once. Holds nothing of the weights.
+
+    ``print`` it, or call `summary`, for what it decided and why; `save` and `load` it.
+    """
+
+    def __init__(self, settings: Settings, decisions: dict[str, Any]) -> None:
+        self.settings = settings
+        self.decisions = decisions
+        self._bound: list[tuple[weakref.ref[torch.nn.Module], str, Bound]] = []
+        self._lock = threading.Lock()
+
+    @property
+    def seq_len(self) -> int:
+        """Length of the sequences it is for."""
+        return self.settings.seq_len
+
+    @property
+    def n_choices(self) -> int:
+        """Number of characters it is for."""
+        return self.settings.n_choices
+
+    def save(self, path: str | Path) -> None:
+        """Write it to a file: safetensors with a JSON header, without code."""
+        from yuzu._engine.storage import write
+
+        write(Path(path), self.settings, self.decisions)
+
+    @classmethod
+    def load(cls, path: str | Path, device: Any = None) -> Precomputation:
+        """Read a file that `save` wrote. Nothing in it is executed.
+
+        Parameters
+        ----------
+        path: str or Path
+        device: str, torch.device or None
+            Where it will be used. None keeps the kind of device it was made on, or the CPU where that is missing.
+
+        Raises
+        ------
+        PrecomputationError
+            If the file is truncated, of another format version, or not a precomputation.
+        """
+        from yuzu._engine.storage import read
+
+        settings, decisions = read(Path(path))
+        kind = settings.device
+        if device is not None:
+            kind = check_device(device).type
+        elif kind == "cuda" and not torch.cuda.is_available():
+            kind = "cpu"
+        return cls(dataclasses.replace(settings, device=kind), decisions)
+
+    def summary(self) -> str:
+        """A table with a row for each layer: operation, handler, window before and after, way, share of the time, and why naive."""
+        from yuzu._engine.report import table
+
+        return table(self.settings, self.decisions)
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def __repr__(self) -> str:
+        s = self.settings
+        return f"Precomputation(seq_len={s.seq_len}, n_choices={s.n_choices}, conv={s.conv!r}, precision={s.precision!r}, device={s.device!r})"
+
+    def bind(self, model: torch.nn.Module, seq_len: int, n_choices: int, args: Args, device: torch.device) -> Bound:
+        """This precomputation with a model, after checking that it is for it.
+
+        Raises
+        ------
+        PrecomputationError
+            Saying what does not fit.
+        """
+        s = self.settings
+        self._refuse(seq_len != s.seq_len, f"sequences of length {s.seq_len}, got length {seq_len}", "precompute for this length")
+        self._refuse(n_choices != s.n_choices, f"an alphabet of {s.n_choices} characters, got {n_choices}", "precompute for this alphabet")
+        dtype = str(model_dtype(model))
+        self._refuse(dtype != s.dtype, f"a model of dtype {s.dtype}, this one is {dtype}", "precompute for this model, or convert it")
+        kinds = _kinds(args)
+        self._refuse(
+            kinds != s.args, f"{_inputs(s.args)} besides the sequence, got {_inputs(kinds)}", "pass args of the same shapes and dtypes"
+        )
+        key = structure_key(model)
+        with self._lock:
+            self._bound = [b for b in self._bound if b[0]() is not None]
+            for reference, known, bound in self._bound:
+                if reference() is model and known == key and bound.device.type == device.type:
+                    return bound
+        bound = self._bind(model, args, device)
+        self.keep(model, key, bound)
+        return bound
+
+    def keep(self, model: torch.nn.Module, key: str, bound: Bound) -> None:
+        """Remember a bound model for the next call."""
+        with self._lock:
+            self._bound = [b for b in self._bound if b[0]() is not None and b[0]() is not model]
+            self._bound.append((weakref.ref(model), key, bound))
+
+    def _refuse(self, wrong: bool, made_for: str, remedy: str) -> None:
+        if wrong:
+            raise PrecomputationError(f"precomputation was made for {made_for}; {remedy}")
+
+    def _bind(self, model: torch.nn.Module, args: Args, device: torch.device) -> Bound:
+        s, d = self.settings, self.decisions
+        try:
+            graph: Graph | None = capture(model, (s.n_choices, s.seq_len), args, model_dtype(model))
+        except CaptureError:
+            graph = None
+        fingerprint = graph.fingerprint() if graph is not None else structure_fingerprint(model)
+        other = "a model of another architecture"
+        self._refuse(fingerprint != d["fingerprint"], other, "call precompute for this model")
+        plan = None
+        if graph is not None and d["naive_model"] is None:
+            plan = make_plan(graph, s.precision, {int(i): r for i, r in d["naive"].items()})
+            apply_ways(plan, {int(i): w for i, w in d["ways"].items()})
+        return Bound(model, plan, self, device)
+
+
+def structure_fingerprint(model: torch.nn.Module) -> str:
+    """For a model that cannot be captured: its modules and the shapes of its weights."""
+    import hashlib
+
+    rows = [(n, type(m).__qualname__, m.extra_repr()) for n, m in model.named_modules()]
+    shapes = [(n, tuple(t.shape)) for n, t in model.state_dict(keep_vars=True).items() if isinstance(t, torch.Tensor)]
+    return hashlib.sha256(json.dumps([rows, shapes]).encode()).hexdigest()
+
+
+def apply_ways(plan: Plan, ways: dict[int, str]) -> None:
+    """Set how each convolution is run."""
+    for index, way in ways.items():
+        rule = plan.rules[index]
+        if isinstance(rule, Convolution):
+            rule.way = way if way in rule.ways() else "windows"
+
+
+class Bound:
+    """A precomputation together with one model: the plan on its own graph, and tensors derived from its weights."""
+
+    def __init__(self, model: torch.nn.Module, plan: Plan | None, precomputation: Precomputation, device: torch.device) -> None:
+        self._model = weakref.ref(model)
+        self.plan, self.device = plan, device
+        self.settings, self.decisions = precomputation.settings, precomputation.decisions
+        self.derived = Derived()
+
+    @property
+    def model(self) -> torch.nn.Module:
+        model = self._model()
+        if model is None:
+            raise YuzuError("model no longer exists")
+        return model
+
+    def weights(self) -> Weights:
+        """The model's weights at their values now."""
+        return Weights(self.model, self.device)
+
+    def twin(self) -> torch.nn.Module:
+        """An evaluation copy of the model, for running it naively."""
+        return evaluation_copy(self.model, self.device)
+
+    @property
+    def naive_batch(self) -> int:
+        """Mutants in one forward pass where the whole model runs naively."""
+        return int(self.decisions["naive_batch"])
+
+    def memory(self, mutations: Mutations) -> measure.Memory:
+        assert self.plan is not None
+        s = self.settings
+        edits = s.n_choices if mutations.substitutions else 1
+        itemsize = torch.empty(0, dtype=getattr(torch, s.dtype.removeprefix("torch."))).element_size()
+        return measure.memory_of(self.plan, s.seq_len, s.n_choices, mutations.width, itemsize, edits)
+
+    def sites_at_once(self, mutations: Mutations) -> int:
+        """How many sites a chunk holds."""
+        memory = self.memory(mutations)
+        room = self.settings.max_memory - memory.sequence
+        count = int(self.decisions["sites"])
+        if mutations.width > 1 or not mutations.substitutions:
+            count = count * max(self.settings.n_choices - 1, 1)
+        return max(min(count, room // max(memory.site, 1)), 1)
+
+    def sequences_at_once(self, mutations: Mutations) -> int:
+        """How many sequences are carried at once: enough to fill a chunk, as memory allows."""
+        memory = self.memory(mutations)
+        wanted = max(self.sites_at_once(mutations) // max(len(mutations.positions), 1), 1)
+        return max(min(wanted, self.settings.max_memory // (2 * max(memory.sequence, 1))), 1)
+
+
+def _kinds(args: Args) -> tuple[tuple[tuple[int, ...], str], ...]:
+    return tuple((tuple(a.shape[1:]), str(a.dtype)) for a in args)
+
+
+def _inputs(kinds: tuple[tuple[tuple[int, ...], str], ...]) -> str:
+    if not kinds:
+        return "no inputs"
+    return "inputs " + ", ".join(f"(n, {', '.join(map(str, shape))}) {dtype}" if shape else f"(n,) {dtype}" for shape, dtype in kinds)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a run may use when the user does not say: half of what is free on a GPU, at most 1 GB on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] // 2)
+    return CPU_MEMORY
+
+
+@torch.no_grad()
+def precompute(
+    model: torch.nn.Module,
+    seq_len: int,
+    n_choices: int = 4,
+    *,
+    args: tuple[Any, ...] | None = None,
+    alpha: float | None = None,
+    threshold: float = 0.9999,
+    conv: str = "auto",
+    precision: str = "highest",
+    terminal_layers: tuple[type, ...] | list[type] = (),
+    max_memory: int | None = None,
+    device: Any = None,
+    random_state: int | None = None,
+    verify: bool = True,
+    verbose: bool = False,
+) -> Precomputation:
+    """Capture a model and decide how to run each layer, how many mutants to carry at once, and check the result.
+
+    The precomputation depends on the model's architecture, the sequence length and the device. It stays valid when weights change.
+
+    Parameters
+    ----------
+    model: torch.nn.Module
+        Reads sequences ``(n, n_choices, seq_len)`` as its first input.
+    seq_len, n_choices: int
+        Length and number of characters of the sequences.
+    args: tuple of tensors or None
+        Examples ``(n, ...)`` of the model's inputs after the sequence.
+    alpha: float or None
+        With ``conv="gaussian"``: probes for each nonzero, at least 1. None searches upwards from 1.
+    threshold: float
+        With ``conv="gaussian"``: the Pearson correlation with naive ISM at which the search stops. Default 0.9999.
+    conv: str
+        ``"auto"`` measures the exact ways and keeps the fastest for each layer. Or one way for all convolutions that it applies to:
+        ``"windows"``, ``"cyclic"``, ``"banded"``, ``"fold"``, ``"gaussian"``.
+    precision: str
+        ``"highest"``: the model's own dtype throughout. ``"high"``: TF32 products on CUDA. ``"medium"``: bfloat16 products of differences.
+    terminal_layers: tuple of classes
+        Module classes from which on the model runs naively.
+    max_memory: int or None
+        Bytes that a run may use beyond the model and its output; None picks it.
+    device: str, torch.device or None
+        None means CUDA when available, else the CPU.
+    random_state: int or None
+        Seed of the random sequence and matrices; None is 0. The global random state is never touched.
+    verify: bool
+        Compare a few mutants of a random sequence with naive ISM in float64. Where they disagree the layer concerned runs naively, and a
+        warning names it.
+    verbose: bool
+        Print the summary.
+
+    Returns
+    -------
+    Precomputation
+
+    Raises
+    ------
+    ValueError
+        For wrong arguments; naming the least that works if ``max_memory`` is too small.
+    """
+    check_model(model)
+    seq_len, n_choices = check_count("seq_len", seq_len), check_count("n_choices", n_choices, 2)
+    extra = check_args(args, None)
+    found = check_device(device)
+    if conv not in CONV:
+        raise YuzuError(f"conv must be one of {', '.join(map(repr, CONV))}, got {conv!r}")
+    if precision not in PRECISIONS:
+        raise YuzuError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}, got {precision!r}")
+    if alpha is not None and (isinstance(alpha, bool) or not isinstance(alpha, int | float | np.number) or not 1 <= alpha < math.inf):
+        raise YuzuError(f"alpha must be a number of at least 1, got {alpha!r}")
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float | np.number) or not 0 < threshold <= 1:
+        raise YuzuError(f"threshold must lie in (0, 1], got {threshold!r}")
+    terminal = tuple(terminal_layers) if isinstance(terminal_layers, tuple | list) else (terminal_layers,)
+    if not all(isinstance(t, type) for t in terminal):
+        raise YuzuError(f"terminal_layers must be a tuple of module classes, got {terminal_layers!r}")
+    if max_memory is not None:
+        max_memory = check_count("max_memory", max_memory)
+    seed = 0 if random_state is None else check_count("random_state", random_state, 0)
+
+    settings = Settings(
+        seq_len, n_choices, str(model_dtype(model)), _kinds(extra), found.type, conv, None if alpha is None else float(alpha),
+        float(threshold), precision, max_memory or free_memory(found), seed,
+    )  # fmt: skip
+    X = random_sequence(seq_len, n_choices, model_dtype(model), seed)
+    _try_model(model, X, extra, found)
+    decisions = _decide(model, settings, X, tuple(a[:1] for a in extra), terminal, found, verify, max_memory)
+    made = Precomputation(settings, {k: v for k, v in decisions.items() if k != "plan"})
+    plan = decisions["plan"]
+    made.keep(model, structure_key(model), Bound(model, plan, made, found))
+    if verbose:
+        print(made.summary())
+    return made
+
+
+def random_sequence(length: int, n_choices: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
+    """A random one-hot sequence ``(1, C, L)`` from its own generator."""
+    letters = torch.randint(n_choices, (length,), generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.one_hot(letters, n_choices).T[None].to(dtype)
+
+
+def _try_model(model: torch.nn.Module, X: torch.Tensor, args: Args, device: torch.device) -> None:
+    """The model's own error for a wrong length or missing input, with the arguments that led to it."""
+    try:
+        evaluation_copy(model, device)(X.to(device), *(a[:1].to(device) for a in args))
+    except Exception as error:
+        raise YuzuError(
+            f"the model cannot run on a sequence of shape {tuple(X.shape)} (n_choices, seq_len) with {_inputs(_kinds(args))} in args: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _decide(
+    model: torch.nn.Module, s: Settings, X: torch.Tensor, args: Args, terminal: tuple[type, ...], device: torch.device, verify: bool,
+    asked_memory: int | None,
+) -> dict[str, Any]:  # fmt: skip
+    decisions: dict[str, Any] = {
+        "naive_model": None, "naive": {}, "ways": {}, "sites": 1, "naive_batch": 128, "layers": [], "probes": {}, "plan": None,
+    }  # fmt: skip
+    try:
+        graph = capture(model, (s.n_choices, s.seq_len), args, model_dtype(model))
+    except CaptureError as error:
+        decisions["fingerprint"], decisions["naive_model"] = structure_fingerprint(model), str(error)
+        _warn_naive_model(model, str(error))
+        return decisions
+    decisions["fingerprint"] = graph.fingerprint()
+    naive = terminal_nodes(model, graph, terminal)
+    plan = make_plan(graph, s.precision, naive)
+    if verify:
+        while True:
+            bad = disagreeing_node(model, plan, X, args, device)
+            if bad is None:
+                break
+            if bad < 0:
+                reason = "the captured graph does not agree with the model"
+                decisions["naive_model"] = reason
+                _warn_naive_model(model, reason)
+                return decisions
+            naive[bad] = "its handler disagreed with naive ISM"
+            plan = make_plan(graph, s.precision, naive)
+    decisions["naive"] = {str(i): r for i, r in naive.items()}
+    _warn_naive_layers(plan)
+
+    run = Run(plan, Weights(model, device), Derived(), device)
+    run.set_reference(X.to(device), tuple(a.to(device) for a in args))
+    itemsize, edits = X.element_size(), s.n_choices - 1
+    memory = measure.memory_of(plan, s.seq_len, s.n_choices, 1, itemsize, s.n_choices)
+    least = memory.sequence + memory.site
+    if asked_memory is not None and asked_memory < least:
+        raise YuzuError(f"max_memory={asked_memory} is too little for this model: the least that works is {least} bytes")
+    most = max((s.max_memory - memory.sequence) // max(memory.site, 1), 1)
+    first = max(min(measure.CACHE_TARGET[device.type if device.type in measure.CACHE_TARGET else "cpu"] * 4 // max(memory.site, 1), most), 1)
+    sites = measure.example_sites(plan, first, edits, 1, s.n_choices, s.seq_len, run, s.random_state)
+    ways = measure.choose_ways(run, sites, None if s.conv == "auto" else s.conv, s.random_state)
+    count, seconds = measure.choose_chunk(run, edits, s.n_choices, s.seq_len, first, most, s.random_state)
+    decisions["ways"] = {str(i): w for i, w in ways.items()}
+    decisions["sites"] = count
+    from yuzu._engine.report import rows
+
+    decisions["layers"] = rows(plan, run, seconds)
+    decisions["plan"] = plan
+    return decisions
+
+
+def terminal_nodes(model: torch.nn.Module, graph: Graph, terminal: tuple[type, ...]) -> dict[int, str]:
+    """The nodes that belong to modules of the terminal classes."""
+    if not terminal:
+        return {}
+    found = {}
+    for node in graph.nodes:
+        path = node.layer.split(".") if node.layer else []
+        owners = [model.get_submodule(".".join(path[: i + 1])) for i in range(len(path))]
+        for owner in owners:
+            if isinstance(owner, terminal):
+                found[node.index] = f"{type(owner).__name__} is in terminal_layers"
+    return found
+
+
+def _warn_naive_model(model: torch.nn.Module, reason: str) -> None:
+    warnings.warn(
+        f"{type(model).__name__} runs naively, mutant by mutant: results are exact but not faster. The model could not be captured: {reason}",
+        YuzuWarning,
+        stacklevel=4,
+    )
+
+
+def _warn_naive_layers(plan: Plan) -> None:
+    roots = [(i, r) for i, r in plan.reasons.items() if "which runs naively" not in r and "terminal_layers" not in r]
+    if roots:
+        layers = "; ".join(f"{plan.graph.nodes[i].label} ({plan.graph.nodes[i].op}): {reason}" for i, reason in roots[:5])
+        more = f"; and {len(roots) - 5} more" if len(roots) > 5 else ""
+        warnings.warn(
+            f"These layers, and what follows them, run naively on every mutant: results are exact but gain little. {layers}{more}",
+            YuzuWarning,
+            stacklevel=4,
+        )
+
+
+_kept: list[tuple[weakref.ref[torch.nn.Module], tuple[Any, ...], Precomputation]] = []
+_kept_lock = threading.Lock()
+
+
+def obtain(
+    model: torch.nn.Module, precomputation: Any, seq_len: int, n_choices: int, args: Args, device: torch.device
+) -> Bound:
+    """The given precomputation bound to the model, or one made now, or the one kept from the last call with the same model."""
+    if precomputation is not None:
+        if not isinstance(precomputation, Precomputation):
+            raise YuzuError(f"precomputation must be a Precomputation from yuzu.precompute, got {type(precomputation).__name__}")
+        return precomputation.bind(model, seq_len, n_choices, args, device)
+    key = (seq_len, n_choices, str(model_dtype(model)), _kinds(args), device.type, structure_key(model))
+    with _kept_lock:
+        _kept[:] = [k for k in _kept if k[0]() is not None]
+        for reference, known, made in _kept:
+            if reference() is model and known == key:
+                break
+        else:
+            made = None  # type: ignore[assignment]
+    if made is None:
+        made = precompute(model, seq_len, n_choices, args=args or None, device=device)
+        with _kept_lock:
+            _kept[:] = [k for k in _kept if not (k[0]() is model and k[1][0] == seq_len and k[1][3] == key[3])]
+            _kept.append((weakref.ref(model), key, made))
+    return made.bind(model, seq_len, n_choices, args, device)
+
+
+__all__ = ["Precomputation", "precompute"]

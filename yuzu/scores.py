@@ -1,0 +1,172 @@
+"""From the model's outputs, or their differences, to what the user asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+from yuzu.errors import YuzuError
+
+
+class Selection:
+    """``func`` and ``target``: what of the model's output is scored."""
+
+    def __init__(self, func: Callable[[Any], Any] | None, target: Any) -> None:
+        if func is not None and not callable(func):
+            raise YuzuError(f"func must be callable, got {type(func).__name__}")
+        if target is not None and not isinstance(target, int | np.integer | slice | list | tuple | np.ndarray | torch.Tensor):
+            raise YuzuError(f"target must be an int, a slice or a list of ints, got {type(target).__name__}")
+        if isinstance(target, bool):
+            raise YuzuError("target must be an int, a slice or a list of ints, got bool")
+        if isinstance(target, tuple | np.ndarray | torch.Tensor):
+            target = [int(t) for t in target]
+        if isinstance(target, list) and not (target and all(isinstance(t, int | np.integer) and not isinstance(t, bool) for t in target)):
+            raise YuzuError(f"target must be a non-empty list of ints, got {target!r}")
+        self.func, self.target = func, target
+        self.spec: Any = None
+
+    def leaves(self, output: Any) -> list[torch.Tensor]:
+        """The tensors that are scored, of the whole output for a batch as the model returns it."""
+        if self.func is not None:
+            output = self.func(output)
+        leaves, self.spec = pytree.tree_flatten(output)
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        if not tensors:
+            raise YuzuError("the output (after func, if given) holds no tensor to score")
+        if len(tensors) != len(leaves):
+            self.spec = None  # numbers and None among the tensors: the results are a plain list of the tensors'
+        if self.target is not None:
+            if len(tensors) > 1:
+                raise YuzuError(f"target needs a single output tensor, the model returns {len(tensors)}; select one with func")
+            tensors = [self.pick(tensors[0], 1)]
+        return tensors
+
+    def check(self, leaves: Sequence[torch.Tensor], rows: int) -> None:
+        """Every scored tensor must have one row a sequence."""
+        for leaf in leaves:
+            if leaf.dim() == 0 or leaf.shape[0] != rows:
+                where = "func must return" if self.func is not None else "the model must return"
+                raise YuzuError(f"{where} one row for each sequence on the first axis, got shape {tuple(leaf.shape)} for {rows} sequences")
+
+    def pick(self, tensor: torch.Tensor, axis: int) -> torch.Tensor:
+        """``target`` on the axis of a tensor that is the output's first after the batch."""
+        target = self.target
+        if target is None:
+            return tensor
+        if tensor.dim() <= axis:
+            raise YuzuError(f"target={target!r} does not exist: the output has no axis after the batch")
+        size = tensor.shape[axis]
+        if isinstance(target, slice):
+            chosen = list(range(size))[target]
+            if not chosen:
+                raise YuzuError(f"target={target!r} selects nothing of an output of size {size}")
+            index = torch.tensor(chosen, device=tensor.device)
+            return tensor.index_select(axis, index)
+        for t in [target] if isinstance(target, int | np.integer) else target:
+            if not -size <= t < size:
+                raise YuzuError(f"target={target!r} does not exist: the output has size {size} on its first axis after the batch")
+        if isinstance(target, int | np.integer):
+            return tensor.select(axis, int(target))
+        index = torch.tensor([int(t) % size for t in target], device=tensor.device)
+        return tensor.index_select(axis, index)
+
+
+class Scores:
+    """Results for all sequences, filled chunk by chunk.
+
+    Parameters
+    ----------
+    output: str
+        ``"l2"``, ``"delta"`` or ``"prediction"``.
+    n: int
+        Number of sequences.
+    shape: tuple
+        ``(C, L')`` or ``(R,)``.
+    dtype: torch.dtype
+        Of the results.
+    """
+
+    def __init__(self, output: str, n: int, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.output, self.n, self.shape, self.dtype = output, n, shape, dtype
+        self.results: list[torch.Tensor] = []
+        self._batch: list[torch.Tensor] = []
+        self._begin = 0
+        self._size = 0
+        self._reference: list[torch.Tensor] = []
+
+    def begin(self, first: int, reference: list[torch.Tensor]) -> None:
+        """Start a batch of sequences with their reference outputs (after ``func`` and ``target``)."""
+        self._reference, self._begin, self._size = reference, first, reference[0].shape[0]
+        device = reference[0].device
+        if not self.results:
+            shapes = [()] if self.output == "l2" else [tuple(r.shape[1:]) for r in reference]
+            self.results = [torch.zeros(self.n, *self.shape, *s, dtype=self.dtype) for s in shapes]
+        if device.type == "cpu":
+            self._batch = [r[first : first + self._size] for r in self.results]
+        else:
+            self._batch = [torch.zeros(self._size, *r.shape[1:], dtype=self.dtype, device=device) for r in self.results]
+        if self.output == "prediction":
+            for result, r in zip(self._batch, reference, strict=True):
+                result += r.to(self.dtype).reshape(self._size, *[1] * len(self.shape), *r.shape[1:])
+
+    def write(self, sequence: np.ndarray, slot: np.ndarray, written: torch.Tensor | None, differences: list[torch.Tensor | None]) -> None:
+        """Write the differences ``(S, A, O...)`` of a chunk; None for an output that does not change.
+
+        With ``"l2"`` each is squared and summed over everything after the first two axes, so windows will do.
+        """
+        device = self._reference[0].device
+        rows = torch.from_numpy(sequence).to(device)
+        place = torch.from_numpy(slot).to(device)
+        index: tuple[Any, ...]
+        if written is None:
+            index = (rows, place)
+        else:
+            index = (rows[:, None].expand_as(written), written, place[:, None].expand_as(written))
+        if self.output == "l2":
+            total = self._norm(differences)
+            if total is not None:
+                self._batch[0][index] = total if written is not None else total[:, 0]
+            return
+        for result, difference in zip(self._batch, differences, strict=True):
+            if difference is None:
+                continue
+            values = difference.to(self.dtype)
+            if written is None:
+                values = values[:, 0]
+            if self.output == "delta":
+                result[index] = values
+            else:
+                result[index] += values
+
+    def _norm(self, differences: list[torch.Tensor | None]) -> torch.Tensor | None:
+        present = [d for d in differences if d is not None]
+        if not present:
+            return None
+        # norms rather than sums of squares: differences may be as small as 1e-30
+        norms = [torch.linalg.vector_norm(d.to(self.dtype).flatten(2), dim=2) if d.dim() > 2 else d.to(self.dtype).abs() for d in present]
+        return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms), dim=0)
+
+    def end(self) -> None:
+        """Finish a batch of sequences."""
+        if self._batch and self._batch[0].device.type != "cpu":
+            for result, batch in zip(self.results, self._batch, strict=True):
+                result[self._begin : self._begin + self._size] = batch.cpu()
+        self._batch = []
+
+    def packed(self, spec: Any, convert: Callable[[torch.Tensor], Any]) -> Any:
+        """The results in the model's own container (after ``func``)."""
+        values = [convert(r) for r in self.results]
+        if self.output == "l2":
+            return values[0]
+        if spec is None:
+            return values[0] if len(values) == 1 else values
+        return pytree.tree_unflatten(values, spec)
+
+
+def result_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for a float64 model, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,0 +1,199 @@
+"""Exact in-silico saturation mutagenesis that carries only what each mutation changes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from yuzu._engine.run import Run
+from yuzu.inputs import check_args, check_count, check_device, check_model, check_output, check_sequences, to_user
+from yuzu.mutations import Mutations, batches, letters_of
+from yuzu.naive_ism import run_naively
+from yuzu.precompute import Bound, obtain
+from yuzu.scores import Scores, Selection, result_dtype
+
+
+def yuzu_ism(
+    model: torch.nn.Module,
+    X_0: Any,
+    precomputation: Any = None,
+    *,
+    args: tuple[Any, ...] | None = None,
+    output: str = "l2",
+    target: Any = None,
+    func: Callable[[Any], Any] | None = None,
+    start: int | None = 0,
+    end: int | None = None,
+    ranges: Any = None,
+    replace_with: Any = None,
+    batch_size: int | None = None,
+    device: Any = None,
+    return_timings: bool = False,
+    verbose: bool = False,
+) -> Any:
+    """How the model's output changes when each character is changed to each other: exact, and many times faster than running every mutant.
+
+    Parameters
+    ----------
+    model: torch.nn.Module
+        Any model that reads ``(n, C, L)`` first. It runs with evaluation semantics and is not changed in any way.
+    X_0: numpy.ndarray or torch.Tensor, shape=(n, C, L)
+        One-hot sequences, cast to the model's dtype. A column that is all zero (an ``N``), or not one-hot, has no reference character: all
+        ``C`` substitutions are made there.
+    precomputation: Precomputation or None
+        From `precompute`. None makes one and keeps it for the next call with the same model and length.
+    args: tuple of tensors or None
+        The model's other inputs, each with ``n`` rows.
+    output: str
+        ``"l2"`` (default): ``(n, C, L')``, the Euclidean norm of ``y(mutant) - y(reference)`` over all model outputs; 0 at the reference
+        character. ``"delta"``: ``(n, C, L', O...)``, signed. ``"prediction"``: ``(n, C, L', O...)``, ``y(mutant)``, and ``y(reference)`` at the
+        reference character. A model that returns a tuple, list or dict of tensors gives the same container for the last two; with ``"l2"``
+        the norm runs over all of them together.
+    target: int, slice, list of ints or None
+        Which of the output's first axis after the batch. An int drops the axis.
+    func: callable or None
+        Applied to the model's whole output for a batch, of the reference and the mutants alike, before ``target`` and the score.
+    start, end: int or None
+        Positions to edit, by Python's slice rules; ``L' = end - start``. Default all.
+    ranges: list of (int, int) or None
+        Instead of substitutions, write ``replace_with`` over each of these ranges, all of one width. The result is ``(n, R)`` for ``"l2"`` and
+        ``(n, R, O...)`` otherwise.
+    replace_with: array of shape (C,) or (C, width), str, or None
+        What to write; zeros if None. Without ``ranges`` it is written at every single position from ``start`` to ``end``.
+    batch_size: int or None
+        Sequences carried at once; None picks it. Results do not depend on it.
+    device: str, torch.device or None
+        None means CUDA when available, else the CPU.
+    return_timings: bool
+        Also return, for each batch of sequences, a list with the seconds of each layer, and a list with None or a dict of the parts' seconds.
+    verbose: bool
+        Show a progress bar.
+
+    Returns
+    -------
+    numpy.ndarray or torch.Tensor, or a container of them
+        float32, or float64 for a float64 model; an array of the kind that ``X_0`` is, on the CPU. With ``return_timings`` a tuple of the scores,
+        ``layer_timings`` and ``within_layer_timings``.
+
+    Raises
+    ------
+    ValueError
+        For bad input, before any work: not three axes, wrong ``C`` or ``L``, NaN or infinity, an empty batch or selection, ranges of unequal
+        width or outside the sequence, a target that does not exist.
+    PrecomputationError
+        If ``precomputation`` was made for something else.
+    """
+    check_model(model)
+    from yuzu._engine.model_copy import model_dtype
+
+    dtype = model_dtype(model)
+    as_numpy = isinstance(X_0, np.ndarray)
+    X = check_sequences(X_0, dtype)
+    extra = check_args(args, len(X))
+    check_output(output)
+    mutations = Mutations(X.shape[1], X.shape[2], start, end, ranges, replace_with)
+    selection = Selection(func, target)
+    if batch_size is not None:
+        batch_size = check_count("batch_size", batch_size)
+    found = check_device(device)
+    bound = obtain(model, precomputation, X.shape[2], X.shape[1], extra, found)
+    timings: tuple[list[Any], list[Any]] | None = ([], []) if return_timings else None
+    scores = run_planned(bound, X, extra, mutations, selection, output, batch_size, found, verbose, as_numpy, timings)
+    return (scores, *timings) if timings is not None else scores
+
+
+@torch.no_grad()
+def run_planned(
+    bound: Bound,
+    X: torch.Tensor,
+    extra: tuple[torch.Tensor, ...],
+    mutations: Mutations,
+    selection: Selection,
+    output: str,
+    batch_size: int | None,
+    device: torch.device,
+    verbose: bool,
+    as_numpy: bool,
+    timings: tuple[list[Any], list[Any]] | None = None,
+) -> Any:
+    """`yuzu_ism` on checked input with a precomputation bound to a model."""
+    plan = bound.plan
+    if plan is None:
+        begin = time.perf_counter()
+        result = run_naively(bound.twin(), X, extra, mutations, selection, output, bound.naive_batch, device, verbose, as_numpy)
+        if timings is not None:
+            timings[0].append([time.perf_counter() - begin])
+            timings[1].append([None])
+        return result
+
+    scores = Scores(output, len(X), mutations.result_shape, result_dtype(X.dtype))
+    run = Run(plan, bound.weights(), bound.derived, device)
+    letters = letters_of(X).to(device)
+    reachable = plan.reachable(mutations.positions, mutations.width)
+    sites_at_once = bound.sites_at_once(mutations)
+    size = batch_size or bound.sequences_at_once(mutations)
+    with tqdm(total=len(X), disable=not verbose, desc="in-silico mutagenesis", unit="sequence") as progress:
+        for first in range(0, len(X), size):
+            batch = X[first : first + size]
+            x = batch.to(device)
+            reference = run.set_reference(x, tuple(a[first : first + size].to(device) for a in extra))
+            if timings is not None:
+                run.seconds = [0.0] * len(plan.graph.nodes)
+            outputs = [reference.values[o] if isinstance(o, int) else o[0] for o in plan.graph.outputs]
+            leaves = selection.leaves(plan.graph.rebuild(outputs))
+            selection.check(leaves, len(batch))
+            scores.begin(first, leaves)
+            for group in mutations.groups(batch, reachable):
+                for part in batches(group, sites_at_once):
+                    sites, written = mutations.sites(x, letters[first : first + size], part)
+                    changes = run.chunk(sites)
+                    scores.write(part.sequence, part.slot, written, differences(run, changes, selection, leaves, output))
+            scores.end()
+            progress.update(len(batch))
+            if timings is not None and run.seconds is not None:
+                kept = [run.seconds[n.index] for n in plan.graph.nodes if n.mutated and n.kind == "call"]
+                timings[0].append(kept)
+                timings[1].append([None] * len(kept))
+    return scores.packed(selection.spec, lambda r: to_user(r, as_numpy))
+
+
+def differences(
+    run: Run, changes: list[Any], selection: Selection, reference: list[torch.Tensor], output: str
+) -> list[torch.Tensor | None]:
+    """The scored differences ``(S, A, O...)`` of a chunk, or windows of them where only their norm is wanted."""
+    graph = run.plan.graph
+    grid = run.sites.difference.shape[:2]
+    if selection.func is None:
+        tensors = [(o, c) for o, c in zip(graph.outputs, changes, strict=True) if isinstance(o, int) and graph.nodes[o].shape is not None]
+        found: list[torch.Tensor | None] = []
+        for o, change in tensors:
+            if change is None:
+                found.append(None)
+            elif run.plan.layouts[o].kind == "values" or change.mutant:
+                rows = change.tensor if run.plan.layouts[o].kind == "values" else run.mutants(o, change)
+                found.append(rows.unflatten(0, grid) - run.of_sites(run.value(o)))
+            elif output == "l2" and selection.target is None and change.window is not None:
+                found.append(change.tensor)
+            else:
+                found.append(run.whole(o, change))
+        if selection.target is not None:
+            found = [None if f is None else selection.pick(f, 2) for f in found]
+        return found
+    values = []
+    for o, change in zip(graph.outputs, changes, strict=True):
+        if not isinstance(o, int):
+            values.append(o[0])
+        elif graph.nodes[o].shape is None:
+            values.append(run.value(o) if not graph.nodes[o].batched else run.whole_value(o))
+        elif run.plan.layouts[o].kind == "values" and change is not None:
+            values.append(change.tensor)
+        else:
+            values.append(run.whole_value(o))
+    leaves = selection.leaves(graph.rebuild(values))
+    selection.check(leaves, grid[0] * grid[1])
+    return [leaf.unflatten(0, grid) - run.of_sites(r) for leaf, r in zip(leaves, reference, strict=True)]
