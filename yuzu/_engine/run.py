@@ -221,7 +221,7 @@ class Run:
 
     def disposable(self, index: int) -> bool:
         """Whether a handler may overwrite the change of a node: nothing else reads it, and it shares its memory with nothing."""
-        return self._owned[index] and self.plan.readers[index] == 1
+        return self._owned[index] and self.plan.readers[index] == 1 and not self.keep_all
 
     # ---- the walk --------------------------------------------------------------------------------------------------------------------
 

@@ -98,8 +98,10 @@ class Rule:
         return union([w for w in windows if w is not None])
 
     def needed(self, low: int, high: int) -> list[tuple[int, int]]:
-        """The positions of each source that the positions ``[low, high)`` of the result depend on."""
-        return [(low, high) for _ in self.sources]
+        """The positions of each source that the positions ``[low, high)`` of the result depend on (all of them, for a whole result)."""
+        if self.layout.kind == "windows":
+            return [(low, high) for _ in self.sources]
+        return [(0, layout.length) for layout in self.source_layouts]
 
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         """The change of the result: ``(S, A, w, ...)`` on ``window``, or the whole ``(S, A, ...)`` for a layout of rows."""
