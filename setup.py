@@ -1,5 +1,5 @@
-"""The metadata is in pyproject.toml; this file serves tools that still call setup.py."""
+"""The metadata is in pyproject.toml, but for the license, which old and new setuptools write differently."""
 
 from setuptools import setup
 
-setup()
+setup(license="MIT")

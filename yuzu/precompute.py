@@ -17,6 +17,7 @@ import torch
 from yuzu._engine import measure
 from yuzu._engine.capture import CaptureError, capture
 from yuzu._engine.graph import Graph, Weights
+from yuzu._engine.handlers.compressed_sensing import Sensing
 from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.model_copy import evaluation_copy, model_dtype, structure_key
 from yuzu._engine.plan import Plan, make_plan
@@ -56,8 +57,9 @@ class Precomputation:
     ``print`` it, or call `summary`, for what it decided and why; `save` and `load` it.
     """
 
-    def __init__(self, settings: Settings, decisions: dict[str, Any]) -> None:
+    def __init__(self, settings: Settings, decisions: dict[str, Any], arrays: dict[str, torch.Tensor] | None = None) -> None:
         self.settings = settings
+        self.arrays = arrays or {}
         self.decisions = decisions
         self._bound: list[tuple[weakref.ref[torch.nn.Module], str, Bound]] = []
         self._lock = threading.Lock()
@@ -73,10 +75,14 @@ class Precomputation:
         return self.settings.n_choices
 
     def save(self, path: str | Path) -> None:
-        """Write it to a file: safetensors with a JSON header, without code."""
+        """Write it to a file: safetensors (the Gaussian way's matrices, if it is used) with a JSON header, without code."""
         from yuzu._engine.storage import write
 
-        write(Path(path), self.settings, self.decisions)
+        with self._lock:
+            bound = [b for _, _, b in self._bound]
+        sensing = next((b.plan.sensing for b in bound if b.plan is not None and b.plan.sensing is not None), None)
+        arrays = sensing.arrays() if sensing is not None else self.arrays
+        write(Path(path), self.settings, self.decisions, arrays)
 
     @classmethod
     def load(cls, path: str | Path, device: Any = None) -> Precomputation:
@@ -95,13 +101,13 @@ class Precomputation:
         """
         from yuzu._engine.storage import read
 
-        settings, decisions = read(Path(path))
+        settings, decisions, arrays = read(Path(path))
         kind = settings.device
         if device is not None:
             kind = check_device(device).type
         elif kind == "cuda" and not torch.cuda.is_available():
             kind = "cpu"
-        return cls(dataclasses.replace(settings, device=kind), decisions)
+        return cls(dataclasses.replace(settings, device=kind), decisions, arrays)
 
     def summary(self) -> str:
         """A table with a row for each layer: operation, handler, window before and after, way, share of the time, and why naive."""
@@ -166,6 +172,8 @@ class Precomputation:
         if graph is not None and d["naive_model"] is None:
             plan = make_plan(graph, s.precision, {int(i): r for i, r in d["naive"].items()})
             apply_ways(plan, {int(i): w for i, w in d["ways"].items()})
+            if d["alpha"] is not None:
+                plan.sensing = Sensing(d["alpha"], s.random_state, self.arrays)
         return Bound(model, plan, self, device)
 
 
@@ -345,7 +353,10 @@ def precompute(
     decisions = _decide(model, settings, X, tuple(a[:1] for a in extra), terminal, found, verify, max_memory)
     made = Precomputation(settings, {k: v for k, v in decisions.items() if k != "plan"})
     plan = decisions["plan"]
-    made.keep(model, structure_key(model), Bound(model, plan, made, found))
+    bound = Bound(model, plan, made, found)
+    made.keep(model, structure_key(model), bound)
+    if plan is not None and plan.sensing is not None:
+        _search_alpha(made, bound, X, tuple(a[:1] for a in extra), found)
     if verbose:
         print(made.summary())
     return made
@@ -373,7 +384,7 @@ def _decide(
     asked_memory: int | None,
 ) -> dict[str, Any]:  # fmt: skip
     decisions: dict[str, Any] = {
-        "naive_model": None, "naive": {}, "ways": {}, "sites": 1, "naive_batch": 128, "layers": [], "probes": {}, "plan": None,
+        "naive_model": None, "naive": {}, "ways": {}, "sites": 1, "naive_batch": 128, "layers": [], "probes": {}, "alpha": None, "plan": None,
     }  # fmt: skip
     try:
         graph = capture(model, (s.n_choices, s.seq_len), args, model_dtype(model))
@@ -409,15 +420,66 @@ def _decide(
     most = max((s.max_memory - memory.sequence) // max(memory.site, 1), 1)
     first = max(min(measure.CACHE_TARGET[device.type if device.type in measure.CACHE_TARGET else "cpu"] * 4 // max(memory.site, 1), most), 1)
     sites = measure.example_sites(plan, first, edits, 1, s.n_choices, s.seq_len, run, s.random_state)
+    if s.conv == "gaussian":
+        plan.sensing = Sensing(s.alpha or 1.0, s.random_state)
     ways = measure.choose_ways(run, sites, None if s.conv == "auto" else s.conv, s.random_state)
     count, seconds = measure.choose_chunk(run, edits, s.n_choices, s.seq_len, first, most, s.random_state)
     decisions["ways"] = {str(i): w for i, w in ways.items()}
     decisions["sites"] = count
+    if plan.sensing is not None:
+        decisions["alpha"], decisions["probes"] = plan.sensing.alpha, dict(plan.sensing.probes)
     from yuzu._engine.report import rows
 
     decisions["layers"] = rows(plan, run, seconds)
     decisions["plan"] = plan
     return decisions
+
+
+def _search_alpha(made: Precomputation, bound: Bound, X: torch.Tensor, args: Args, device: torch.device) -> None:
+    """Raise ``alpha`` until the correlation with naive ISM reaches the threshold, as in the Yuzu paper.
+
+    All positions are scored, for the probes' load is that of a real run; some are compared, for running all naively would take longer than
+    the probes can save.
+    """
+    from yuzu.naive_ism import run_naively
+    from yuzu.scores import Selection
+    from yuzu.yuzu_ism import run_planned
+
+    s, plan = made.settings, bound.plan
+    assert plan is not None
+    places = np.unique(np.linspace(0, s.seq_len - 1, min(s.seq_len, 33)).round().astype(np.int64))
+    some = Mutations.at(s.n_choices, s.seq_len, places)
+    everything = Mutations(s.n_choices, s.seq_len, 0, None, None, None)
+    truth = run_naively(bound.twin(), X, args, some, Selection(None, None), "l2", 128, device, False, False)
+    alphas = [s.alpha] if s.alpha is not None else [round(1 + 0.01 * i, 2) for i in range(51)]
+    correlation, condition = 0.0, 1.0
+    for alpha in alphas:
+        plan.sensing = Sensing(alpha, s.random_state)
+        found = run_planned(bound, X, args, everything, Selection(None, None), "l2", None, device, False, False)
+        correlation = _correlation(found[:, :, places], truth)
+        condition = plan.sensing.condition
+        if correlation >= s.threshold:
+            break
+    sensing = plan.sensing
+    assert sensing is not None
+    made.decisions.update(alpha=sensing.alpha, probes=dict(sensing.probes), correlation=correlation, condition=condition)
+    for row in made.decisions["layers"]:
+        row[4] = str(sensing.probes[row[-1]]) if row[-1] in sensing.probes else row[4]
+    if correlation < s.threshold:
+        warnings.warn(
+            f"Gaussian probes with alpha={sensing.alpha:g} are badly conditioned: the largest condition number is {condition:.3g}, and the "
+            f"correlation with naive ISM {correlation:.6f}, below threshold={s.threshold:g}. A larger alpha helps; conv='cyclic' is exact.",
+            YuzuWarning,
+            stacklevel=4,
+        )
+
+
+def _correlation(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Pearson correlation; 1 for results that are equal and constant."""
+    x, y = a.double().flatten(), b.double().flatten()
+    x, y = x - x.mean(), y - y.mean()
+    scale = float(x.norm() * y.norm())
+    return float(x @ y) / scale if scale > 0 and math.isfinite(scale) else float(torch.equal(a, b))
 
 
 def terminal_nodes(model: torch.nn.Module, graph: Graph, terminal: tuple[type, ...]) -> dict[int, str]:

@@ -108,7 +108,7 @@ def choose_ways(run: Run, sites: Sites, forced: str | None, seed: int) -> dict[i
         best = math.inf
         for way in exact:
             call = Call(run, ("measure", node.index), x, window, kernel, [weight], rule.geometry.dilation, rule.groups)
-            taken = _seconds(lambda way=way, call=call: WAYS[way].run(call), run.device, 2, best)
+            taken = _seconds(lambda way=way, call=call: WAYS[way].run(call), run.device, 3, best)
             if taken < best:
                 best, rule.way = taken, way
         run.forget(("measure", node.index))

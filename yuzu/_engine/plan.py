@@ -11,6 +11,7 @@ import numpy as np
 from yuzu._engine.delta import CONSTANT, ROWS, VALUES, Layout
 from yuzu._engine.graph import Graph
 from yuzu._engine.handlers import Rule, View, find_rule
+from yuzu._engine.handlers.compressed_sensing import Sensing
 from yuzu._engine.window import Window
 
 WINDOWS_KEPT = 4096  # chunks whose windows are remembered
@@ -27,6 +28,8 @@ class Plan:
     rules: list of Rule or None
     reasons: dict of int to str
         Why a node runs naively.
+    sensing: Sensing or None
+        What the Gaussian way of running a convolution needs.
     needed: list of (int, int)
         The positions of each windowed node that the output depends on.
     """
@@ -36,6 +39,7 @@ class Plan:
     rules: list[Rule | None]
     reasons: dict[int, str]
     precision: str = "highest"
+    sensing: Sensing | None = None
     needed: list[tuple[int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ COLUMNS = ("layer", "operation", "handler", "window", "probes", "way", "time", "
 
 
 def rows(plan: Plan, run: Run, seconds: list[float]) -> list[list[str]]:
-    """One row for each operation that a mutation changes."""
+    """One row for each operation that a mutation changes, with the node's number after the columns."""
     middle = plan.graph.nodes[next(n.index for n in plan.graph.nodes if n.kind == "sequence")].shape
     assert middle is not None and middle[2] is not None
     windows = plan.windows(np.array([middle[2] // 2]), 1)
@@ -38,6 +38,7 @@ def rows(plan: Plan, run: Run, seconds: list[float]) -> list[list[str]]:
         found.append([
             node.layer, node.op.removeprefix("aten.") + (f" ({detail})" if detail else ""), rule.family if rule is not None else "naive",
             f"{max(before) if before else 'all'} -> {after}", probes, way, f"{seconds[node.index] / total:.0%}", plan.reasons.get(node.index, ""),
+            str(node.index),
         ])  # fmt: skip
     return found
 
@@ -52,7 +53,13 @@ def table(settings: Any, decisions: dict[str, Any]) -> str:
         return f"{head}\nThe whole model runs naively: {decisions['naive_model']}"
     lines = [list(COLUMNS), *decisions["layers"]]
     widths = [max(len(str(line[i])) for line in lines) for i in range(len(COLUMNS))]
-    used = [i for i in range(len(COLUMNS)) if any(line[i] for line in lines[1:]) or i < 4]
+    used = [i for i in range(len(COLUMNS)) if any(line[i] for line in lines[1:]) or i < 4]  # the last field of a row is the node
     text = ["  ".join(str(line[i]).ljust(widths[i]) for i in used).rstrip() for line in lines]
     text.insert(1, "-" * max(map(len, text)))
-    return "\n".join([head, f"{decisions['sites']} positions are carried at once.", *text])
+    notes = [f"{decisions['sites']} positions are carried at once."]
+    if decisions.get("alpha") is not None:
+        notes.append(
+            f"Gaussian probes: alpha={decisions['alpha']:g}, largest condition number {decisions['condition']:.3g}, correlation with naive ISM "
+            f"{decisions['correlation']:.6f}."
+        )
+    return "\n".join([head, *notes, *text])

@@ -17,20 +17,19 @@ from yuzu.errors import PrecomputationError
 
 FORMAT_NAME, FORMAT_VERSION = "yuzu precomputation", 1
 REQUIRED = {"fingerprint": str, "naive_model": (str, type(None)), "naive": dict, "ways": dict, "sites": int, "naive_batch": int, "layers": list,
-            "probes": dict}  # fmt: skip
+            "probes": dict, "alpha": (float, type(None))}  # fmt: skip
 
 
-def write(path: Path, settings: Any, decisions: dict[str, Any]) -> None:
+def write(path: Path, settings: Any, decisions: dict[str, Any], arrays: dict[str, torch.Tensor]) -> None:
     """Write a precomputation; the file appears whole or not at all."""
-    plain = {k: v for k, v in decisions.items() if k != "arrays"}
     header = {
         "format": FORMAT_NAME,
         "version": str(FORMAT_VERSION),
         "torch": torch.__version__,
         "settings": json.dumps(dataclasses.asdict(settings)),
-        "decisions": json.dumps(plain),
+        "decisions": json.dumps(decisions),
     }
-    arrays = decisions.get("arrays") or {"empty": torch.zeros(1)}
+    arrays = arrays or {"empty": torch.zeros(1)}
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     os.close(handle)
     try:
@@ -41,8 +40,8 @@ def write(path: Path, settings: Any, decisions: dict[str, Any]) -> None:
         raise
 
 
-def read(path: Path) -> tuple[Any, dict[str, Any]]:
-    """Settings and decisions from a file.
+def read(path: Path) -> tuple[Any, dict[str, Any], dict[str, torch.Tensor]]:
+    """Settings, decisions and arrays from a file.
 
     Raises
     ------
@@ -81,5 +80,4 @@ def read(path: Path) -> tuple[Any, dict[str, Any]]:
             raise ValueError("a setting is out of range")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PrecomputationError(f"{path} is a damaged Yuzu precomputation ({error}); {again}") from error
-    decisions["arrays"] = arrays
-    return settings, decisions
+    return settings, decisions, arrays

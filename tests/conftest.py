@@ -1,0 +1,216 @@
+"""Shared fixtures, and the oracle: in-silico saturation mutagenesis by brute force in float64, written without the library.
+
+Environment: ``YUZU_TEST_THREADS`` is the number of threads torch may use (default 1). With ``YUZU_TEST_DEVICES=cuda`` the tests on CUDA fail
+where there is no such device, instead of being skipped; with ``YUZU_TEST_DEVICES=cpu`` they are always skipped.
+"""
+
+import copy
+import os
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils import _pytree as pytree
+
+torch.set_num_threads(int(os.environ.get("YUZU_TEST_THREADS", "1")))
+
+EXACT = 1e-5  # relative L2 error that is always good enough in float32
+LARGEST = 1e-4  # largest error of any one score, relative to the largest score
+FLOAT64 = 1e-10  # both, in float64
+
+
+@pytest.fixture(scope="session", params=["cpu", "cuda"])
+def device(request):
+    """Each device in turn."""
+    wanted = os.environ.get("YUZU_TEST_DEVICES", "")
+    if request.param == "cuda":
+        if wanted == "cpu":
+            pytest.skip("YUZU_TEST_DEVICES=cpu")
+        if not torch.cuda.is_available():
+            if "cuda" in wanted:
+                pytest.fail(f"YUZU_TEST_DEVICES={wanted} asks for CUDA, which is not available")
+            pytest.skip("CUDA is not available")
+    return request.param
+
+
+def sequences(n, length, n_choices=4, seed=0, dtype=torch.float32):
+    """Random one-hot sequences ``(n, C, L)``."""
+    letters = torch.randint(n_choices, (n, length), generator=torch.Generator().manual_seed(seed))
+    return F.one_hot(letters, n_choices).permute(0, 2, 1).to(dtype)
+
+
+def randomized(model, seed=0):
+    """The model with every parameter and buffer drawn anew from a seed, so that no bias or running statistic is zero or one."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if not tensor.is_floating_point():
+                continue
+            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+            if name.endswith("running_var"):
+                value = 0.5 + noise.abs()
+            elif tensor.dim() > 1:
+                value = noise / (tensor[0].numel() ** 0.5) * 1.5
+            elif name.endswith("weight"):
+                value = 1 + 0.3 * noise
+            else:
+                value = 0.3 * noise
+            tensor.copy_(value)
+    return model
+
+
+def oracle(model, X, *, args=(), func=None, target=None, start=0, end=None, ranges=None, replace_with=None, dtype=torch.float64, device="cpu"):
+    """Run ``model`` on every mutant, one at a time.
+
+    Returns the predictions and the signed deltas, each in the container that the model (after ``func``) returns, and the L2 scores.
+    ``replace_with`` is a ``(C, width)`` tensor here.
+    """
+    twin = copy.deepcopy(model).to(device=device, dtype=dtype).eval()
+    X = torch.as_tensor(X).to(device=device, dtype=dtype)
+    args = [torch.as_tensor(a).to(device) for a in args]
+    args = [a.to(dtype) if a.is_floating_point() else a for a in args]
+    n, c, length = X.shape
+
+    def run(x, i):
+        y = twin(x, *(a[i : i + 1] for a in args))
+        y = y if func is None else func(y)
+        leaves, spec = pytree.tree_flatten(y)
+        leaves = [leaf[0] if target is None else leaf[0][target] for leaf in leaves]
+        return [leaf.double().cpu() for leaf in leaves], spec
+
+    predictions, references, shape = [], [], None
+    with torch.no_grad():
+        for i in range(n):
+            x = X[i : i + 1]
+            reference, spec = run(x, i)
+            references.append(reference)
+            if ranges is None and replace_with is None:
+                positions = range(length)[start:end]
+                edits = [(p, 1, torch.eye(c)[a][:, None]) for a in range(c) for p in positions]
+                shape = (n, c, len(positions))
+            else:
+                places = [(p, p + 1) for p in range(length)[start:end]] if ranges is None else ranges
+                given = torch.zeros(c, places[0][1] - places[0][0]) if replace_with is None else replace_with
+                edits = [(first, stop - first, given) for first, stop in places]
+                shape = (n, len(places))
+            for first, width, written in edits:
+                mutant = x.clone()
+                mutant[0, :, first : first + width] = written.to(mutant)
+                predictions.append(run(mutant, i)[0])
+    per_sequence = len(predictions) // n
+    leaves = []
+    for k in range(len(references[0])):
+        y = torch.stack([p[k] for p in predictions])
+        r = torch.stack([references[j // per_sequence][k] for j in range(len(predictions))])
+        leaves.append((y.reshape(*shape, *y.shape[1:]), (y - r).reshape(*shape, *y.shape[1:])))
+    prediction = pytree.tree_unflatten([y for y, _ in leaves], spec)
+    delta = pytree.tree_unflatten([d for _, d in leaves], spec)
+    squares = sum(d.reshape(*shape, -1).square().sum(-1) for _, d in leaves)
+    return {"prediction": prediction, "delta": delta, "l2": squares.sqrt()}
+
+
+def errors(result, truth):
+    """Relative L2 error, and largest error over the largest value."""
+    result, truth = torch.as_tensor(result).double(), torch.as_tensor(truth).double()
+    assert result.shape == truth.shape, f"shape {tuple(result.shape)}, expected {tuple(truth.shape)}"
+    assert bool(torch.isfinite(result).all()), "result is not finite"
+    difference = result - truth
+    if float(truth.abs().max()) == 0:
+        return float(difference.norm()), float(difference.abs().max())
+    return float(difference.norm() / truth.norm()), float(difference.abs().max() / truth.abs().max())
+
+
+def assert_close(result, truth, tolerance=EXACT, largest=LARGEST):
+    """Both errors of every tensor of the result, which must sit in the same container as the truth."""
+    found, spec = pytree.tree_flatten(result)
+    wanted, wanted_spec = pytree.tree_flatten(truth)
+    assert spec == wanted_spec, f"container {spec}, expected {wanted_spec}"
+    for a, b in zip(found, wanted, strict=True):
+        relative, worst = errors(a, b)
+        assert relative <= tolerance, f"relative L2 error {relative:.2e} > {tolerance:.2e}"
+        assert worst <= largest, f"largest error {worst:.2e} of the largest score > {largest:.2e}"
+
+
+def assert_right(result, model, X, *, output="l2", device="cpu", **kwargs):
+    """The result against brute force in float64: as accurate as float32 brute force or 1e-5, whichever is larger; 1e-10 in float64."""
+    truth = oracle(model, X, **kwargs)[output]
+    assert any(float(t.abs().max()) > 1e-3 for t in pytree.tree_leaves(truth)), "the test is empty: nothing changes"
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    if dtype == torch.float64:
+        for leaf in pytree.tree_leaves(result):
+            assert torch.as_tensor(leaf).dtype == torch.float64
+        assert_close(result, truth, FLOAT64, FLOAT64)
+        return
+    naive = oracle(model, X, dtype=torch.float32, device=device, **kwargs)[output]
+    for leaf, t, own in zip(*(pytree.tree_leaves(v) for v in (result, truth, naive)), strict=True):
+        assert torch.as_tensor(leaf).dtype == torch.float32
+        assert_close(leaf, t, max(EXACT, errors(own, t)[0]), LARGEST)
+    assert pytree.tree_structure(result) == pytree.tree_structure(truth)
+
+
+def assert_same(a, b):
+    """Bitwise equality of two results, container and kind of array included."""
+    found, spec = pytree.tree_flatten(a)
+    wanted, wanted_spec = pytree.tree_flatten(b)
+    assert spec == wanted_spec
+    for x, y in zip(found, wanted, strict=True):
+        assert type(x) is type(y) and x.dtype == y.dtype and x.shape == y.shape
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def one_hot(text, alphabet="ACGT"):
+    """``(C, len(text))``, written out by hand."""
+    table = torch.zeros(len(alphabet), len(text))
+    for i, letter in enumerate(text):
+        table[alphabet.index(letter), i] = 1
+    return table
+
+
+class Net(torch.nn.Module):
+    """Convolutions, batch norm, pooling, dropout and two linear layers: ``(n, 3)`` or ``(n, n_outputs)``."""
+
+    def __init__(self, length=30, n_choices=4, n_outputs=3, width=6):
+        super().__init__()
+        self.conv1 = torch.nn.Conv1d(n_choices, width, 5, padding=2)
+        self.norm = torch.nn.BatchNorm1d(width)
+        self.relu1 = torch.nn.ReLU()
+        self.pool = torch.nn.MaxPool1d(2)
+        self.conv2 = torch.nn.Conv1d(width, width, 3, padding=1)
+        self.relu2 = torch.nn.ReLU()
+        self.dropout = torch.nn.Dropout(0.5)
+        self.fc1 = torch.nn.Linear(width * (length // 2), 8)
+        self.fc2 = torch.nn.Linear(8, n_outputs)
+
+    def forward(self, X):
+        X = self.pool(self.relu1(self.norm(self.conv1(X))))
+        X = self.dropout(self.relu2(self.conv2(X)))
+        return self.fc2(torch.relu(self.fc1(X.flatten(1))))
+
+
+class Profile(torch.nn.Module):
+    """A BPNet in small: a profile ``(n, 2, L)`` and log counts ``(n, 1)``."""
+
+    def __init__(self, n_choices=4, width=5):
+        super().__init__()
+        self.first = torch.nn.Conv1d(n_choices, width, 5, padding=2)
+        self.dilated = torch.nn.Conv1d(width, width, 3, padding=2, dilation=2)
+        self.profile = torch.nn.Conv1d(width, 2, 5, padding=2)
+        self.counts = torch.nn.Linear(width, 1)
+
+    def forward(self, X):
+        X = torch.relu(self.first(X))
+        X = X + torch.relu(self.dilated(X))
+        return self.profile(X), self.counts(X.mean(2))
+
+
+@pytest.fixture(scope="session")
+def net():
+    """One `Net` for sequences of length 30."""
+    return randomized(Net(), seed=1).eval()
+
+
+@pytest.fixture(scope="session")
+def profile():
+    """One `Profile`; its output has two tensors."""
+    return randomized(Profile(), seed=2).eval()

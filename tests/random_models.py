@@ -1,0 +1,309 @@
+"""Random architectures, a yardstick that shares no code with the engine, and chunks of edits, for the tests of the engine.
+
+`brute_force` runs a model on every mutant in float64 and subtracts. `Laboratory` captures a model, plans it, runs chunks of edits, and
+compares every node with running the graph's own operation on the mutants.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils import _pytree as pytree
+
+from yuzu._engine.capture import capture
+from yuzu._engine.graph import Graph, Weights, evaluate
+from yuzu._engine.plan import make_plan
+from yuzu._engine.run import Derived, Run, Sites
+
+torch.set_num_threads(1)
+CPU = torch.device("cpu")
+
+
+# ---- sequences and mutants -----------------------------------------------------------------------------------------------------------------
+
+
+def one_hot(n: int, c: int, length: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """Random one-hot sequences ``(n, c, length)``."""
+    letters = torch.randint(c, (n, length), generator=torch.Generator().manual_seed(seed))
+    return F.one_hot(letters, c).movedim(2, 1).to(dtype)
+
+
+def tensors_of(output: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+
+
+@torch.no_grad()
+def brute_force(
+    model: torch.nn.Module, X: torch.Tensor, args: tuple[torch.Tensor, ...] = (), dtype: torch.dtype = torch.float64
+) -> list[torch.Tensor]:
+    """``y(mutant) - y(reference)`` for every substitution, ``(n, C, L, O...)`` for each output tensor, by a loop over sequences."""
+    twin = copy.deepcopy(model).to(dtype).eval()
+    X = X.to(dtype)
+    args = tuple(a.to(dtype) if a.is_floating_point() else a for a in args)
+    n, c, length = X.shape
+    results: list[list[torch.Tensor]] = []
+    for i in range(n):
+        mutants = X[i].expand(c, length, c, length).clone()
+        for p in range(length):
+            mutants[:, p, :, p] = torch.eye(c, dtype=dtype)
+        rows = mutants.flatten(0, 1)
+        reference = tensors_of(twin(X[i : i + 1], *(a[i : i + 1] for a in args)))
+        found = tensors_of(twin(rows, *(a[i : i + 1].expand(len(rows), *a.shape[1:]) for a in args)))
+        change = [(m.to(dtype) - r.to(dtype)).unflatten(0, (c, length)) for m, r in zip(found, reference, strict=True)]
+        for d in change:
+            d[X[i] == 1] = 0
+        results.append(change)
+    return [torch.stack(tensors) for tensors in zip(*results, strict=True)]
+
+
+def relative_error(found: torch.Tensor, truth: torch.Tensor) -> float:
+    """Relative L2 error; the norm of what was found where the truth is zero."""
+    scale = float(truth.norm())
+    error = float((found.double() - truth.double()).norm())
+    return error / scale if scale else error
+
+
+# ---- chunks of edits -----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Chunk:
+    """Edits for the engine, and the same edits written out as mutants for the yardstick."""
+
+    name: str
+    sites: Sites
+    mutants: torch.Tensor  # (S * A, C, L)
+
+
+def chunk(name: str, X: torch.Tensor, places: list[tuple[int, int]], width: int = 1, seed: int = 0) -> Chunk:
+    """Edits at ``(sequence, position)``: with ``width=1`` every other letter, else random numbers over ``width`` positions."""
+    _, c, length = X.shape
+    sequence, position = np.array(places, dtype=np.int64).reshape(-1, 2).T
+    before = torch.stack([X[s, :, p : p + width].T for s, p in places])  # (S, w, C)
+    codes = None
+    if width > 1:
+        written = torch.rand(len(places), 2, width, c, dtype=X.dtype, generator=torch.Generator().manual_seed(seed))
+    else:
+        column = before[:, 0]
+        coded = bool(((column == 1).sum(1) + (column == 0).all(1) == 1).all())
+        letter = torch.where((column == 0).all(1), c, column.argmax(1)) if coded else torch.full((len(places),), c)
+        others = torch.stack([torch.tensor([a for a in range(c) if a != int(k)]) for k in letter])
+        written = torch.eye(c, dtype=X.dtype)[others].unsqueeze(2)
+        codes = others * (c + 1) + letter[:, None] if coded else None
+    difference = written - before[:, None]
+    edits = difference.shape[1]
+    mutants = X[torch.from_numpy(sequence)].repeat_interleave(edits, 0)
+    for row in range(len(mutants)):
+        first = int(position[row // edits])
+        mutants[row, :, first : first + width] = written[row // edits, row % edits].T
+    return Chunk(name, Sites(sequence, position, width, difference, codes), mutants)
+
+
+def chunks(X: torch.Tensor) -> list[Chunk]:
+    """Left edge, middle, right edge, all positions, both sequences, uneven, wide edits, an ``N`` and a soft column.
+
+    ``X`` has two sequences; the second is given an ``N`` and a soft column at its positions 2 and 3 (see `laboratory_sequences`).
+    """
+    length = X.shape[2]
+    plain = [p for p in range(length) if p not in (2, 3)]
+    made = [
+        chunk("left edge", X, [(0, 0), (0, 1)]),
+        chunk("middle", X, [(0, length // 2)]),
+        chunk("right edge", X, [(0, length - 2), (0, length - 1)]),
+        chunk("all positions", X, [(0, p) for p in range(length)]),
+        chunk("both sequences", X, [(0, p) for p in range(length)] + [(1, p) for p in plain]),
+        chunk("uneven", X, [(1, p) for p in (0, length // 2 + 1, length - 1) if p in plain]),
+        chunk("N", X, [(1, 2)]),
+        chunk("soft", X, [(1, 3)]),
+        chunk("three wide", X, [(0, 0), (0, length // 2), (1, length - 3)], width=3),
+    ]
+    return made
+
+
+def laboratory_sequences(c: int, length: int, seed: int = 0) -> torch.Tensor:
+    X = one_hot(2, c, length, seed)
+    X[1, :, 2] = 0
+    X[1, :, 3] = torch.rand(c, dtype=X.dtype, generator=torch.Generator().manual_seed(seed))
+    return X
+
+
+# ---- the law -------------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Laboratory:
+    """A model captured and planned, with reference sequences; `problems` checks the handler law at every node.
+
+    The graph is captured once in the model's own dtype and may be run in another.
+    """
+
+    model: torch.nn.Module
+    X: torch.Tensor
+    args: tuple[torch.Tensor, ...] = ()
+    graph: Graph | None = None
+    plan: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.model = self.model.eval()
+        if self.graph is None:
+            dtype = self.X.dtype
+            self.graph = capture(self.model, (self.X.shape[1], self.X.shape[2]), self.args, dtype)
+        self.plan = make_plan(self.graph)
+
+    def run(self, dtype: torch.dtype = torch.float64) -> Run:
+        run = Run(self.plan, Weights(self.model, CPU, dtype), Derived(), CPU)
+        run.set_reference(self.X.to(dtype), self.rows(None, dtype))
+        return run
+
+    def rows(self, sequence: np.ndarray | None, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+        args = tuple(a.to(dtype) if a.is_floating_point() else a for a in self.args)
+        return args if sequence is None else tuple(a[torch.from_numpy(sequence)] for a in args)
+
+    def families(self) -> dict[int, str]:
+        """The family that each mutated node is handled by."""
+        found = {}
+        for node in self.graph.nodes:
+            if node.kind == "call" and node.mutated and self.plan.readers[node.index]:
+                rule = self.plan.rules[node.index]
+                found[node.index] = "naive" if rule is None else rule.family
+        return found
+
+    @torch.no_grad()
+    def problems(self, made: list[Chunk], dtype: torch.dtype = torch.float64, tolerance: float = 1e-10) -> Iterator[tuple[int, str]]:
+        """``(node, sentence)`` for everything that breaks the law; the truth is always float64."""
+        run, truth_run = self.run(dtype), self.run()
+        for item in made:
+            values, reference = self._truth(item, truth_run)
+            yield from self._outputs(run, item, values, reference, dtype, tolerance)
+            run.keep_all = True
+            try:
+                windows = run.set_sites(self._sites(item, dtype))
+                run.chunk(run.sites)
+                for node in self.graph.nodes:
+                    i = node.index
+                    if node.kind == "call" and node.mutated and self.plan.readers[i] and node.shape is not None:
+                        for sentence in self._node(run, i, windows[i], values[i], reference[i], item, tolerance):
+                            yield i, f"{item.name}: {sentence}"
+            finally:
+                run.keep_all = False
+
+    def _sites(self, item: Chunk, dtype: torch.dtype) -> Sites:
+        s = item.sites
+        return Sites(s.sequence, s.position, s.width, s.difference.to(dtype), s.codes)
+
+    def _truth(self, item: Chunk, run: Run) -> tuple[list[Any], list[Any]]:
+        """Every node's value for the mutants and for their references, one row a mutant, by running the graph."""
+        edits = item.sites.difference.shape[1]
+        sequence = item.sites.sequence.repeat(edits)
+        args = self.rows(sequence, torch.float64)
+        found: list[list[Any]] = []
+        for X in (item.mutants, self.X.double()[torch.from_numpy(sequence)]):
+            values: list[Any] = []
+            for node in self.graph.nodes:
+                values.append(run._leaf(node, X, args) if node.kind != "call" else evaluate(node, values.__getitem__, CPU))
+            found.append(values)
+        return found[0], found[1]
+
+    def _outputs(
+        self, run: Run, item: Chunk, values: list[Any], reference: list[Any], dtype: torch.dtype, tolerance: float
+    ) -> Iterator[tuple[int, str]]:
+        """Outputs, with changes dropped and overwritten as in a real run; against the model itself, not its graph."""
+        changes = run.chunk(self._sites(item, dtype))
+        edits = item.sites.difference.shape[1]
+        sequence = item.sites.sequence.repeat(edits)
+        args = self.rows(sequence, torch.float64)
+        twin = copy.deepcopy(self.model).double().eval()
+        mutant, before = tensors_of(twin(item.mutants, *args)), tensors_of(twin(self.X.double()[torch.from_numpy(sequence)], *args))
+        outputs = [(o, c) for o, c in zip(self.graph.outputs, changes, strict=True) if isinstance(o, int)]
+        assert len(outputs) == len(mutant)
+        for (o, change), m, b in zip(outputs, mutant, before, strict=True):
+            if self.graph.nodes[o].mutated:
+                found = self._difference(run, o, change)
+                sentence = disagreement(found, m, b, tolerance)
+                if sentence:
+                    yield o, f"{item.name}: output {sentence}"
+            elif not torch.equal(m, b):
+                yield o, f"{item.name}: said not to depend on the sequence, but does"
+
+    @staticmethod
+    def _difference(run: Run, index: int, change: Any) -> torch.Tensor:
+        """The change of a node as ``yuzu_ism`` reads it: mutant minus reference, ``(S * A, ...)``, float64."""
+        if change is not None and (change.mutant or run.plan.layouts[index].kind == "values"):
+            rows = change.tensor if run.plan.layouts[index].kind == "values" else run.mutants(index, change)
+            grid = run.sites.difference.shape[:2]
+            return (rows.unflatten(0, grid).double() - run.of_sites(run.value(index)).double()).flatten(0, 1)
+        return run.whole(index, change).flatten(0, 1).double()
+
+    def _node(
+        self, run: Run, i: int, window: Any, mutant: Any, reference: Any, item: Chunk, tolerance: float
+    ) -> Iterator[str]:
+        layout = self.plan.layouts[i]
+        found = self._difference(run, i, run._changes[i])
+        if found.shape != mutant.shape:
+            yield f"shape {tuple(found.shape)}, not {tuple(mutant.shape)}"
+            return
+        if layout.kind != "windows":
+            sentence = disagreement(found, mutant, reference, tolerance)
+            if sentence:
+                yield sentence
+            return
+        low, high = self.plan.needed[i]
+        found, mutant, reference = (layout.position_first(v)[:, low:high] for v in (found, mutant, reference))
+        sentence = disagreement(found, mutant, reference, tolerance)
+        if sentence:
+            yield sentence
+        if window is None:
+            return
+        edits = item.sites.difference.shape[1]
+        position = np.arange(low, high)
+        outside = (position < window.first.repeat(edits)[:, None]) | (position >= window.stop.repeat(edits)[:, None])
+        change = (mutant.double() - reference.double()).abs().flatten(2).amax(2) if mutant.dim() > 2 else (mutant.double() - reference.double()).abs()
+        change = torch.nan_to_num(change, nan=0.0, posinf=1.0)
+        if change.numel() and float(change[torch.from_numpy(outside)].amax() if outside.any() else 0) > 1e-12 * max(1.0, float(change.max())):
+            yield "changes outside the declared window"
+
+
+def disagreement(found: torch.Tensor, mutant: torch.Tensor, reference: torch.Tensor, tolerance: float) -> str | None:
+    """Why ``found`` is not ``mutant - reference`` within ``tolerance`` of the largest value, or None.
+
+    Where either is infinite no difference is defined, and only the node that reads it can be judged.
+    """
+    if found.shape != mutant.shape:
+        return f"has shape {tuple(found.shape)}, not {tuple(mutant.shape)}"
+    if not found.numel():
+        return None
+    mutant, reference = mutant.double(), reference.double()
+    finite = torch.isfinite(mutant) & torch.isfinite(reference)
+    if not finite.any():
+        return None
+    truth = (mutant - reference)[finite]
+    error = (found.double()[finite] - truth).abs()
+    scale = max(float(truth.abs().max()), 1e-3 * float(mutant[finite].abs().max()), 1e-30)
+    worst = float(torch.nan_to_num(error, nan=float("inf")).max())
+    return f"is off by {worst / scale:.1e} of the largest" if worst > tolerance * scale else None
+
+
+# ---- small modules to build cases from -----------------------------------------------------------------------------------------------------
+
+
+class Fn(torch.nn.Module):
+    """A function as a module, with submodules and parameters that it gets as first argument."""
+
+    def __init__(self, function: Callable[..., Any], **parts: Any) -> None:
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            if isinstance(part, torch.Tensor) and not isinstance(part, torch.nn.Parameter):
+                self.register_buffer(name, part)
+            else:
+                setattr(self, name, part)
+        self.takes_self = bool(parts)
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        return self.function(self, *inputs) if self.takes_self else self.function(*inputs)
