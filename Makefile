@@ -5,7 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+# Where pip's own index holds torch with CUDA and the CPU build is wanted, pass PyTorch's CPU index: make test TORCH_INDEX=URL
+TORCH_INDEX ?=
 
 .PHONY: demo test lint benchmark figures train clean
 .DEFAULT_GOAL := test
@@ -13,12 +14,7 @@ CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 $(STAMP): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and f"yuzu needs Python >= 3.10, and $(PYTHON) is {sys.version}: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	@# pip retries an index that it cannot reach for every single package, hence the look first.
-	@index=; \
-	if $(BIN)/python -c 'import urllib.request as r; r.urlopen("$(CPU_INDEX)/torch/", timeout=10)' 2>/dev/null; \
-	then index="--extra-index-url $(CPU_INDEX)"; \
-	else echo "$(CPU_INDEX) cannot be reached: torch comes from pip's configured index"; fi; \
-	set -x; $(BIN)/python -m pip install --quiet --disable-pip-version-check $$index -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: $(STAMP)

@@ -12,4 +12,15 @@ from yuzu.precompute import precompute as precompute
 from yuzu.yuzu_ism import yuzu_ism as yuzu_ism
 
 __version__ = "0.1.0"
-__all__ = ["Check", "Precomputation", "PrecomputationError", "Rule", "YuzuError", "check", "handles", "naive_ism", "precompute", "yuzu_ism"]
+__all__ = [
+    "Check",
+    "Precomputation",
+    "PrecomputationError",
+    "Rule",
+    "YuzuError",
+    "check",
+    "handles",
+    "naive_ism",
+    "precompute",
+    "yuzu_ism",
+]

@@ -1,4 +1,6 @@
-"""Checks of what the user passes, before any work; each error names the argument, what it got and what it wants."""
+"""Checks of what the user passes, before any work; each error names the argument, what it got and what it
+wants.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def check_device(device: Any) -> torch.device:
     return found
 
 
-def check_sequences(X: Any, dtype: torch.dtype, n_choices: int | None = None, seq_len: int | None = None) -> torch.Tensor:
+def check_sequences(
+    X: Any, dtype: torch.dtype, n_choices: int | None = None, seq_len: int | None = None
+) -> torch.Tensor:
     """``X_0`` as a CPU tensor of the model's dtype, shape ``(n, C, L)``."""
     if not isinstance(X, torch.Tensor | np.ndarray):
         raise YuzuError(f"X_0 must be a torch.Tensor or numpy.ndarray of shape (n, C, L), got {type(X).__name__}")
@@ -69,7 +73,9 @@ def check_args(args: Any, n: int | None, name: str = "args") -> tuple[torch.Tens
     if args is None:
         return ()
     if isinstance(args, torch.Tensor | np.ndarray) or not isinstance(args, Sequence):
-        raise YuzuError(f"{name} must be a tuple of tensors, one for each input after the sequence, got {type(args).__name__}")
+        raise YuzuError(
+            f"{name} must be a tuple of tensors, one for each input after the sequence, got {type(args).__name__}"
+        )
     found = []
     for i, value in enumerate(args):
         if isinstance(value, np.ndarray):
@@ -105,7 +111,10 @@ def check_replacement(value: Any, n_choices: int, width: int | None) -> torch.Te
     if isinstance(value, str):
         alphabets = {len(DNA): DNA, len(PROTEIN): PROTEIN}
         if n_choices not in alphabets:
-            raise YuzuError(f"replace_with can be a string only for 4 or 20 characters, the sequences have {n_choices}; pass an array")
+            raise YuzuError(
+                f"replace_with can be a string only for 4 or 20 characters, the sequences have {n_choices}; pass an "
+                "array"
+            )
         alphabet = alphabets[n_choices]
         if not value:
             raise YuzuError("replace_with must not be an empty string")
@@ -116,15 +125,21 @@ def check_replacement(value: Any, n_choices: int, width: int | None) -> torch.Te
             table[alphabet.index(letter), i] = 1
     else:
         try:
-            table = torch.as_tensor(np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value, dtype=np.float64))
+            table = torch.as_tensor(
+                np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value, dtype=np.float64)
+            )
         except (TypeError, ValueError) as error:
-            raise YuzuError(f"replace_with must be a string or an array of numbers, got {type(value).__name__}") from error
+            raise YuzuError(
+                f"replace_with must be a string or an array of numbers, got {type(value).__name__}"
+            ) from error
         if not bool(torch.isfinite(table).all()):
             raise YuzuError("replace_with must be finite, got NaN or infinity")
         if table.dim() == 1 and table.shape[0] == n_choices:
             table = table[:, None].expand(n_choices, width or 1)
         if table.dim() != 2 or table.shape[0] != n_choices:
-            raise YuzuError(f"replace_with must have shape ({n_choices},) or ({n_choices}, width), got {tuple(table.shape)}")
+            raise YuzuError(
+                f"replace_with must have shape ({n_choices},) or ({n_choices}, width), got {tuple(table.shape)}"
+            )
     if width is not None and table.shape[1] != width:
         raise YuzuError(f"replace_with is {table.shape[1]} wide, the ranges are {width} wide")
     return table

@@ -18,8 +18,18 @@ import torch
 
 from yuzu.errors import YuzuError
 
-__all__ = ["BPNet", "Basset", "Beluga", "DeepSEA", "FactorizedBasset", "Flatten", "OneLayer", "SpliceAI",
-           "ToyNet", "Unsqueeze"]
+__all__ = [
+    "BPNet",
+    "Basset",
+    "Beluga",
+    "DeepSEA",
+    "FactorizedBasset",
+    "Flatten",
+    "OneLayer",
+    "SpliceAI",
+    "ToyNet",
+    "Unsqueeze",
+]
 
 
 @contextmanager
@@ -90,8 +100,14 @@ class OneLayer(torch.nn.Module):
         Seed of the weights. Default is 0.
     """
 
-    def __init__(self, n_inputs: int, n_filters: int = 64, kernel_size: int = 7, seq_len: int | None = None,
-                 random_state: int = 0):
+    def __init__(
+        self,
+        n_inputs: int,
+        n_filters: int = 64,
+        kernel_size: int = 7,
+        seq_len: int | None = None,
+        random_state: int = 0,
+    ):
         super().__init__()
         _check_sizes(n_inputs=n_inputs, n_filters=n_filters, kernel_size=kernel_size)
         with _seeded(self, random_state):
@@ -107,8 +123,14 @@ class ToyNet(torch.nn.Module):
     Parameters as for `OneLayer`; `n_filters` is 32 by default and holds for the first two.
     """
 
-    def __init__(self, n_inputs: int, n_filters: int = 32, kernel_size: int = 7, seq_len: int | None = None,
-                 random_state: int = 0):
+    def __init__(
+        self,
+        n_inputs: int,
+        n_filters: int = 32,
+        kernel_size: int = 7,
+        seq_len: int | None = None,
+        random_state: int = 0,
+    ):
         super().__init__()
         _check_sizes(n_inputs=n_inputs, n_filters=n_filters, kernel_size=kernel_size)
         padding = kernel_size // 2
@@ -294,8 +316,15 @@ class BPNet(torch.nn.Module):
     Nature Genetics 2021.
     """
 
-    def __init__(self, n_inputs: int, n_filters: int = 64, kernel_size: int = 21, seq_len: int | None = None,
-                 n_layers: int = 4, random_state: int = 0):
+    def __init__(
+        self,
+        n_inputs: int,
+        n_filters: int = 64,
+        kernel_size: int = 21,
+        seq_len: int | None = None,
+        n_layers: int = 4,
+        random_state: int = 0,
+    ):
         super().__init__()
         _check_sizes(n_inputs=n_inputs, n_filters=n_filters, kernel_size=kernel_size, n_layers=n_layers)
         self.n_layers = n_layers
@@ -345,30 +374,56 @@ class Beluga(torch.nn.Module):
     disease risk", Nature Genetics 2018.
     """
 
-    def __init__(self, n_inputs: int = 4, seq_len: int = 2000, n_outputs: int = 2002, random_state: int = 0,
-                 n_filters: Sequence[int] = (320, 480, 640), n_hidden: int = 2003):
+    def __init__(
+        self,
+        n_inputs: int = 4,
+        seq_len: int = 2000,
+        n_outputs: int = 2002,
+        random_state: int = 0,
+        n_filters: Sequence[int] = (320, 480, 640),
+        n_hidden: int = 2003,
+    ):
         super().__init__()
         if not isinstance(n_filters, Sequence) or len(n_filters) != 3:
             raise YuzuError(f"n_filters: got {n_filters!r}, want three ints, one per pair of convolutions")
         a, b, c = n_filters
-        _check_sizes(n_inputs=n_inputs, n_outputs=n_outputs, n_hidden=n_hidden,
-                     **{f"n_filters[{i}]": size for i, size in enumerate(n_filters)})
+        _check_sizes(
+            n_inputs=n_inputs,
+            n_outputs=n_outputs,
+            n_hidden=n_hidden,
+            **{f"n_filters[{i}]": size for i, size in enumerate(n_filters)},
+        )
         # Each pair of unpadded convolutions takes 14 positions, each of the two pools leaves a quarter.
         n_pooled = ((_check_length("Beluga", seq_len, 310) - 14) // 4 - 14) // 4 - 14
         with _seeded(self, random_state):
-            convs = [*self._pair(n_inputs, a), torch.nn.Dropout(0.2), torch.nn.MaxPool2d((1, 4)),
-                     *self._pair(a, b), torch.nn.Dropout(0.2), torch.nn.MaxPool2d((1, 4)), *self._pair(b, c)]
-            dense = [torch.nn.Dropout(0.5), torch.nn.Flatten(1),
-                     torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(n_pooled * c, n_hidden)),
-                     torch.nn.ReLU(),
-                     torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(n_hidden, n_outputs))]
-            self.model = torch.nn.Sequential(torch.nn.Sequential(*convs), torch.nn.Sequential(*dense),
-                                             torch.nn.Sigmoid())
+            convs = [
+                *self._pair(n_inputs, a),
+                torch.nn.Dropout(0.2),
+                torch.nn.MaxPool2d((1, 4)),
+                *self._pair(a, b),
+                torch.nn.Dropout(0.2),
+                torch.nn.MaxPool2d((1, 4)),
+                *self._pair(b, c),
+            ]
+            dense = [
+                torch.nn.Dropout(0.5),
+                torch.nn.Flatten(1),
+                torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(n_pooled * c, n_hidden)),
+                torch.nn.ReLU(),
+                torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(n_hidden, n_outputs)),
+            ]
+            self.model = torch.nn.Sequential(
+                torch.nn.Sequential(*convs), torch.nn.Sequential(*dense), torch.nn.Sigmoid()
+            )
 
     @staticmethod
     def _pair(n_in: int, n_out: int) -> list[torch.nn.Module]:
-        return [torch.nn.Conv2d(n_in, n_out, (1, 8)), torch.nn.ReLU(),
-                torch.nn.Conv2d(n_out, n_out, (1, 8)), torch.nn.ReLU()]
+        return [
+            torch.nn.Conv2d(n_in, n_out, (1, 8)),
+            torch.nn.ReLU(),
+            torch.nn.Conv2d(n_out, n_out, (1, 8)),
+            torch.nn.ReLU(),
+        ]
 
     def forward(self, X: torch.Tensor) -> torch.Tensor:
         return self.model(X.unsqueeze(2))
@@ -431,8 +486,15 @@ class SpliceAI(torch.nn.Module):
 
     _GROUPS = {80: (11, 1), 400: (11, 4), 2000: (21, 10), 10000: (41, 25)}
 
-    def __init__(self, n_inputs: int = 4, flanking: int = 400, n_filters: int = 32, n_outputs: int = 3,
-                 random_state: int = 0, negative_slope: float = 0.0):
+    def __init__(
+        self,
+        n_inputs: int = 4,
+        flanking: int = 400,
+        n_filters: int = 32,
+        n_outputs: int = 3,
+        random_state: int = 0,
+        negative_slope: float = 0.0,
+    ):
         super().__init__()
         _check_sizes(n_inputs=n_inputs, n_filters=n_filters, n_outputs=n_outputs)
         if flanking not in tuple(self._GROUPS):
@@ -477,8 +539,10 @@ class SpliceAI(torch.nn.Module):
         except (KeyError, ValueError, IndexError, TypeError):
             rest = 1
         if rest or not n_groups:
-            raise YuzuError(f"state_dict: got {len(state_dict)} entries, not those of OpenSpliceAI; want "
-                            "initial_conv, final_conv and 5, 10, 15 or 20 residual_units")
+            raise YuzuError(
+                f"state_dict: got {len(state_dict)} entries, not those of OpenSpliceAI; want "
+                "initial_conv, final_conv and 5, 10, 15 or 20 residual_units"
+            )
         model = cls(n_inputs, flanking, n_filters, n_outputs, negative_slope=0.1)
         try:
             model.load_state_dict(state_dict)

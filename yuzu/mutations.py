@@ -62,7 +62,10 @@ class Mutations:
             first, stop = check_span(start, end, length)
             self.positions, self.width = np.arange(first, stop), 1
             if isinstance(replace_with, str) and len(replace_with) != 1:
-                raise YuzuError(f"replace_with without ranges is written at single positions, got {replace_with!r}, {len(replace_with)} wide")
+                raise YuzuError(
+                    f"replace_with without ranges is written at single positions, got {replace_with!r}, "
+                    f"{len(replace_with)} wide"
+                )
         else:
             if start not in (0, None) or end is not None:
                 raise YuzuError(f"ranges cannot be combined with start={start!r} or end={end!r}: leave those out")
@@ -84,7 +87,9 @@ class Mutations:
         return self.replacement is None
 
     def groups(self, X: torch.Tensor, keep: np.ndarray | None = None) -> list[Group]:
-        """The sites of a batch ``(B, C, L)`` on the CPU, sorted by sequence and position. ``keep`` masks ``self.positions``."""
+        """The sites of a batch ``(B, C, L)`` on the CPU, sorted by sequence and position. ``keep`` masks
+        ``self.positions``.
+        """
         batch = X.shape[0]
         order = np.argsort(self.positions, kind="stable")
         if keep is not None:
@@ -109,7 +114,9 @@ class Mutations:
         return found
 
     def sites(self, X: torch.Tensor, letters: torch.Tensor, group: Group) -> tuple[Sites, torch.Tensor | None]:
-        """The edits of a group (or part of one) on ``X``'s device, and the character each edit writes ``(S, A)`` for substitutions."""
+        """The edits of a group (or part of one) on ``X``'s device, and the character each edit writes ``(S,
+        A)`` for substitutions.
+        """
         device = X.device
         sequence = torch.from_numpy(group.sequence).to(device, non_blocking=True)
         position = torch.from_numpy(group.position).to(device, non_blocking=True)
@@ -135,7 +142,9 @@ class Mutations:
         device = X.device
         sequence = torch.from_numpy(sites.sequence).to(device).repeat_interleave(edits)
         rows = X.index_select(0, sequence)
-        place = torch.from_numpy(sites.position).to(device).repeat_interleave(edits)[:, None] + torch.arange(sites.width, device=device)
+        place = torch.from_numpy(sites.position).to(device).repeat_interleave(edits)[:, None] + torch.arange(
+            sites.width, device=device
+        )
         row = torch.arange(len(rows), device=device)[:, None]
         values = rows[row, :, place] + sites.difference.flatten(0, 1)
         if self.replacement is not None:
@@ -153,7 +162,9 @@ def _others(c: int) -> torch.Tensor:
 
 
 def letters_of(X: torch.Tensor) -> torch.Tensor:
-    """``(n, L)`` int64: the character of each one-hot column, ``C`` for an all-zero column, ``C + 1`` for any other."""
+    """``(n, L)`` int64: the character of each one-hot column, ``C`` for an all-zero column, ``C + 1`` for any
+    other.
+    """
     c = X.shape[1]
     ones, zeros = (X == 1).sum(1), (X == 0).sum(1)
     letter = X.argmax(1)
@@ -162,7 +173,9 @@ def letters_of(X: torch.Tensor) -> torch.Tensor:
 
 
 def batches(group: Group, sites_at_once: int) -> Iterator[Group]:
-    """A group in chunks; a chunk that spans sequences holds whole ones, so that chunks of neighbouring batches look alike."""
+    """A group in chunks; a chunk that spans sequences holds whole ones, so that chunks of neighbouring
+    batches look alike.
+    """
     _, counts = np.unique(group.sequence, return_counts=True)
     total = len(group.sequence)
     if counts.max() <= sites_at_once and (counts == counts[0]).all():

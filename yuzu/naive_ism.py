@@ -11,7 +11,15 @@ import torch
 from tqdm.auto import tqdm
 
 from yuzu._engine.model_copy import evaluation_copy, model_dtype
-from yuzu.inputs import check_args, check_count, check_device, check_model, check_output, check_sequences, to_user
+from yuzu.inputs import (
+    check_args,
+    check_count,
+    check_device,
+    check_model,
+    check_output,
+    check_sequences,
+    to_user,
+)
 from yuzu.mutations import Mutations, batches, letters_of
 from yuzu.scores import Scores, Selection, result_dtype
 
@@ -96,8 +104,8 @@ def run_naively(
 class Check(NamedTuple):
     """How `yuzu_ism` and `naive_ism` compare on some positions of one sequence.
 
-    Errors are against float64 naive ISM of signed deltas: the relative L2 error ``|a - b| / |b|``, and the largest difference of any one
-    score divided by the largest score.
+    Errors are against float64 naive ISM of signed deltas: the relative L2 error ``|a - b| / |b|``, and the
+    largest difference of any one score divided by the largest score.
     """
 
     yuzu_relative_error: float
@@ -134,7 +142,8 @@ def check(
     positions: int = 32,
     device: Any = None,
 ) -> Check:
-    """Compare `yuzu_ism` with `naive_ism`, and both with float64 naive ISM, on some positions of the first sequence.
+    """Compare `yuzu_ism` with `naive_ism`, and both with float64 naive ISM, on some positions of the first
+    sequence.
 
     Parameters
     ----------
@@ -166,7 +175,9 @@ def check(
     twin, double = evaluation_copy(model, found), evaluation_copy(model, found, torch.float64)
     doubles = tuple(a.double() if a.is_floating_point() else a for a in extra)
     selection = Selection(None, None)
-    run_planned(bound, X, extra, mutations, selection, "delta", None, found, False, False)  # first use prepares the weights
+    run_planned(
+        bound, X, extra, mutations, selection, "delta", None, found, False, False
+    )  # first use prepares the weights
     begin = time.perf_counter()
     ours = run_planned(bound, X, extra, mutations, selection, "delta", None, found, False, False)
     middle = time.perf_counter()

@@ -1,4 +1,6 @@
-"""Everything that depends on the model's architecture, the sequence length and the device, and on nothing else."""
+"""Everything that depends on the model's architecture, the sequence length and the device, and on nothing
+else.
+"""
 
 from __future__ import annotations
 
@@ -52,12 +54,15 @@ class Settings:
 
 
 class Precomputation:
-    """What `precompute` found out: how to run each layer, and how many mutants to carry at once. Holds nothing of the weights.
+    """What `precompute` found out: how to run each layer, and how many mutants to carry at once. Holds
+    nothing of the weights.
 
     ``print`` it, or call `summary`, for what it decided and why; `save` and `load` it.
     """
 
-    def __init__(self, settings: Settings, decisions: dict[str, Any], arrays: dict[str, torch.Tensor] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, decisions: dict[str, Any], arrays: dict[str, torch.Tensor] | None = None
+    ) -> None:
         self.settings = settings
         self.arrays = arrays or {}
         self.decisions = decisions
@@ -75,7 +80,9 @@ class Precomputation:
         return self.settings.n_choices
 
     def save(self, path: str | Path) -> None:
-        """Write it to a file: safetensors (the Gaussian way's matrices, if it is used) with a JSON header, without code."""
+        """Write it to a file: safetensors (the Gaussian way's matrices, if it is used) with a JSON header,
+        without code.
+        """
         from yuzu._engine.storage import write
 
         with self._lock:
@@ -92,7 +99,8 @@ class Precomputation:
         ----------
         path: str or Path
         device: str, torch.device or None
-            Where it will be used. None keeps the kind of device it was made on, or the CPU where that is missing.
+            Where it will be used. None keeps the kind of device it was made on, or the CPU where that is
+            missing.
 
         Raises
         ------
@@ -110,7 +118,9 @@ class Precomputation:
         return cls(dataclasses.replace(settings, device=kind), decisions, arrays)
 
     def summary(self) -> str:
-        """A table with a row for each layer: operation, handler, window before and after, way, share of the time, and why naive."""
+        """A table with a row for each layer: operation, handler, window before and after, way, share of the
+        time, and why naive.
+        """
         from yuzu._engine.report import table
 
         return table(self.settings, self.decisions)
@@ -120,7 +130,8 @@ class Precomputation:
 
     def __repr__(self) -> str:
         s = self.settings
-        return f"Precomputation(seq_len={s.seq_len}, n_choices={s.n_choices}, conv={s.conv!r}, precision={s.precision!r}, device={s.device!r})"
+        shown = ("seq_len", "n_choices", "conv", "precision", "device")
+        return f"Precomputation({', '.join(f'{name}={getattr(s, name)!r}' for name in shown)})"
 
     def bind(self, model: torch.nn.Module, seq_len: int, n_choices: int, args: Args, device: torch.device) -> Bound:
         """This precomputation with a model, after checking that it is for it.
@@ -131,13 +142,27 @@ class Precomputation:
             Saying what does not fit.
         """
         s = self.settings
-        self._refuse(seq_len != s.seq_len, f"sequences of length {s.seq_len}, got length {seq_len}", "precompute for this length")
-        self._refuse(n_choices != s.n_choices, f"an alphabet of {s.n_choices} characters, got {n_choices}", "precompute for this alphabet")
+        self._refuse(
+            seq_len != s.seq_len,
+            f"sequences of length {s.seq_len}, got length {seq_len}",
+            "precompute for this length",
+        )
+        self._refuse(
+            n_choices != s.n_choices,
+            f"an alphabet of {s.n_choices} characters, got {n_choices}",
+            "precompute for this alphabet",
+        )
         dtype = str(model_dtype(model))
-        self._refuse(dtype != s.dtype, f"a model of dtype {s.dtype}, this one is {dtype}", "precompute for this model, or convert it")
+        self._refuse(
+            dtype != s.dtype,
+            f"a model of dtype {s.dtype}, this one is {dtype}",
+            "precompute for this model, or convert it",
+        )
         kinds = _kinds(args)
         self._refuse(
-            kinds != s.args, f"{_inputs(s.args)} besides the sequence, got {_inputs(kinds)}", "pass args of the same shapes and dtypes"
+            kinds != s.args,
+            f"{_inputs(s.args)} besides the sequence, got {_inputs(kinds)}",
+            "pass args of the same shapes and dtypes",
         )
         key = structure_key(model)
         with self._lock:
@@ -195,9 +220,13 @@ def apply_ways(plan: Plan, ways: dict[int, str]) -> None:
 
 
 class Bound:
-    """A precomputation together with one model: the plan on its own graph, and tensors derived from its weights."""
+    """A precomputation together with one model: the plan on its own graph, and tensors derived from its
+    weights.
+    """
 
-    def __init__(self, model: torch.nn.Module, plan: Plan | None, precomputation: Precomputation, device: torch.device) -> None:
+    def __init__(
+        self, model: torch.nn.Module, plan: Plan | None, precomputation: Precomputation, device: torch.device
+    ) -> None:
         self._model = weakref.ref(model)
         self.plan, self.device = plan, device
         self.settings, self.decisions = precomputation.settings, precomputation.decisions
@@ -253,11 +282,15 @@ def _kinds(args: Args) -> tuple[tuple[tuple[int, ...], str], ...]:
 def _inputs(kinds: tuple[tuple[tuple[int, ...], str], ...]) -> str:
     if not kinds:
         return "no inputs"
-    return "inputs " + ", ".join(f"(n, {', '.join(map(str, shape))}) {dtype}" if shape else f"(n,) {dtype}" for shape, dtype in kinds)
+    return "inputs " + ", ".join(
+        f"(n, {', '.join(map(str, shape))}) {dtype}" if shape else f"(n,) {dtype}" for shape, dtype in kinds
+    )
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that a run may use when the user does not say: half of what is free on a GPU, at most 1 GB on a CPU."""
+    """Bytes that a run may use when the user does not say: half of what is free on a GPU, at most 1 GB on a
+    CPU.
+    """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] // 2)
     return CPU_MEMORY
@@ -281,9 +314,11 @@ def precompute(
     verify: bool = True,
     verbose: bool = False,
 ) -> Precomputation:
-    """Capture a model and decide how to run each layer, how many mutants to carry at once, and check the result.
+    """Capture a model and decide how to run each layer, how many mutants to carry at once, and check the
+    result.
 
-    The precomputation depends on the model's architecture, the sequence length and the device. It stays valid when weights change.
+    The precomputation depends on the model's architecture, the sequence length and the device. It stays valid
+    when weights change.
 
     Parameters
     ----------
@@ -296,12 +331,15 @@ def precompute(
     alpha: float or None
         With ``conv="gaussian"``: probes for each nonzero, at least 1. None searches upwards from 1.
     threshold: float
-        With ``conv="gaussian"``: the Pearson correlation with naive ISM at which the search stops. Default 0.9999.
+        With ``conv="gaussian"``: the Pearson correlation with naive ISM at which the search stops. Default
+        0.9999.
     conv: str
-        ``"auto"`` measures the exact ways and keeps the fastest for each layer. Or one way for all convolutions that it applies to:
-        ``"windows"``, ``"cyclic"``, ``"banded"``, ``"fold"``, ``"gaussian"``.
+        ``"auto"`` measures the exact ways and keeps the fastest for each layer. Or one way for all
+        convolutions that it applies to: ``"windows"``, ``"cyclic"``, ``"banded"``, ``"fold"``,
+        ``"gaussian"``.
     precision: str
-        ``"highest"``: the model's own dtype throughout. ``"high"``: TF32 products on CUDA. ``"medium"``: bfloat16 products of differences.
+        ``"highest"``: the model's own dtype throughout. ``"high"``: TF32 products on CUDA. ``"medium"``:
+        bfloat16 products of differences.
     terminal_layers: tuple of classes
         Module classes from which on the model runs naively.
     max_memory: int or None
@@ -311,8 +349,8 @@ def precompute(
     random_state: int or None
         Seed of the random sequence and matrices; None is 0. The global random state is never touched.
     verify: bool
-        Compare a few mutants of a random sequence with naive ISM in float64. Where they disagree the layer concerned runs naively, and a
-        warning names it.
+        Compare a few mutants of a random sequence with naive ISM in float64. Where they disagree the layer
+        concerned runs naively, and a warning names it.
     verbose: bool
         Print the summary.
 
@@ -333,7 +371,9 @@ def precompute(
         raise YuzuError(f"conv must be one of {', '.join(map(repr, CONV))}, got {conv!r}")
     if precision not in PRECISIONS:
         raise YuzuError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}, got {precision!r}")
-    if alpha is not None and (isinstance(alpha, bool) or not isinstance(alpha, int | float | np.number) or not 1 <= alpha < math.inf):
+    if alpha is not None and (
+        isinstance(alpha, bool) or not isinstance(alpha, int | float | np.number) or not 1 <= alpha < math.inf
+    ):
         raise YuzuError(f"alpha must be a number of at least 1, got {alpha!r}")
     if isinstance(threshold, bool) or not isinstance(threshold, int | float | np.number) or not 0 < threshold <= 1:
         raise YuzuError(f"threshold must lie in (0, 1], got {threshold!r}")
@@ -345,9 +385,18 @@ def precompute(
     seed = 0 if random_state is None else check_count("random_state", random_state, 0)
 
     settings = Settings(
-        seq_len, n_choices, str(model_dtype(model)), _kinds(extra), found.type, conv, None if alpha is None else float(alpha),
-        float(threshold), precision, max_memory or free_memory(found), seed,
-    )  # fmt: skip
+        seq_len,
+        n_choices,
+        str(model_dtype(model)),
+        _kinds(extra),
+        found.type,
+        conv,
+        None if alpha is None else float(alpha),
+        float(threshold),
+        precision,
+        max_memory or free_memory(found),
+        seed,
+    )
     X = random_sequence(seq_len, n_choices, model_dtype(model), seed)
     _try_model(model, X, extra, found)
     decisions = _decide(model, settings, X, tuple(a[:1] for a in extra), terminal, found, verify, max_memory)
@@ -374,18 +423,33 @@ def _try_model(model: torch.nn.Module, X: torch.Tensor, args: Args, device: torc
         evaluation_copy(model, device)(X.to(device), *(a[:1].to(device) for a in args))
     except Exception as error:
         raise YuzuError(
-            f"the model cannot run on a sequence of shape {tuple(X.shape)} (n_choices, seq_len) with {_inputs(_kinds(args))} in args: "
+            f"the model cannot run on a sequence of shape {tuple(X.shape)} (n_choices, seq_len) with "
+            f"{_inputs(_kinds(args))} in args: "
             f"{type(error).__name__}: {error}"
         ) from error
 
 
 def _decide(
-    model: torch.nn.Module, s: Settings, X: torch.Tensor, args: Args, terminal: tuple[type, ...], device: torch.device, verify: bool,
+    model: torch.nn.Module,
+    s: Settings,
+    X: torch.Tensor,
+    args: Args,
+    terminal: tuple[type, ...],
+    device: torch.device,
+    verify: bool,
     asked_memory: int | None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     decisions: dict[str, Any] = {
-        "naive_model": None, "naive": {}, "ways": {}, "sites": 1, "naive_batch": 128, "layers": [], "probes": {}, "alpha": None, "plan": None,
-    }  # fmt: skip
+        "naive_model": None,
+        "naive": {},
+        "ways": {},
+        "sites": 1,
+        "naive_batch": 128,
+        "layers": [],
+        "probes": {},
+        "alpha": None,
+        "plan": None,
+    }
     try:
         graph = capture(model, (s.n_choices, s.seq_len), args, model_dtype(model))
     except CaptureError as error:
@@ -416,9 +480,19 @@ def _decide(
     memory = measure.memory_of(plan, s.seq_len, s.n_choices, 1, itemsize, s.n_choices)
     least = memory.sequence + memory.site
     if asked_memory is not None and asked_memory < least:
-        raise YuzuError(f"max_memory={asked_memory} is too little for this model: the least that works is {least} bytes")
+        raise YuzuError(
+            f"max_memory={asked_memory} is too little for this model: the least that works is {least} bytes"
+        )
     most = max((s.max_memory - memory.sequence) // max(memory.site, 1), 1)
-    first = max(min(measure.CACHE_TARGET[device.type if device.type in measure.CACHE_TARGET else "cpu"] * 4 // max(memory.site, 1), most), 1)
+    first = max(
+        min(
+            measure.CACHE_TARGET[device.type if device.type in measure.CACHE_TARGET else "cpu"]
+            * 4
+            // max(memory.site, 1),
+            most,
+        ),
+        1,
+    )
     sites = measure.example_sites(plan, first, edits, 1, s.n_choices, s.seq_len, run, s.random_state)
     if s.conv == "gaussian":
         plan.sensing = Sensing(s.alpha or 1.0, s.random_state)
@@ -438,8 +512,8 @@ def _decide(
 def _search_alpha(made: Precomputation, bound: Bound, X: torch.Tensor, args: Args, device: torch.device) -> None:
     """Raise ``alpha`` until the correlation with naive ISM reaches the threshold, as in the Yuzu paper.
 
-    All positions are scored, for the probes' load is that of a real run; some are compared, for running all naively would take longer than
-    the probes can save.
+    All positions are scored, for the probes' load is that of a real run; some are compared, for running all
+    naively would take longer than the probes can save.
     """
     from yuzu.naive_ism import run_naively
     from yuzu.scores import Selection
@@ -462,13 +536,17 @@ def _search_alpha(made: Precomputation, bound: Bound, X: torch.Tensor, args: Arg
             break
     sensing = plan.sensing
     assert sensing is not None
-    made.decisions.update(alpha=sensing.alpha, probes=dict(sensing.probes), correlation=correlation, condition=condition)
+    made.decisions.update(
+        alpha=sensing.alpha, probes=dict(sensing.probes), correlation=correlation, condition=condition
+    )
     for row in made.decisions["layers"]:
         row[4] = str(sensing.probes[row[-1]]) if row[-1] in sensing.probes else row[4]
     if correlation < s.threshold:
         warnings.warn(
-            f"Gaussian probes with alpha={sensing.alpha:g} are badly conditioned: the largest condition number is {condition:.3g}, and the "
-            f"correlation with naive ISM {correlation:.6f}, below threshold={s.threshold:g}. A larger alpha helps; conv='cyclic' is exact.",
+            f"Gaussian probes with alpha={sensing.alpha:g} are badly conditioned: the largest condition number is "
+            f"{condition:.3g}, and the "
+            f"correlation with naive ISM {correlation:.6f}, below threshold={s.threshold:g}. A larger alpha helps; "
+            "conv='cyclic' is exact.",
             YuzuWarning,
             stacklevel=4,
         )
@@ -498,7 +576,8 @@ def terminal_nodes(model: torch.nn.Module, graph: Graph, terminal: tuple[type, .
 
 def _warn_naive_model(model: torch.nn.Module, reason: str) -> None:
     warnings.warn(
-        f"{type(model).__name__} runs naively, mutant by mutant: results are exact but not faster. The model could not be captured: {reason}",
+        f"{type(model).__name__} runs naively, mutant by mutant: results are exact but not faster. The model could "
+        f"not be captured: {reason}",
         YuzuWarning,
         stacklevel=4,
     )
@@ -507,10 +586,13 @@ def _warn_naive_model(model: torch.nn.Module, reason: str) -> None:
 def _warn_naive_layers(plan: Plan) -> None:
     roots = [(i, r) for i, r in plan.reasons.items() if "which runs naively" not in r and "terminal_layers" not in r]
     if roots:
-        layers = "; ".join(f"{plan.graph.nodes[i].label} ({plan.graph.nodes[i].op}): {reason}" for i, reason in roots[:5])
+        layers = "; ".join(
+            f"{plan.graph.nodes[i].label} ({plan.graph.nodes[i].op}): {reason}" for i, reason in roots[:5]
+        )
         more = f"; and {len(roots) - 5} more" if len(roots) > 5 else ""
         warnings.warn(
-            f"These layers, and what follows them, run naively on every mutant: results are exact but gain little. {layers}{more}",
+            "These layers, and what follows them, run naively on every mutant: results are exact but gain little. "
+            f"{layers}{more}",
             YuzuWarning,
             stacklevel=4,
         )
@@ -521,21 +603,26 @@ _kept_lock = threading.Lock()
 
 
 def obtain(
-    model: torch.nn.Module, precomputation: Any, seq_len: int, n_choices: int, args: Args, device: torch.device
+    model: torch.nn.Module,
+    precomputation: Any,
+    seq_len: int,
+    n_choices: int,
+    args: Args,
+    device: torch.device,
 ) -> Bound:
-    """The given precomputation bound to the model, or one made now, or the one kept from the last call with the same model."""
+    """The given precomputation bound to the model, or one made now, or the one kept from the last call with
+    the same model.
+    """
     if precomputation is not None:
         if not isinstance(precomputation, Precomputation):
-            raise YuzuError(f"precomputation must be a Precomputation from yuzu.precompute, got {type(precomputation).__name__}")
+            raise YuzuError(
+                f"precomputation must be a Precomputation from yuzu.precompute, got {type(precomputation).__name__}"
+            )
         return precomputation.bind(model, seq_len, n_choices, args, device)
     key = (seq_len, n_choices, str(model_dtype(model)), _kinds(args), device.type, structure_key(model))
     with _kept_lock:
         _kept[:] = [k for k in _kept if k[0]() is not None]
-        for reference, known, made in _kept:
-            if reference() is model and known == key:
-                break
-        else:
-            made = None  # type: ignore[assignment]
+        made = next((p for reference, known, p in _kept if reference() is model and known == key), None)
     if made is None:
         made = precompute(model, seq_len, n_choices, args=args or None, device=device)
         with _kept_lock:

@@ -18,13 +18,17 @@ class Selection:
     def __init__(self, func: Callable[[Any], Any] | None, target: Any) -> None:
         if func is not None and not callable(func):
             raise YuzuError(f"func must be callable, got {type(func).__name__}")
-        if target is not None and not isinstance(target, int | np.integer | slice | list | tuple | np.ndarray | torch.Tensor):
+        if target is not None and not isinstance(
+            target, int | np.integer | slice | list | tuple | np.ndarray | torch.Tensor
+        ):
             raise YuzuError(f"target must be an int, a slice or a list of ints, got {type(target).__name__}")
         if isinstance(target, bool):
             raise YuzuError("target must be an int, a slice or a list of ints, got bool")
         if isinstance(target, tuple | np.ndarray | torch.Tensor):
             target = [int(t) for t in target]
-        if isinstance(target, list) and not (target and all(isinstance(t, int | np.integer) and not isinstance(t, bool) for t in target)):
+        if isinstance(target, list) and not (
+            target and all(isinstance(t, int | np.integer) and not isinstance(t, bool) for t in target)
+        ):
             raise YuzuError(f"target must be a non-empty list of ints, got {target!r}")
         self.func, self.target = func, target
         self.spec: Any = None
@@ -41,7 +45,9 @@ class Selection:
             self.spec = None  # numbers and None among the tensors: the results are a plain list of the tensors'
         if self.target is not None:
             if len(tensors) > 1:
-                raise YuzuError(f"target needs a single output tensor, the model returns {len(tensors)}; select one with func")
+                raise YuzuError(
+                    f"target needs a single output tensor, the model returns {len(tensors)}; select one with func"
+                )
             tensors = [self.pick(tensors[0], 1)]
         return tensors
 
@@ -50,7 +56,10 @@ class Selection:
         for leaf in leaves:
             if leaf.dim() == 0 or leaf.shape[0] != rows:
                 where = "func must return" if self.func is not None else "the model must return"
-                raise YuzuError(f"{where} one row for each sequence on the first axis, got shape {tuple(leaf.shape)} for {rows} sequences")
+                raise YuzuError(
+                    f"{where} one row for each sequence on the first axis, got shape {tuple(leaf.shape)} for {rows} "
+                    "sequences"
+                )
 
     def pick(self, tensor: torch.Tensor, axis: int) -> torch.Tensor:
         """``target`` on the axis of a tensor that is the output's first after the batch."""
@@ -68,7 +77,9 @@ class Selection:
             return tensor.index_select(axis, index)
         for t in [target] if isinstance(target, int | np.integer) else target:
             if not -size <= t < size:
-                raise YuzuError(f"target={target!r} does not exist: the output has size {size} on its first axis after the batch")
+                raise YuzuError(
+                    f"target={target!r} does not exist: the output has size {size} on its first axis after the batch"
+                )
         if isinstance(target, int | np.integer):
             return tensor.select(axis, int(target))
         index = torch.tensor([int(t) % size for t in target], device=tensor.device)
@@ -113,7 +124,13 @@ class Scores:
             for result, r in zip(self._batch, reference, strict=True):
                 result += r.to(self.dtype).reshape(self._size, *[1] * len(self.shape), *r.shape[1:])
 
-    def write(self, sequence: np.ndarray, slot: np.ndarray, written: torch.Tensor | None, differences: list[torch.Tensor | None]) -> None:
+    def write(
+        self,
+        sequence: np.ndarray,
+        slot: np.ndarray,
+        written: torch.Tensor | None,
+        differences: list[torch.Tensor | None],
+    ) -> None:
         """Write the differences ``(S, A, O...)`` of a chunk; None for an output that does not change.
 
         With ``"l2"`` each is squared and summed over everything after the first two axes, so windows will do.
@@ -147,7 +164,10 @@ class Scores:
         if not present:
             return None
         # norms rather than sums of squares: differences may be as small as 1e-30
-        norms = [torch.linalg.vector_norm(d.to(self.dtype).flatten(2), dim=2) if d.dim() > 2 else d.to(self.dtype).abs() for d in present]
+        norms = [
+            torch.linalg.vector_norm(d.to(self.dtype).flatten(2), dim=2) if d.dim() > 2 else d.to(self.dtype).abs()
+            for d in present
+        ]
         return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms), dim=0)
 
     def end(self) -> None:

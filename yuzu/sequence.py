@@ -23,8 +23,12 @@ PROTEIN = "ACDEFGHIKLMNPQRSTVWY"
 _INVALID = 255
 
 
-def one_hot_encode(sequences: str | Sequence[str], alphabet: str | Sequence[str] = DNA,
-                   dtype: torch.dtype = torch.float32, unknown: str | None = None) -> torch.Tensor:
+def one_hot_encode(
+    sequences: str | Sequence[str],
+    alphabet: str | Sequence[str] = DNA,
+    dtype: torch.dtype = torch.float32,
+    unknown: str | None = None,
+) -> torch.Tensor:
     """One-hot encode text, in upper or lower case.
 
     Parameters
@@ -78,8 +82,10 @@ def one_hot_encode(sequences: str | Sequence[str], alphabet: str | Sequence[str]
         item, position = divmod(int(codes.argmax()), len(items[0]))
         where = "" if single else f" of item {item}"
         beside = f" or {unknown_letters!r} for unknown" if unknown_letters else ""
-        raise YuzuError(f"sequences: got {items[item][position]!r} at position {position}{where}, want "
-                        f"characters of {letters!r}{beside}, in either case")
+        raise YuzuError(
+            f"sequences: got {items[item][position]!r} at position {position}{where}, want "
+            f"characters of {letters!r}{beside}, in either case"
+        )
 
     codes = codes.reshape(len(items), -1)
     X = torch.empty((len(items), len(letters), codes.shape[1]), dtype=dtype)
@@ -94,8 +100,10 @@ def _check_alphabet(alphabet: str | Sequence[str], unknown: str | None) -> tuple
     single = listed and all(isinstance(c, str) and len(c) == 1 for c in alphabet)
     letters = "".join(alphabet).upper() if single else ""
     if not letters or not letters.isascii() or len(set(letters)) != len(letters):
-        raise YuzuError(f"alphabet: got {alphabet!r}, want distinct ASCII characters such as 'ACGT', "
-                        "a lower-case letter being the same as its upper case")
+        raise YuzuError(
+            f"alphabet: got {alphabet!r}, want distinct ASCII characters such as 'ACGT', "
+            "a lower-case letter being the same as its upper case"
+        )
     if unknown is None:
         return letters, next((c for c in "NX" if c not in letters), "")
     if not isinstance(unknown, str) or not unknown.isascii():
@@ -116,13 +124,16 @@ def _check_sequences(sequences: Sequence[str]) -> Sequence[str]:
         if not item:
             raise YuzuError(f"sequences: got an empty sequence as item {i}, want at least one character")
         if len(item) != len(sequences[0]):
-            raise YuzuError(f"sequences: got length {len(item)} for item {i} and {len(sequences[0])} for "
-                            "item 0, want one length; cut or pad them, or encode them one at a time")
+            raise YuzuError(
+                f"sequences: got length {len(item)} for item {i} and {len(sequences[0])} for "
+                "item 0, want one length; cut or pad them, or encode them one at a time"
+            )
     return sequences
 
 
-def decode(X: torch.Tensor | np.ndarray, alphabet: str | Sequence[str] = DNA,
-           unknown: str | None = None) -> str | list[str]:
+def decode(
+    X: torch.Tensor | np.ndarray, alphabet: str | Sequence[str] = DNA, unknown: str | None = None
+) -> str | list[str]:
     """Text from a one-hot encoding: the inverse of `one_hot_encode`, in upper case.
 
     Parameters
@@ -157,8 +168,10 @@ def decode(X: torch.Tensor | np.ndarray, alphabet: str | Sequence[str] = DNA,
             raise YuzuError(f"X: got {type(X).__name__} of {array.dtype}, want a tensor or array of numbers")
     values = X.detach().cpu() if isinstance(X, torch.Tensor) else torch.from_numpy(array)
     if values.ndim not in (2, 3) or values.shape[-2] != len(letters):
-        raise YuzuError(f"X: got shape {tuple(values.shape)}, want ({len(letters)}, L) or "
-                        f"(n, {len(letters)}, L) for the alphabet {letters!r}")
+        raise YuzuError(
+            f"X: got shape {tuple(values.shape)}, want ({len(letters)}, L) or "
+            f"(n, {len(letters)}, L) for the alphabet {letters!r}"
+        )
     hot = values == 1
     n_hot = hot.sum(-2)
     good = ((values == 0) | hot).all(-2) & (n_hot <= 1) & (n_hot >= (0 if unknown_letters else 1))
@@ -222,11 +235,11 @@ def read_fasta(path: str | os.PathLike[str]) -> Fasta:
             parts.append([])
             header_line = number
         elif not parts:
-            raise YuzuError(f"{path}, line {number}: not FASTA; got {line[:40]!r}, want a header starting "
-                            "with '>'")
+            raise YuzuError(f"{path}, line {number}: not FASTA; got {line[:40]!r}, want a header starting with '>'")
         elif bad := re.search(r"[^A-Za-z*.\-]", line):
-            raise YuzuError(f"{path}, line {number}: got {bad.group()!r}, want a line of sequence or a header"
-                            " starting with '>'")
+            raise YuzuError(
+                f"{path}, line {number}: got {bad.group()!r}, want a line of sequence or a header starting with '>'"
+            )
         else:
             parts[-1].append(line)
     if not parts:

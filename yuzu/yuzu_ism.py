@@ -11,7 +11,15 @@ import torch
 from tqdm.auto import tqdm
 
 from yuzu._engine.run import Run
-from yuzu.inputs import check_args, check_count, check_device, check_model, check_output, check_sequences, to_user
+from yuzu.inputs import (
+    check_args,
+    check_count,
+    check_device,
+    check_model,
+    check_output,
+    check_sequences,
+    to_user,
+)
 from yuzu.mutations import Mutations, batches, letters_of
 from yuzu.naive_ism import run_naively
 from yuzu.precompute import Bound, obtain
@@ -36,55 +44,61 @@ def yuzu_ism(
     return_timings: bool = False,
     verbose: bool = False,
 ) -> Any:
-    """How the model's output changes when each character is changed to each other: exact, and many times faster than running every mutant.
+    """How the model's output changes when each character is changed to each other: exact, and many times
+    faster than running every mutant.
 
     Parameters
     ----------
     model: torch.nn.Module
-        Any model that reads ``(n, C, L)`` first. It runs with evaluation semantics and is not changed in any way.
+        Any model that reads ``(n, C, L)`` first. It runs with evaluation semantics and is not changed in any
+        way.
     X_0: numpy.ndarray or torch.Tensor, shape=(n, C, L)
-        One-hot sequences, cast to the model's dtype. A column that is all zero (an ``N``), or not one-hot, has no reference character: all
-        ``C`` substitutions are made there.
+        One-hot sequences, cast to the model's dtype. A column that is all zero (an ``N``), or not one-hot,
+        has no reference character: all ``C`` substitutions are made there.
     precomputation: Precomputation or None
         From `precompute`. None makes one and keeps it for the next call with the same model and length.
     args: tuple of tensors or None
         The model's other inputs, each with ``n`` rows.
     output: str
-        ``"l2"`` (default): ``(n, C, L')``, the Euclidean norm of ``y(mutant) - y(reference)`` over all model outputs; 0 at the reference
-        character. ``"delta"``: ``(n, C, L', O...)``, signed. ``"prediction"``: ``(n, C, L', O...)``, ``y(mutant)``, and ``y(reference)`` at the
-        reference character. A model that returns a tuple, list or dict of tensors gives the same container for the last two; with ``"l2"``
-        the norm runs over all of them together.
+        ``"l2"`` (default): ``(n, C, L')``, the Euclidean norm of ``y(mutant) - y(reference)`` over all model
+        outputs; 0 at the reference character. ``"delta"``: ``(n, C, L', O...)``, signed. ``"prediction"``:
+        ``(n, C, L', O...)``, ``y(mutant)``, and ``y(reference)`` at the reference character. A model that
+        returns a tuple, list or dict of tensors gives the same container for the last two; with ``"l2"`` the
+        norm runs over all of them together.
     target: int, slice, list of ints or None
         Which of the output's first axis after the batch. An int drops the axis.
     func: callable or None
-        Applied to the model's whole output for a batch, of the reference and the mutants alike, before ``target`` and the score.
+        Applied to the model's whole output for a batch, of the reference and the mutants alike, before
+        ``target`` and the score.
     start, end: int or None
         Positions to edit, by Python's slice rules; ``L' = end - start``. Default all.
     ranges: list of (int, int) or None
-        Instead of substitutions, write ``replace_with`` over each of these ranges, all of one width. The result is ``(n, R)`` for ``"l2"`` and
-        ``(n, R, O...)`` otherwise.
+        Instead of substitutions, write ``replace_with`` over each of these ranges, all of one width. The
+        result is ``(n, R)`` for ``"l2"`` and ``(n, R, O...)`` otherwise.
     replace_with: array of shape (C,) or (C, width), str, or None
-        What to write; zeros if None. Without ``ranges`` it is written at every single position from ``start`` to ``end``.
+        What to write; zeros if None. Without ``ranges`` it is written at every single position from ``start``
+        to ``end``.
     batch_size: int or None
         Sequences carried at once; None picks it. Results do not depend on it.
     device: str, torch.device or None
         None means CUDA when available, else the CPU.
     return_timings: bool
-        Also return, for each batch of sequences, a list with the seconds of each layer, and a list with None or a dict of the parts' seconds.
+        Also return, for each batch of sequences, a list with the seconds of each layer, and a list with None
+        or a dict of the parts' seconds.
     verbose: bool
         Show a progress bar.
 
     Returns
     -------
     numpy.ndarray or torch.Tensor, or a container of them
-        float32, or float64 for a float64 model; an array of the kind that ``X_0`` is, on the CPU. With ``return_timings`` a tuple of the scores,
-        ``layer_timings`` and ``within_layer_timings``.
+        float32, or float64 for a float64 model; an array of the kind that ``X_0`` is, on the CPU. With
+        ``return_timings`` a tuple of the scores, ``layer_timings`` and ``within_layer_timings``.
 
     Raises
     ------
     ValueError
-        For bad input, before any work: not three axes, wrong ``C`` or ``L``, NaN or infinity, an empty batch or selection, ranges of unequal
-        width or outside the sequence, a target that does not exist.
+        For bad input, before any work: not three axes, wrong ``C`` or ``L``, NaN or infinity, an empty batch
+        or selection, ranges of unequal width or outside the sequence, a target that does not exist.
     PrecomputationError
         If ``precomputation`` was made for something else.
     """
@@ -125,7 +139,9 @@ def run_planned(
     plan = bound.plan
     if plan is None:
         begin = time.perf_counter()
-        result = run_naively(bound.twin(), X, extra, mutations, selection, output, bound.naive_batch, device, verbose, as_numpy)
+        result = run_naively(
+            bound.twin(), X, extra, mutations, selection, output, bound.naive_batch, device, verbose, as_numpy
+        )
         if timings is not None:
             timings[0].append([time.perf_counter() - begin])
             timings[1].append([None])
@@ -152,7 +168,12 @@ def run_planned(
                 for part in batches(group, sites_at_once):
                     sites, written = mutations.sites(x, letters[first : first + size], part)
                     changes = run.chunk(sites)
-                    scores.write(part.sequence, part.slot, written, differences(run, changes, selection, leaves, output))
+                    scores.write(
+                        part.sequence,
+                        part.slot,
+                        written,
+                        differences(run, changes, selection, leaves, output),
+                    )
             scores.end()
             progress.update(len(batch))
             if timings is not None and run.seconds is not None:
@@ -169,7 +190,11 @@ def differences(
     graph = run.plan.graph
     grid = run.sites.difference.shape[:2]
     if selection.func is None:
-        tensors = [(o, c) for o, c in zip(graph.outputs, changes, strict=True) if isinstance(o, int) and graph.nodes[o].shape is not None]
+        tensors = [
+            (o, c)
+            for o, c in zip(graph.outputs, changes, strict=True)
+            if isinstance(o, int) and graph.nodes[o].shape is not None
+        ]
         found: list[torch.Tensor | None] = []
         for o, change in tensors:
             if change is None:

@@ -1,8 +1,9 @@
 """From a model to a `Graph`.
 
-First road: ``torch.export`` (non-strict, dynamic batch), then functionalised, so that in-place operations and views need no care later.
-Second road: the model's ``children()`` in order, taken only when a recording of ``forward`` shows exactly the operations of the children
-in order and no look at tensor values; agreeing on one input would prove nothing. Otherwise the reason is raised and the model runs naively.
+First road: ``torch.export`` (non-strict, dynamic batch), then functionalised, so that in-place operations and
+views need no care later. Second road: the model's ``children()`` in order, taken only when a recording of
+``forward`` shows exactly the operations of the children in order and no look at tensor values; agreeing on
+one input would prove nothing. Otherwise the reason is raised and the model runs naively.
 """
 
 from __future__ import annotations
@@ -23,9 +24,26 @@ from yuzu._engine.model_copy import evaluation_copy
 from yuzu._engine.simplify import simplify
 
 # Results of these depend on their first argument's shape alone.
-SHAPE_ONLY = {"aten.zeros_like", "aten.ones_like", "aten.full_like", "aten.new_zeros", "aten.new_ones", "aten.new_full", "aten.sym_size"}
+SHAPE_ONLY = {
+    "aten.zeros_like",
+    "aten.ones_like",
+    "aten.full_like",
+    "aten.new_zeros",
+    "aten.new_ones",
+    "aten.new_full",
+    "aten.sym_size",
+}
 # What these return is drawn anew at each call: no two runs agree, so there is nothing to be exact about.
-RANDOM = {"aten.rand", "aten.randn", "aten.rand_like", "aten.randn_like", "aten.bernoulli", "aten.randint", "aten.randperm", "aten.normal"}
+RANDOM = {
+    "aten.rand",
+    "aten.randn",
+    "aten.rand_like",
+    "aten.randn_like",
+    "aten.bernoulli",
+    "aten.randint",
+    "aten.randperm",
+    "aten.normal",
+}
 EXAMPLE_BATCH = 3  # not 0 or 1, on which export specialises
 
 
@@ -33,7 +51,9 @@ class CaptureError(Exception):
     """Why a model could not be captured."""
 
 
-def capture(model: torch.nn.Module, shape: tuple[int, int], args: tuple[torch.Tensor, ...], dtype: torch.dtype) -> Graph:
+def capture(
+    model: torch.nn.Module, shape: tuple[int, int], args: tuple[torch.Tensor, ...], dtype: torch.dtype
+) -> Graph:
     """Capture ``model`` for sequences of ``shape`` ``(C, L)`` and more inputs like ``args``.
 
     Raises
@@ -52,7 +72,12 @@ def capture(model: torch.nn.Module, shape: tuple[int, int], args: tuple[torch.Te
         reason = _first_line(error)
     try:
         if not rest and _forward_is_children_in_order(twin, X):
-            return _exported(torch.nn.Sequential(*twin.children()), (X,), "children", names=[n for n, _ in twin.named_children()])
+            return _exported(
+                torch.nn.Sequential(*twin.children()),
+                (X,),
+                "children",
+                names=[n for n, _ in twin.named_children()],
+            )
     except Exception as error:
         reason = f"{reason}; children in order: {_first_line(error)}"
     raise CaptureError(reason)
@@ -66,7 +91,9 @@ def _first_line(error: BaseException) -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep what torch.export prints to itself: the user gets one warning, with the reason, from us."""
-    loggers = [logging.getLogger(name) for name in ("torch", "torch.fx", "torch._dynamo", "torch.export", "torch._export")]
+    loggers = [
+        logging.getLogger(name) for name in ("torch", "torch.fx", "torch._dynamo", "torch.export", "torch._export")
+    ]
     loggers.append(logging.getLogger("torch.fx.experimental.symbolic_shapes"))
     before = [logger.disabled for logger in loggers]
     for logger in loggers:
@@ -120,7 +147,9 @@ def _exported(
         if isinstance(item, torch.fx.Node):
             return Ref(index[item])
         if isinstance(item, tuple | list):
-            return type(item)(resolve(i) for i in item) if type(item) in (tuple, list) else tuple(resolve(i) for i in item)
+            return (
+                type(item)(resolve(i) for i in item) if type(item) in (tuple, list) else tuple(resolve(i) for i in item)
+            )
         if isinstance(item, dict):
             return {k: resolve(v) for k, v in item.items()}
         if isinstance(item, slice):
@@ -160,14 +189,21 @@ def _exported(
             node.args, node.kwargs = resolve(fx.args), resolve(fx.kwargs)
             if node.op in RANDOM:
                 raise CaptureError(f"forward draws random numbers ({node.op}) in evaluation mode")
-            if not isinstance(fx.target, torch._ops.OpOverload) and fx.target.__module__ not in ("_operator", "builtins", "math", "torch"):
+            if not isinstance(fx.target, torch._ops.OpOverload) and fx.target.__module__ not in (
+                "_operator",
+                "builtins",
+                "math",
+                "torch",
+            ):
                 raise CaptureError(f"the exported model calls {node.op}")
         else:
             raise CaptureError(f"the exported model has a node {fx.op} {fx.target}")
         node.mutated = node.kind == "sequence" or (
             node.kind == "call" and node.op not in SHAPE_ONLY and any(nodes[i].mutated for i in node.inputs)
         )
-        node.batched = node.kind in ("sequence", "extra") or (node.kind == "call" and any(nodes[i].batched for i in node.inputs))
+        node.batched = node.kind in ("sequence", "extra") or (
+            node.kind == "call" and any(nodes[i].batched for i in node.inputs)
+        )
         index[fx] = node.index
         nodes.append(node)
 
@@ -234,18 +270,20 @@ class _Opaque(torch.Tensor):
 
     @staticmethod
     def __new__(cls, inner: torch.Tensor) -> Any:
-        return torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        return torch.Tensor._make_wrapper_subclass(
             cls, inner.shape, dtype=inner.dtype, device=inner.device, strides=inner.stride()
         )
 
+    bare: torch.Tensor
+
     def __init__(self, inner: torch.Tensor) -> None:
-        self.inner = inner
+        self.bare = inner
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         if str(func) in ("aten._local_scalar_dense.default", "aten.equal.default", "aten.is_nonzero.default"):
             raise CaptureError("forward looks at the content of a tensor")
-        bare = pytree.tree_map(lambda t: t.inner if isinstance(t, _Opaque) else t, (args, kwargs or {}))
+        bare = pytree.tree_map(lambda t: t.bare if isinstance(t, _Opaque) else t, (args, kwargs or {}))
         result = func(*bare[0], **bare[1])
         return pytree.tree_map(lambda t: _Opaque(t) if isinstance(t, torch.Tensor) else t, result)
 
@@ -266,5 +304,3 @@ def _forward_is_children_in_order(model: torch.nn.Module, X: torch.Tensor) -> bo
         return recorder.calls
 
     return recorded(model) == recorded(in_order)
-
-

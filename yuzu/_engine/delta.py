@@ -1,7 +1,8 @@
 """What a mutation changes in the value of one node, and how it is moved between windows.
 
-Tensors that hold windows have the axes ``(S, A, w, ...)``: ``S`` sites, ``A`` edits at each, ``w`` positions, then the node's other axes in
-their own order. Positions come before channels, so that neighbouring positions lie side by side in memory and a window is one stretch.
+Tensors that hold windows have the axes ``(S, A, w, ...)``: ``S`` sites, ``A`` edits at each, ``w`` positions,
+then the node's other axes in their own order. Positions come before channels, so that neighbouring positions
+lie side by side in memory and a window is one stretch.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ class Layout:
     Attributes
     ----------
     kind: str
-        ``"constant"``: no batch. ``"rows"``: one row for each sequence along axis 0. ``"windows"``: like rows, and changed by a mutation on
-        a window of positions only. ``"values"``: anything; carried as whole values, in the model's own batch.
+        ``"constant"``: no batch. ``"rows"``: one row for each sequence along axis 0. ``"windows"``: like
+        rows, and changed by a mutation on a window of positions only. ``"values"``: anything; carried as
+        whole values, in the model's own batch.
     axis: int
-        The axis of positions, for windows; its size is ``outer * length * inner`` (after a flatten, the channels lie around the positions).
+        The axis of positions, for windows; its size is ``outer * length * inner`` (after a flatten, the
+        channels lie around the positions).
     length: int
         Number of positions.
     """
@@ -41,7 +44,9 @@ class Layout:
         return self.outer != 1 or self.inner != 1
 
     def position_first(self, value: torch.Tensor) -> torch.Tensor:
-        """``(B, ...)`` with the positions moved to axis 1; an axis of merged channels and positions is taken apart."""
+        """``(B, ...)`` with the positions moved to axis 1; an axis of merged channels and positions is taken
+        apart.
+        """
         if self.composite:
             value = value.unflatten(self.axis, (self.outer, self.length, self.inner))
             return value.movedim(self.axis + 1, 1)
@@ -65,11 +70,12 @@ class Change:
     Attributes
     ----------
     tensor: torch.Tensor
-        ``(S, A, w, ...)`` on ``window``; ``(S, A, ...)`` where ``window`` is None (the whole value). With ``mutant`` the mutants' values, else
-        mutant minus reference. For a node carried as values, the value of the whole batch of ``S * A`` mutants as the operation returned it.
+        ``(S, A, w, ...)`` on ``window``; ``(S, A, ...)`` where ``window`` is None (the whole value). With
+        ``mutant`` the mutants' values, else mutant minus reference. For a node carried as values, the value
+        of the whole batch of ``S * A`` mutants as the operation returned it.
     codes: torch.Tensor or None
-        ``(S, A)`` int64, for the sequence itself when each edit writes one character over another: ``written * (C + 1) + overwritten``, with
-        ``overwritten = C`` where there was none.
+        ``(S, A)`` int64, for the sequence itself when each edit writes one character over another: ``written
+        * (C + 1) + overwritten``, with ``overwritten = C`` where there was none.
     """
 
     tensor: torch.Tensor
@@ -84,7 +90,9 @@ def on_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 def rewindow(tensor: torch.Tensor, old: Window, new: Window, fill: float = 0.0) -> torch.Tensor:
-    """The same differences on other windows; ``fill`` where the old window has no position. Copies only where it must."""
+    """The same differences on other windows; ``fill`` where the old window has no position. Copies only where
+    it must.
+    """
     if new is old or (new.width == old.width and new.start is old.start):
         return tensor
     offset = old.offset_to(new)
@@ -126,10 +134,11 @@ def _gather(tensor: torch.Tensor, old: Window, new: Window, fill: float) -> torc
 def read_windows(
     value: torch.Tensor, window: Window, sequences: np.ndarray, only: int | None, fill: float | None = None
 ) -> torch.Tensor:
-    """``value`` ``(B, L, ...)``, contiguous, on each site's window: ``(S, w, ...)``, a view where the windows are evenly spaced.
+    """``value`` ``(B, L, ...)``, contiguous, on each site's window: ``(S, w, ...)``, a view where the windows
+    are evenly spaced.
 
-    ``only`` is the sequence that all sites lie in, or None. ``fill`` is what positions outside the sequence read as; without it no window
-    may overhang.
+    ``only`` is the sequence that all sites lie in, or None. ``fill`` is what positions outside the sequence
+    read as; without it no window may overhang.
     """
     batch, length = value.shape[:2]
     if batch == 1:
@@ -139,7 +148,9 @@ def read_windows(
         stride = value.stride(1)
         offset = value.storage_offset() + only * value.stride(0) + int(window.start[0]) * stride
         return value.as_strided(
-            (len(window.start), window.width, *value.shape[2:]), (window.step * stride, stride, *value.stride()[2:]), offset
+            (len(window.start), window.width, *value.shape[2:]),
+            (window.step * stride, stride, *value.stride()[2:]),
+            offset,
         )
     device = value.device
 
@@ -160,14 +171,20 @@ def read_windows(
 
 
 def expand(change: Change, length: int, sequences: np.ndarray, reference: torch.Tensor | None = None) -> torch.Tensor:
-    """A windowed change on all ``length`` positions: ``(S, A, length, ...)``, zero (or the reference, for mutants) elsewhere."""
+    """A windowed change on all ``length`` positions: ``(S, A, length, ...)``, zero (or the reference, for
+    mutants) elsewhere.
+    """
     window, tensor = change.window, change.tensor
     assert window is not None
     whole = Window.at(np.zeros(len(window.start), dtype=np.int64), length)
     if not change.mutant:
         return rewindow(tensor, window, whole)
     assert reference is not None
-    result = reference.index_select(0, on_device(sequences, tensor.device)).unsqueeze(1).repeat(1, tensor.shape[1], *[1] * (reference.dim() - 1))
+    result = (
+        reference.index_select(0, on_device(sequences, tensor.device))
+        .unsqueeze(1)
+        .repeat(1, tensor.shape[1], *[1] * (reference.dim() - 1))
+    )
     position = on_device(window.start[:, None] + np.arange(window.width), tensor.device)
     site = torch.arange(len(window.start), device=tensor.device)[:, None]
     # advanced indices around a slice come first: (S, w, A, ...)

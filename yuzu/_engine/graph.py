@@ -1,7 +1,7 @@
 """The model as a list of operations in order.
 
-A `Graph` holds no weights: parameters and buffers are named, and looked up in the model each time it runs, so their current values are
-the ones used.
+A `Graph` holds no weights: parameters and buffers are named, and looked up in the model each time it runs, so
+their current values are the ones used.
 """
 
 from __future__ import annotations
@@ -51,10 +51,12 @@ class Node:
     index: int
         Its place in the graph; arguments refer to smaller indices only.
     kind: str
-        ``"sequence"`` (the mutated input), ``"extra"`` (another input, ``key`` its number), ``"weight"`` (a parameter, buffer or tensor
-        attribute, ``key`` its name in the model), ``"constant"`` (a tensor made while capturing, ``value``), ``"call"``.
+        ``"sequence"`` (the mutated input), ``"extra"`` (another input, ``key`` its number), ``"weight"`` (a
+        parameter, buffer or tensor attribute, ``key`` its name in the model), ``"constant"`` (a tensor made
+        while capturing, ``value``), ``"call"``.
     op: str
-        Canonical name of the operation, such as ``"aten.conv1d"`` (without overload); empty unless ``"call"``.
+        Canonical name of the operation, such as ``"aten.conv1d"`` (without overload); empty unless
+        ``"call"``.
     target: callable
         What computes it.
     args, kwargs:
@@ -62,8 +64,8 @@ class Node:
     layer: str
         The user's own name of the module it comes from; empty for the model's own ``forward``.
     shape: tuple or None
-        Shape of the result, None on the batch's axis, -1 on an axis whose size depends on the batch in another way; None for what is no
-        tensor.
+        Shape of the result, None on the batch's axis, -1 on an axis whose size depends on the batch in
+        another way; None for what is no tensor.
     dtype: torch.dtype or None
         Of the result; None for what is no tensor.
     mutated: bool
@@ -107,8 +109,8 @@ class Node:
 class Graph:
     """Operations in order, the nodes whose values the model returns, and how it packs them.
 
-    ``outputs`` lists a node index, or a constant wrapped in a 1-tuple, for each leaf of the returned container; ``rebuild`` packs a
-    list of leaves.
+    ``outputs`` lists a node index, or a constant wrapped in a 1-tuple, for each leaf of the returned
+    container; ``rebuild`` packs a list of leaves.
     """
 
     nodes: list[Node]
@@ -131,7 +133,8 @@ class Graph:
     def fingerprint(self) -> str:
         """A digest of operations, their integer arguments, shapes and connections.
 
-        Floating point arguments, weights and data types are left out: a precomputation does not depend on them.
+        Floating point arguments, weights and data types are left out: a precomputation does not depend on
+        them.
         """
 
         def plain(item: Any) -> Any:
@@ -147,7 +150,10 @@ class Graph:
                 return ["slice", plain(item.start), plain(item.stop), plain(item.step)]
             return str(item)
 
-        rows = [[n.kind, n.op, str(n.target), plain(n.args), plain(n.kwargs), str(n.key), plain(n.shape)] for n in self.nodes]
+        rows = [
+            [n.kind, n.op, str(n.target), plain(n.args), plain(n.kwargs), str(n.key), plain(n.shape)]
+            for n in self.nodes
+        ]
         text = json.dumps([rows, [str(o) for o in self.outputs], self.container, self.road])
         return hashlib.sha256(text.encode()).hexdigest()
 

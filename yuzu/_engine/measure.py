@@ -1,4 +1,6 @@
-"""Sizes and times: how many sites fit in memory, which way runs each convolution fastest here, and what each layer costs."""
+"""Sizes and times: how many sites fit in memory, which way runs each convolution fastest here, and what each
+layer costs.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ from yuzu._engine.plan import Plan
 from yuzu._engine.run import Run, Sites
 from yuzu._engine.window import Window
 
-CACHE_TARGET = {"cpu": 6 << 20, "cuda": 1 << 30}  # bytes of the largest change of a chunk; tried with half and twice as much
+CACHE_TARGET = {
+    "cpu": 6 << 20,
+    "cuda": 1 << 30,
+}  # bytes of the largest change of a chunk; tried with half and twice as much
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,9 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
     return Memory((4 * largest + standing) * edits * itemsize, 3 * reference * itemsize)
 
 
-def example_sites(plan: Plan, count: int, edits: int, width: int, n_choices: int, length: int, run: Run, seed: int) -> Sites:
+def example_sites(
+    plan: Plan, count: int, edits: int, width: int, n_choices: int, length: int, run: Run, seed: int
+) -> Sites:
     """Random substitutions at ``count`` neighbouring positions in the middle of the sequence."""
     count = min(count, length - width + 1)
     first = max((length - width + 1 - count) // 2, 0)
@@ -62,7 +69,9 @@ def example_sites(plan: Plan, count: int, edits: int, width: int, n_choices: int
 
 
 def _seconds(function: object, device: torch.device, repeats: int, give_up: float = math.inf) -> float:
-    """The least of ``repeats`` times after one call to warm up; stops after the warm-up when that alone shows it is hopeless."""
+    """The least of ``repeats`` times after one call to warm up; stops after the warm-up when that alone shows
+    it is hopeless.
+    """
     best = math.inf
     for i in range(repeats + 1):
         if device.type == "cuda":
@@ -80,7 +89,9 @@ def _seconds(function: object, device: torch.device, repeats: int, give_up: floa
 
 
 def choose_ways(run: Run, sites: Sites, forced: str | None, seed: int) -> dict[int, str]:
-    """The fastest exact way for every convolution on windows, at the size of a chunk; or ``forced`` where it applies."""
+    """The fastest exact way for every convolution on windows, at the size of a chunk; or ``forced`` where it
+    applies.
+    """
     plan = run.plan
     windows = run.set_sites(sites)
     chosen: dict[int, str] = {}
@@ -104,7 +115,9 @@ def choose_ways(run: Run, sites: Sites, forced: str | None, seed: int) -> dict[i
             continue
         weight = run.value(rule.weight)
         kernel = rule.kernel(weight)
-        x = torch.randn(count, edits, window.width, kernel.shape[1] * rule.groups, dtype=dtype, generator=generator).to(run.device)
+        x = torch.randn(count, edits, window.width, kernel.shape[1] * rule.groups, dtype=dtype, generator=generator).to(
+            run.device
+        )
         best = math.inf
         for way in exact:
             call = Call(run, ("measure", node.index), x, window, kernel, [weight], rule.geometry.dilation, rule.groups)
@@ -116,9 +129,16 @@ def choose_ways(run: Run, sites: Sites, forced: str | None, seed: int) -> dict[i
     return chosen
 
 
-def choose_chunk(run: Run, edits: int, n_choices: int, length: int, first: int, most: int, seed: int) -> tuple[int, list[float]]:
-    """Sites carried at once that cost least per site, among some around ``first``; and the seconds of each node at that size."""
-    candidates = sorted({min(max(size, 1), most, length) for size in (first // 2, first, first * 2)})
+def choose_chunk(
+    run: Run, edits: int, n_choices: int, length: int, first: int, most: int, seed: int
+) -> tuple[int, list[float]]:
+    """Sites carried at once that cost least per site, among some around ``first``; and the seconds of each
+    node at that size.
+    """
+    sizes = (
+        (first,) if run.plan.sensing is not None else (first // 2, first, first * 2)
+    )  # each size needs its own coefficients
+    candidates = sorted({min(max(size, 1), most, length) for size in sizes})
     best, best_cost, shares = candidates[0], math.inf, [0.0] * len(run.plan.graph.nodes)
     for size in candidates:
         sites = example_sites(run.plan, size, edits, 1, n_choices, length, run, seed)
@@ -128,4 +148,5 @@ def choose_chunk(run: Run, edits: int, n_choices: int, length: int, first: int, 
             run.seconds = [0.0] * len(run.plan.graph.nodes)
             run.chunk(sites)
             shares, run.seconds = run.seconds, None
-    return best, shares
+    # short sequences: the size was limited by the length, but a chunk may hold several sequences
+    return (min(first, most) if best == length < first else best), shares

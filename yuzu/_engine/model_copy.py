@@ -1,7 +1,8 @@
-"""A stand-in for the user's model, in evaluation mode, that shares its weights; and what tells two versions of a model apart.
+"""A stand-in for the user's model, in evaluation mode, that shares its weights; and what tells two versions
+of a model apart.
 
-Setting flags on the user's model and setting them back is not safe when two threads use it or an error is raised half way, so nothing is
-ever set on it.
+Setting flags on the user's model and setting them back is not safe when two threads use it or an error is
+raised half way, so nothing is ever set on it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import torch
 
 
 def _shared_tensors(model: torch.nn.Module) -> dict[int, Any]:
-    """A deepcopy memo that keeps every tensor of the model shared, except buffers, which a forward pass may write to."""
+    """A deepcopy memo that keeps every tensor of the model shared, except buffers, which a forward pass may
+    write to.
+    """
     memo: dict[int, Any] = {}
 
     def keep(value: Any, depth: int) -> None:
@@ -88,19 +91,26 @@ def _move(twin: torch.nn.Module, device: torch.device | None, dtype: torch.dtype
             if isinstance(value, torch.Tensor):
                 module.__dict__[name] = moved(value)
         if isinstance(module, torch.nn.RNNBase):
-            module._flat_weights = [getattr(module, n) if hasattr(module, n) else None for n in module._flat_weights_names]
+            module._flat_weights = [
+                getattr(module, n) if hasattr(module, n) else None for n in module._flat_weights_names
+            ]
 
 
 def structure_key(model: torch.nn.Module) -> str:
-    """A quick digest of what decides how a model computes: classes, settings, hooks, and shapes and dtypes of its tensors.
+    """A quick digest of what decides how a model computes: classes, settings, hooks, and shapes and dtypes of
+    its tensors.
 
-    It notices an exchanged layer or a changed setting. It does not read weights: training on does not change it.
+    It notices an exchanged layer or a changed setting. It does not read weights: training on does not change
+    it.
     """
 
     def plain(value: Any, depth: int = 0) -> str:
         if isinstance(value, torch.Tensor):
             return f"tensor{tuple(value.shape)}{value.dtype}{value.device.type}"
-        if isinstance(value, bool | int | float | complex | str | bytes | type(None) | torch.dtype | torch.Size | slice | range):
+        if isinstance(
+            value,
+            bool | int | float | complex | str | bytes | type(None) | torch.dtype | torch.Size | slice | range,
+        ):
             return repr(value)
         if isinstance(value, list | tuple | set | frozenset) and depth < 4:
             return f"{type(value).__name__}[{','.join(plain(item, depth + 1) for item in value)}]"
@@ -111,8 +121,14 @@ def structure_key(model: torch.nn.Module) -> str:
 
     digest = hashlib.sha256()
     for name, module in model.named_modules(remove_duplicate=False):
-        settings = {k: v for k, v in module.__dict__.items() if k not in ("training", "_modules", "_flat_weights", "_flat_weight_refs")}
-        digest.update(f"{name}|{type(module).__module__}.{type(module).__qualname__}|{id(type(module).forward)}|".encode())
+        settings = {
+            k: v
+            for k, v in module.__dict__.items()
+            if k not in ("training", "_modules", "_flat_weights", "_flat_weight_refs")
+        }
+        digest.update(
+            f"{name}|{type(module).__module__}.{type(module).__qualname__}|{id(type(module).forward)}|".encode()
+        )
         digest.update(plain(settings).encode())
     return digest.hexdigest()
 

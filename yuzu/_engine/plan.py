@@ -88,7 +88,9 @@ class Plan:
         self.needed = [(0, 0) if n == empty else n for n in needed]
 
     def windows(self, position: np.ndarray, width: int) -> list[Window | None]:
-        """The window of every windowed node for edits of ``width`` positions at ``position``; None for other nodes."""
+        """The window of every windowed node for edits of ``width`` positions at ``position``; None for other
+        nodes.
+        """
         key = position.tobytes() + width.to_bytes(8, "little")
         with self._lock:
             known = self._windows.get(key)

@@ -17,21 +17,26 @@ from yuzu._engine.window import Window
 
 
 class Derived:
-    """Tensors computed from weights, such as a convolution's banded matrix, kept until a weight they come from changes.
+    """Tensors computed from weights, such as a convolution's banded matrix, kept until a weight they come
+    from changes.
 
-    A change is noticed by comparing the weights themselves with a copy, so no way of changing them goes unseen.
+    A change is noticed by comparing the weights themselves with a copy, so no way of changing them goes
+    unseen.
     """
 
     def __init__(self) -> None:
         self._kept: dict[Any, tuple[list[torch.Tensor], Any]] = {}
 
     def get(self, key: Any, sources: Sequence[torch.Tensor], make: Callable[[], Any]) -> Any:
-        """``make()``, or what it gave before for the same ``key`` if all ``sources`` still hold the same numbers."""
+        """``make()``, or what it gave before for the same ``key`` if all ``sources`` still hold the same
+        numbers.
+        """
         kept = self._kept.get(key)
         if kept is not None:
             copies, value = kept
             if len(copies) == len(sources) and all(
-                c.dtype == s.dtype and c.device == s.device and torch.equal(c, s) for c, s in zip(copies, sources, strict=True)
+                c.dtype == s.dtype and c.device == s.device and torch.equal(c, s)
+                for c, s in zip(copies, sources, strict=True)
             ):
                 return value
         value = make()
@@ -124,13 +129,15 @@ class Run:
         self.seconds: list[float] | None = None
         self.keep_all = False  # keep every change to the end, to compare them
 
-    # ---- the reference -------------------------------------------------------------------------------------------------------------
+    #  the reference
 
     def set_reference(self, X: torch.Tensor, args: Sequence[torch.Tensor]) -> Reference:
         """Run the graph on sequences ``(B, C, L)`` and keep each node's value."""
         values: list[Any] = []
         for node in self.plan.graph.nodes:
-            values.append(self._leaf(node, X, args) if node.kind != "call" else evaluate(node, values.__getitem__, self.device))
+            values.append(
+                self._leaf(node, X, args) if node.kind != "call" else evaluate(node, values.__getitem__, self.device)
+            )
         self.reference = Reference(values, X.shape[0])
         return self.reference
 
@@ -146,7 +153,7 @@ class Run:
         dtype = self.weights.dtype
         return value.to(dtype) if dtype is not None and value.is_floating_point() else value
 
-    # ---- what handlers ask -----------------------------------------------------------------------------------------------------------
+    #  what handlers ask
 
     def derived(self, key: Any, sources: Sequence[torch.Tensor], make: Callable[[], Any]) -> Any:
         """Something made from weights; ``sources`` are compared once for each run."""
@@ -195,7 +202,9 @@ class Run:
         return on_device(self.sites.sequence, self.device)
 
     def whole(self, index: int, change: Change | None) -> torch.Tensor:
-        """The change of a node on all of its positions: ``(S, A, ...)`` in the model's layout; zeros where it is None."""
+        """The change of a node on all of its positions: ``(S, A, ...)`` in the model's layout; zeros where it
+        is None.
+        """
         layout = self.plan.layouts[index]
         sites, edits = self.sites.difference.shape[:2]
         if change is None:
@@ -220,10 +229,12 @@ class Run:
         return (self.whole(index, change) + base).flatten(0, 1)
 
     def disposable(self, index: int) -> bool:
-        """Whether a handler may overwrite the change of a node: nothing else reads it, and it shares its memory with nothing."""
+        """Whether a handler may overwrite the change of a node: nothing else reads it, and it shares its
+        memory with nothing.
+        """
         return self._owned[index] and self.plan.readers[index] == 1 and not self.keep_all
 
-    # ---- the walk --------------------------------------------------------------------------------------------------------------------
+    #  the walk
 
     def set_sites(self, sites: Sites) -> list[Window | None]:
         """Make ``sites`` the chunk at hand; the windows of every node."""
@@ -231,7 +242,9 @@ class Run:
         return self.plan.windows(sites.position, sites.width)
 
     def chunk(self, sites: Sites) -> list[Change | None]:
-        """The changes of the graph's outputs, in the order of ``graph.outputs``, for one chunk; None where nothing changes."""
+        """The changes of the graph's outputs, in the order of ``graph.outputs``, for one chunk; None where
+        nothing changes.
+        """
         windows = self.set_sites(sites)
         plan = self.plan
         changes: list[Change | None] = [None] * len(plan.graph.nodes)
@@ -284,7 +297,9 @@ class Run:
             return None
         whole = Window.at(sites.position, sites.width)
         tensor = rewindow(sites.difference, whole, window)
-        codes = sites.codes if sites.width == 1 and window.width == 1 and (window.start == sites.position).all() else None
+        codes = (
+            sites.codes if sites.width == 1 and window.width == 1 and (window.start == sites.position).all() else None
+        )
         return Change(tensor, window, codes=codes)
 
     def _naive(self, node: Node, memo: dict[int, Any]) -> Any:

@@ -1,7 +1,7 @@
 """Rewrites a captured graph to the fewest kinds of operation, without changing a single value.
 
-Copies and no-op slices vanish; ``split``/``unbind`` followed by a pick become slices; an operation of which only the first result is read
-becomes an operation with one result; what nothing reads is dropped.
+Copies and no-op slices vanish; ``split``/``unbind`` followed by a pick become slices; an operation of which
+only the first result is read becomes an operation with one result; what nothing reads is dropped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ import torch
 from yuzu._engine.graph import Node, Ref, map_refs
 
 aten = torch.ops.aten
-COPIES = {"aten.clone", "aten.contiguous", "aten.detach", "aten.alias", "aten.lift_fresh_copy", "aten.dropout", "aten.feature_dropout"}
+COPIES = {
+    "aten.clone",
+    "aten.contiguous",
+    "aten.detach",
+    "aten.alias",
+    "aten.lift_fresh_copy",
+    "aten.dropout",
+    "aten.feature_dropout",
+}
 END = 2**63 - 1
 
 
@@ -98,7 +106,11 @@ def _pick_to_slice(node: Node, source: Node) -> None:
     width = node.shape[axis]
     if width is None or width < 0:
         return
-    node.target, node.op, node.args = aten.slice.Tensor, "aten.slice", (source.args[0], axis, start, start + width)
+    node.target, node.op, node.args = (
+        aten.slice.Tensor,
+        "aten.slice",
+        (source.args[0], axis, start, start + width),
+    )
 
 
 def _without_unread(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[Any]]:
@@ -107,7 +119,7 @@ def _without_unread(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], 
         if node.index in read:
             read.update(node.inputs)
     new: dict[int, int] = {}
-    kept = []
+    kept: list[Node] = []
     for node in nodes:
         if node.index in read or node.kind in ("sequence", "extra"):
             new[node.index] = len(kept)

@@ -1,4 +1,6 @@
-"""Precomputations on disk: safetensors, with everything but arrays as JSON in its header. Reading executes nothing."""
+"""Precomputations on disk: safetensors, with everything but arrays as JSON in its header. Reading executes
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,17 @@ from safetensors.torch import save_file
 from yuzu.errors import PrecomputationError
 
 FORMAT_NAME, FORMAT_VERSION = "yuzu precomputation", 1
-REQUIRED = {"fingerprint": str, "naive_model": (str, type(None)), "naive": dict, "ways": dict, "sites": int, "naive_batch": int, "layers": list,
-            "probes": dict, "alpha": (float, type(None))}  # fmt: skip
+REQUIRED: dict[str, Any] = {
+    "fingerprint": str,
+    "naive_model": (str, type(None)),
+    "naive": dict,
+    "ways": dict,
+    "sites": int,
+    "naive_batch": int,
+    "layers": list,
+    "probes": dict,
+    "alpha": (float, type(None)),
+}
 
 
 def write(path: Path, settings: Any, decisions: dict[str, Any], arrays: dict[str, torch.Tensor]) -> None:
@@ -66,7 +77,8 @@ def read(path: Path) -> tuple[Any, dict[str, Any], dict[str, torch.Tensor]]:
         raise PrecomputationError(f"{path} is a safetensors file but not a Yuzu precomputation; {again}")
     if header.get("version") != str(FORMAT_VERSION):
         raise PrecomputationError(
-            f"{path} has format version {header.get('version')!r}, this version of Yuzu reads {FORMAT_VERSION!r}; {again}"
+            f"{path} has format version {header.get('version')!r}, this version of Yuzu reads {FORMAT_VERSION!r}; "
+            f"{again}"
         )
     try:
         stored = json.loads(header["settings"])
@@ -76,7 +88,11 @@ def read(path: Path) -> tuple[Any, dict[str, Any], dict[str, torch.Tensor]]:
         for key, kind in REQUIRED.items():
             if not isinstance(decisions[key], kind):
                 raise TypeError(f"{key} is a {type(decisions[key]).__name__}")
-        if not hasattr(torch, settings.dtype.removeprefix("torch.")) or decisions["sites"] < 1 or decisions["naive_batch"] < 1:
+        if (
+            not hasattr(torch, settings.dtype.removeprefix("torch."))
+            or decisions["sites"] < 1
+            or decisions["naive_batch"] < 1
+        ):
             raise ValueError("a setting is out of range")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PrecomputationError(f"{path} is a damaged Yuzu precomputation ({error}); {again}") from error

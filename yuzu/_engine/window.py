@@ -1,12 +1,13 @@
 """Which positions of a layer a mutation reaches.
 
-A mutation changes an interval of positions of every layer, ``first[i] <= position < stop[i]`` for site ``i`` (a *site* is one place
-in one sequence at which edits are made; every edit at a site has the same window). All sites of a chunk are carried in one tensor, so
-they get a common ``width``; ``start`` is where the carried window of each site begins. Windows lie inside the positions that the model
-output needs, ``low <= start`` and ``start + width <= high``, so a convolution's zero padding is never taken for a position.
+A mutation changes an interval of positions of every layer, ``first[i] <= position < stop[i]`` for site ``i``
+(a *site* is one place in one sequence at which edits are made; every edit at a site has the same window). All
+sites of a chunk are carried in one tensor, so they get a common ``width``; ``start`` is where the carried
+window of each site begins. Windows lie inside the positions that the model output needs, ``low <= start`` and
+``start + width <= high``, so a convolution's zero padding is never taken for a position.
 
-The arithmetic is integer and exact. With kernel ``k``, stride ``s``, padding ``p`` and dilation ``d`` the output position ``j`` reads the
-inputs ``j*s - p + t*d`` for ``0 <= t < k``.
+The arithmetic is integer and exact. With kernel ``k``, stride ``s``, padding ``p`` and dilation ``d`` the
+output position ``j`` reads the inputs ``j*s - p + t*d`` for ``0 <= t < k``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ Integers = np.ndarray
 
 @dataclass(frozen=True)
 class Geometry:
-    """How an operation reads along positions: ``kernel, stride, padding`` (left), ``dilation`` and both lengths."""
+    """How an operation reads along positions: ``kernel, stride, padding`` (left), ``dilation`` and both
+    lengths.
+    """
 
     kernel: int
     stride: int
@@ -85,7 +88,9 @@ class Window:
 
     @classmethod
     def at(cls, start: Integers, width: int) -> Window:
-        """A window that starts exactly at ``start`` and may overhang the sequence (for reading, not for carrying)."""
+        """A window that starts exactly at ``start`` and may overhang the sequence (for reading, not for
+        carrying).
+        """
         return cls(start, start + width, start, width)
 
     @property
@@ -119,7 +124,9 @@ class Window:
 
 
 def union(windows: list[Window]) -> tuple[Integers, Integers]:
-    """The smallest interval of every site that holds its intervals in all ``windows``; empty ones do not count."""
+    """The smallest interval of every site that holds its intervals in all ``windows``; empty ones do not
+    count.
+    """
     huge = np.iinfo(np.int64).max // 4
     firsts = [np.where(w.stop > w.first, w.first, huge) for w in windows]
     stops = [np.where(w.stop > w.first, w.stop, -huge) for w in windows]

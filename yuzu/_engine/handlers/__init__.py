@@ -1,6 +1,29 @@
 """One module for each family of operations. Importing this package registers all of them."""
 
-from yuzu._engine.handlers import compressed_sensing, convolution, dense, elementwise, merge, pool, reduce, view
+from yuzu._engine.handlers import (
+    compressed_sensing,
+    convolution,
+    dense,
+    elementwise,
+    merge,
+    pool,
+    reduce,
+    view,
+)
 from yuzu._engine.handlers.contract import Rule, View, find_rule, handles, registered
 
-__all__ = ["Rule", "View", "compressed_sensing", "convolution", "dense", "elementwise", "find_rule", "handles", "merge", "pool", "reduce", "registered", "view"]
+__all__ = [
+    "Rule",
+    "View",
+    "compressed_sensing",
+    "convolution",
+    "dense",
+    "elementwise",
+    "find_rule",
+    "handles",
+    "merge",
+    "pool",
+    "reduce",
+    "registered",
+    "view",
+]

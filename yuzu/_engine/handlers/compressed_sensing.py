@@ -1,13 +1,18 @@
-"""Compressed sensing: convolve a few *probes*, sums of many mutants' differences, and decode (Schreiber, Lu and Noble 2022).
+"""Compressed sensing: convolve a few *probes*, sums of many mutants' differences, and decode (Schreiber, Lu
+and Noble 2022).
 
-At an output position only the mutants whose window covers it are nonzero, ``n`` of them at the most, and which ones is known. With a sensing
-matrix ``Phi`` (probes x mutants) the probes' convolutions at a position are ``y = Phi_sub d``, with the columns of ``Phi_sub`` those of the
-nonzero mutants and ``d`` their wanted differences.
+At an output position only the mutants whose window covers it are nonzero, ``n`` of them at the most, and
+which ones is known. With a sensing matrix ``Phi`` (probes x mutants) the probes' convolutions at a position
+are ``y = Phi_sub d``, with the columns of ``Phi_sub`` those of the nonzero mutants and ``d`` their wanted
+differences.
 
-- `cyclic`: mutant ``m`` goes into probe ``m mod n`` with weight 1. Mutants that share a probe do not overlap, so ``Phi_sub`` is a permutation:
+- `cyclic`: mutant ``m`` goes into probe ``m mod n`` with weight 1. Mutants that share a probe do not overlap,
+  so ``Phi_sub`` is a permutation:
   ``n`` probes, the least possible, decoding is a gather, and the result is exact.
-- `gaussian`: the published method. ``Phi`` is Gaussian with ``alpha * n`` rows, decoding is the least-squares solution
-  ``(Phi_sub^T Phi_sub)^-1 Phi_sub^T y`` with coefficients computed once. Rounding is amplified by the condition of ``Phi_sub``.
+- `gaussian`: the published method. ``Phi`` is Gaussian with ``alpha * n`` rows, decoding is the least-squares
+  solution
+  ``(Phi_sub^T Phi_sub)^-1 Phi_sub^T y`` with coefficients computed once. Rounding is amplified by the
+  condition of ``Phi_sub``.
 """
 
 from __future__ import annotations
@@ -40,7 +45,8 @@ class Slots:
     span: int
         Input positions from the first window's start to the last one's end.
     write, read: torch.Tensor, shape=(S * A * w,) and (S * A * (w + reach),)
-        Where each input position goes in ``(count * span)`` and each output position is found in ``(count * (span + reach))``.
+        Where each input position goes in ``(count * span)`` and each output position is found in ``(count *
+        (span + reach))``.
     mutant: integer array, shape=(count, span + reach)
         Which mutant an output position of a slot belongs to; -1 for none.
     """
@@ -72,7 +78,13 @@ def slots_of(window: Window, edits: int, reach: int, device: torch.device) -> Sl
         mutant = np.full(count * (span + reach), -1, dtype=np.int64)
         index = np.arange(len(start) * edits).reshape(len(start), edits, 1)
         mutant[read.reshape(-1)] = np.broadcast_to(index, read.shape).reshape(-1)
-        return Slots(count, span, on_device(write.reshape(-1), device), on_device(read.reshape(-1), device), mutant.reshape(count, -1))
+        return Slots(
+            count,
+            span,
+            on_device(write.reshape(-1), device),
+            on_device(read.reshape(-1), device),
+            mutant.reshape(count, -1),
+        )
 
     return window.cached(("slots", edits, reach, device), make)
 
@@ -88,7 +100,8 @@ def laid_out(call: Call, slots: Slots) -> torch.Tensor:
 def convolved(call: Call, probes: torch.Tensor) -> torch.Tensor:
     """The convolution of probes ``(P, span, Cin)``: ``(P, span + reach, Cout)``."""
     kernel = call.derived(
-        "windows", lambda: lowered(call.kernel, call.run.precision).unsqueeze(2).contiguous(memory_format=torch.channels_last)
+        "windows",
+        lambda: lowered(call.kernel, call.run.precision).unsqueeze(2).contiguous(memory_format=torch.channels_last),
     )
     return convolve_rows(probes, kernel, call.reach, call.dilation, call.groups)
 
@@ -97,7 +110,11 @@ def cyclic(call: Call) -> torch.Tensor:
     """Exact compressed sensing with the least number of probes."""
     slots = slots_of(call.window, call.x.shape[1], call.reach, call.x.device)
     result = convolved(call, laid_out(call, slots))
-    return result.reshape(-1, result.shape[2]).index_select(0, slots.read).view(-1, call.window.width + call.reach, result.shape[2])
+    return (
+        result.reshape(-1, result.shape[2])
+        .index_select(0, slots.read)
+        .view(-1, call.window.width + call.reach, result.shape[2])
+    )
 
 
 class Sensing:
@@ -120,7 +137,9 @@ class Sensing:
         self._kept: OrderedDict[tuple[str, torch.device], tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def coefficients(self, layer: int, slots: Slots, reach: int, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    def coefficients(
+        self, layer: int, slots: Slots, reach: int, dtype: torch.dtype, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Encoding ``(span, P, count)`` and decoding ``(span + reach, count, P)`` coefficients for slots."""
         pattern = hashlib.sha256(slots.mutant.tobytes()).hexdigest()[:24]
         key = (f"{layer}.{slots.span}.{pattern}.{str(dtype).removeprefix('torch.')}", device)
@@ -136,7 +155,9 @@ class Sensing:
             made = self._make(layer, slots, reach, dtype, device)
         with self._lock:
             self._kept[key] = made
-            while len(self._kept) > 1 and sum(t.nbytes for pair in self._kept.values() for t in pair) > COEFFICIENTS_KEPT:
+            while (
+                len(self._kept) > 1 and sum(t.nbytes for pair in self._kept.values() for t in pair) > COEFFICIENTS_KEPT
+            ):
                 self._kept.popitem(last=False)
         return made
 
@@ -144,9 +165,15 @@ class Sensing:
         """Everything kept, by name, on the CPU."""
         with self._lock:
             kept = list(self._kept.items())
-        return {f"{part}.{name}": t.cpu() for (name, _), pair in kept for part, t in zip(("encode", "decode"), pair, strict=True)}
+        return {
+            f"{part}.{name}": t.cpu()
+            for (name, _), pair in kept
+            for part, t in zip(("encode", "decode"), pair, strict=True)
+        }
 
-    def _make(self, layer: int, slots: Slots, reach: int, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    def _make(
+        self, layer: int, slots: Slots, reach: int, dtype: torch.dtype, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         probes = max(math.ceil(self.alpha * slots.count - 1e-9), 1)
         mutants = int(slots.mutant.max()) + 1
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + layer)
@@ -157,14 +184,18 @@ class Sensing:
         gram = columns @ columns.mT
         gram += torch.diag_embed((~active).double())  # an empty slot decodes to zero
         decode = torch.linalg.solve(gram, columns)
-        # positions with an empty slot would count its eigenvalue of 1; a few of the others tell enough, for eigenvalues are dear
+        # positions with an empty slot would count its eigenvalue of 1; a few of the others tell enough, for
+        # eigenvalues are dear
         full = torch.nonzero(active.all(1)).flatten()
         if len(full):
             some = full[torch.linspace(0, len(full) - 1, min(len(full), CONDITIONS_LOOKED_AT)).long()]
             eigenvalues = torch.linalg.eigvalsh(gram[some])
-            self.condition = max(self.condition, float((eigenvalues[:, -1] / eigenvalues[:, 0].clamp(min=1e-300)).max().sqrt()))
+            self.condition = max(
+                self.condition, float((eigenvalues[:, -1] / eigenvalues[:, 0].clamp(min=1e-300)).max().sqrt())
+            )
         self.probes[str(layer)] = max(self.probes.get(str(layer), 0), probes)
-        # the input position i of a slot lies at the output positions i .. i + reach; its mutant is the one at any of them inside its window
+        # the input position i of a slot lies at the output positions i .. i + reach; its mutant is the one at
+        # any of them inside its window
         first = self._input_mutants(slots, reach)
         encode = (matrix[first.clamp(min=0)] * (first >= 0)[:, :, None]).movedim(1, 0).mT  # (span, P, count)
         return encode.to(device, dtype).contiguous(), decode.to(device, dtype).contiguous()

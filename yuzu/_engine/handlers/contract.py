@@ -1,8 +1,8 @@
 """The contract between an operation's handler and the engine, and the registry of handlers.
 
-A handler is a function decorated with `handles`. It looks at one node, once, and returns a `Rule` for it, or a sentence that says why
-not; then the node runs naively. The law that every rule obeys, and that one test checks for all of them: for an input that changes only
-on a window,
+A handler is a function decorated with `handles`. It looks at one node, once, and returns a `Rule` for it, or
+a sentence that says why not; then the node runs naively. The law that every rule obeys, and that one test
+checks for all of them: for an input that changes only on a window,
 
     rule.run(reference, change) == operation(reference + change) - operation(reference)
 
@@ -67,6 +67,15 @@ class View:
         """Number of axes of the result."""
         return len(self.node.shape or ())
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the result, -1 for the batch."""
+        return tuple(-1 if size is None else size for size in self.node.shape or ())
+
+    def shape_of(self, ref: Any) -> tuple[int, ...]:
+        """Shape of an argument, -1 for the batch."""
+        return tuple(-1 if size is None else size for size in self.source(ref).shape or ())
+
 
 class Rule:
     """How the change of one node follows from the changes of the nodes it reads.
@@ -94,17 +103,23 @@ class Rule:
         self.source_layouts = [view.layouts[i] for i in self.sources]
 
     def window(self, windows: Spans) -> tuple[Integers, Integers]:
-        """First and stop of what each site reaches in the result, from the windows of the sources (None: not changed)."""
+        """First and stop of what each site reaches in the result, from the windows of the sources (None: not
+        changed).
+        """
         return union([w for w in windows if w is not None])
 
     def needed(self, low: int, high: int) -> list[tuple[int, int]]:
-        """The positions of each source that the positions ``[low, high)`` of the result depend on (all of them, for a whole result)."""
+        """The positions of each source that the positions ``[low, high)`` of the result depend on (all of
+        them, for a whole result).
+        """
         if self.layout.kind == "windows":
             return [(low, high) for _ in self.sources]
         return [(0, layout.length) for layout in self.source_layouts]
 
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
-        """The change of the result: ``(S, A, w, ...)`` on ``window``, or the whole ``(S, A, ...)`` for a layout of rows."""
+        """The change of the result: ``(S, A, w, ...)`` on ``window``, or the whole ``(S, A, ...)`` for a
+        layout of rows.
+        """
         raise NotImplementedError
 
     def detail(self) -> str:
@@ -120,7 +135,8 @@ _READS_SIZES: set[str] = set()
 
 
 def handles(*operations: str, reads_sizes: bool = False) -> Callable[[Handler], Handler]:
-    """Register a handler for operations, by the names that ``Precomputation.summary()`` shows, such as ``"aten.conv1d"``.
+    """Register a handler for operations, by the names that ``Precomputation.summary()`` shows, such as
+    ``"aten.conv1d"``.
 
     ``reads_sizes`` says that the handler copes with arguments that are computed from the size of the batch.
     """
@@ -164,4 +180,14 @@ def spatial_axis(layout: Layout) -> int | None:
     return layout.axis if layout.kind == "windows" and not layout.composite else None
 
 
-__all__ = ["CONSTANT", "ROWS", "Handler", "Rule", "View", "find_rule", "handles", "registered", "spatial_axis"]
+__all__ = [
+    "CONSTANT",
+    "ROWS",
+    "Handler",
+    "Rule",
+    "View",
+    "find_rule",
+    "handles",
+    "registered",
+    "spatial_axis",
+]

@@ -1,7 +1,9 @@
-"""Convolution: linear, so the difference of the result is the convolution of the difference, without the bias.
+"""Convolution: linear, so the difference of the result is the convolution of the difference, without the
+bias.
 
-An output position ``j`` reads the inputs ``j*s - p + t*d``. Exact for every stride, padding, dilation and grouping. With stride 1 one of the
-ways of `convolution_ways` and `compressed_sensing` is used; with a larger stride the windows are first aligned to it.
+An output position ``j`` reads the inputs ``j*s - p + t*d``. Exact for every stride, padding, dilation and
+grouping. With stride 1 one of the ways of `convolution_ways` and `compressed_sensing` is used; with a larger
+stride the windows are first aligned to it.
 """
 
 from __future__ import annotations
@@ -73,7 +75,10 @@ class Convolution(Rule):
             start, width = window.start, window.width
             read = window.cached(
                 ("strided", self.node.index),
-                lambda: Window.at(start * geometry.stride - geometry.padding, (width - 1) * geometry.stride + geometry.reach + 1),
+                lambda: Window.at(
+                    start * geometry.stride - geometry.padding,
+                    (width - 1) * geometry.stride + geometry.reach + 1,
+                ),
             )
             aligned = rewindow(x, change.window, read).reshape(sites * edits, read.width, -1)
             prepared = run.derived(
@@ -92,7 +97,11 @@ class Convolution(Rule):
     def detail(self) -> str:
         g = self.geometry
         settings = [f"kernel {g.kernel}"]
-        settings += [f"{name} {value}" for name, value in (("stride", g.stride), ("dilation", g.dilation), ("groups", self.groups)) if value != 1]
+        settings += [
+            f"{name} {value}"
+            for name, value in (("stride", g.stride), ("dilation", g.dilation), ("groups", self.groups))
+            if value != 1
+        ]
         return ", ".join(settings)
 
 
@@ -109,7 +118,10 @@ class LinearRows(Rule):
         source = self.sources[0]
         whole = run.whole(source, changes[0])
         rows = whole.flatten(0, 1)
-        args = [rows if isinstance(a, Ref) and a.index == source else run.value(a.index) if isinstance(a, Ref) else a for a in self.node.args]
+        args = [
+            rows if isinstance(a, Ref) and a.index == source else run.value(a.index) if isinstance(a, Ref) else a
+            for a in self.node.args
+        ]
         if self.bias is not None and len(args) > self.bias:
             args[self.bias] = None
         return self.node.target(*args, **self.node.kwargs).unflatten(0, whole.shape[:2])
@@ -133,15 +145,16 @@ def convolution(view: View) -> Rule | str:
         return "the convolution's bias depends on an input"
     layout = view.layout(x)
     spatial = 1 if node.op == "aten.conv1d" else 2
-    if len(view.source(x).shape or ()) != spatial + 2:
+    if len(view.shape_of(x)) != spatial + 2:
         return "the input of the convolution has no batch axis"
     groups = node.argument(6, "groups", 1)
-    stride, padding, dilation = (node.argument(i, n, d) for i, n, d in ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1)))
+    stride, padding, dilation = (
+        node.argument(i, n, d) for i, n, d in ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
+    )
     axis = spatial_axis(layout)
     if axis is None or axis < 2:
         return LinearRows(view, 2)
-    shape = view.source(weight).shape
-    assert shape is not None and node.shape is not None
+    shape = view.shape_of(weight)
     length, kernel = layout.length, shape[axis]
     step, rate = _pair(stride, axis, spatial), _pair(dilation, axis, spatial)
     if isinstance(padding, str):
@@ -152,18 +165,20 @@ def convolution(view: View) -> Rule | str:
     height = None
     if spatial == 2:
         other = 5 - axis
-        height = view.source(x).shape[other]
+        height = view.shape_of(x)[other]
         pad_other = 0 if no_padding or isinstance(padding, str) else _pair(padding, other, spatial)
         if isinstance(padding, str) and padding == "same" and shape[other] != 1:
             return LinearRows(view, 2)
         if shape[other] != height or pad_other != 0 or (height != 1 and groups != 1):
             return LinearRows(view, 2)
-    geometry = Geometry(kernel, step, left, rate, length, node.shape[axis])
-    return Convolution(view, Layout("windows", axis, node.shape[axis]), geometry, groups, height)
+    geometry = Geometry(kernel, step, left, rate, length, view.shape[axis])
+    return Convolution(view, Layout("windows", axis, view.shape[axis]), geometry, groups, height)
 
 
 class TransposedConvolution(Rule):
-    """A transposed convolution: each input writes ``k`` outputs from ``i*s - p`` on. Run on the windows without padding, then cut."""
+    """A transposed convolution: each input writes ``k`` outputs from ``i*s - p`` on. Run on the windows
+    without padding, then cut.
+    """
 
     family = "convolution"
 
@@ -193,7 +208,9 @@ class TransposedConvolution(Rule):
         g = self.geometry
         sites, edits = change.tensor.shape[:2]
         x = change.tensor.reshape(sites * edits, change.window.width, -1).permute(0, 2, 1)
-        y = torch.nn.functional.conv_transpose1d(x, run.value(self.weight), None, g.stride, 0, 0, self.groups, g.dilation)
+        y = torch.nn.functional.conv_transpose1d(
+            x, run.value(self.weight), None, g.stride, 0, 0, self.groups, g.dilation
+        )
         result = y.permute(0, 2, 1).unflatten(0, (sites, edits))
         start = change.window.start * g.stride - g.padding
         full = window.cached(("raw", self.node.index), lambda: Window.at(start, result.shape[2]))
@@ -208,16 +225,23 @@ def transposed(view: View) -> Rule | str:
     if view.layout(weight) != CONSTANT or (isinstance(bias, Ref) and view.layout(bias) != CONSTANT):
         return "the convolution's weight depends on an input"
     axis = spatial_axis(view.layout(x))
-    if len(view.source(x).shape or ()) != 3:
+    if len(view.shape_of(x)) != 3:
         return "the input of the convolution has no batch axis"
     if axis != 2:
         return LinearRows(view, 2)
     stride, padding, groups, dilation = (
-        node.argument(3, "stride", 1), node.argument(4, "padding", 0), node.argument(6, "groups", 1), node.argument(7, "dilation", 1)
-    )  # fmt: skip
-    shape = view.source(weight).shape
-    assert shape is not None and node.shape is not None
-    geometry = Geometry(
-        shape[2], _pair(stride, 2, 1), _pair(padding, 2, 1), _pair(dilation, 2, 1), view.layout(x).length, node.shape[2]
+        node.argument(3, "stride", 1),
+        node.argument(4, "padding", 0),
+        node.argument(6, "groups", 1),
+        node.argument(7, "dilation", 1),
     )
-    return TransposedConvolution(view, Layout("windows", 2, node.shape[2]), geometry, groups)
+    shape = view.shape_of(weight)
+    geometry = Geometry(
+        shape[2],
+        _pair(stride, 2, 1),
+        _pair(padding, 2, 1),
+        _pair(dilation, 2, 1),
+        view.layout(x).length,
+        view.shape[2],
+    )
+    return TransposedConvolution(view, Layout("windows", 2, view.shape[2]), geometry, groups)

@@ -1,8 +1,9 @@
 """Ways to run a convolution of stride 1 on windows of differences.
 
-Every way is one function ``way(call) -> (S*A, w + reach, Cout)`` with ``reach = (k - 1) * dilation``: the convolution of windows
-``(S*A, w, Cin)``, zero around them, at every output position that they reach. They differ in how the ``w * k * Cin * Cout`` useful
-multiply-adds of a mutant are laid out, and so in how much is spent on zeros and on moving data. ``applies`` says None or why not.
+Every way is one function ``way(call) -> (S*A, w + reach, Cout)`` with ``reach = (k - 1) * dilation``: the
+convolution of windows ``(S*A, w, Cin)``, zero around them, at every output position that they reach. They
+differ in how the ``w * k * Cin * Cout`` useful multiply-adds of a mutant are laid out, and so in how much is
+spent on zeros and on moving data. ``applies`` says None or why not.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ class Call:
 
 
 def product(x: torch.Tensor, weight: torch.Tensor, precision: str, out: torch.Tensor | None = None) -> torch.Tensor:
-    """``x @ weight``, in bfloat16 with float32 results when ``precision`` is ``"medium"``; ``weight`` comes from `lowered`."""
+    """``x @ weight``, in bfloat16 with float32 results when ``precision`` is ``"medium"``; ``weight`` comes
+    from `lowered`.
+    """
     if precision == "medium" and x.dtype == torch.float32:
         result = (x.to(torch.bfloat16) @ weight).float()
         return result if out is None else out.copy_(result)
@@ -82,7 +85,9 @@ def lowered(weight: torch.Tensor, precision: str) -> torch.Tensor:
 
 
 def table(call: Call) -> torch.Tensor:
-    """First layer, one letter written over another: ``W[:, written] - W[:, overwritten]``, reversed along the kernel. No arithmetic."""
+    """First layer, one letter written over another: ``W[:, written] - W[:, overwritten]``, reversed along the
+    kernel. No arithmetic.
+    """
     cout, cin, k = call.kernel.shape
 
     def make() -> torch.Tensor:
@@ -110,15 +115,21 @@ def windows(call: Call) -> torch.Tensor:
     return convolve_rows(x, kernel, call.reach, call.dilation, call.groups)
 
 
-def convolve_rows(x: torch.Tensor, kernel: torch.Tensor, padding: int, dilation: int, groups: int, stride: int = 1) -> torch.Tensor:
-    """Convolve ``(N, w, Cin)`` with a channels-last kernel ``(Cout, Cin / groups, 1, k)``: ``(N, w', Cout)``, contiguous."""
+def convolve_rows(
+    x: torch.Tensor, kernel: torch.Tensor, padding: int, dilation: int, groups: int, stride: int = 1
+) -> torch.Tensor:
+    """Convolve ``(N, w, Cin)`` with a channels-last kernel ``(Cout, Cin / groups, 1, k)``: ``(N, w', Cout)``,
+    contiguous.
+    """
     image = x.to(kernel.dtype).permute(0, 2, 1).unsqueeze(2)
     result = F.conv2d(image, kernel, None, (1, stride), (0, padding), (1, dilation), groups)
     return result.squeeze(2).permute(0, 2, 1).to(x.dtype).contiguous()
 
 
 def banded(call: Call) -> torch.Tensor:
-    """Matrix products of the flattened window with blocks of the banded (Toeplitz) weight, without the corners that are zero."""
+    """Matrix products of the flattened window with blocks of the banded (Toeplitz) weight, without the
+    corners that are zero.
+    """
     x = call.rows()
     n, w, cin = x.shape
     cout, _, k = call.kernel.shape
@@ -147,13 +158,16 @@ def banded(call: Call) -> torch.Tensor:
 
 
 def fold(call: Call) -> torch.Tensor:
-    """One product with all taps, then shifted additions: exactly the useful multiply-adds, but ``k`` numbers moved for each."""
+    """One product with all taps, then shifted additions: exactly the useful multiply-adds, but ``k`` numbers
+    moved for each.
+    """
     x = call.rows()
     n, w, cin = x.shape
     cout, _, k = call.kernel.shape
     precision = call.run.precision
     taps = call.derived(
-        "fold", lambda: lowered(call.kernel.flip(2).permute(1, 2, 0).reshape(cin, k * cout), precision).contiguous()
+        "fold",
+        lambda: lowered(call.kernel.flip(2).permute(1, 2, 0).reshape(cin, k * cout), precision).contiguous(),
     )
     parts = product(x.view(n * w, cin), taps, precision).view(n, w, k, cout)
     result = x.new_zeros(n, w + call.reach, cout)

@@ -1,8 +1,8 @@
 """Linear layers.
 
-On channels: the product itself, on the differences. Over positions (after a flatten, or along the last axis): only the window's positions are
-nonzero, so each site's window is multiplied with the matching slice of the weight; sites that share a window share the slice, and the
-slices are read from the weight where it lies.
+On channels: the product itself, on the differences. Over positions (after a flatten, or along the last axis):
+only the window's positions are nonzero, so each site's window is multiplied with the matching slice of the
+weight; sites that share a window share the slice, and the slices are read from the weight where it lies.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class OnChannels(Rule):
 
 
 class OverPositions(Rule):
-    """``x @ W^T`` where ``x``'s last axis holds the positions (with ``outer`` and ``inner`` channels around them)."""
+    """``x @ W^T`` where ``x``'s last axis holds the positions (with ``outer`` and ``inner`` channels around
+    them).
+    """
 
     family = "dense"
 
@@ -69,7 +71,11 @@ class OverPositions(Rule):
         def position_major() -> torch.Tensor:
             """``(out, L * channels)`` with positions slowest."""
             matrix = weight if self.transposed else weight.T
-            matrix = matrix.unflatten(1, (layout.outer, layout.length, layout.inner)).permute(0, 2, 1, 3).reshape(matrix.shape[0], -1)
+            matrix = (
+                matrix.unflatten(1, (layout.outer, layout.length, layout.inner))
+                .permute(0, 2, 1, 3)
+                .reshape(matrix.shape[0], -1)
+            )
             return lowered(matrix, run.precision).contiguous()
 
         as_it_lies = self.transposed and layout.outer == 1 and run.precision != "medium" and weight.is_contiguous()
@@ -90,16 +96,17 @@ class OverPositions(Rule):
 
 
 def _sliced_product(x: torch.Tensor, matrix: torch.Tensor, window: Window, channels: int, run: Run) -> torch.Tensor:
-    """``(S, M, w * channels)`` times the slice of ``matrix`` ``(out, L * channels)`` at each site's window: ``(S, M, out)``."""
+    """``(S, M, w * channels)`` times the slice of ``matrix`` ``(out, L * channels)`` at each site's window:
+    ``(S, M, out)``.
+    """
     depth = x.shape[2]
     lines = matrix.stride(0)
 
-    def groups() -> list[tuple[int, int, int, int, int, torch.Tensor | None]]:
-        """Runs of evenly spaced distinct starts: first site, stop site, first start, step, sites a start, and where they are unequal the
-        table of sites ``(starts, most sites)``."""
+    def groups() -> list[tuple[int, int, int, int, int]]:
+        """Runs of evenly spaced distinct starts: first and stop site, first start, step, and sites a start."""
         starts, first, counts = np.unique(window.start, return_index=True, return_counts=True)
         if not (np.diff(window.start) >= 0).all():  # mirrored windows come in falling order
-            return [(i, i + 1, int(s), 0, 1, None) for i, s in enumerate(window.start)]
+            return [(i, i + 1, int(s), 0, 1) for i, s in enumerate(window.start)]
         found = []
         i = 0
         while i < len(starts):
@@ -108,16 +115,18 @@ def _sliced_product(x: torch.Tensor, matrix: torch.Tensor, window: Window, chann
             while j < len(starts) and counts[j] == counts[i] and starts[j] - starts[j - 1] == step:
                 j += 1
             count = int(counts[i])
-            found.append((int(first[i]), int(first[i]) + count * (j - i), int(starts[i]), step, count, None))
+            found.append((int(first[i]), int(first[i]) + count * (j - i), int(starts[i]), step, count))
             i = j
         return found
 
     precision = run.precision
     results = []
-    for begin, stop, start, step, count, _ in window.cached(("slices",), groups):
+    for begin, stop, start, step, count in window.cached(("slices",), groups):
         number = (stop - begin) // count
         slices = matrix.as_strided(
-            (number, depth, matrix.shape[0]), (step * channels, 1, lines), matrix.storage_offset() + start * channels
+            (number, depth, matrix.shape[0]),
+            (step * channels, 1, lines),
+            matrix.storage_offset() + start * channels,
         )
         rows = x[begin:stop].reshape(number, -1, depth)
         if number == 1:
@@ -151,7 +160,9 @@ def _by_matrix(view: View, x: Ref, weight: int, transposed: bool) -> Rule:
 
 @handles("aten.matmul", "aten.mm", "aten.bmm", "aten.addmm")
 def matrix_product(view: View) -> Rule | str:
-    """By a constant matrix on the right it is a linear layer; otherwise on values, where the batch stays on the first axis."""
+    """By a constant matrix on the right it is a linear layer; otherwise on values, where the batch stays on
+    the first axis.
+    """
     node = view.node
     if node.op == "aten.addmm":
         bias, left, right = node.args[:3]
@@ -164,7 +175,11 @@ def matrix_product(view: View) -> Rule | str:
         return _by_matrix(view, left, right.index, transposed=False)
     for ref, rank in ((left, ranks[0]), (right, ranks[1])):
         batched = view.layout(ref) != CONSTANT
-        if batched and (rank != view.rank or rank < 3) and not (ref is left and rank == 2 and view.layout(right) == CONSTANT):
+        if (
+            batched
+            and (rank != view.rank or rank < 3)
+            and not (ref is left and rank == 2 and view.layout(right) == CONSTANT)
+        ):
             return "the batch is not the first axis of both operands"
         if not batched and rank >= view.rank and rank > 2:
             return "a constant operand has as many axes as the result"
@@ -173,7 +188,9 @@ def matrix_product(view: View) -> Rule | str:
 
 @handles("aten.einsum")
 def einsum(view: View) -> Rule | str:
-    """Local where the position's letter stands in the result and in one operand only; on values where rows stay rows."""
+    """Local where the position's letter stands in the result and in one operand only; on values where rows
+    stay rows.
+    """
     node = view.node
     equation, operands = node.args[0].replace(" ", ""), list(node.args[1])
     if "..." in equation or "->" not in equation or len(node.args) > 2:

@@ -1,7 +1,8 @@
 """Operations that act on each position by itself.
 
-In general ``f(R + D) - f(R)`` on the window. Where a formula gives the difference without subtracting two close numbers it is used, for it
-is more accurate: rectifiers need one comparison, affine operations none of the reference at all, and
+In general ``f(R + D) - f(R)`` on the window. Where a formula gives the difference without subtracting two
+close numbers it is used, for it is more accurate: rectifiers need one comparison, affine operations none of
+the reference at all, and
 
     exp:      e^R (e^D - 1)
     sigmoid:  s (1 - s) q / (1 + s q)    with s = sigmoid(R), q = e^D - 1
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 
 class OnRows(Rule):
-    """Any operation that treats every row of the batch by itself: run on the mutants' whole values, minus the reference's result."""
+    """Any operation that treats every row of the batch by itself: run on the mutants' whole values, minus the
+    reference's result.
+    """
 
     family = "elementwise"
 
@@ -51,8 +54,9 @@ class OnRows(Rule):
 class Local(Rule):
     """The operation itself on windows of the mutants' values, minus the reference's result on the window.
 
-    Right for every operation whose result at a position depends on that position alone, of all its operands. With ``broadcast`` unmutated
-    operands lie on top of the result as broadcasting has it, and are cut to the window; without it they are weights and go in as they are.
+    Right for every operation whose result at a position depends on that position alone, of all its operands.
+    With ``broadcast`` unmutated operands lie on top of the result as broadcasting has it, and are cut to the
+    window; without it they are weights and go in as they are.
     """
 
     family = "elementwise"
@@ -66,7 +70,9 @@ class Local(Rule):
         sites, edits = run.sites.difference.shape[:2]
         values: dict[int, torch.Tensor] = {}
         for source, layout, change in zip(self.sources, self.source_layouts, changes, strict=True):
-            values[source] = self._natural(mutant_on_window(run, source, layout, change, window), layout, (sites, edits))
+            values[source] = self._natural(
+                mutant_on_window(run, source, layout, change, window), layout, (sites, edits)
+            )
 
         def value(ref: Ref) -> Any:
             if ref.index in values:
@@ -110,7 +116,9 @@ def mutant_on_window(run: Run, index: int, layout: Layout, change: Change | None
 def aligned_operand(
     run: Run, index: int, node: Any, layout: Layout, window: Window, grid: tuple[int, int]
 ) -> torch.Tensor | Any:
-    """The value of an unmutated operand, cut to the window where it has positions, to broadcast against ``(S * A, ...)`` rows."""
+    """The value of an unmutated operand, cut to the window where it has positions, to broadcast against ``(S
+    * A, ...)`` rows.
+    """
     value = run.value(index)
     if not isinstance(value, torch.Tensor) or value.dim() == 0:
         return value
@@ -128,7 +136,10 @@ def aligned_operand(
         value, whole = value.unsqueeze(0), Layout("windows", 1, layout.length, layout.outer, layout.inner)
         axis += 1
     elif value.shape[0] != 1:
-        value, whole = value.unsqueeze(0), Layout("windows", axis + 1, layout.length, layout.outer, layout.inner)
+        value, whole = (
+            value.unsqueeze(0),
+            Layout("windows", axis + 1, layout.length, layout.outer, layout.inner),
+        )
         # a leading axis of 1 is the batch's once the operand has the rank of the result
         if value.dim() > rank:
             raise RuntimeError("an operand without a batch has more than one row")
@@ -143,12 +154,14 @@ def read_rows(value: torch.Tensor, window: Window, edits: int) -> torch.Tensor:
     """Rows ``(S * A, L, ...)``, each on its own site's window."""
     from yuzu._engine.delta import on_device
 
-    position = on_device((window.start[:, None] + torch.arange(window.width).numpy()).repeat(edits, axis=0), value.device)
+    position = on_device(
+        (window.start[:, None] + torch.arange(window.width).numpy()).repeat(edits, axis=0), value.device
+    )
     row = torch.arange(value.shape[0], device=value.device)[:, None]
     return value[row, position]
 
 
-# ---- formulas for the difference ----------------------------------------------------------------------------------------------------------
+#  formulas for the difference
 
 
 class Formula(Rule):
@@ -181,7 +194,9 @@ class Formula(Rule):
 
 
 class Rectifier(Rule):
-    """``relu``: ``max(D + min(R, 0), -max(R, 0))``; where the unit is on before and after, the difference passes unrounded."""
+    """``relu``: ``max(D + min(R, 0), -max(R, 0))``; where the unit is on before and after, the difference
+    passes unrounded.
+    """
 
     family = "elementwise"
 
@@ -202,7 +217,9 @@ class Rectifier(Rule):
                 ("below zero", i), lambda: run.reference.position_first(source, layout).clamp(max=0), window
             )
             minus_above = run.made_on_window(
-                ("above zero", i), lambda: run.reference.position_first(source, layout).clamp(min=0).neg_(), window
+                ("above zero", i),
+                lambda: run.reference.position_first(source, layout).clamp(min=0).neg_(),
+                window,
             )
         if run.disposable(source) and difference.dtype == below.dtype:
             difference = difference.add_(below)
@@ -229,7 +246,11 @@ def _tanh(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor, owned: boo
     return _sigmoid(2 * d, before, s, False).mul_(2)
 
 
-FORMULAS: dict[str, Callable[..., torch.Tensor]] = {"aten.exp": _exp, "aten.sigmoid": _sigmoid, "aten.tanh": _tanh}
+FORMULAS: dict[str, Callable[..., torch.Tensor]] = {
+    "aten.exp": _exp,
+    "aten.sigmoid": _sigmoid,
+    "aten.tanh": _tanh,
+}
 
 
 @handles("aten.relu")
@@ -277,14 +298,17 @@ def common_layout(view: View) -> Layout | str:
     first = layouts[0][0]
     if any(layout.kind != "windows" for layout, _ in layouts):
         return ROWS
-    if any((la.axis, la.length, la.outer, la.inner) != (first.axis, first.length, first.outer, first.inner) for la, _ in layouts):
+    if any(
+        (la.axis, la.length, la.outer, la.inner) != (first.axis, first.length, first.outer, first.inner)
+        for la, _ in layouts
+    ):
         return ROWS
     if shape[first.axis] != first.length * first.outer * first.inner:
         return ROWS  # broadcast along the positions
     return first
 
 
-# ---- affine ------------------------------------------------------------------------------------------------------------------------------
+#  affine
 
 
 class Scaled(Rule):
@@ -292,7 +316,13 @@ class Scaled(Rule):
 
     family = "elementwise"
 
-    def __init__(self, view: View, layout: Layout, factor: Callable[[Run], torch.Tensor | float], operand: int | None = None) -> None:
+    def __init__(
+        self,
+        view: View,
+        layout: Layout,
+        factor: Callable[[Run], torch.Tensor | float],
+        operand: int | None = None,
+    ) -> None:
         super().__init__(view, layout)
         self.factor, self.operand = factor, operand
 
@@ -319,7 +349,9 @@ class Scaled(Rule):
 
 def _fits(factor: torch.Tensor, difference: torch.Tensor) -> bool:
     """Whether the product has the difference's own shape and dtype, so that it can be written over it."""
-    return factor.dtype == difference.dtype and torch.broadcast_shapes(factor.shape, difference.shape) == difference.shape
+    return (
+        factor.dtype == difference.dtype and torch.broadcast_shapes(factor.shape, difference.shape) == difference.shape
+    )
 
 
 def aligned_rows(run: Run, operand: int | None, factor: torch.Tensor, node: Any) -> torch.Tensor:
@@ -330,7 +362,9 @@ def aligned_rows(run: Run, operand: int | None, factor: torch.Tensor, node: Any)
     return factor.reshape(*[1] * (rank - factor.dim()), *factor.shape).unsqueeze(1) if factor.dim() else factor
 
 
-def factor_on_window(run: Run, operand: int | None, factor: torch.Tensor, node: Any, layout: Layout, window: Window) -> torch.Tensor:
+def factor_on_window(
+    run: Run, operand: int | None, factor: torch.Tensor, node: Any, layout: Layout, window: Window
+) -> torch.Tensor:
     """An unmutated operand to broadcast against ``(S, A, w, ...)``, cut to the window where it has positions."""
     rank = len(node.shape)
     rows = operand is not None and run.plan.layouts[operand] == ROWS
@@ -378,7 +412,9 @@ def batch_norm(view: View) -> Rule | str:
 
 @handles("aten.mul", "aten.div")
 def product(view: View) -> Rule | str:
-    """By something unmutated: a factor. By another mutated tensor: ``D1 R2 + R1 D2 + D1 D2``. Other quotients: on values."""
+    """By something unmutated: a factor. By another mutated tensor: ``D1 R2 + R1 D2 + D1 D2``. Other
+    quotients: on values.
+    """
     node = view.node
     left, right = node.args[0], node.args[1]
     layout = common_layout(view)
@@ -388,7 +424,9 @@ def product(view: View) -> Rule | str:
         return pointwise(view)
     quotient = node.op == "aten.div"
     if view.mutated(left) and view.mutated(right):
-        return pointwise(view) if quotient or not isinstance(left, Ref) else Product(view, layout, left.index, right.index)
+        return (
+            pointwise(view) if quotient or not isinstance(left, Ref) else Product(view, layout, left.index, right.index)
+        )
     if quotient and view.mutated(right):
         return pointwise(view)
     other = right if view.mutated(left) else left
@@ -440,7 +478,7 @@ def negative(view: View) -> Rule | str:
     return Scaled(view, view.layout(view.node.args[0]), lambda run: -1.0)
 
 
-# ---- along channels ------------------------------------------------------------------------------------------------------------------------
+#  along channels
 
 
 def _axes(value: Any, rank: int) -> list[int]:
@@ -474,7 +512,13 @@ def prelu(view: View) -> Rule | str:
     return Local(view, layout, broadcast=False)
 
 
-@handles("aten.group_norm", "aten.native_group_norm", "aten.instance_norm", "aten.scaled_dot_product_attention", "aten.roll")
+@handles(
+    "aten.group_norm",
+    "aten.native_group_norm",
+    "aten.instance_norm",
+    "aten.scaled_dot_product_attention",
+    "aten.roll",
+)
 def row_by_row(view: View) -> Rule | str:
     """Operations that mix positions but never rows of the batch."""
     node = view.node
@@ -484,7 +528,10 @@ def row_by_row(view: View) -> Rule | str:
         axes = node.argument(2, "dims", [])
         if not axes or 0 in _axes(axes, view.rank):
             return "it moves rows of the batch"
-    if any(view.layout(ref) == CONSTANT and (view.source(ref).shape or ()) and ref != node.args[0] for ref in view.tensors()):
+    if any(
+        view.layout(ref) == CONSTANT and (view.source(ref).shape or ()) and ref != node.args[0]
+        for ref in view.tensors()
+    ):
         if node.op == "aten.scaled_dot_product_attention":
             return "an operand of the attention has no batch axis"
     return OnRows(view, family="whole values")

@@ -1,6 +1,7 @@
 """Where branches meet: sums, and concatenation along any axis.
 
-A sum of differences is the difference of the sum, on the union of the windows; what a mutation does not change adds nothing.
+A sum of differences is the difference of the sum, on the union of the windows; what a mutation does not
+change adds nothing.
 """
 
 from __future__ import annotations
@@ -138,7 +139,10 @@ class Juxtaposition(Rule):
             first, stop = layout.length, 0
             for index, offset in self.parts:
                 if index == source:
-                    first, stop = min(first, max(low - offset, 0)), max(stop, min(high - offset, layout.length))
+                    first, stop = (
+                        min(first, max(low - offset, 0)),
+                        max(stop, min(high - offset, layout.length)),
+                    )
             spans.append((first, stop) if stop > first else (0, 0))
         return spans
 
@@ -171,7 +175,11 @@ def concatenation(view: View) -> Rule | str:
         return "it joins batches"
     if any(view.layout(ref).kind == "constant" for ref in refs):
         return "one part has no batch axis"
-    if any(view.source(ref).dtype != node.dtype for ref in refs) or node.dtype is None or not node.dtype.is_floating_point:
+    if (
+        any(view.source(ref).dtype != node.dtype for ref in refs)
+        or node.dtype is None
+        or not node.dtype.is_floating_point
+    ):
         return "the parts are of different types"
     parts = [ref.index for ref in refs]
     layouts = [view.layout(ref) for ref in refs if view.mutated(ref)]
@@ -220,7 +228,9 @@ class Stack(Rule):
                 place = self.axis - 1 if self.axis < self.layout.axis else self.axis - 2
                 piece = piece.unsqueeze(3 + place)
             pieces.append(piece)
-        dim = self.axis + 1 if window is None else 3 + (self.axis - 1 if self.axis < self.layout.axis else self.axis - 2)
+        dim = (
+            self.axis + 1 if window is None else 3 + (self.axis - 1 if self.axis < self.layout.axis else self.axis - 2)
+        )
         return torch.cat(pieces, dim=dim)
 
 
@@ -233,7 +243,11 @@ def stack(view: View) -> Rule | str:
         return "it joins batches"
     if any(view.layout(ref).kind == "constant" for ref in refs):
         return "one part has no batch axis"
-    if any(view.source(ref).dtype != node.dtype for ref in refs) or node.dtype is None or not node.dtype.is_floating_point:
+    if (
+        any(view.source(ref).dtype != node.dtype for ref in refs)
+        or node.dtype is None
+        or not node.dtype.is_floating_point
+    ):
         return "the parts are of different types"
     parts = [ref.index for ref in refs]
     layouts = [view.layout(ref) for ref in refs if view.mutated(ref)]
@@ -243,8 +257,19 @@ def stack(view: View) -> Rule | str:
     return Stack(view, Layout("windows", first.axis + (axis <= first.axis), first.length), parts, axis)
 
 
-@handles("aten.zeros", "aten.ones", "aten.full", "aten.empty", "aten.zeros_like", "aten.ones_like", "aten.full_like", "aten.new_zeros",
-         "aten.new_ones", "aten.new_full", reads_sizes=True)  # fmt: skip
+@handles(
+    "aten.zeros",
+    "aten.ones",
+    "aten.full",
+    "aten.empty",
+    "aten.zeros_like",
+    "aten.ones_like",
+    "aten.full_like",
+    "aten.new_zeros",
+    "aten.new_ones",
+    "aten.new_full",
+    reads_sizes=True,
+)
 def filled(view: View) -> Rule | str:
     """A constant for each row of the batch."""
     return Rule(view, ROWS)

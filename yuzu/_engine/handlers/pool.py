@@ -1,14 +1,17 @@
 """Pooling over positions, with any stride, overlap, padding, ``ceil_mode`` and dilation.
 
-Maximum, exact: with ``M[j]`` the reference's result and ``E_t[j] = R[j*s - p + t*d] - M[j]``, never positive and ``-inf`` outside the sequence,
+Maximum, exact: with ``M[j]`` the reference's result and ``E_t[j] = R[j*s - p + t*d] - M[j]``, never positive
+and ``-inf`` outside the sequence,
 
     max_t(R + D) - M = max_t(D[j*s - p + t*d] + E_t[j])
 
-so the largest element's own difference comes out unrounded. Average: linear, the sum of the differences over the reference's divisor.
+so the largest element's own difference comes out unrounded. Average: linear, the sum of the differences over
+the reference's divisor.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,7 +26,9 @@ if TYPE_CHECKING:
 
 
 class Pool(Rule):
-    """What maximum and average share: windows aligned to the stride, and the taps that each output position reads."""
+    """What maximum and average share: windows aligned to the stride, and the taps that each output position
+    reads.
+    """
 
     family = "pool"
 
@@ -40,7 +45,9 @@ class Pool(Rule):
         return [self.geometry.inputs_of(low, high)]
 
     def taps(self, change: Change, window: Window) -> list[torch.Tensor]:
-        """The differences that each output position reads, one tensor ``(S, A, w', ...)`` for each place in the kernel."""
+        """The differences that each output position reads, one tensor ``(S, A, w', ...)`` for each place in
+        the kernel.
+        """
         g = self.geometry
         assert change.window is not None
         start = window.start * g.stride - g.padding
@@ -74,7 +81,7 @@ class MaximumPool(Pool):
 
         result: torch.Tensor | None = None
         for t, tap in enumerate(self.taps(change, window)):
-            below = run.made_on_window(("below", self.node.index, t), lambda t=t: below_maximum(t), window)
+            below = run.made_on_window(("below", self.node.index, t), functools.partial(below_maximum, t), window)
             value = tap + below
             result = value if result is None else torch.maximum(result, value, out=result)
         assert result is not None
@@ -84,7 +91,9 @@ class MaximumPool(Pool):
 class AveragePool(Pool):
     """Average over positions; ``divisors`` are those of the reference operation at each output position."""
 
-    def __init__(self, view: View, layout: Layout, geometry: Geometry, count_padding: bool, divisor: int | None) -> None:
+    def __init__(
+        self, view: View, layout: Layout, geometry: Geometry, count_padding: bool, divisor: int | None
+    ) -> None:
         super().__init__(view, layout, geometry)
         g = geometry
         position = torch.arange(g.output_length)[:, None] * g.stride - g.padding + torch.arange(g.kernel)
@@ -108,7 +117,9 @@ class AveragePool(Pool):
             return result.div_(int(self.counts[0]))
         trailing = [1] * (result.dim() - 3)
         counts = run.made_on_window(
-            ("counts", self.node.index), lambda: self.counts.to(run.device, result.dtype).view(1, -1, *trailing), window
+            ("counts", self.node.index),
+            lambda: self.counts.to(run.device, result.dtype).view(1, -1, *trailing),
+            window,
         )
         return result.div_(counts)
 
@@ -120,7 +131,14 @@ def _one(value: Any, axis: int, rank: int) -> int:
     return int(value[0] if len(value) == 1 else value[axis - (rank - len(value))])
 
 
-@handles("aten.max_pool1d", "aten.max_pool2d", "aten.max_pool1d_with_indices", "aten.max_pool2d_with_indices", "aten.avg_pool1d", "aten.avg_pool2d")
+@handles(
+    "aten.max_pool1d",
+    "aten.max_pool2d",
+    "aten.max_pool1d_with_indices",
+    "aten.max_pool2d_with_indices",
+    "aten.avg_pool1d",
+    "aten.avg_pool2d",
+)
 def pool(view: View) -> Rule | str:
     node = view.node
     x = node.args[0]
@@ -141,9 +159,13 @@ def pool(view: View) -> Rule | str:
         other = 5 - axis
         if _one(kernel, other, rank) != 1 or _one(stride, other, rank) != 1 or _one(padding, other, rank) != 0:
             return OnRows(view, ROWS)
-    assert node.shape is not None
     geometry = Geometry(
-        _one(kernel, axis, rank), _one(stride, axis, rank), _one(padding, axis, rank), _one(dilation, axis, rank), layout.length, node.shape[axis]
+        _one(kernel, axis, rank),
+        _one(stride, axis, rank),
+        _one(padding, axis, rank),
+        _one(dilation, axis, rank),
+        layout.length,
+        view.shape[axis],
     )
     out = Layout("windows", axis, geometry.output_length)
     if average:
@@ -160,13 +182,12 @@ def adaptive(view: View) -> Rule | str:
     node = view.node
     layout = view.layout(node.args[0])
     axis = spatial_axis(layout)
-    assert node.shape is not None
     if view.rank != 3:
         return "the input of the pool has no batch axis"
     average = "avg" in node.op
     if axis != 2:
         return OnRows(view, ROWS)
-    size = node.shape[2]
+    size = view.shape[2]
     if size == 1:
         return reduction(view, "mean" if average else "amax", (2,), keepdim=True)
     if layout.length % size:
@@ -206,8 +227,7 @@ class Upsampled(Rule):
 @handles("aten.upsample_nearest1d")
 def upsample(view: View) -> Rule | str:
     layout = view.layout(view.node.args[0])
-    assert view.node.shape is not None
-    size = view.node.shape[2]
+    size = view.shape[2]
     if spatial_axis(layout) != 2 or size % layout.length or view.source(view.node.args[0]).kind == "weight":
         return OnRows(view, ROWS)
     scales = view.node.argument(2, "scales")

@@ -1,11 +1,13 @@
 """Reductions, over positions or over other axes.
 
-Over positions: a sum's difference is the sum of the window's differences. A maximum needs the largest reference value outside the window, from
-running maxima of both ends: with ``M`` the reference's maximum, ``max(max_window(D + (R - M)), max_outside(R) - M)``.
+Over positions: a sum's difference is the sum of the window's differences. A maximum needs the largest
+reference value outside the window, from running maxima of both ends: with ``M`` the reference's maximum,
+``max(max_window(D + (R - M)), max_outside(R) - M)``.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -88,7 +90,7 @@ class MaximumOverPositions(Rule):
         inside = run.made_on_window(("below", self.node.index), below, here)
         largest = (change.tensor * self.sign + inside).amax(2)
         for ends, place in (("before", here.start), ("after", here.start + here.width)):
-            table = run.reference.made((ends, self.node.index), lambda ends=ends: outside(ends))
+            table = run.reference.made((ends, self.node.index), functools.partial(outside, ends))
             index = on_device(place, run.device)
             sequence = run.sequence_index() if table.shape[0] > 1 else torch.zeros_like(index)
             torch.maximum(largest, table[sequence, index].unsqueeze(1), out=largest)
@@ -129,7 +131,17 @@ def reduction(view: View, kind: str, axes: tuple[int, ...], keepdim: bool) -> Ru
     return OnRows(view)
 
 
-@handles("aten.sum", "aten.mean", "aten.amax", "aten.amin", "aten.logsumexp", "aten.var", "aten.std", "aten.prod", "aten.linalg_vector_norm")
+@handles(
+    "aten.sum",
+    "aten.mean",
+    "aten.amax",
+    "aten.amin",
+    "aten.logsumexp",
+    "aten.var",
+    "aten.std",
+    "aten.prod",
+    "aten.linalg_vector_norm",
+)
 def reduce(view: View) -> Rule | str:
     node = view.node
     rank = len(view.source(node.args[0]).shape or ())
@@ -142,7 +154,9 @@ def reduce(view: View) -> Rule | str:
             axes, keepdim = tuple(range(rank)), False
         else:
             axes = _axes(node.argument(1, "dim"), rank)
-            keepdim = node.kwargs.get("keepdim", node.args[-1] if isinstance(node.args[-1], bool) and len(node.args) > 2 else False)
+            keepdim = node.kwargs.get(
+                "keepdim", node.args[-1] if isinstance(node.args[-1], bool) and len(node.args) > 2 else False
+            )
     return reduction(view, kind, axes, bool(keepdim))
 
 

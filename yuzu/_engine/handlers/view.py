@@ -1,4 +1,6 @@
-"""Operations that move numbers without changing them: windows move along, and are copied only where they must be."""
+"""Operations that move numbers without changing them: windows move along, and are copied only where they must
+be.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ END = 2**63 - 1
 
 
 class Rearranged(Rule):
-    """Rows ``(N, ...)`` in the model's layout, rearranged by a function that leaves the axis of positions whole."""
+    """Rows ``(N, ...)`` in the model's layout, rearranged by a function that leaves the axis of positions
+    whole.
+    """
 
     family = "view"
     aliases = True
@@ -72,10 +76,20 @@ def permute(view: View) -> Rule | str:
     return Rearranged(view, layout, lambda rows: rows.permute(order))
 
 
-@handles("aten.unsqueeze", "aten.squeeze", "aten.view", "aten.reshape", "aten._unsafe_view", "aten.flatten", "aten.unflatten",
-         reads_sizes=True)  # fmt: skip
+@handles(
+    "aten.unsqueeze",
+    "aten.squeeze",
+    "aten.view",
+    "aten.reshape",
+    "aten._unsafe_view",
+    "aten.flatten",
+    "aten.unflatten",
+    reads_sizes=True,
+)
 def reshape(view: View) -> Rule | str:
-    """The axis of positions may get company on its axis (then the layout says so), or be split into groups; else values are whole."""
+    """The axis of positions may get company on its axis (then the layout says so), or be split into groups;
+    else values are whole.
+    """
     shape, source = _target(view), view.source(view.node.args[0]).shape
     layout = view.layout(view.node.args[0])
     assert source is not None
@@ -96,13 +110,20 @@ def reshape(view: View) -> Rule | str:
             return Regrouped(view, Layout("windows", axis, length, before // left, after // right), sizes)
     for axis in range(1, len(sizes) - 1):
         groups = sizes[axis]
-        if math.prod(sizes[1:axis]) == before and groups and length % groups == 0 and sizes[axis + 1] == length // groups:
+        if (
+            math.prod(sizes[1:axis]) == before
+            and groups
+            and length % groups == 0
+            and sizes[axis + 1] == length // groups
+        ):
             return Split(view, Layout("windows", axis, groups), length // groups, sizes)
     return rows_view()
 
 
 class Regrouped(Rule):
-    """A reshape that leaves the positions together: with positions first it is a reshape of the other axes alone."""
+    """A reshape that leaves the positions together: with positions first it is a reshape of the other axes
+    alone.
+    """
 
     family = "view"
     aliases = True
@@ -156,7 +177,12 @@ def expand(view: View) -> Rule | str:
         return Rule(view, ROWS)
     if len(shape) != len(source):
         return "it adds an axis before the batch"
-    if not view.node.mutated or layout.kind != "windows" or layout.composite or shape[layout.axis] != source[layout.axis]:
+    if (
+        not view.node.mutated
+        or layout.kind != "windows"
+        or layout.composite
+        or shape[layout.axis] != source[layout.axis]
+    ):
         return Rearranged(view, ROWS, lambda rows: rows.expand(_shape_with(shape, None, rows.shape[0], 0)))
     axis = layout.axis
     return Rearranged(view, layout, lambda rows: rows.expand(_shape_with(shape, axis, rows.shape[0], rows.shape[axis])))
@@ -168,7 +194,13 @@ class Moved(Rule):
     family = "view"
     aliases = True
 
-    def __init__(self, view: View, layout: Layout, geometry: Geometry, rest: Callable[[torch.Tensor], torch.Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        view: View,
+        layout: Layout,
+        geometry: Geometry,
+        rest: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
         super().__init__(view, layout)
         self.geometry, self.rest = geometry, rest
 
@@ -231,7 +263,9 @@ def select(view: View) -> Rule | str:
     if axis == layout.axis:
         return OnePosition(view, place % layout.length)
     return Rearranged(
-        view, Layout("windows", layout.axis - (axis < layout.axis), layout.length), lambda rows: rows.select(axis, place)
+        view,
+        Layout("windows", layout.axis - (axis < layout.axis), layout.length),
+        lambda rows: rows.select(axis, place),
     )
 
 
@@ -311,7 +345,8 @@ class Mirrored(Rule):
         axes = [3 + (a - 1 if a < self.layout.axis else a - 2) for a in self.others]
         tensor = change.tensor.flip([2, *axes])
         mirrored = old.cached(
-            ("mirrored", self.layout.length), lambda: Window.at(self.layout.length - old.start - old.width, old.width)
+            ("mirrored", self.layout.length),
+            lambda: Window.at(self.layout.length - old.start - old.width, old.width),
         )
         return rewindow(tensor, mirrored, window)
 
