@@ -21,6 +21,7 @@ from yuzu._engine.capture import CaptureError, capture
 from yuzu._engine.graph import Graph, Weights
 from yuzu._engine.handlers.compressed_sensing import Sensing
 from yuzu._engine.handlers.convolution import Convolution
+from yuzu._engine.handlers.convolution_ways import WAYS
 from yuzu._engine.model_copy import evaluation_copy, model_dtype, structure_key
 from yuzu._engine.plan import Plan, make_plan
 from yuzu._engine.run import Derived, Run
@@ -216,7 +217,7 @@ def apply_ways(plan: Plan, ways: dict[int, str]) -> None:
     for index, way in ways.items():
         rule = plan.rules[index]
         if isinstance(rule, Convolution):
-            rule.way = way if way in rule.ways() else "windows"
+            rule.way = way if way in WAYS else "windows"
 
 
 class Bound:
@@ -231,6 +232,7 @@ class Bound:
         self.plan, self.device = plan, device
         self.settings, self.decisions = precomputation.settings, precomputation.decisions
         self.derived = Derived()
+        self._finite_plans: dict[tuple[int, ...], Plan] = {}
 
     @property
     def model(self) -> torch.nn.Module:
@@ -238,6 +240,14 @@ class Bound:
         if model is None:
             raise YuzuError("model no longer exists")
         return model
+
+    def plan_without(self, nodes: list[int]) -> Plan:
+        """The plan with some nodes, whose reference is not finite, run naively."""
+        assert self.plan is not None
+        key = tuple(nodes)
+        if key not in self._finite_plans:
+            self._finite_plans[key] = self.plan.without(dict.fromkeys(nodes, "its reference value is infinite or NaN"))
+        return self._finite_plans[key]
 
     def weights(self) -> Weights:
         """The model's weights at their values now."""
@@ -461,7 +471,7 @@ def _decide(
     plan = make_plan(graph, s.precision, naive)
     if verify:
         while True:
-            bad = disagreeing_node(model, plan, X, args, device)
+            bad, why = disagreeing_node(model, plan, X, args, device)
             if bad is None:
                 break
             if bad < 0:
@@ -469,7 +479,7 @@ def _decide(
                 decisions["naive_model"] = reason
                 _warn_naive_model(model, reason)
                 return decisions
-            naive[bad] = "its handler disagreed with naive ISM"
+            naive[bad] = why
             plan = make_plan(graph, s.precision, naive)
     decisions["naive"] = {str(i): r for i, r in naive.items()}
     _warn_naive_layers(plan)

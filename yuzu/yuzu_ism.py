@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from yuzu._engine.run import Run
+from yuzu._engine.run import Reference, Run
 from yuzu.inputs import (
     check_args,
     check_count,
@@ -149,6 +149,7 @@ def run_planned(
 
     scores = Scores(output, len(X), mutations.result_shape, result_dtype(X.dtype))
     run = Run(plan, bound.weights(), bound.derived, device)
+    runs: dict[tuple[int, ...], Run] = {(): run}
     letters = letters_of(X).to(device)
     reachable = plan.reachable(mutations.positions, mutations.width)
     sites_at_once = bound.sites_at_once(mutations)
@@ -157,9 +158,9 @@ def run_planned(
         for first in range(0, len(X), size):
             batch = X[first : first + size]
             x = batch.to(device)
-            reference = run.set_reference(x, tuple(a[first : first + size].to(device) for a in extra))
+            run, reference = start_batch(runs, bound, x, tuple(a[first : first + size].to(device) for a in extra))
             if timings is not None:
-                run.seconds = [0.0] * len(plan.graph.nodes)
+                run.seconds = [0.0] * len(run.plan.graph.nodes)
             outputs = [reference.values[o] if isinstance(o, int) else o[0] for o in plan.graph.outputs]
             leaves = selection.leaves(plan.graph.rebuild(outputs))
             selection.check(leaves, len(batch))
@@ -181,6 +182,21 @@ def run_planned(
                 timings[0].append(kept)
                 timings[1].append([None] * len(kept))
     return scores.packed(selection.spec, lambda r: to_user(r, as_numpy))
+
+
+def start_batch(
+    runs: dict[tuple[int, ...], Run], bound: Bound, x: torch.Tensor, extra: tuple[torch.Tensor, ...]
+) -> tuple[Run, Reference]:
+    """Run the reference; where it is infinite (a mask before a softmax), differences do not exist: values are carried there."""
+    run = runs[()]
+    reference = run.set_reference(x, extra)
+    infinite = tuple(run.infinite())
+    if infinite:
+        if infinite not in runs:
+            runs[infinite] = Run(bound.plan_without(list(infinite)), run.weights, bound.derived, run.device)
+        run = runs[infinite]
+        run.reference = reference
+    return run, reference
 
 
 def differences(

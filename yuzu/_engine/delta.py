@@ -48,7 +48,7 @@ class Layout:
         apart.
         """
         if self.composite:
-            value = value.unflatten(self.axis, (self.outer, self.length, self.inner))
+            value = value.unflatten(self.axis, (self.outer, -1, self.inner))
             return value.movedim(self.axis + 1, 1)
         return value.movedim(self.axis, 1)
 

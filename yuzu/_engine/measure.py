@@ -102,12 +102,12 @@ def choose_ways(run: Run, sites: Sites, forced: str | None, seed: int) -> dict[i
         rule = plan.rules[node.index]
         if not isinstance(rule, Convolution) or not node.mutated or not plan.readers[node.index]:
             continue
-        ways = rule.ways()
+        window: Window | None = windows[rule.sources[0]]
+        ways = rule.ways(window.width if window is not None else 1, sites.difference.element_size())
         if forced is not None:
             rule.way = forced if forced in ways else "windows"
             chosen[node.index] = rule.way
             continue
-        window: Window | None = windows[rule.sources[0]]
         first_layer = plan.graph.nodes[rule.sources[0]].kind == "sequence"
         exact = [way for way in ways if WAYS[way].exact]
         if len(exact) == 1 or window is None or window.width == 0 or first_layer:

@@ -28,6 +28,8 @@ class Plan:
     rules: list of Rule or None
     reasons: dict of int to str
         Why a node runs naively.
+    naive: dict of int to str
+        The nodes that were asked to run naively.
     sensing: Sensing or None
         What the Gaussian way of running a convolution needs.
     needed: list of (int, int)
@@ -40,6 +42,7 @@ class Plan:
     reasons: dict[int, str]
     precision: str = "highest"
     sensing: Sensing | None = None
+    naive: dict[int, str] = field(default_factory=dict)
     needed: list[tuple[int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -86,6 +89,15 @@ class Plan:
             for source, (a, b) in zip(rule.sources, rule.needed(low, high), strict=True):
                 include(source, a, b)
         self.needed = [(0, 0) if n == empty else n for n in needed]
+
+    def without(self, nodes: dict[int, str]) -> Plan:
+        """The same plan with more nodes run naively, for the reasons given."""
+        other = make_plan(self.graph, self.precision, {**self.naive, **nodes})
+        other.sensing = self.sensing
+        for mine, theirs in zip(self.rules, other.rules, strict=True):
+            if mine is not None and theirs is not None and hasattr(mine, "way"):
+                theirs.way = mine.way  # type: ignore[attr-defined]
+        return other
 
     def windows(self, position: np.ndarray, width: int) -> list[Window | None]:
         """The window of every windowed node for edits of ``width`` positions at ``position``; None for other
@@ -170,7 +182,7 @@ def make_plan(
                 layout, rule = found.layout, found
         layouts.append(layout)
         rules.append(rule)
-    return Plan(graph, layouts, rules, reasons, precision)
+    return Plan(graph, layouts, rules, reasons, precision, naive=naive)
 
 
 def _rule_or_reason(graph: Graph, index: int, layouts: list[Layout], naive: dict[int, str]) -> Rule | str:

@@ -127,9 +127,10 @@ class Run:
         self._owned: list[bool] = []
         self._memo: dict[int, Any] = {}
         self.seconds: list[float] | None = None
+        self.at: Node | None = None  # the node being run, to name it when it raises
         self.keep_all = False  # keep every change to the end, to compare them
 
-    #  the reference
+    # ---- the reference
 
     def set_reference(self, X: torch.Tensor, args: Sequence[torch.Tensor]) -> Reference:
         """Run the graph on sequences ``(B, C, L)`` and keep each node's value."""
@@ -153,7 +154,20 @@ class Run:
         dtype = self.weights.dtype
         return value.to(dtype) if dtype is not None and value.is_floating_point() else value
 
-    #  what handlers ask
+    def infinite(self) -> list[int]:
+        """The nodes whose differences would be infinity minus infinity: their reference is not finite everywhere."""
+        nodes = [
+            n.index
+            for n in self.plan.graph.nodes
+            if n.mutated
+            and (n.kind != "call" or self.plan.rules[n.index] is not None)
+            and n.dtype is not None
+            and n.dtype.is_floating_point
+        ]
+        finite = torch.stack([torch.isfinite(self.value(i)).all() for i in nodes]).tolist()
+        return [i for i, good in zip(nodes, finite, strict=True) if not good]
+
+    # ---- what handlers ask
 
     def derived(self, key: Any, sources: Sequence[torch.Tensor], make: Callable[[], Any]) -> Any:
         """Something made from weights; ``sources`` are compared once for each run."""
@@ -234,7 +248,7 @@ class Run:
         """
         return self._owned[index] and self.plan.readers[index] == 1 and not self.keep_all
 
-    #  the walk
+    # ---- the walk
 
     def set_sites(self, sites: Sites) -> list[Window | None]:
         """Make ``sites`` the chunk at hand; the windows of every node."""
@@ -254,6 +268,7 @@ class Run:
             if not node.mutated or not plan.readers[node.index]:
                 continue
             begin = self._tick()
+            self.at = node
             self._step(node, windows, memo)
             for i in () if self.keep_all else plan.last_reads[node.index]:
                 changes[i] = None

@@ -22,18 +22,19 @@ TOLERANCE = {
 
 def disagreeing_node(
     model: torch.nn.Module, plan: Plan, X: torch.Tensor, args: Sequence[torch.Tensor], device: torch.device
-) -> int | None:
-    """The first node whose change is not what running the graph on the mutants gives; -1 if the graph is not
-    the model; else None.
+) -> tuple[int | None, str]:
+    """The first node whose change is not what running the graph on the mutants gives, and in what way it is wrong.
+
+    -1 if the graph is not the model; None if all is well.
     """
-    for dtype in (torch.float64, X.dtype):
-        try:
-            return _compare(model, plan, X, args, device, dtype)
-        except RuntimeError:
-            # a model may insist on its own dtype; anything else comes up again, and is raised, in that
-            if dtype == X.dtype:
-                raise
-    return None
+    try:
+        return _compare(model, plan, X, args, device, torch.float64)
+    except NotInDouble:
+        return _compare(model, plan, X, args, device, X.dtype)
+
+
+class NotInDouble(Exception):
+    """The model does not run in float64: it insists on a dtype of its own."""
 
 
 def _compare(
@@ -43,17 +44,33 @@ def _compare(
     args: Sequence[torch.Tensor],
     device: torch.device,
     dtype: torch.dtype,
-) -> int | None:
-    precision, plan.precision = plan.precision, "highest"
+) -> tuple[int | None, str]:
+    given = plan
+    precision, given.precision = plan.precision, "highest"
     try:
         twin = evaluation_copy(model, device, dtype)
         run = Run(plan, Weights(model, device, dtype), Derived(), device)
         x = X.to(device, dtype)
         rest = [a.to(device, dtype if a.is_floating_point() else None) for a in args]
-        run.set_reference(x, rest)
+        try:
+            run.set_reference(x, rest)
+            twin(x, *rest)
+        except RuntimeError as error:
+            if dtype == X.dtype:
+                raise
+            raise NotInDouble from error
+        infinite = run.infinite()
+        if infinite:
+            plan = plan.without(dict.fromkeys(infinite, ""))
+            reference = run.reference
+            run = Run(plan, Weights(model, device, dtype), Derived(), device)
+            run.reference = reference
         sites = few_sites(x)
-        changes = run.chunk(sites)
-        grid = sites.difference.shape[:2]
+        try:
+            changes = run.chunk(sites)
+        except Exception as error:  # a handler's own error: its layer runs naively, and the warning says so
+            assert run.at is not None
+            return run.at.index, f"its handler raised {type(error).__name__}: {error}"
         mutants = edited_rows(x, sites)
         rows = [a.expand(len(mutants), *a.shape[1:]) for a in rest]
         truth = _leaves_by_rows(twin, mutants, rows)
@@ -64,13 +81,13 @@ def _compare(
             if isinstance(o, int) and graph.nodes[o].shape is not None
         ]
         if len(truth) != len(tensors):
-            return -1
+            return -1, ""
         good = all(_agree(run.whole_value(o), t) for (o, _), t in zip(tensors, truth, strict=True))
         if good:
-            return None
-        return _first_wrong(run, sites, mutants, rows, grid, truth, tensors)
+            return None, ""
+        return _first_wrong(run, sites, mutants, rows, truth, tensors), "its handler disagreed with naive ISM"
     finally:
-        plan.precision = precision
+        given.precision = precision
 
 
 def _leaves_by_rows(twin: torch.nn.Module, X: torch.Tensor, args: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -91,9 +108,12 @@ def _agree(a: Any, b: Any) -> bool:
         return bool(a == b)
     if a.shape != b.shape:
         return False
-    a, b = torch.nan_to_num(a.double()), torch.nan_to_num(b.double())
+    tolerance = TOLERANCE.get(b.dtype, 1e-3)
+    finite = torch.isfinite(b)
+    if not torch.equal(torch.where(finite, 0, a).nan_to_num(nan=0.5), torch.where(finite, 0, b).nan_to_num(nan=0.5)):
+        return False
+    a, b = torch.where(finite, a, 0).double(), torch.where(finite, b, 0).double()
     scale = float(b.abs().max()) if b.numel() else 0.0
-    tolerance = TOLERANCE.get(a.dtype if b.dtype == torch.float64 else torch.float32, 1e-3)
     return bool((a - b).abs().max() <= tolerance * max(scale, 1e-30)) if b.numel() else True
 
 
@@ -102,7 +122,6 @@ def _first_wrong(
     sites: Sites,
     mutants: torch.Tensor,
     rows: list[torch.Tensor],
-    grid: Any,
     truth: list[torch.Tensor],
     tensors: list[Any],
 ) -> int:

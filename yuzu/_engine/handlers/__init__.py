@@ -1,10 +1,12 @@
 """One module for each family of operations. Importing this package registers all of them."""
 
 from yuzu._engine.handlers import (
+    affine,
     compressed_sensing,
     convolution,
     dense,
     elementwise,
+    formulas,
     merge,
     pool,
     reduce,
@@ -15,11 +17,13 @@ from yuzu._engine.handlers.contract import Rule, View, find_rule, handles, regis
 __all__ = [
     "Rule",
     "View",
+    "affine",
     "compressed_sensing",
     "convolution",
     "dense",
     "elementwise",
     "find_rule",
+    "formulas",
     "handles",
     "merge",
     "pool",

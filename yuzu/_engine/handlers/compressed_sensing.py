@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from yuzu._engine.delta import on_device
-from yuzu._engine.handlers.convolution_ways import WAYS, Call, WayEntry, convolve_rows, lowered
+from yuzu._engine.handlers.convolution_ways import WAYS, Call, WayEntry, always, convolve_rows, lowered
 from yuzu._engine.window import Window
 
 COEFFICIENTS_KEPT = 512 << 20  # bytes of decoding coefficients
@@ -222,9 +222,5 @@ def gaussian(call: Call) -> torch.Tensor:
     return flat.index_select(0, slots.read).view(-1, call.window.width + call.reach, result.shape[2])
 
 
-def _always(k: int, groups: int, dilation: int) -> str | None:
-    return None
-
-
-WAYS["cyclic"] = WayEntry(cyclic, _always)
-WAYS["gaussian"] = WayEntry(gaussian, _always, exact=False)
+WAYS["cyclic"] = WayEntry(cyclic, always)
+WAYS["gaussian"] = WayEntry(gaussian, always, exact=False)

@@ -51,6 +51,13 @@ class View:
         """The layout of an argument; constant for what is not a node."""
         return self.layouts[ref.index] if isinstance(ref, Ref) else CONSTANT
 
+    def movable(self, ref: Any) -> Layout:
+        """The layout of an argument whose windows are to be moved: masks and whole numbers are carried as values, and a
+        moved window has none where the old one ended, so they are taken whole."""
+        layout, node = self.layout(ref), self.source(ref)
+        floating = node.dtype is not None and node.dtype.is_floating_point
+        return layout if floating or layout.kind != "windows" or not node.mutated else ROWS
+
     def mutated(self, ref: Any) -> bool:
         """Whether an argument depends on the mutated letters."""
         return isinstance(ref, Ref) and self.graph.nodes[ref.index].mutated

@@ -8,6 +8,7 @@ stride the windows are first aligned to it.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ import torch
 from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, rewindow
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.contract import Rule, Spans, View, handles, spatial_axis
-from yuzu._engine.handlers.convolution_ways import WAYS, Call, convolve_rows, lowered, table
+from yuzu._engine.handlers.convolution_ways import WAYS, Call, Shape, convolve_rows, lowered, table
 from yuzu._engine.window import Geometry, Integers, Window
 
 if TYPE_CHECKING:
@@ -33,14 +34,17 @@ class Convolution(Rule):
         self.weight = view.node.args[1].index
         self.kernel_axis = view.layout(view.node.args[0]).axis
         self.way = "windows"
-        self.channels = view.source(view.node.args[1]).shape
+        out, channels, *kernel = view.shape_of(view.node.args[1])
+        beside = math.prod(kernel) // geometry.kernel
+        self.channels = (channels * groups * beside, out)
 
-    def ways(self) -> list[str]:
-        """The ways that this layer can be run."""
+    def ways(self, width: int, itemsize: int = 4) -> list[str]:
+        """The ways that this layer can be run with windows of a width."""
         if self.geometry.stride != 1:
             return ["windows"]
         g = self.geometry
-        return [name for name, entry in WAYS.items() if entry.applies(g.kernel, self.groups, g.dilation) is None]
+        shape = Shape(width, g.kernel, g.dilation, self.channels[0], self.channels[1], self.groups, itemsize)
+        return [name for name, entry in WAYS.items() if entry.applies(shape) is None]
 
     def window(self, windows: Spans) -> tuple[Integers, Integers]:
         (window,) = windows

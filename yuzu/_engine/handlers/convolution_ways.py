@@ -20,6 +20,8 @@ from yuzu._engine.window import Window
 if TYPE_CHECKING:
     from yuzu._engine.run import Run
 
+BAND_BYTES = 256 << 20  # the largest banded weight that is built
+FEW_CHANNELS = 8  # up to here the folded way keeps positions innermost
 BLOCK = 4  # output positions in one matrix product of the banded way; benchmarks/convolution_ways.py
 
 
@@ -69,10 +71,20 @@ class Call:
         return self.run.derived((self.key, way, shape), self.sources, make)
 
 
-def product(x: torch.Tensor, weight: torch.Tensor, precision: str, out: torch.Tensor | None = None) -> torch.Tensor:
+def product(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    precision: str,
+    out: torch.Tensor | None = None,
+    first_lowered: bool = False,
+) -> torch.Tensor:
     """``x @ weight``, in bfloat16 with float32 results when ``precision`` is ``"medium"``; ``weight`` comes
     from `lowered`.
     """
+    if first_lowered:  # the weight stands on the left
+        weight = weight.to(x.dtype)
+        result = x @ weight
+        return result.float() if x.dtype == torch.bfloat16 else result
     if precision == "medium" and x.dtype == torch.float32:
         result = (x.to(torch.bfloat16) @ weight).float()
         return result if out is None else out.copy_(result)
@@ -158,16 +170,17 @@ def banded(call: Call) -> torch.Tensor:
 
 
 def fold(call: Call) -> torch.Tensor:
-    """One product with all taps, then shifted additions: exactly the useful multiply-adds, but ``k`` numbers
-    moved for each.
+    """One product with all taps, then shifted additions: exactly the useful multiply-adds, but ``k`` numbers moved for
+    each.
     """
     x = call.rows()
     n, w, cin = x.shape
     cout, _, k = call.kernel.shape
     precision = call.run.precision
+    if cout <= FEW_CHANNELS:
+        return _fold_few(call, x)
     taps = call.derived(
-        "fold",
-        lambda: lowered(call.kernel.flip(2).permute(1, 2, 0).reshape(cin, k * cout), precision).contiguous(),
+        "fold", lambda: lowered(call.kernel.flip(2).permute(1, 2, 0).reshape(cin, k * cout), precision).contiguous()
     )
     parts = product(x.view(n * w, cin), taps, precision).view(n, w, k, cout)
     result = x.new_zeros(n, w + call.reach, cout)
@@ -180,7 +193,35 @@ def fold(call: Call) -> torch.Tensor:
     return result
 
 
+def _fold_few(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """With few output channels the parts are laid out ``(k, Cout, N, w)``, so that each addition runs along memory."""
+    n, w, cin = x.shape
+    cout, _, k = call.kernel.shape
+    precision = call.run.precision
+    taps = call.derived(
+        "fold", lambda: lowered(call.kernel.flip(2).permute(2, 0, 1).reshape(k * cout, cin), precision).contiguous()
+    )
+    parts = product(taps, x.view(n * w, cin).T, precision, first_lowered=True).view(k, cout, n, w)
+    result = x.new_zeros(cout, n, w + call.reach)
+    for t in range(k):
+        result[:, :, t * call.dilation : t * call.dilation + w] += parts[t]
+    return result.permute(1, 2, 0).contiguous()
+
+
 Way = Callable[[Call], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes that decide whether a way applies: window width, kernel, channels."""
+
+    width: int
+    kernel: int
+    dilation: int
+    channels_in: int
+    channels_out: int
+    groups: int
+    itemsize: int = 4
 
 
 @dataclass(frozen=True)
@@ -188,20 +229,29 @@ class WayEntry:
     """A way, when it applies (None, or the reason why not), and whether its result is exact."""
 
     run: Way
-    applies: Callable[[int, int, int], str | None]
+    applies: Callable[[Shape], str | None]
     exact: bool = True
 
 
-def _always(k: int, groups: int, dilation: int) -> str | None:
+def always(shape: Shape) -> str | None:
+    """Applies to every convolution of stride 1."""
     return None
 
 
-def _ungrouped(k: int, groups: int, dilation: int) -> str | None:
-    return None if groups == 1 else f"the convolution has {groups} groups"
+def _banded_applies(shape: Shape) -> str | None:
+    if shape.groups != 1:
+        return f"the convolution has {shape.groups} groups"
+    out = shape.width + (shape.kernel - 1) * shape.dilation
+    size = shape.width * shape.channels_in * out * shape.channels_out * shape.itemsize
+    return None if size <= BAND_BYTES else f"the banded weight would take {size >> 20} MB"
+
+
+def _fold_applies(shape: Shape) -> str | None:
+    return None if shape.groups == 1 else f"the convolution has {shape.groups} groups"
 
 
 WAYS: dict[str, WayEntry] = {
-    "windows": WayEntry(windows, _always),
-    "banded": WayEntry(banded, _ungrouped),
-    "fold": WayEntry(fold, _ungrouped),
+    "windows": WayEntry(windows, always),
+    "banded": WayEntry(banded, _banded_applies),
+    "fold": WayEntry(fold, _fold_applies),
 }

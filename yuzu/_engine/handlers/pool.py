@@ -146,7 +146,7 @@ def pool(view: View) -> Rule | str:
     rank = view.rank
     if rank != spatial + 2:
         return "the input of the pool has no batch axis"
-    layout = view.layout(x)
+    layout = view.movable(x)
     axis = spatial_axis(layout)
     if axis is None or axis < 2:
         return OnRows(view, ROWS)
@@ -180,7 +180,7 @@ def adaptive(view: View) -> Rule | str:
     from yuzu._engine.handlers.reduce import reduction
 
     node = view.node
-    layout = view.layout(node.args[0])
+    layout = view.movable(node.args[0])
     axis = spatial_axis(layout)
     if view.rank != 3:
         return "the input of the pool has no batch axis"
@@ -226,7 +226,7 @@ class Upsampled(Rule):
 
 @handles("aten.upsample_nearest1d")
 def upsample(view: View) -> Rule | str:
-    layout = view.layout(view.node.args[0])
+    layout = view.movable(view.node.args[0])
     size = view.shape[2]
     if spatial_axis(layout) != 2 or size % layout.length or view.source(view.node.args[0]).kind == "weight":
         return OnRows(view, ROWS)

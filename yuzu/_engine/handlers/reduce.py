@@ -111,7 +111,8 @@ def reduction(view: View, kind: str, axes: tuple[int, ...], keepdim: bool) -> Ru
     node = view.node
     layout = view.layout(node.args[0])
     source = view.source(node.args[0])
-    linear = kind in ("sum", "mean") and source.dtype == node.dtype
+    floating = node.dtype is not None and node.dtype.is_floating_point
+    linear = kind in ("sum", "mean") and source.dtype == node.dtype and floating
     if not node.mutated or layout.kind != "windows":
         return LinearLocal(view, ROWS) if linear and node.mutated and "adaptive" not in node.op else OnRows(view)
     if layout.axis not in axes:
@@ -120,13 +121,13 @@ def reduction(view: View, kind: str, axes: tuple[int, ...], keepdim: bool) -> Ru
         moved = layout.axis if keepdim else layout.axis - sum(a < layout.axis for a in axes)
         out = Layout("windows", moved, layout.length)
         return LinearLocal(view, out) if linear else Local(view, out, broadcast=False)
-    if linear and not layout.composite:
+    if linear:
         divisor = 1
         if kind == "mean":
             for a in axes:
                 divisor *= int((source.shape or ())[a] or 1)
         return SumOverPositions(view, axes, keepdim, divisor)
-    if kind in ("amax", "amin") and axes == (layout.axis,) and not layout.composite:
+    if kind in ("amax", "amin") and axes == (layout.axis,) and not layout.composite and floating:
         return MaximumOverPositions(view, keepdim, 1 if kind == "amax" else -1)
     return OnRows(view)
 

@@ -70,7 +70,7 @@ def permute(view: View) -> Rule | str:
         return f"there is no handler for {node.op}"
     if order[0] != 0:
         return "it moves the batch axis"
-    layout = view.layout(node.args[0])
+    layout = view.movable(node.args[0])
     if layout.kind == "windows":
         layout = Layout("windows", order.index(layout.axis), layout.length, layout.outer, layout.inner)
     return Rearranged(view, layout, lambda rows: rows.permute(order))
@@ -91,7 +91,7 @@ def reshape(view: View) -> Rule | str:
     else values are whole.
     """
     shape, source = _target(view), view.source(view.node.args[0]).shape
-    layout = view.layout(view.node.args[0])
+    layout = view.movable(view.node.args[0])
     assert source is not None
 
     def rows_view() -> Rule:
@@ -171,9 +171,9 @@ class Split(Rule):
 @handles("aten.expand", reads_sizes=True)
 def expand(view: View) -> Rule | str:
     shape, source = _target(view), view.source(view.node.args[0]).shape
-    layout = view.layout(view.node.args[0])
+    layout = view.movable(view.node.args[0])
     assert source is not None
-    if view.layout(view.node.args[0]).kind == "constant":
+    if view.movable(view.node.args[0]).kind == "constant":
         return Rule(view, ROWS)
     if len(shape) != len(source):
         return "it adds an axis before the batch"
@@ -238,7 +238,7 @@ def crop(view: View) -> Rule | str:
         return "it takes part of the batch"
     if any(isinstance(node.argument(i, n), Ref) for i, n in ((2, "start"), (3, "end"))):
         return "its bounds are computed from the size of the batch"
-    layout = view.layout(node.args[0])
+    layout = view.movable(node.args[0])
     if not view.node.mutated or layout.kind != "windows" or layout.composite:
         return _without_batch_arguments(view)
     if axis != layout.axis:
@@ -257,7 +257,7 @@ def select(view: View) -> Rule | str:
     axis, place = node.args[1] % len(source.shape or ()), node.args[2]
     if axis == 0:
         return "it takes one row of the batch"
-    layout = view.layout(node.args[0])
+    layout = view.movable(node.args[0])
     if not node.mutated or layout.kind != "windows" or layout.composite:
         return _without_batch_arguments(view)
     if axis == layout.axis:
@@ -302,7 +302,7 @@ def pad(view: View) -> Rule | str:
         return OnRows(view, ROWS) if len(sizes) // 2 < view.rank else "it pads the batch"
     if len(sizes) // 2 >= view.rank:
         return "it pads the batch"
-    layout = view.layout(node.args[0])
+    layout = view.movable(node.args[0])
     if not node.mutated or layout.kind != "windows" or layout.composite:
         return Rearranged(view, ROWS, lambda rows: F.pad(rows, sizes))
     place = 2 * (view.rank - 1 - layout.axis)
@@ -357,7 +357,7 @@ def flip(view: View) -> Rule | str:
     axes = [a % view.rank for a in node.args[1]]
     if 0 in axes:
         return "it reverses the batch"
-    layout = view.layout(node.args[0])
+    layout = view.movable(node.args[0])
     if not node.mutated or layout.kind != "windows" or layout.composite:
         return Rearranged(view, ROWS, lambda rows: rows.flip(axes))
     if layout.axis not in axes:
@@ -375,4 +375,4 @@ def convert(view: View) -> Rule | str:
 
         return pointwise(view)
     dtype: Any = node.dtype
-    return Rearranged(view, view.layout(node.args[0]) if node.mutated else ROWS, lambda rows: rows.to(dtype))
+    return Rearranged(view, view.movable(node.args[0]) if node.mutated else ROWS, lambda rows: rows.to(dtype))

@@ -1,0 +1,186 @@
+"""Affine operations and products.
+
+On differences an affine operation is a factor: no reference is needed and nothing is subtracted. The product of two
+mutated tensors is ``(R1 + D1)(R2 + D2) - R1 R2 = D1 R2 + (R1 + D1) D2``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, read_windows, rewindow
+from yuzu._engine.graph import Ref
+from yuzu._engine.handlers.contract import Rule, View, handles
+from yuzu._engine.handlers.elementwise import common_layout, pointwise
+from yuzu._engine.window import Window
+
+if TYPE_CHECKING:
+    from yuzu._engine.run import Run
+
+
+class Scaled(Rule):
+    """A difference times something that a mutation does not change."""
+
+    family = "elementwise"
+
+    def __init__(
+        self,
+        view: View,
+        layout: Layout,
+        factor: Callable[[Run], torch.Tensor | float],
+        operand: int | None = None,
+    ) -> None:
+        super().__init__(view, layout)
+        self.factor, self.operand = factor, operand
+
+    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+        (change,) = changes
+        (source,) = self.sources
+        assert change is not None
+        factor = self.factor(run)
+        if window is None:
+            whole = run.whole(source, change)
+            if isinstance(factor, torch.Tensor) and factor.dim():
+                factor = aligned_rows(run, self.operand, factor, self.node)
+            return whole * factor
+        assert change.window is not None
+        difference = rewindow(change.tensor, change.window, window)
+        if isinstance(factor, torch.Tensor) and factor.dim():
+            factor = factor_on_window(run, self.operand, factor, self.node, self.layout, window)
+        if run.disposable(source) and (not isinstance(factor, torch.Tensor) or _fits(factor, difference)):
+            return difference.mul_(factor)
+        return difference * factor
+
+
+def _fits(factor: torch.Tensor, difference: torch.Tensor) -> bool:
+    """Whether the product has the difference's own shape and dtype, so that it can be written over it."""
+    return (
+        factor.dtype == difference.dtype and torch.broadcast_shapes(factor.shape, difference.shape) == difference.shape
+    )
+
+
+def aligned_rows(run: Run, operand: int | None, factor: torch.Tensor, node: Any) -> torch.Tensor:
+    """An unmutated operand to broadcast against ``(S, A, ...)``."""
+    if operand is not None and run.plan.layouts[operand] == ROWS:
+        return run.of_sites(factor)
+    rank = len(node.shape)
+    return factor.reshape(*[1] * (rank - factor.dim()), *factor.shape).unsqueeze(1) if factor.dim() else factor
+
+
+def factor_on_window(
+    run: Run, operand: int | None, factor: torch.Tensor, node: Any, layout: Layout, window: Window
+) -> torch.Tensor:
+    """An unmutated operand to broadcast against ``(S, A, w, ...)``, cut to the window where it has positions."""
+    rank = len(node.shape)
+    rows = operand is not None and run.plan.layouts[operand] == ROWS
+    value = factor.reshape(*[1] * (rank - factor.dim()), *factor.shape)
+    size = value.shape[layout.axis]
+    if size == 1:
+        first = Layout("windows", layout.axis, 1).position_first(value)
+        if layout.composite:
+            first = first.unsqueeze(layout.axis + 1).unsqueeze(layout.axis + 1)
+        return run.of_sites(first) if rows else first.unsqueeze(1)
+    key = ("factor", node.index, operand)
+    table = run.reference.made(key, lambda: layout.position_first(value).contiguous())
+    only = run.sites.only if rows else 0
+    return read_windows(table, window, run.sites.sequence, only).unsqueeze(1)
+
+
+@handles("aten._native_batch_norm_legit_no_training", "aten.batch_norm", "aten.native_batch_norm")
+def batch_norm(view: View) -> Rule | str:
+    """``(x - mean) / sqrt(variance + eps) * weight + bias``: on differences, a factor for each channel."""
+    node = view.node
+    training_free = node.op == "aten._native_batch_norm_legit_no_training"
+    if not training_free and node.argument(5, "training", True):
+        return "batch normalisation uses the batch's own statistics"
+    weight, variance = node.args[1], node.args[4]
+    eps = node.args[6] if training_free else node.args[7]
+    if any(view.layout(r) != CONSTANT for r in node.args[1:5] if isinstance(r, Ref)) or not isinstance(variance, Ref):
+        return "the statistics of the batch normalisation depend on an input"
+    layout = view.layout(node.args[0]) if node.mutated else ROWS
+    channels = view.rank - 2
+
+    def factor(run: Run) -> torch.Tensor:
+        sources = [run.value(variance.index)] + ([run.value(weight.index)] if isinstance(weight, Ref) else [])
+
+        def make() -> torch.Tensor:
+            scale = torch.rsqrt(sources[0] + eps)
+            scale = scale * sources[1] if len(sources) > 1 else scale
+            return scale.reshape(1, -1, *[1] * channels)
+
+        return run.derived(("batch norm", node.index), sources, make)
+
+    return Scaled(view, layout, factor)
+
+
+@handles("aten.mul", "aten.div")
+def product(view: View) -> Rule | str:
+    """By something unmutated: a factor. By another mutated tensor: ``D1 R2 + R1 D2 + D1 D2``. Other
+    quotients: on values.
+    """
+    node = view.node
+    left, right = node.args[0], node.args[1]
+    layout = common_layout(view)
+    if isinstance(layout, str):
+        return layout
+    if len(node.args) > 2 or node.kwargs:  # rounding modes
+        return pointwise(view)
+    quotient = node.op == "aten.div"
+    if any(view.source(ref).dtype != node.dtype for ref in (left, right) if view.mutated(ref)):
+        return pointwise(view)  # a mask changes by its values, not by differences
+    if view.mutated(left) and view.mutated(right):
+        return (
+            pointwise(view) if quotient or not isinstance(left, Ref) else Product(view, layout, left.index, right.index)
+        )
+    if quotient and view.mutated(right):
+        return pointwise(view)
+    other = right if view.mutated(left) else left
+    mutated = left if view.mutated(left) else right
+    if node.dtype is None or not node.dtype.is_floating_point or not node.mutated:
+        return pointwise(view)
+    if view.source(mutated).dtype != node.dtype or view.source(mutated).shape != node.shape:
+        return pointwise(view)
+
+    def factor(run: Run) -> torch.Tensor | float:
+        value = run.value(other.index) if isinstance(other, Ref) else other
+        return 1 / value if quotient else value
+
+    return Scaled(view, layout, factor, other.index if isinstance(other, Ref) else None)
+
+
+class Product(Rule):
+    """The product of two mutated tensors."""
+
+    family = "merge"
+
+    def __init__(self, view: View, layout: Layout, left: int, right: int) -> None:
+        super().__init__(view, layout)
+        self.left, self.right = left, right
+
+    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+        found = dict(zip(self.sources, changes, strict=True))
+        layouts = dict(zip(self.sources, self.source_layouts, strict=True))
+
+        def parts(index: int) -> tuple[torch.Tensor | None, torch.Tensor]:
+            change = found[index]
+            if window is None:
+                return None if change is None else run.whole(index, change), run.of_sites(run.value(index))
+            if change is None:
+                return None, run.on_window(index, layouts[index], window)
+            assert change.window is not None
+            return rewindow(change.tensor, change.window, window), run.on_window(index, layouts[index], window)
+
+        (d1, r1), (d2, r2) = parts(self.left), parts(self.right)
+        if d1 is None or d2 is None:
+            return d1 * r2 if d1 is not None else r1 * d2  # type: ignore[operator]
+        return d1 * r2 + (r1 + d1) * d2
+
+
+@handles("aten.neg")
+def negative(view: View) -> Rule | str:
+    if not view.node.mutated or view.node.dtype is None or not view.node.dtype.is_floating_point:
+        return pointwise(view)
+    return Scaled(view, view.layout(view.node.args[0]), lambda run: -1.0)
