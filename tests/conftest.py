@@ -1,7 +1,8 @@
-"""Shared fixtures, and the oracle: in-silico saturation mutagenesis by brute force in float64, written without the library.
+"""Shared fixtures, and the oracle: in-silico saturation mutagenesis by brute force, written without the library.
 
-Environment: ``YUZU_TEST_THREADS`` is the number of threads torch may use (default 1). With ``YUZU_TEST_DEVICES=cuda`` the tests on CUDA fail
-where there is no such device, instead of being skipped; with ``YUZU_TEST_DEVICES=cpu`` they are always skipped.
+Environment: ``YUZU_TEST_THREADS`` is the number of threads torch may use (default 1). With ``YUZU_TEST_DEVICES=cuda``
+the tests on CUDA fail where there is no such device, instead of being skipped; with ``YUZU_TEST_DEVICES=cpu`` they are
+always skipped.
 """
 
 import copy
@@ -41,7 +42,7 @@ def sequences(n, length, n_choices=4, seed=0, dtype=torch.float32):
 
 
 def randomized(model, seed=0):
-    """The model with every parameter and buffer drawn anew from a seed, so that no bias or running statistic is zero or one."""
+    """The model with every parameter and buffer drawn anew from a seed: no bias is zero, no running variance one."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
@@ -60,54 +61,68 @@ def randomized(model, seed=0):
     return model
 
 
-def oracle(model, X, *, args=(), func=None, target=None, start=0, end=None, ranges=None, replace_with=None, dtype=torch.float64, device="cpu"):
-    """Run ``model`` on every mutant, one at a time.
+def oracle(
+    model,
+    X,
+    *,
+    args=(),
+    func=None,
+    target=None,
+    start=0,
+    end=None,
+    ranges=None,
+    replace_with=None,
+    dtype=torch.float64,
+    device="cpu",
+    one_by_one=False,
+):
+    """Run ``model`` on every mutant of every sequence: a sequence and its mutants in one batch, or each alone.
 
-    Returns the predictions and the signed deltas, each in the container that the model (after ``func``) returns, and the L2 scores.
-    ``replace_with`` is a ``(C, width)`` tensor here.
+    Returns the predictions and the signed deltas, each in the container that the model (after ``func``) returns, and
+    the L2 scores. ``replace_with`` is a ``(C, width)`` tensor here.
     """
     twin = copy.deepcopy(model).to(device=device, dtype=dtype).eval()
     X = torch.as_tensor(X).to(device=device, dtype=dtype)
     args = [torch.as_tensor(a).to(device) for a in args]
     args = [a.to(dtype) if a.is_floating_point() else a for a in args]
     n, c, length = X.shape
+    if ranges is None and replace_with is None:
+        positions = range(length)[start:end]
+        edits = [(p, p + 1, torch.eye(c)[a][:, None]) for a in range(c) for p in positions]
+        shape = (c, len(positions))
+    else:
+        places = [(p, p + 1) for p in range(length)[start:end]] if ranges is None else ranges
+        given = torch.zeros(c, places[0][1] - places[0][0]) if replace_with is None else replace_with
+        edits = [(first, stop, given) for first, stop in places]
+        shape = (len(places),)
 
-    def run(x, i):
-        y = twin(x, *(a[i : i + 1] for a in args))
-        y = y if func is None else func(y)
-        leaves, spec = pytree.tree_flatten(y)
-        leaves = [leaf[0] if target is None else leaf[0][target] for leaf in leaves]
-        return [leaf.double().cpu() for leaf in leaves], spec
+    def run(rows, i):
+        y = twin(rows, *(a[i : i + 1].expand(len(rows), *a.shape[1:]).clone() for a in args))
+        leaves, spec = pytree.tree_flatten(y if func is None else func(y))
+        leaves = [leaf if target is None else leaf[(slice(None), target)] for leaf in leaves]
+        return [leaf.detach().double().cpu() for leaf in leaves], spec
 
-    predictions, references, shape = [], [], None
+    predictions, deltas = [], []
     with torch.no_grad():
         for i in range(n):
-            x = X[i : i + 1]
-            reference, spec = run(x, i)
-            references.append(reference)
-            if ranges is None and replace_with is None:
-                positions = range(length)[start:end]
-                edits = [(p, 1, torch.eye(c)[a][:, None]) for a in range(c) for p in positions]
-                shape = (n, c, len(positions))
+            rows = X[i : i + 1].repeat(1 + len(edits), 1, 1)  # the first is the reference
+            for row, (first, stop, written) in zip(rows[1:], edits, strict=True):
+                row[:, first:stop] = written.to(row)
+            if one_by_one:
+                found = [run(row[None], i) for row in rows]
+                leaves, spec = [torch.cat(leaf) for leaf in zip(*(f[0] for f in found), strict=True)], found[0][1]
             else:
-                places = [(p, p + 1) for p in range(length)[start:end]] if ranges is None else ranges
-                given = torch.zeros(c, places[0][1] - places[0][0]) if replace_with is None else replace_with
-                edits = [(first, stop - first, given) for first, stop in places]
-                shape = (n, len(places))
-            for first, width, written in edits:
-                mutant = x.clone()
-                mutant[0, :, first : first + width] = written.to(mutant)
-                predictions.append(run(mutant, i)[0])
-    per_sequence = len(predictions) // n
-    leaves = []
-    for k in range(len(references[0])):
-        y = torch.stack([p[k] for p in predictions])
-        r = torch.stack([references[j // per_sequence][k] for j in range(len(predictions))])
-        leaves.append((y.reshape(*shape, *y.shape[1:]), (y - r).reshape(*shape, *y.shape[1:])))
-    prediction = pytree.tree_unflatten([y for y, _ in leaves], spec)
-    delta = pytree.tree_unflatten([d for _, d in leaves], spec)
-    squares = sum(d.reshape(*shape, -1).square().sum(-1) for _, d in leaves)
-    return {"prediction": prediction, "delta": delta, "l2": squares.sqrt()}
+                leaves, spec = run(rows, i)
+            predictions.append([y[1:].reshape(*shape, *y.shape[1:]) for y in leaves])
+            deltas.append([(y[1:] - y[:1]).reshape(*shape, *y.shape[1:]) for y in leaves])
+    prediction = [torch.stack(leaf) for leaf in zip(*predictions, strict=True)]
+    delta = [torch.stack(leaf) for leaf in zip(*deltas, strict=True)]
+    squares = sum(d.reshape(n, *shape, -1).square().sum(-1) for d in delta)
+    return {
+        "prediction": pytree.tree_unflatten(prediction, spec),
+        "delta": pytree.tree_unflatten(delta, spec),
+        "l2": squares.sqrt(),
+    }
 
 
 def errors(result, truth):
@@ -133,7 +148,10 @@ def assert_close(result, truth, tolerance=EXACT, largest=LARGEST):
 
 
 def assert_right(result, model, X, *, output="l2", device="cpu", **kwargs):
-    """The result against brute force in float64: as accurate as float32 brute force or 1e-5, whichever is larger; 1e-10 in float64."""
+    """The result against brute force in float64: within 1e-5, or float32 brute force's own error if that is larger.
+
+    For a float64 model within 1e-10.
+    """
     truth = oracle(model, X, **kwargs)[output]
     assert any(float(t.abs().max()) > 1e-3 for t in pytree.tree_leaves(truth)), "the test is empty: nothing changes"
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)

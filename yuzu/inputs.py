@@ -51,7 +51,7 @@ def check_sequences(
     if isinstance(X, np.ndarray):
         if X.dtype.kind not in "biuf":
             raise YuzuError(f"X_0 must hold numbers, got dtype {X.dtype}")
-        X = torch.from_numpy(np.ascontiguousarray(X))
+        X = _from_numpy(X)
     if X.is_complex():
         raise YuzuError(f"X_0 must hold real numbers, got dtype {X.dtype}")
     if X.dim() != 3:
@@ -68,6 +68,12 @@ def check_sequences(
     return X.to("cpu", dtype)
 
 
+def _from_numpy(array: np.ndarray) -> torch.Tensor:
+    """A tensor of an array; read-only ones (memory-mapped files) are copied, for tensors are always writable."""
+    array = np.ascontiguousarray(array)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
 def check_args(args: Any, n: int | None, name: str = "args") -> tuple[torch.Tensor, ...]:
     """The inputs after the sequence: tensors with the batch on their first axis."""
     if args is None:
@@ -79,7 +85,7 @@ def check_args(args: Any, n: int | None, name: str = "args") -> tuple[torch.Tens
     found = []
     for i, value in enumerate(args):
         if isinstance(value, np.ndarray):
-            value = torch.from_numpy(np.ascontiguousarray(value))
+            value = _from_numpy(value)
         if not isinstance(value, torch.Tensor):
             raise YuzuError(f"{name}[{i}] must be a tensor, got {type(value).__name__}")
         if value.dim() == 0 or value.shape[0] == 0 or (n is not None and value.shape[0] != n):

@@ -272,7 +272,7 @@ class Bound:
     def sites_at_once(self, mutations: Mutations) -> int:
         """How many sites a chunk holds."""
         memory = self.memory(mutations)
-        room = self.settings.max_memory - memory.sequence
+        room = self.settings.max_memory - memory.sequence - memory.weights
         count = int(self.decisions["sites"])
         if mutations.width > 1 or not mutations.substitutions:
             count = count * max(self.settings.n_choices - 1, 1)
@@ -488,12 +488,13 @@ def _decide(
     run.set_reference(X.to(device), tuple(a.to(device) for a in args))
     itemsize, edits = X.element_size(), s.n_choices - 1
     memory = measure.memory_of(plan, s.seq_len, s.n_choices, 1, itemsize, s.n_choices)
-    least = memory.sequence + memory.site
+    least = memory.sequence + memory.site + memory.weights
     if asked_memory is not None and asked_memory < least:
         raise YuzuError(
             f"max_memory={asked_memory} is too little for this model: the least that works is {least} bytes"
         )
-    most = max((s.max_memory - memory.sequence) // max(memory.site, 1), 1)
+    room = s.max_memory - memory.sequence - memory.weights
+    most = max(room // max(memory.site, 1), 1)
     first = max(
         min(
             measure.CACHE_TARGET[device.type if device.type in measure.CACHE_TARGET else "cpu"]
@@ -506,7 +507,9 @@ def _decide(
     sites = measure.example_sites(plan, first, edits, 1, s.n_choices, s.seq_len, run, s.random_state)
     if s.conv == "gaussian":
         plan.sensing = Sensing(s.alpha or 1.0, s.random_state)
-    ways = measure.choose_ways(run, sites, None if s.conv == "auto" else s.conv, s.random_state)
+    ways = measure.choose_ways(run, sites, None if s.conv == "auto" else s.conv, s.random_state, room // 2)
+    memory = measure.memory_of(plan, s.seq_len, s.n_choices, 1, itemsize, s.n_choices)
+    most = max((s.max_memory - memory.sequence - memory.weights) // max(memory.site, 1), 1)
     count, seconds = measure.choose_chunk(run, edits, s.n_choices, s.seq_len, first, most, s.random_state)
     decisions["ways"] = {str(i): w for i, w in ways.items()}
     decisions["sites"] = count
@@ -577,9 +580,9 @@ def terminal_nodes(model: torch.nn.Module, graph: Graph, terminal: tuple[type, .
     found = {}
     for node in graph.nodes:
         path = node.layer.split(".") if node.layer else []
-        owners = [model.get_submodule(".".join(path[: i + 1])) for i in range(len(path))]
+        owners = [model, *(model.get_submodule(".".join(path[: i + 1])) for i in range(len(path)))]
         for owner in owners:
-            if isinstance(owner, terminal):
+            if node.kind == "call" and isinstance(owner, terminal):
                 found[node.index] = f"{type(owner).__name__} is in terminal_layers"
     return found
 

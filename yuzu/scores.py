@@ -36,7 +36,8 @@ class Selection:
     def leaves(self, output: Any) -> list[torch.Tensor]:
         """The tensors that are scored, of the whole output for a batch as the model returns it."""
         if self.func is not None:
-            output = self.func(output)
+            # func may work in place, and some of these values are read again
+            output = self.func(pytree.tree_map(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, output))
         leaves, self.spec = pytree.tree_flatten(output)
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         if not tensors:

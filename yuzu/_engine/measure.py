@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from yuzu._engine.handlers.convolution import Convolution
-from yuzu._engine.handlers.convolution_ways import WAYS, Call
+from yuzu._engine.handlers.convolution_ways import BAND_BYTES, WAYS, Call
+from yuzu._engine.handlers.dense import OverPositions
 from yuzu._engine.plan import Plan
 from yuzu._engine.run import Run, Sites
 from yuzu._engine.window import Window
@@ -25,17 +26,18 @@ CACHE_TARGET = {
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that one site and one sequence take at the peak."""
+    """Bytes that one site and one sequence take at the peak, and the weights that are laid out anew."""
 
     site: int
     sequence: int
+    weights: int
 
 
 def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int, edits: int) -> Memory:
     """An upper estimate from the widest windows of the plan, at the middle of the sequence and at its ends."""
     starts = sorted({0, max(length // 2 - width // 2, 0), max(length - width, 0)})
     windows = plan.windows(np.array(starts), width)
-    largest, standing, reference = n_choices * width, 0, 0
+    largest, standing, reference, weights = n_choices * width, 0, 0, 0
     for node in plan.graph.nodes:
         if node.shape is None or not node.batched:
             continue
@@ -45,10 +47,22 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
             continue
         layout, window = plan.layouts[node.index], windows[node.index]
         size = whole if window is None else whole * window.width // max(layout.length, 1)
+        rule = plan.rules[node.index]
+        if isinstance(rule, Convolution):
+            source = windows[rule.sources[0]]
+            sizes = rule.shape(source.width if source is not None else 1)
+            kernel = sizes.kernel * sizes.channels_in * sizes.channels_out // sizes.groups
+            weights += 2 * kernel  # laid out anew, and a copy to notice changes
+            if rule.way == "banded":
+                weights += sizes.band_bytes // sizes.itemsize
+            if rule.way == "fold":
+                largest = max(largest, sizes.width * sizes.kernel * sizes.channels_out)
+        elif isinstance(rule, OverPositions):
+            weights += 2 * math.prod(plan.graph.nodes[rule.weight].shape or ())  # type: ignore[arg-type]
         largest = max(largest, size)
         if plan.readers[node.index] > 1:
             standing += size
-    return Memory((4 * largest + standing) * edits * itemsize, 3 * reference * itemsize)
+    return Memory((4 * largest + standing) * edits * itemsize, 3 * reference * itemsize, weights * itemsize)
 
 
 def example_sites(
@@ -88,7 +102,7 @@ def _seconds(function: object, device: torch.device, repeats: int, give_up: floa
     return best
 
 
-def choose_ways(run: Run, sites: Sites, forced: str | None, seed: int) -> dict[int, str]:
+def choose_ways(run: Run, sites: Sites, forced: str | None, seed: int, room: int) -> dict[int, str]:
     """The fastest exact way for every convolution on windows, at the size of a chunk; or ``forced`` where it
     applies.
     """
@@ -103,7 +117,8 @@ def choose_ways(run: Run, sites: Sites, forced: str | None, seed: int) -> dict[i
         if not isinstance(rule, Convolution) or not node.mutated or not plan.readers[node.index]:
             continue
         window: Window | None = windows[rule.sources[0]]
-        ways = rule.ways(window.width if window is not None else 1, sites.difference.element_size())
+        width, itemsize = (window.width if window is not None else 1), sites.difference.element_size()
+        ways = rule.ways(width, itemsize, min(room, BAND_BYTES))
         if forced is not None:
             rule.way = forced if forced in ways else "windows"
             chosen[node.index] = rule.way
@@ -125,6 +140,8 @@ def choose_ways(run: Run, sites: Sites, forced: str | None, seed: int) -> dict[i
             if taken < best:
                 best, rule.way = taken, way
         run.forget(("measure", node.index))
+        if rule.way == "banded":
+            room -= rule.shape(width, itemsize).band_bytes
         chosen[node.index] = rule.way
     return chosen
 

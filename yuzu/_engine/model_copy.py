@@ -116,8 +116,17 @@ def structure_key(model: torch.nn.Module) -> str:
             return f"{type(value).__name__}[{','.join(plain(item, depth + 1) for item in value)}]"
         if isinstance(value, dict) and depth < 4:
             return "{" + ",".join(f"{k!r}:{plain(v, depth + 1)}" for k, v in value.items()) + "}"
+        described = f"{type(value).__qualname__}"
+        settings = getattr(value, "__dict__", None)
+        if (
+            isinstance(settings, dict)
+            and depth < 4
+            and not isinstance(value, type | torch.nn.Module)
+            and not callable(value)
+        ):
+            return described + plain(settings, depth + 1)
         # anything else is told apart by its identity: a new object counts as a change
-        return f"{type(value).__qualname__}@{id(value)}"
+        return f"{described}@{id(value)}"
 
     digest = hashlib.sha256()
     for name, module in model.named_modules(remove_duplicate=False):

@@ -43,6 +43,12 @@ class Derived:
         self._kept[key] = ([s.detach().clone() for s in sources], value)
         return value
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything kept, the copies of the weights included."""
+        tensors = torch.utils._pytree.tree_leaves([(copies, value) for copies, value in self._kept.values()])
+        return sum(t.nbytes for t in tensors if isinstance(t, torch.Tensor))
+
     def forget(self, which: Callable[[Any], bool]) -> None:
         """Drop everything whose key satisfies ``which``."""
         for key in [k for k in self._kept if which(k)]:

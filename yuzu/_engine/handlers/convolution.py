@@ -16,7 +16,7 @@ import torch
 from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, rewindow
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.contract import Rule, Spans, View, handles, spatial_axis
-from yuzu._engine.handlers.convolution_ways import WAYS, Call, Shape, convolve_rows, lowered, table
+from yuzu._engine.handlers.convolution_ways import BAND_BYTES, WAYS, Call, Shape, convolve_rows, lowered, table
 from yuzu._engine.window import Geometry, Integers, Window
 
 if TYPE_CHECKING:
@@ -38,12 +38,16 @@ class Convolution(Rule):
         beside = math.prod(kernel) // geometry.kernel
         self.channels = (channels * groups * beside, out)
 
-    def ways(self, width: int, itemsize: int = 4) -> list[str]:
-        """The ways that this layer can be run with windows of a width."""
+    def shape(self, width: int, itemsize: int = 4, room: int = BAND_BYTES) -> Shape:
+        """The sizes that ways ask for."""
+        g = self.geometry
+        return Shape(width, g.kernel, g.dilation, self.channels[0], self.channels[1], self.groups, itemsize, room)
+
+    def ways(self, width: int, itemsize: int = 4, room: int = BAND_BYTES) -> list[str]:
+        """The ways that this layer can be run with windows of a width, with room for weights laid out anew."""
         if self.geometry.stride != 1:
             return ["windows"]
-        g = self.geometry
-        shape = Shape(width, g.kernel, g.dilation, self.channels[0], self.channels[1], self.groups, itemsize)
+        shape = self.shape(width, itemsize, room)
         return [name for name, entry in WAYS.items() if entry.applies(shape) is None]
 
     def window(self, windows: Spans) -> tuple[Integers, Integers]:

@@ -20,7 +20,7 @@ from yuzu._engine.window import Window
 if TYPE_CHECKING:
     from yuzu._engine.run import Run
 
-BAND_BYTES = 256 << 20  # the largest banded weight that is built
+BAND_BYTES = 256 << 20  # the largest banded weight that is built where memory allows
 FEW_CHANNELS = 8  # up to here the folded way keeps positions innermost
 BLOCK = 4  # output positions in one matrix product of the banded way; benchmarks/convolution_ways.py
 
@@ -222,6 +222,13 @@ class Shape:
     channels_out: int
     groups: int
     itemsize: int = 4
+    room: int = BAND_BYTES
+
+    @property
+    def band_bytes(self) -> int:
+        """What the banded weight takes."""
+        out = self.width + (self.kernel - 1) * self.dilation
+        return self.width * self.channels_in * out * self.channels_out * self.itemsize
 
 
 @dataclass(frozen=True)
@@ -241,9 +248,7 @@ def always(shape: Shape) -> str | None:
 def _banded_applies(shape: Shape) -> str | None:
     if shape.groups != 1:
         return f"the convolution has {shape.groups} groups"
-    out = shape.width + (shape.kernel - 1) * shape.dilation
-    size = shape.width * shape.channels_in * out * shape.channels_out * shape.itemsize
-    return None if size <= BAND_BYTES else f"the banded weight would take {size >> 20} MB"
+    return None if shape.band_bytes <= shape.room else f"the banded weight would take {shape.band_bytes >> 20} MB"
 
 
 def _fold_applies(shape: Shape) -> str | None:
