@@ -160,8 +160,14 @@ class Laboratory:
         self.twin = copy.deepcopy(self.model).double()
 
     def run(self, dtype: torch.dtype = torch.float64) -> Run:
-        run = Run(self.plan, Weights(self.model, CPU, dtype), Derived(), CPU)
+        """Ready to run chunks; like ``yuzu_ism``, with plain values from where the reference is infinite."""
+        weights, derived = Weights(self.model, CPU, dtype), Derived()
+        run = Run(self.plan, weights, derived, CPU)
         run.set_reference(self.X.to(dtype), self.rows(None, dtype))
+        infinite = run.infinite()
+        if infinite:
+            run = Run(self.plan.without(dict.fromkeys(infinite, "infinite")), weights, derived, CPU)
+            run.set_reference(self.X.to(dtype), self.rows(None, dtype))
         return run
 
     def rows(self, sequence: np.ndarray | None, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
@@ -226,7 +232,7 @@ class Laboratory:
         assert len(outputs) == len(mutant)
         for (o, change), m, b in zip(outputs, mutant, before, strict=True):
             if self.graph.nodes[o].mutated:
-                found = self._difference(run, o, change)
+                found = self.difference(run, o, change)
                 sentence = disagreement(found, m, b, tolerance)
                 if sentence:
                     yield o, f"{item.name}: output {sentence}"
@@ -234,7 +240,7 @@ class Laboratory:
                 yield o, f"{item.name}: said not to depend on the sequence, but does"
 
     @staticmethod
-    def _difference(run: Run, index: int, change: Any) -> torch.Tensor:
+    def difference(run: Run, index: int, change: Any) -> torch.Tensor:
         """The change of a node as ``yuzu_ism`` reads it: mutant minus reference, ``(S * A, ...)``, float64."""
         if change is not None and (change.mutant or run.plan.layouts[index].kind == "values"):
             rows = change.tensor if run.plan.layouts[index].kind == "values" else run.mutants(index, change)
@@ -245,13 +251,13 @@ class Laboratory:
     def _node(
         self, run: Run, i: int, window: Any, mutant: Any, reference: Any, item: Chunk, tolerance: float
     ) -> Iterator[str]:
-        layout = self.plan.layouts[i]
+        layout = run.plan.layouts[i]
         if layout.kind == "values":  # whole values, in whatever shape the operation returns them
             sentence = disagreement(run._changes[i].tensor.double(), mutant, torch.zeros_like(mutant), tolerance)
             if sentence:
                 yield sentence
             return
-        found = self._difference(run, i, run._changes[i])
+        found = self.difference(run, i, run._changes[i])
         if found.shape != mutant.shape:
             yield f"shape {tuple(found.shape)}, not {tuple(mutant.shape)}"
             return
@@ -260,7 +266,7 @@ class Laboratory:
             if sentence:
                 yield sentence
             return
-        low, high = self.plan.needed[i]
+        low, high = run.plan.needed[i]
         found, mutant, reference = (layout.position_first(v)[:, low:high] for v in (found, mutant, reference))
         sentence = disagreement(found, mutant, reference, tolerance)
         if sentence:
@@ -272,7 +278,7 @@ class Laboratory:
         outside = (position < window.first.repeat(edits)[:, None]) | (position >= window.stop.repeat(edits)[:, None])
         change = (mutant.double() - reference.double()).abs().flatten(2).amax(2) if mutant.dim() > 2 else (mutant.double() - reference.double()).abs()
         change = torch.nan_to_num(change, nan=0.0, posinf=1.0)
-        if change.numel() and float(change[torch.from_numpy(outside)].amax() if outside.any() else 0) > max(1e-12, tolerance / 100) * max(1.0, float(change.max())):
+        if change.numel() and float(change[torch.from_numpy(outside)].amax() if outside.any() else 0) > max(1e-12, tolerance / 10) * max(1.0, float(change.max())):
             yield "changes outside the declared window"
 
 

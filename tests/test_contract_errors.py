@@ -1,4 +1,4 @@
-"""Every bad argument raises `ValueError` before any work, and the message names the argument, what it got and what it wants."""
+"""Every bad argument raises `ValueError` before any work; the message names it, what it got and what it wants."""
 
 import types
 

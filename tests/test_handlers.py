@@ -24,6 +24,7 @@ from torch import nn
 import yuzu  # noqa: F401  registers every handler
 from yuzu._engine.graph import Graph, Node, Ref
 from yuzu._engine.handlers import registered
+from yuzu._engine.handlers.compressed_sensing import Sensing
 from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.handlers.convolution_ways import WAYS
 from yuzu._engine.simplify import First
@@ -172,10 +173,13 @@ def conv_cases() -> None:
     case("first layer n,1,C,L", fn(lambda m, x: m.conv(x.unsqueeze(1)), conv=lambda: nn.Conv2d(1, 3, (4, 5), padding=(0, 2))), 0)
     case("padding same", fn(lambda m, x: m.conv(x.unsqueeze(2)), conv=lambda: nn.Conv2d(CHANNELS, 3, (1, 4), padding="same")))
     case("stride number", fn(lambda m, x: m.conv(x.unsqueeze(2)), conv=lambda: nn.Conv2d(CHANNELS, 3, (1, 4), stride=2)))
-    case("mixes rows only in part", fn(lambda m, x: m.conv(x.unsqueeze(1)), conv=lambda: nn.Conv2d(1, 3, (3, 5), padding=(1, 2))))
+    case("mixes rows only in part", fn(lambda m, x: m.conv(x.unsqueeze(1)), conv=lambda: nn.Conv2d(1, 3, (3, 5), padding=(1, 2))),
+         conv2d="whole values")  # fmt: skip
+    case("a pointwise kernel", fn(lambda m, x: m.conv(x.unflatten(1, (3, 2))), conv=lambda: nn.Conv2d(3, 4, 1)))
     case("twice", fn(lambda m, x: m.b(F.relu(m.a(x.unsqueeze(1)))), a=lambda: nn.Conv2d(1, 5, (CHANNELS, 3), padding=(0, 1)),
                      b=lambda: nn.Conv2d(5, 2, (1, 3), padding=(0, 1))))  # fmt: skip
-    case("both axes padded", fn(lambda m, x: m.conv(x.unsqueeze(2)), conv=lambda: nn.Conv2d(CHANNELS, 3, (3, 3), padding=1)))
+    case("both axes padded", fn(lambda m, x: m.conv(x.unsqueeze(2)), conv=lambda: nn.Conv2d(CHANNELS, 3, (3, 3), padding=1)),
+         conv2d="whole values")  # fmt: skip
     case("one-dimensional after conv2d", fn(lambda m, x: m.b(m.a(x.unsqueeze(2)).flatten(2)), a=lambda: nn.Conv2d(CHANNELS, 5, (1, 3)),
                                             b=lambda: nn.Conv1d(5, 2, 3)))  # fmt: skip
 
@@ -292,6 +296,8 @@ def elementwise_cases() -> None:
     case("exp", fn(torch.exp))
     case("ReLU in place", lambda: nn.Sequential(nn.BatchNorm1d(CHANNELS), nn.ReLU(inplace=True), nn.Conv1d(CHANNELS, 2, 3)))
     case("ReLU of letters", nn.ReLU, 0)
+    case("softmax that turns over", fn(lambda x: (torch.softmax(20 * x, 1), torch.log_softmax(20 * x, 1), torch.softmax(20 * x, 2))),
+         softmax="elementwise|whole values")  # fmt: skip
     case("large arguments", fn(lambda x: (torch.sigmoid(40 * x), torch.tanh(30 * x), torch.exp(8 * x), F.softplus(50 * x))))
     case("relu on rows", fn(lambda x: F.relu(x.sum(2) - 1)))
     case("sigmoid on rows", fn(lambda x: torch.sigmoid(x.sum(2) - 1).tanh().exp()))
@@ -307,16 +313,16 @@ def elementwise_cases() -> None:
     case("mask of floats", fn(lambda x: (x > 0).double() * (x < 0.5).to(x.dtype)), _to_copy="elementwise")
     case("comparisons", fn(lambda x: ((x >= 0.1) & (x != 0.3) | ~(x <= 0.7)).double()), _to_copy="elementwise")
     case("mask output", fn(lambda x: x > 0.2))
-    case("mask sliced", fn(lambda x: (x > 0)[:, :, 2:-3].double()), _to_copy="elementwise")
+    case("mask sliced", fn(lambda x: (x > 0)[:, :, 2:-3].double()), slice="whole values")
     case("mask padded", fn(lambda x: F.pad((x > 0).double(), (2, 3))), _to_copy="elementwise")
-    case("mask transposed", fn(lambda x: (x > 0).transpose(1, 2).double()), _to_copy="elementwise")
-    case("mask flipped", fn(lambda x: (x > 0).flip(2).double()), _to_copy="elementwise")
-    case("mask reshaped", fn(lambda x: (x > 0).unflatten(1, (2, 3)).double()), _to_copy="elementwise")
-    case("mask split", fn(lambda x: (x > 0)[:, :, :12].unflatten(2, (4, 3)).double()), _to_copy="elementwise")
-    case("mask flattened", fn(lambda x: (x > 0).flatten(1).double()), _to_copy="elementwise")
-    case("mask strided", fn(lambda x: (x > 0)[:, :, ::3].double()), _to_copy="elementwise")
-    case("mask of one position", fn(lambda x: (x > 0)[:, :, 4].double()), _to_copy="elementwise")
-    case("mask expanded", fn(lambda x: (x[:, :1] > 0).expand(-1, 3, -1) * x[:, :3]))
+    case("mask transposed", fn(lambda x: (x > 0).transpose(1, 2).double()), transpose="whole values")
+    case("mask flipped", fn(lambda x: (x > 0).flip(2).double()), flip="whole values")
+    case("mask reshaped", fn(lambda x: (x > 0).unflatten(1, (2, 3)).double()), view="whole values")
+    case("mask split", fn(lambda x: (x > 0)[:, :, :12].unflatten(2, (4, 3)).double()), slice="whole values")
+    case("mask flattened", fn(lambda x: (x > 0).flatten(1).double()), view="whole values")
+    case("mask strided", fn(lambda x: (x > 0)[:, :, ::3].double()), slice="whole values")
+    case("mask of one position", fn(lambda x: (x > 0)[:, :, 4].double()), select="whole values")
+    case("mask expanded", fn(lambda x: (x[:, :1] > 0).expand(-1, 3, -1) * x[:, :3]), expand="whole values", mul="whole values")
     case("mask repeated", fn(lambda x: (x > 0).repeat_interleave(2, 1).double()), repeat_interleave="naive", _to_copy="naive")
     case("argmax", fn(lambda x: x.argmax(1).double()), argmax="naive", to="naive", _to_copy="naive")
     case("integer arithmetic", fn(lambda x: ((x * 10).round().long() % 3 - 1).double()), sub="elementwise", _to_copy="elementwise")
@@ -341,7 +347,7 @@ def elementwise_cases() -> None:
     case("floor division", fn(lambda x: torch.div(x, 0.3, rounding_mode="floor")))
     case("negative", fn(lambda x: -x))
     case("negative integers", fn(lambda x: -(x > 0).long()))
-    case("nan_to_num", fn(lambda x: torch.nan_to_num(x / x.clamp(min=0))))
+    case("nan_to_num", fn(lambda x: torch.nan_to_num(x / x.clamp(min=0))), only_double=True)
 
 
 def _half_relu(x: torch.Tensor) -> torch.Tensor:
@@ -404,7 +410,7 @@ def merge_cases() -> None:
     case("rsub branch", fn(lambda m, x: torch.rsub(x, m.b(x)), **two))
     case("from a number", fn(lambda x: 1 - x))
     case("twice itself", fn(lambda x: x + x))
-    case("itself minus itself", fn(lambda x: (x - x, x - 0.5 * x, x * x)), mul="merge")
+    case("itself minus itself", fn(lambda x: (x - x, x - 0.5 * x, x * x)))
     case("broadcast over channels", fn(lambda m, x: x + m.b(x)[:, :1], **two))
     case("broadcast product", fn(lambda m, x: x[:, :1] * m.b(x), **two), mul="merge")
     case("broadcast over positions", fn(lambda x: x + x.mean(2, keepdim=True)))
@@ -528,8 +534,8 @@ def view_cases() -> None:
     case("squeeze nothing", fn(lambda x: x.squeeze(1)))
     case("split channels", fn(lambda x: F.relu(x.view(x.shape[0], 2, 3, 13)).reshape(x.shape[0], 6, 13)))
     case("unflatten channels", fn(lambda x: x.unflatten(1, (3, 2)).softmax(2).flatten(1, 2)))
-    case("group channels into positions", fn(lambda x: F.relu(x.reshape(x.shape[0], 3, 26))), reshape="view")
-    case("positions into batch-like reshape", fn(lambda x: x.reshape(x.shape[0], 13, 6)), reshape="view")
+    case("group channels into positions", fn(lambda x: F.relu(x.reshape(x.shape[0], 3, 26))))
+    case("scrambling reshape", fn(lambda x: x.reshape(x.shape[0], 13, 6)), view="whole values")
     for name, sizes in {"left": (3, 0), "right": (0, 2), "both": (2, 5), "crop": (-2, -3), "mixed": (-4, 2), "channels": (0, 0, 1, 2),
                         "all": (1, 2, 3, 1)}.items():  # fmt: skip
         case(f"pad {name}", fn(lambda x, s=sizes: F.pad(x, s)))
@@ -546,17 +552,17 @@ def view_cases() -> None:
     case("slice of both", fn(lambda x: F.relu(x)[:, 2:, 3:-3]))
     case("empty slice", fn(lambda x: torch.cat([x[:, :, 20:], x], 2)))
     for place in (0, 6, -1):
-        case(f"position {place}", fn(lambda x, p=place: x[:, :, p]))
+        case(f"position {place}", fn(lambda x, p=place: x[:, :, p]), select="whole values")
         case(f"channel {place % 6}", fn(lambda x, p=place % 6: x[:, p]))
-    case("position then linear", fn(lambda m, x: m.fc(x[:, :, 6]), fc=lambda: nn.Linear(CHANNELS, 2)))
-    case("last position of n,L,C", fn(lambda x: x.transpose(1, 2)[:, -1]))
+    case("position then linear", fn(lambda m, x: m.fc(x[:, :, 6]), fc=lambda: nn.Linear(CHANNELS, 2)), select="whole values")
+    case("last position of n,L,C", fn(lambda x: x.transpose(1, 2)[:, -1]), select="whole values")
     case("chunk", fn(lambda x: (lambda a, b: a * torch.sigmoid(b))(*x.chunk(2, 1))), mul="merge")
     case("chunk positions", fn(lambda x: torch.cat(x.chunk(3, 2)[::-1], 2)))
     case("split", fn(lambda x: x.split([1, 2, 3], 1)[1] + x.split(2, 1)[0]))
     case("split positions", fn(lambda x: x.split([4, 5, 4], 2)[0] + x.split(4, 2)[2]))
     case("tensor_split", fn(lambda x: torch.tensor_split(x, 2, 1)[1]))
     case("unbind", fn(lambda x: x.unbind(1)[2] + x.unbind(1)[5]))
-    case("unbind positions", fn(lambda x: x.unbind(2)[3] - x.unbind(2)[4]))
+    case("unbind positions", fn(lambda x: x.unbind(2)[3] - x.unbind(2)[4]), select="whole values")
     case("narrow", fn(lambda x: x.narrow(2, 3, 6)))
     case("flip", fn(lambda x: x.flip(2)))
     case("flip, wide", fn(lambda x: F.relu(x.flip([1, 2]))), 5)
@@ -583,7 +589,7 @@ def view_cases() -> None:
     case("gather", fn(lambda m, x: x[:, :, m.i], i=lambda: torch.tensor([3, 1, 12])), index="naive")
     case("pixel shuffle by hand", fn(lambda x: x.unflatten(1, (3, 2)).transpose(2, 3).flatten(2)))
     case("pixel shuffle, relu, conv", fn(lambda m, x: m.conv(F.relu(x.unflatten(1, (3, 2)).transpose(2, 3).flatten(2))),
-         conv=lambda: nn.Conv1d(3, 2, 3, padding=1)), conv1d="convolution")  # fmt: skip
+         conv=lambda: nn.Conv1d(3, 2, 3, padding=1)), conv1d="convolution|whole values")  # fmt: skip
     case("contiguous and clone", fn(lambda x: x.transpose(1, 2).contiguous().clone().view(x.shape[0], -1)))
     case("unfold", fn(lambda x: x.unfold(2, 3, 2)), unfold="naive")
     case("tril mask", fn(lambda x: torch.tril(x)), tril="naive")
@@ -633,7 +639,7 @@ def dense_cases() -> None:
     case("flatten between", fn(lambda m, x: m.fc(x.view(x.shape[0], 2, 3, 13).permute(0, 1, 3, 2).flatten(1)), fc=lambda: nn.Linear(flat, 2)))
     case("flatten flipped", fn(lambda m, x: m.fc(x.flip(2).flatten(1)), fc=lambda: nn.Linear(flat, 2)), 5)
     case("flatten sliced", fn(lambda m, x: m.fc(x[:, :, ::2].flatten(1)), fc=lambda: nn.Linear(7 * CHANNELS, 2)))
-    case("part of the flattened", fn(lambda x: F.relu(x.flatten(1)[:, 5:30])), slice="view")
+    case("part of the flattened", fn(lambda x: F.relu(x.flatten(1)[:, 5:30])), slice="whole values")
     case("linear on rows", fn(lambda m, x: m.fc(x.amax(2)), fc=lambda: nn.Linear(CHANNELS, 3)))
     case("linear on a middle axis of rows", fn(lambda m, x: m.fc(x.softmax(2).transpose(1, 2)), fc=lambda: nn.Linear(CHANNELS, 3)),
          softmax="whole values", _softmax="whole values")  # fmt: skip
@@ -660,7 +666,7 @@ def dense_cases() -> None:
     case("multihead by a mask", lambda: SelfAttention(torch.ones(10, 10).triu(1).bool()), only_double=True, any="naive")
     case("encoder layer", fn(lambda m, x: m.layer(x.transpose(1, 2)), layer=lambda: nn.TransformerEncoderLayer(CHANNELS, 2, 8, batch_first=True)),
          any="naive")  # fmt: skip
-    case("attention by hand", lambda: HandAttention())
+    case("attention by hand", lambda: HandAttention(), matmul="whole values")
     case("attention by hand, batch in the middle", lambda: HandAttention(batch_first=False), any="naive")
     case("lstm", fn(lambda m, x: m.rnn(x.transpose(1, 2))[0], rnn=lambda: nn.LSTM(CHANNELS, 3, batch_first=True, bidirectional=True)),
          only_double=True, lstm="naive", getitem="naive", transpose="view")  # fmt: skip
@@ -879,7 +885,6 @@ BY_HAND: list[tuple[Any, Arguments, list[tuple[int, ...]], str]] = [
     (aten.native_batch_norm.default, lambda x, n, m, v: (x, None, None, m, v, False, 0.1, 1e-5), [C6] * 2, "elementwise"),
     (aten._native_batch_norm_legit_no_training.default, lambda x, n, w, b, m, v: (x, w, b, m, v, 0.1, 1e-5), [C6] * 4, "elementwise"),
     (aten.native_layer_norm.default, lambda x, n, w, b: (x, [13], w, b, 1e-5), [(13,)] * 2, "whole values"),
-    (aten.native_group_norm.default, lambda x, n, w, b: (x, w, b, n, CHANNELS, 13, 2, 1e-5), [C6] * 2, "naive"),
     (aten.max_pool2d_with_indices.default, lambda x, n: (x, [1, 3], [1, 2]), [], "naive"),
     (aten.max_pool1d_with_indices.default, lambda x, n: (x, [3], [2]), [], "pool"),
     (aten.max_pool1d.default, lambda x, n: (x, [3]), [], "pool"),
@@ -905,7 +910,7 @@ BY_HAND: list[tuple[Any, Arguments, list[tuple[int, ...]], str]] = [
     (aten.conv1d.padding, lambda x, n, w: (x, w, None, [1], "same"), [(3, CHANNELS, 4)], "convolution"),
 ]
 # operations that no case can put to the law
-EXCUSED = {"pointwise": "a stand-in for everything that PyTorch tags so", "aten.t": "moves the batch", "aten.empty": "has no values"}
+EXCUSED = {"pointwise": "a stand-in for everything that PyTorch tags so", "aten.empty": "has no values"}
 
 
 @pytest.mark.parametrize(("target", "arguments", "shapes", "wanted"), BY_HAND, ids=[f"{t}-{i}" for i, (t, *_) in enumerate(BY_HAND)])
@@ -927,7 +932,6 @@ def test_every_registered_operation_has_a_case() -> None:
     met |= {f"aten.{target._schema.name.split('::')[1]}" for target, *_ in BY_HAND}
     without = set(registered()) - met - set(EXCUSED)
     assert not without, f"no case puts these to the law: {sorted(without)}"
-    assert set(EXCUSED) <= set(registered())
 
 
 # ---- ways of running a convolution ----------------------------------------------------------------------------------------------------------
@@ -944,17 +948,19 @@ def ways_bench(name: str) -> Findings:
 def test_the_law_for_every_way_of_convolving(way: str, name: str) -> None:
     findings = ways_bench(name)
     laboratory = findings.laboratory
+    laboratory.plan.sensing = Sensing(1.5, 0)
+    everywhere = laboratory.plan.windows(np.arange(BENCHES[name].length), 3)
     forced = []
     for rule in laboratory.plan.rules:
         if isinstance(rule, Convolution):
-            rule.way = way if way in rule.ways() else "windows"
+            rule.way = way if way in rule.ways(everywhere[rule.sources[0]].width) else "windows"
             forced.append(rule.way == way)
     assert sum(forced) >= 5, f"{way} applies to {sum(forced)} convolutions only"
     exact = WAYS[way].exact
-    found = [f"{findings.cases[findings.owners[i]].name}: {text}" for i, text in laboratory.problems(bench_chunks(name), tolerance=1e-10 if exact else 0.5)]
+    found = [f"{findings.cases[findings.owners[i]].name}: {text}" for i, text in laboratory.problems(bench_chunks(name), tolerance=1e-10 if exact else 1e-4)]
     assert not found, "\n".join(found[:8])
     if not exact:
-        assert way_correlation(laboratory, bench_chunks(name)) > 0.99
+        assert way_correlation(laboratory, bench_chunks(name)) > 0.9999
 
 
 def way_correlation(laboratory: Laboratory, made: list[Chunk]) -> float:
@@ -966,7 +972,7 @@ def way_correlation(laboratory: Laboratory, made: list[Chunk]) -> float:
             before = laboratory.X[torch.from_numpy(item.sites.sequence.repeat(edits))]
             truth = [m - b for m, b in zip(tensors_of(laboratory.twin(item.mutants)), tensors_of(laboratory.twin(before)), strict=True)]
             changes = run.chunk(item.sites)
-            found = [run.whole(o, c).flatten(0, 1) for o, c in zip(laboratory.graph.outputs, changes, strict=True)]
+            found = [laboratory.difference(run, o, c) for o, c in zip(laboratory.graph.outputs, changes, strict=True)]
             both = torch.stack([torch.cat([t.flatten() for t in tensors]) for tensors in (found, truth)])
             least = min(least, float(torch.corrcoef(both)[0, 1]))
     return least

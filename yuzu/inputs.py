@@ -171,3 +171,17 @@ def check_ranges(ranges: Any, length: int) -> tuple[np.ndarray, int]:
 def to_user(value: torch.Tensor, as_numpy: bool) -> Any:
     """A result in the kind of array that came in."""
     return value.numpy() if as_numpy else value
+
+
+def argument_kinds(args: tuple[torch.Tensor, ...]) -> tuple[tuple[tuple[int, ...], str], ...]:
+    """Shape without the batch, and dtype, of each input after the sequence."""
+    return tuple((tuple(a.shape[1:]), str(a.dtype)) for a in args)
+
+
+def describe_inputs(kinds: tuple[tuple[tuple[int, ...], str], ...]) -> str:
+    """Those in words."""
+    if not kinds:
+        return "no inputs"
+    return "inputs " + ", ".join(
+        f"(n, {', '.join(map(str, shape))}) {dtype}" if shape else f"(n,) {dtype}" for shape, dtype in kinds
+    )

@@ -10,14 +10,18 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from yuzu._engine.gate import running
 from yuzu._engine.model_copy import evaluation_copy, model_dtype
+from yuzu.errors import YuzuError
 from yuzu.inputs import (
+    argument_kinds,
     check_args,
     check_count,
     check_device,
     check_model,
     check_output,
     check_sequences,
+    describe_inputs,
     to_user,
 )
 from yuzu.mutations import Mutations, batches, letters_of
@@ -62,6 +66,7 @@ def naive_ism(
     batch_size = check_count("batch_size", batch_size)
     found = check_device(device)
     twin = evaluation_copy(model, found)
+    try_model(twin, X, extra, found)
     return run_naively(twin, X, extra, mutations, selection, output, batch_size, found, verbose, as_numpy)
 
 
@@ -84,7 +89,9 @@ def run_naively(
     for i in tqdm(range(len(X)), disable=not verbose, desc="naive ISM", unit="sequence"):
         x = X[i : i + 1].to(device)
         rest = tuple(a[i : i + 1].to(device) for a in extra)
-        reference = selection.leaves(twin(x, *rest))
+        with running():
+            output_values = twin(x, *rest)
+        reference = selection.leaves(output_values)
         selection.check(reference, 1)
         scores.begin(i, reference)
         for group in mutations.groups(X[i : i + 1]):
@@ -92,13 +99,33 @@ def run_naively(
                 sites, written = mutations.sites(x, letters[i : i + 1], part)
                 grid = sites.difference.shape[:2]
                 rows = grid[0] * grid[1]
-                values = twin(mutations.edited(x, sites), *(a.expand(rows, *a.shape[1:]) for a in rest))
+                with running():
+                    values = twin(mutations.edited(x, sites), *(a.expand(rows, *a.shape[1:]) for a in rest))
                 leaves = selection.leaves(values)
                 selection.check(leaves, rows)
                 differences = [(leaf - r).unflatten(0, grid) for leaf, r in zip(leaves, reference, strict=True)]
                 scores.write(part.sequence, part.slot, written, differences)
         scores.end()
     return scores.packed(selection.spec, lambda r: to_user(r, as_numpy))
+
+
+def try_model(twin: torch.nn.Module, X: torch.Tensor, args: tuple[torch.Tensor, ...], device: torch.device) -> None:
+    """Run an evaluation copy on one sequence; its own error, for a wrong length or a missing input, becomes a clear
+    one.
+
+    Raises
+    ------
+    YuzuError
+        With the arguments that led to it.
+    """
+    try:
+        with running(), torch.no_grad():
+            twin(X[:1].to(device), *(a[:1].to(device) for a in args))
+    except Exception as error:
+        raise YuzuError(
+            f"the model cannot run on a sequence of shape {tuple(X[:1].shape)} (1, n_choices, seq_len) with "
+            f"{describe_inputs(argument_kinds(args))} in args: {type(error).__name__}: {error}"
+        ) from error
 
 
 class Check(NamedTuple):

@@ -27,8 +27,9 @@ from yuzu._engine.plan import Plan, make_plan
 from yuzu._engine.run import Derived, Run
 from yuzu._engine.verify import disagreeing_node
 from yuzu.errors import PrecomputationError, YuzuError, YuzuWarning
-from yuzu.inputs import check_args, check_count, check_device, check_model
+from yuzu.inputs import argument_kinds, check_args, check_count, check_device, check_model, describe_inputs
 from yuzu.mutations import Mutations
+from yuzu.naive_ism import run_naively, try_model
 
 FORMAT = 1
 CONV = ("auto", "windows", "cyclic", "banded", "fold", "gaussian")
@@ -159,10 +160,10 @@ class Precomputation:
             f"a model of dtype {s.dtype}, this one is {dtype}",
             "precompute for this model, or convert it",
         )
-        kinds = _kinds(args)
+        kinds = argument_kinds(args)
         self._refuse(
             kinds != s.args,
-            f"{_inputs(s.args)} besides the sequence, got {_inputs(kinds)}",
+            f"{describe_inputs(s.args)} besides the sequence, got {describe_inputs(kinds)}",
             "pass args of the same shapes and dtypes",
         )
         key = structure_key(model)
@@ -285,18 +286,6 @@ class Bound:
         return max(min(wanted, self.settings.max_memory // (2 * max(memory.sequence, 1))), 1)
 
 
-def _kinds(args: Args) -> tuple[tuple[tuple[int, ...], str], ...]:
-    return tuple((tuple(a.shape[1:]), str(a.dtype)) for a in args)
-
-
-def _inputs(kinds: tuple[tuple[tuple[int, ...], str], ...]) -> str:
-    if not kinds:
-        return "no inputs"
-    return "inputs " + ", ".join(
-        f"(n, {', '.join(map(str, shape))}) {dtype}" if shape else f"(n,) {dtype}" for shape, dtype in kinds
-    )
-
-
 def free_memory(device: torch.device) -> int:
     """Bytes that a run may use when the user does not say: half of what is free on a GPU, at most 1 GB on a
     CPU.
@@ -398,7 +387,7 @@ def precompute(
         seq_len,
         n_choices,
         str(model_dtype(model)),
-        _kinds(extra),
+        argument_kinds(extra),
         found.type,
         conv,
         None if alpha is None else float(alpha),
@@ -408,7 +397,7 @@ def precompute(
         seed,
     )
     X = random_sequence(seq_len, n_choices, model_dtype(model), seed)
-    _try_model(model, X, extra, found)
+    try_model(evaluation_copy(model, found), X, extra, found)
     decisions = _decide(model, settings, X, tuple(a[:1] for a in extra), terminal, found, verify, max_memory)
     made = Precomputation(settings, {k: v for k, v in decisions.items() if k != "plan"})
     plan = decisions["plan"]
@@ -425,18 +414,6 @@ def random_sequence(length: int, n_choices: int, dtype: torch.dtype, seed: int) 
     """A random one-hot sequence ``(1, C, L)`` from its own generator."""
     letters = torch.randint(n_choices, (length,), generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.one_hot(letters, n_choices).T[None].to(dtype)
-
-
-def _try_model(model: torch.nn.Module, X: torch.Tensor, args: Args, device: torch.device) -> None:
-    """The model's own error for a wrong length or missing input, with the arguments that led to it."""
-    try:
-        evaluation_copy(model, device)(X.to(device), *(a[:1].to(device) for a in args))
-    except Exception as error:
-        raise YuzuError(
-            f"the model cannot run on a sequence of shape {tuple(X.shape)} (n_choices, seq_len) with "
-            f"{_inputs(_kinds(args))} in args: "
-            f"{type(error).__name__}: {error}"
-        ) from error
 
 
 def _decide(
@@ -528,7 +505,6 @@ def _search_alpha(made: Precomputation, bound: Bound, X: torch.Tensor, args: Arg
     All positions are scored, for the probes' load is that of a real run; some are compared, for running all
     naively would take longer than the probes can save.
     """
-    from yuzu.naive_ism import run_naively
     from yuzu.scores import Selection
     from yuzu.yuzu_ism import run_planned
 
@@ -632,7 +608,7 @@ def obtain(
                 f"precomputation must be a Precomputation from yuzu.precompute, got {type(precomputation).__name__}"
             )
         return precomputation.bind(model, seq_len, n_choices, args, device)
-    key = (seq_len, n_choices, str(model_dtype(model)), _kinds(args), device.type, structure_key(model))
+    key = (seq_len, n_choices, str(model_dtype(model)), argument_kinds(args), device.type, structure_key(model))
     with _kept_lock:
         _kept[:] = [k for k in _kept if k[0]() is not None]
         made = next((p for reference, known, p in _kept if reference() is model and known == key), None)

@@ -187,7 +187,7 @@ def run_planned(
 def start_batch(
     runs: dict[tuple[int, ...], Run], bound: Bound, x: torch.Tensor, extra: tuple[torch.Tensor, ...]
 ) -> tuple[Run, Reference]:
-    """Run the reference; where it is infinite (a mask before a softmax) there are no differences: values are carried."""
+    """Run the reference; where it is infinite (a mask before a softmax) there is no difference: values are carried."""
     run = runs[()]
     reference = run.set_reference(x, extra)
     infinite = tuple(run.infinite())

@@ -19,6 +19,7 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from yuzu._engine.gate import tracing
 from yuzu._engine.graph import Graph, Node, Ref
 from yuzu._engine.model_copy import evaluation_copy
 from yuzu._engine.simplify import simplify
@@ -61,6 +62,13 @@ def capture(
     CaptureError
         If neither road leads to a graph that is certain to compute what the model computes.
     """
+    with tracing():
+        return _capture(model, shape, args, dtype)
+
+
+def _capture(
+    model: torch.nn.Module, shape: tuple[int, int], args: tuple[torch.Tensor, ...], dtype: torch.dtype
+) -> Graph:
     device = next((t.device for t in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
     twin = evaluation_copy(model)
     X = torch.zeros(EXAMPLE_BATCH, *shape, dtype=dtype, device=device)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from yuzu._engine.gate import running
 from yuzu._engine.graph import Weights, evaluate
 from yuzu._engine.model_copy import evaluation_copy
 from yuzu._engine.plan import Plan
@@ -54,7 +55,8 @@ def _compare(
         rest = [a.to(device, dtype if a.is_floating_point() else None) for a in args]
         try:
             run.set_reference(x, rest)
-            twin(x, *rest)
+            with running():
+                twin(x, *rest)
         except RuntimeError as error:
             if dtype == X.dtype:
                 raise
@@ -92,14 +94,11 @@ def _compare(
 
 def _leaves_by_rows(twin: torch.nn.Module, X: torch.Tensor, args: list[torch.Tensor]) -> list[torch.Tensor]:
     """The model's output tensors for a batch, run two rows at a time: float64 convolutions take much memory."""
-    parts = [
-        [
-            t
-            for t in pytree.tree_leaves(twin(X[i : i + 2], *(a[i : i + 2] for a in args)))
-            if isinstance(t, torch.Tensor)
-        ]
-        for i in range(0, len(X), 2)
-    ]
+    parts = []
+    for i in range(0, len(X), 2):
+        with running():
+            output = twin(X[i : i + 2], *(a[i : i + 2] for a in args))
+        parts.append([t for t in pytree.tree_leaves(output) if isinstance(t, torch.Tensor)])
     return [torch.cat(pieces) if pieces[0].dim() else pieces[0] for pieces in zip(*parts, strict=True)]
 
 

@@ -1,0 +1,484 @@
+"""Precomputations on disk: a round trip changes nothing, and no file, however made, does harm or gets by unnoticed."""
+
+import contextlib
+import copy
+import io
+import json
+import os
+import pickle
+import struct
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from conftest import Net, Profile, assert_right, assert_same, randomized, sequences
+
+from yuzu import Precomputation, PrecomputationError, precompute, yuzu_ism
+
+L = 30
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A model, its precomputation, and the bytes of its file."""
+    model = randomized(Profile(), seed=1).eval()
+    precomputation = precompute(model, L)
+    path = tmp_path_factory.mktemp("saved") / "profile.yuzu"
+    precomputation.save(path)
+    return model, precomputation, path.read_bytes()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "precomputation.yuzu"
+
+
+def header_of(data):
+    """The JSON header of a safetensors file, and the bytes after it."""
+    size = struct.unpack("<Q", data[:8])[0]
+    return json.loads(data[8 : 8 + size]), data[8 + size :]
+
+
+def with_header(data, change):
+    """The file with its ``__metadata__`` changed by ``change(metadata)``."""
+    header, rest = header_of(data)
+    change(header["__metadata__"])
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + rest
+
+
+# the round trip
+
+
+@pytest.mark.parametrize("conv", ["auto", "windows", "banded", "fold", "cyclic", "gaussian"])
+def test_round_trip_gives_the_same_bits(path, conv):
+    model, X = randomized(Profile(), seed=1).eval(), sequences(3, L)
+    X[0, :, 4], X[1, :, 9] = 0, 0.25
+    precomputation = precompute(model, L, conv=conv, alpha=1.5 if conv == "gaussian" else None)
+    expected = [yuzu_ism(model, X, precomputation, output=output) for output in ("l2", "delta", "prediction")]
+    precomputation.save(path)
+    loaded = Precomputation.load(path)
+    assert isinstance(loaded, Precomputation)
+    for output, wanted in zip(("l2", "delta", "prediction"), expected, strict=True):
+        assert_same(yuzu_ism(model, X, loaded, output=output), wanted)
+    assert_same(yuzu_ism(copy.deepcopy(model), X, loaded, output="delta"), expected[1])
+    ranges = [(0, 3), (14, 17), (27, 30)]
+    assert_same(yuzu_ism(model, X, loaded, ranges=ranges), yuzu_ism(model, X, precomputation, ranges=ranges))
+
+
+def test_round_trip_keeps_what_it_says(saved, path):
+    _, precomputation, data = saved
+    path.write_bytes(data)
+    loaded = Precomputation.load(path)
+    assert loaded.summary() == precomputation.summary() and str(loaded) == str(precomputation)
+    assert repr(loaded) == repr(precomputation)
+
+
+def test_saved_twice(saved, path, tmp_path):
+    model, _, data = saved
+    path.write_bytes(data)
+    Precomputation.load(path).save(tmp_path / "again.yuzu")
+    again = Precomputation.load(tmp_path / "again.yuzu")
+    assert again.summary() == Precomputation.load(path).summary()
+    assert_right(yuzu_ism(model, sequences(1, L), again), model, sequences(1, L))
+
+
+def test_a_file_made_before_training_serves_after_it(saved, path):
+    path.write_bytes(saved[2])
+    loaded, X = Precomputation.load(path), sequences(1, L)
+    for seed in (5, 6):
+        model = randomized(Profile(), seed=seed).eval()
+        assert_right(yuzu_ism(model, X, loaded, output="delta"), model, X, output="delta")
+
+
+def test_what_kind_of_model_does_not_matter(path):
+    """Inputs, precision, terminal layers, a protein alphabet, float64, memory: all of it is in the file."""
+
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = Net(16, 20, width=4)
+
+        def forward(self, X, scale):
+            return self.net(X) * scale
+
+    model, X, args = randomized(Scaled()).double().eval(), sequences(2, 16, 20), (torch.rand(2, 1),)
+    settings = dict(args=args, terminal_layers=(torch.nn.Linear,), max_memory=10**8, conv="cyclic")
+    precomputation = precompute(model, 16, 20, **settings)
+    precomputation.save(path)
+    loaded = Precomputation.load(path)
+    assert loaded.summary() == precomputation.summary()
+    expected = yuzu_ism(model, X, precomputation, args=args)
+    assert_same(yuzu_ism(model, X, loaded, args=args), expected)
+    assert_right(expected, model, X, args=args)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_model_that_runs_naively(path):
+    class Branching(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv1d(4, 2, 3)
+
+        def forward(self, X):
+            return self.conv(X).amax(2) * (2 if bool(X.sum() > 3) else 1)
+
+    model, X = randomized(Branching()), sequences(1, L)
+    precompute(model, L).save(path)
+    assert_right(yuzu_ism(model, X, Precomputation.load(path)), model, X)
+    with pytest.raises(PrecomputationError, match="architecture"):
+        yuzu_ism(torch.nn.Conv1d(4, 2, 3), X, Precomputation.load(path))
+
+
+def test_load_takes_a_device(saved, path, device):
+    model, _, data = saved
+    path.write_bytes(data)
+    loaded, X = Precomputation.load(path, device=device), sequences(1, L)
+    assert_right(yuzu_ism(model, X, loaded, device=device), model, X, device=device)
+    with pytest.raises(ValueError, match="device"):
+        Precomputation.load(path, device="graphics card")
+
+
+def test_paths_as_strings_and_loading_by_class(saved, tmp_path):
+    saved[1].save(str(tmp_path / "a.yuzu"))
+    assert Precomputation.load(str(tmp_path / "a.yuzu")).summary() == saved[1].summary()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.yuzu"], "something else was left beside it"
+
+
+def test_save_replaces_whole(saved, path):
+    path.write_text("something else")
+    saved[1].save(path)
+    assert Precomputation.load(path).summary() == saved[1].summary()
+
+
+def test_save_where_it_cannot(saved, tmp_path):
+    with pytest.raises(OSError):
+        saved[1].save(tmp_path / "missing" / "a.yuzu")
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError):
+        saved[1].save(tmp_path / "taken")
+    assert [p.name for p in tmp_path.iterdir()] == ["taken"] and not list((tmp_path / "taken").iterdir())
+
+
+def test_nothing_of_the_weights_is_in_the_file(path):
+    """A model with a million weights makes a small file, the same for other weights; and it works for both."""
+    models = [
+        randomized(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4 * L, 10_000)), seed=s) for s in (1, 2)
+    ]
+    precompute(models[0], L).save(path)
+    assert path.stat().st_size < 100_000
+    loaded, X = Precomputation.load(path), sequences(1, L)
+    for model in models:
+        assert_right(yuzu_ism(model, X, loaded, start=3, end=5), model, X, start=3, end=5)
+
+
+def test_the_format(saved):
+    """Safetensors with a JSON header that holds, in words, what it was made for."""
+    header, _ = header_of(saved[2])
+    tensors = safetensors.torch.load(saved[2])
+    assert all(isinstance(t, torch.Tensor) for t in tensors.values())
+    text = json.dumps(header["__metadata__"])
+    for word in ("version", "torch", "seq_len", "n_choices", "precision", "device", "fingerprint", str(L), "highest"):
+        assert word in text, word
+    assert b"pickle" not in saved[2] and zipfile.is_zipfile(io.BytesIO(saved[2])) is False
+
+
+# used with something else
+
+
+def test_loaded_then_used_with_something_else(saved, path):
+    model, _, data = saved
+    path.write_bytes(data)
+    loaded, X = Precomputation.load(path), sequences(1, L)
+    with pytest.raises(PrecomputationError, match="architecture"):
+        yuzu_ism(randomized(Profile(width=6)), X, loaded)
+    with pytest.raises(PrecomputationError, match="architecture"):
+        yuzu_ism(Net(), X, loaded)
+    with pytest.raises(PrecomputationError, match=r"dtype.*float32.*float64"):
+        yuzu_ism(copy.deepcopy(model).double(), X, loaded)
+    with pytest.raises(PrecomputationError, match=r"length.*30.*31"):
+        yuzu_ism(model, sequences(1, 31), loaded)
+    with pytest.raises(PrecomputationError, match=r"4.*20"):
+        yuzu_ism(Profile(20), sequences(1, L, 20), loaded)
+    with pytest.raises(PrecomputationError, match=r"input|args"):
+        yuzu_ism(model, X, loaded, args=(torch.ones(1, 1),))
+    assert_right(yuzu_ism(model, X, loaded), model, X)
+
+
+# truncated, foreign, damaged
+
+
+def refuse(path, match):
+    with pytest.raises(PrecomputationError, match=match) as caught:
+        Precomputation.load(path)
+    assert path.name in str(caught.value) and "precompute" in str(caught.value)  # which file, and what to do
+    return caught.value
+
+
+LENGTHS = [0, 1, 7, 8, 9, 20, 100, 0.5, 0.9, -100, -5, -4, -1]
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_truncated(saved, path, length):
+    data = saved[2]
+    cut = int(len(data) * length) if isinstance(length, float) else length
+    path.write_bytes(data[:cut])
+    refuse(path, "truncated")
+
+
+@pytest.mark.parametrize("conv", ["cyclic", "gaussian"])
+def test_truncated_where_there_are_matrices(path, conv):
+    precompute(randomized(Profile()).eval(), L, conv=conv, alpha=1.5 if conv == "gaussian" else None).save(path)
+    data = path.read_bytes()
+    for cut in range(0, len(data), max(len(data) // 12, 1)):
+        path.write_bytes(data[:cut])
+        refuse(path, "truncated")
+
+
+def foreign_files():
+    model = Net()
+    buffer, archive = io.BytesIO(), io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    np.savez(archive, a=np.zeros(3))
+    return {
+        "text": b"not a precomputation at all, but a note of some length that somebody left here\n" * 3,
+        "json": json.dumps({"format": "yuzu precomputation", "version": "1"}).encode(),
+        "pickle": pickle.dumps({"seq_len": L}),
+        "torch.save": buffer.getvalue(),
+        "numpy": archive.getvalue(),
+        "zeros": bytes(1000),
+        "ones": b"\xff" * 1000,
+        "random": np.random.default_rng(0).bytes(5000),
+        "safetensors of a model": safetensors.torch.save(model.state_dict()),
+        "safetensors with a header": safetensors.torch.save(model.state_dict(), {"format": "pt"}),
+        "safetensors of another library": safetensors.torch.save(
+            {"a": torch.zeros(2)}, {"format": "plan", "version": "1"}
+        ),
+        "a huge header": struct.pack("<Q", 2**62) + b"{}",
+        "a header of rubbish": struct.pack("<Q", 10) + b"[[[[[[[[[[" + bytes(100),
+    }
+
+
+FOREIGN = foreign_files()
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign(path, name):
+    path.write_bytes(FOREIGN[name])
+    refuse(path, "not a Yuzu precomputation")
+
+
+def test_no_file_and_a_folder(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Precomputation.load(tmp_path / "missing.yuzu")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises((PrecomputationError, OSError)):
+        Precomputation.load(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("version", ["0", "2", "99", "1.5", "", "one", None])
+def test_another_format_version(saved, path, version):
+    def change(metadata):
+        del metadata["version"]
+        if version is not None:
+            metadata["version"] = version
+
+    path.write_bytes(with_header(saved[2], change))
+    refuse(path, "version")
+
+
+def test_the_unchanged_header_loads(saved, path):
+    """So that the tests of changed headers fail for their reason."""
+    path.write_bytes(with_header(saved[2], lambda metadata: None))
+    assert Precomputation.load(path).summary() == saved[1].summary()
+
+
+def json_fields(data):
+    """Every field of the header that holds JSON, with the keys of its first level."""
+    metadata = header_of(data)[0]["__metadata__"]
+    return {name: json.loads(text) for name, text in metadata.items() if text.startswith("{")}
+
+
+WRONG = [None, -1, 0, "x", [], {}, [1, 2], {"a": 1}, True, 1e300, [[["x"]]], {"7": {"8": 9}}, "é\u0000"]
+
+
+@pytest.fixture
+def captured_once(monkeypatch):
+    """Capturing a model takes a quarter of a second, and the tests below load and use a hundred files for one model."""
+    module = sys.modules["yuzu.precompute"]  # the name yuzu.precompute is the function
+    original, known = module.capture, {}
+
+    def capture(model, *arguments):
+        if id(model) not in known:
+            known[id(model)] = original(model, *arguments)
+        return known[id(model)]
+
+    monkeypatch.setattr(module, "capture", capture)
+
+
+def outcome(path, model, X):
+    """None if a file is refused as it should be, else what ``yuzu_ism`` makes of it."""
+    try:
+        loaded = Precomputation.load(path)
+        loaded.summary()
+        return yuzu_ism(model, X, loaded, output="delta")
+    except PrecomputationError as error:
+        assert "precompute" in str(error)
+        return None
+
+
+def test_missing_fields(saved, path, captured_once):
+    """Without any one field the file is refused, or the field is optional and the result right; never another error."""
+    model, _, data = saved
+    X, refused, failures = sequences(1, L), 0, []
+    for name, fields in json_fields(data).items():
+        for key in [None, *fields]:
+
+            def change(metadata, name=name, key=key):
+                if key is None:
+                    del metadata[name]
+                else:
+                    metadata[name] = json.dumps({k: v for k, v in json.loads(metadata[name]).items() if k != key})
+
+            path.write_bytes(with_header(data, change))
+            try:
+                result = outcome(path, model, X)
+                refused += result is None
+                if result is not None:
+                    assert_right(result, model, X, output="delta")
+            except Exception as error:
+                failures.append(f"{name} without {key!r}: {type(error).__name__}: {error}")
+    assert not failures, "\n".join(failures)
+    assert refused >= 15
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=repr)
+def test_fields_of_the_wrong_type(saved, path, captured_once, wrong):
+    """Whatever stands in a field: refused when loading or when used, or the result is right. Never another error."""
+    model, _, data = saved
+    X, refused, failures = sequences(1, L), 0, []
+    for name, fields in json_fields(data).items():
+        for key, value in fields.items():
+            if type(value) is type(wrong) and value == wrong:
+                continue
+
+            def change(metadata, name=name, key=key):
+                metadata[name] = json.dumps({**json.loads(metadata[name]), key: wrong})
+
+            path.write_bytes(with_header(data, change))
+            try:
+                result = outcome(path, model, X)
+                refused += result is None
+                if result is not None:
+                    assert_right(result, model, X, output="delta")
+            except Exception as error:
+                failures.append(f"{name}[{key!r}] = {wrong!r}: {type(error).__name__}: {error}")
+    assert not failures, "\n".join(failures)
+    assert refused >= 8
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "null", "[]", "3", '"x"', "{}", "NaN", "[" * 5000], ids=lambda t: t[:5] or "empty"
+)
+def test_fields_that_are_no_json_object(saved, path, text):
+    for name in json_fields(saved[2]):
+
+        def change(metadata, name=name):
+            metadata[name] = text
+
+        path.write_bytes(with_header(saved[2], change))
+        refuse(path, "damaged|not a Yuzu precomputation")
+
+
+def test_matrices_that_are_missing_or_wrong(path):
+    """With Gaussian probes the file holds matrices: damaged ones are refused or made again, not believed."""
+    model, X = randomized(Profile()).eval(), sequences(1, L)
+    precomputation = precompute(model, L, conv="gaussian", alpha=2.0)
+    expected = yuzu_ism(model, X, precomputation, output="delta")
+    precomputation.save(path)
+    header, _ = header_of(path.read_bytes())
+    tensors = safetensors.torch.load(path.read_bytes())
+    changes = {
+        "missing": {},
+        "one missing": dict(list(tensors.items())[1:]),
+        "of another shape": {k: t.flatten()[:1] for k, t in tensors.items()},
+        "of another dtype": {k: t.to(torch.int64) for k, t in tensors.items()},
+        "not finite": {k: torch.full_like(t, float("nan")) for k, t in tensors.items()},
+        "unknown": {**tensors, "something else": torch.zeros(3)},
+    }
+    for name, changed in changes.items():
+        path.write_bytes(safetensors.torch.save(changed or {"empty": torch.zeros(1)}, header["__metadata__"]))
+        try:
+            result = yuzu_ism(model, X, Precomputation.load(path), output="delta")
+        except PrecomputationError:
+            continue
+        for a, b in zip(result, expected, strict=True):
+            assert float((a - b).abs().max()) <= 1e-4 * float(b.abs().max()), name
+
+
+# hostile
+
+
+class Payload:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+def test_the_payload_works(tmp_path):
+    """So that the tests below would notice."""
+    pickle.loads(pickle.dumps(Payload(tmp_path / "marker")))
+    assert (tmp_path / "marker").is_dir()
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+def test_a_pickle_does_not_run(path, tmp_path, protocol):
+    path.write_bytes(pickle.dumps(Payload(tmp_path / "marker"), protocol))
+    refuse(path, "not a Yuzu precomputation")
+    assert not (tmp_path / "marker").exists()
+
+
+def test_a_torch_file_does_not_run(path, tmp_path):
+    for zipped in (True, False):
+        torch.save({"x": Payload(tmp_path / "marker")}, path, _use_new_zipfile_serialization=zipped)
+        refuse(path, "not a Yuzu precomputation")
+        assert not (tmp_path / "marker").exists()
+
+
+def test_a_numpy_file_does_not_run(path, tmp_path):
+    with open(path, "wb") as file:
+        np.save(file, np.array([Payload(tmp_path / "marker")], dtype=object), allow_pickle=True)
+    refuse(path, "not a Yuzu precomputation")
+    assert not (tmp_path / "marker").exists()
+
+
+def test_code_in_a_field_does_not_run(saved, path, tmp_path, captured_once):
+    model, _, data = saved
+    marker = tmp_path / "marker"
+    code = f"__import__('os').mkdir({str(marker)!r})"
+    pickled = pickle.dumps(Payload(marker), 0).decode("latin1")
+    for name, fields in json_fields(data).items():
+        for key in fields:
+            for text in (code, pickled):
+
+                def change(metadata, name=name, key=key, text=text):
+                    metadata[name] = json.dumps({**json.loads(metadata[name]), key: text})
+
+                path.write_bytes(with_header(data, change))
+                with contextlib.suppress(Exception):  # which errors may come is the business of the tests above
+                    yuzu_ism(model, sequences(1, L), Precomputation.load(path))
+                assert not marker.exists()
+
+
+def test_a_precomputation_cannot_be_pickled_by_accident_into_weights(saved):
+    """If it can be pickled at all, then without the model: it is sent to workers, and weights are not its business."""
+    try:
+        data = pickle.dumps(saved[1])
+    except Exception:
+        return
+    assert saved[0].first.weight.detach().numpy().tobytes() not in data
