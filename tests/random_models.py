@@ -7,6 +7,7 @@ compares every node with running the graph's own operation on the mutants.
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils import _pytree as pytree
 
 from yuzu._engine.capture import capture
@@ -320,3 +322,288 @@ class Fn(torch.nn.Module):
 
     def forward(self, *inputs: torch.Tensor) -> Any:
         return self.function(self, *inputs) if self.takes_self else self.function(*inputs)
+
+
+# ---- random architectures ------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class RandomModel:
+    """A model drawn by `random_model`, sequences and other inputs for it, and what it is made of."""
+
+    model: torch.nn.Module
+    X: torch.Tensor
+    args: tuple[torch.Tensor, ...]
+    blocks: list[str]
+
+
+class Net(torch.nn.Module):
+    """Blocks in a row, then one or two heads; other inputs go to the blocks and heads that ask for them."""
+
+    def __init__(self, blocks: list[torch.nn.Module], heads: list[torch.nn.Module], container: str) -> None:
+        super().__init__()
+        self.blocks = torch.nn.ModuleList(blocks)
+        self.heads = torch.nn.ModuleList(heads)
+        self.container = container
+
+    def forward(self, x: torch.Tensor, *extras: torch.Tensor) -> Any:
+        for block in self.blocks:
+            x = block(x, *extras)
+        outputs = [head(x, *extras) for head in self.heads]
+        if self.container == "dict":
+            return {f"head{i}": y for i, y in enumerate(outputs)}
+        return outputs[0] if self.container == "tensor" else tuple(outputs)
+
+
+class Draw:
+    """One draw of a block: random choices, and the shape of what comes in."""
+
+    def __init__(self, rng: random.Random, shape: tuple[int, int], extra: int) -> None:
+        self.rng, (self.c, self.length), self.extra = rng, shape, extra
+
+    def kernel(self, most: int = 9) -> tuple[int, int]:
+        """A kernel and a dilation that fit the sequence."""
+        k = self.rng.randint(1, min(most, self.length))
+        d = self.rng.choice([1, 1, 2, 3, 4])
+        return k, d if (k - 1) * d < self.length else 1
+
+    def same(self, out: int) -> nn.Module:
+        """A convolution that keeps the length."""
+        k, d = self.kernel()
+        k -= k % 2 == 0
+        return nn.Conv1d(self.c, out, k, padding=(k - 1) * d // 2, dilation=d)
+
+    def activation(self) -> nn.Module:
+        return self.rng.choice(
+            [nn.ReLU, nn.ReLU, nn.GELU, nn.SiLU, nn.ELU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.LeakyReLU, nn.ReLU6, nn.PReLU]
+        )()
+
+
+def call(function: Callable[..., Any], **parts: Any) -> nn.Module:
+    """A block of a function ``(module, x)``, which does not read other inputs."""
+    return Fn(lambda m, x, *extras: function(m, x), **(parts or {"none": torch.zeros(1)}))
+
+
+def convolution(d: Draw) -> nn.Module:
+    k, dilation = d.kernel()
+    reach = (k - 1) * dilation
+    out = d.rng.choice([2, 4, 6, 8])
+    groups = d.rng.choice([1, 1, 1, 2]) if d.c % 2 == 0 else 1
+    stride = d.rng.choice([1, 1, 1, 1, 2, 3])
+    padding: Any = d.rng.choice([0, reach // 2, reach // 2, reach, "same" if stride == 1 else 1])
+    return nn.Conv1d(d.c, out, k, stride, padding, dilation, groups, bias=d.rng.random() < 0.8)
+
+
+def convolution_2d(d: Draw) -> nn.Module:
+    k, dilation = d.kernel()
+    out = d.rng.choice([2, 4, 6])
+    pad = (k - 1) * dilation // 2
+    kind = d.rng.choice(["row", "column", "letters"])
+    if kind == "row":
+        return call(lambda m, x: m.conv(x.unsqueeze(2)).squeeze(2), conv=nn.Conv2d(d.c, out, (1, k), padding=(0, pad), dilation=(1, dilation)))
+    if kind == "column":
+        return call(lambda m, x: m.conv(x.unsqueeze(3)).squeeze(3), conv=nn.Conv2d(d.c, out, (k, 1), padding=(pad, 0), dilation=(dilation, 1)))
+    return call(lambda m, x: m.conv(x.unsqueeze(1)).squeeze(2), conv=nn.Conv2d(1, out, (d.c, k), padding=(0, pad), dilation=(1, dilation)))
+
+
+def pool(d: Draw) -> nn.Module:
+    k = d.rng.randint(2, min(5, d.length))
+    stride, padding = d.rng.choice([k, k, 1, 2, k + 1]), d.rng.choice([0, 0, k // 2])
+    ceil = d.rng.random() < 0.3
+    if d.rng.random() < 0.6:
+        return nn.MaxPool1d(k, stride, padding, d.rng.choice([1, 1, 2]) if d.length > 2 * k else 1, ceil_mode=ceil)
+    return nn.AvgPool1d(k, stride, padding, ceil, d.rng.random() < 0.5)
+
+
+def norm(d: Draw) -> nn.Module:
+    kind = d.rng.choice(["batch", "batch", "layer", "group", "instance"])
+    if kind == "layer":
+        return call(lambda m, x: m.norm(x.transpose(1, 2)).transpose(1, 2), norm=nn.LayerNorm(d.c))
+    if kind == "group":
+        return nn.GroupNorm(2 if d.c % 2 == 0 else 1, d.c)
+    return nn.InstanceNorm1d(d.c, affine=True) if kind == "instance" and d.length > 1 else nn.BatchNorm1d(d.c)
+
+
+def residual(d: Draw) -> nn.Module:
+    inner = nn.Sequential(d.activation(), d.same(d.c), d.activation(), d.same(d.c))
+    if d.rng.random() < 0.3 and d.length > 4:
+        return call(lambda m, x: x[:, :, 1:-1] + m.conv(m.inner(x)), inner=inner, conv=nn.Conv1d(d.c, d.c, 3))
+    return call(lambda m, x: x + m.inner(x), inner=inner)
+
+
+def concatenated(d: Draw) -> nn.Module:
+    parts = {"a": d.same(2), "b": nn.Sequential(d.same(3), d.activation()), "c": nn.MaxPool1d(3, 1, 1)}
+    axis = d.rng.choice([1, 1, 2])
+    if axis == 2:
+        parts = {"a": d.same(d.c), "b": nn.Sequential(d.same(d.c), d.activation()), "c": nn.AvgPool1d(2)}
+        if d.length < 2:
+            parts["c"] = nn.Identity()
+    return call(lambda m, x: torch.cat([m.a(x), x, m.b(x), m.c(x)], axis), **parts)
+
+
+def squeeze_and_excite(d: Draw) -> nn.Module:
+    if d.rng.random() < 0.5:
+        return call(lambda m, x: x * torch.sigmoid(m.fc(x.mean(2))).unsqueeze(2), fc=nn.Linear(d.c, d.c))
+    return call(lambda m, x: x * m.gate(x), gate=nn.Sequential(nn.AdaptiveAvgPool1d(1), nn.Conv1d(d.c, d.c, 1), nn.Sigmoid()))
+
+
+def gate(d: Draw) -> nn.Module:
+    if d.rng.random() < 0.5:
+        return nn.Sequential(d.same(2 * d.c), nn.GLU(1))
+    return call(lambda m, x: torch.tanh(m.a(x)) * torch.sigmoid(m.b(x)), a=d.same(d.c), b=d.same(d.c))
+
+
+def crop(d: Draw) -> nn.Module:
+    kind = d.rng.choice(["crop", "pad", "flip", "step", "negative", "mirror"])
+    left, right = d.rng.randint(0, max(d.length // 4, 0)), d.rng.randint(0, max(d.length // 4, 0))
+    if kind == "crop":
+        return call(lambda m, x: x[:, :, left : x.shape[2] - right])
+    if kind == "pad":
+        return call(lambda m, x: F.pad(x, (left, right), value=0.3))
+    if kind == "flip":
+        return call(lambda m, x: x.flip(2))
+    if kind == "mirror":
+        return call(lambda m, x: m.conv(x) + m.conv(x.flip([1, 2])).flip(2), conv=d.same(d.c))
+    if kind == "negative":
+        return call(lambda m, x: F.pad(x, (-left, right)))
+    return call(lambda m, x: x[:, :, left % 2 :: 2]) if d.length > 3 else call(lambda m, x: x.flip(1))
+
+
+def table(d: Draw) -> nn.Module:
+    shape = d.rng.choice([(1, d.c, d.length), (d.c, 1), (d.length,), (d.c, d.length), (1, 1, d.length)])
+    parameter = nn.Parameter(torch.rand(shape) + 0.5)
+    if d.rng.random() < 0.5:
+        return call(lambda m, x: x + m.table, table=parameter)
+    return call(lambda m, x: m.scale * x / m.table, table=parameter, scale=2.0)
+
+
+def channelwise(d: Draw) -> nn.Module:
+    kind = d.rng.choice(["softmax", "linear", "mask", "clamp", "einsum"])
+    if kind == "softmax":
+        return call(lambda m, x: x.softmax(1) * 3)
+    if kind == "linear":
+        return call(lambda m, x: m.fc(x.transpose(1, 2)).transpose(1, 2), fc=nn.Linear(d.c, 5))
+    if kind == "mask":
+        return call(lambda m, x: torch.where(x > 0, x, 0.2 * x) + x * (x > 0.1))
+    if kind == "clamp":
+        return call(lambda m, x: x.clamp(-0.7, 0.9))
+    return call(lambda m, x: torch.einsum("bcl,cd->bdl", x, m.w), w=nn.Parameter(torch.randn(d.c, 4)))
+
+
+def resample(d: Draw) -> nn.Module:
+    if d.length > 24:
+        return pool(d)
+    if d.rng.random() < 0.5:
+        return nn.Upsample(scale_factor=2)
+    k, s = d.rng.randint(1, 4), d.rng.randint(1, 3)
+    return nn.ConvTranspose1d(d.c, 4, k, s, d.rng.randint(0, k // 2))
+
+
+def grouped(d: Draw) -> nn.Module:
+    """Enformer's attention pool."""
+    size = d.rng.choice([s for s in (1, 2, 3, 4) if d.length % s == 0])
+
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        y = x.reshape(x.shape[0], x.shape[1], x.shape[2] // size, size)
+        return (y * m.logits(y).softmax(-1)).sum(-1)
+
+    return call(forward, logits=nn.Conv2d(d.c, d.c, 1, bias=False))
+
+
+def conditioned(d: Draw) -> nn.Module:
+    """Reads the other inputs: a vector, and a track along the positions of the sequence."""
+    if not d.extra:
+        return d.activation()
+
+    def forward(m: Any, x: torch.Tensor, vector: torch.Tensor, track: torch.Tensor) -> torch.Tensor:
+        if m.lengths[0] == x.shape[2]:
+            x = torch.cat([x, track], 1) if m.lengths[1] else x * track
+        return x * m.scale(vector).unsqueeze(2)
+
+    joined = d.rng.random() < 0.5 and d.length == d.extra
+    return Fn(forward, scale=nn.Linear(3, d.c + joined), lengths=[d.extra, int(joined)])
+
+
+def attention(d: Draw) -> nn.Module:
+    if d.length > 16:
+        return pool(d)
+
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        y = x.transpose(1, 2)
+        return (y + F.scaled_dot_product_attention(m.q(y), m.k(y), m.v(y))).transpose(1, 2)
+
+    return call(forward, q=nn.Linear(d.c, 4), k=nn.Linear(d.c, 4), v=nn.Linear(d.c, d.c))
+
+
+BLOCKS: list[tuple[Callable[[Draw], nn.Module], int]] = [
+    (convolution, 8), (convolution_2d, 2), (pool, 3), (norm, 3), (Draw.activation, 4), (residual, 3), (concatenated, 2),
+    (squeeze_and_excite, 1), (gate, 1), (crop, 2), (table, 1), (channelwise, 2), (resample, 1), (grouped, 1), (conditioned, 1), (attention, 1),
+]  # fmt: skip
+
+
+def head(d: Draw) -> tuple[str, nn.Module]:
+    flat = d.c * d.length
+    heads: dict[str, Callable[[], nn.Module]] = {
+        "flatten": lambda: call(lambda m, x: m.fc(x.flatten(1)), fc=nn.Linear(flat, 3)),
+        "flatten L,C": lambda: call(lambda m, x: m.fc(x.transpose(1, 2).flatten(1)), fc=nn.Linear(flat, 2)),
+        "mlp": lambda: call(lambda m, x: m.net(x.reshape(x.shape[0], -1)), net=nn.Sequential(
+            nn.BatchNorm1d(flat), nn.ReLU(), nn.Linear(flat, 5), nn.Dropout(), d.activation(), nn.Linear(5, 2))),
+        "mean": lambda: call(lambda m, x: m.fc(x.mean(2)), fc=nn.Linear(d.c, 2)),
+        "max": lambda: call(lambda m, x: m.fc(x.amax(-1)), fc=nn.Linear(d.c, 2)),
+        "adaptive": lambda: call(lambda m, x: m.net(x), net=nn.Sequential(nn.AdaptiveMaxPool1d(1), nn.Flatten(), nn.Linear(d.c, 2))),
+        "sum": lambda: call(lambda m, x: x.sum((1, 2))[:, None]),
+        "profile": lambda: call(lambda m, x: m.conv(x), conv=d.same(2)),
+        "profile softmax": lambda: call(lambda m, x: m.conv(x).log_softmax(-1), conv=d.same(1)),
+        "scores at positions": lambda: call(lambda m, x: torch.sigmoid(m.fc(x.transpose(1, 2))), fc=nn.Linear(d.c, 3)),
+        "last position": lambda: call(lambda m, x: m.fc(x[:, :, -1]), fc=nn.Linear(d.c, 2)),
+        "over positions": lambda: call(lambda m, x: F.relu(m.fc(x)).mean(1), fc=nn.Linear(d.length, 3)),
+        "as it is": lambda: call(lambda m, x: x),
+    }  # fmt: skip
+    name = d.rng.choice(list(heads))
+    return name, heads[name]()
+
+
+def random_model(seed: int) -> RandomModel:
+    """Architecture number ``seed``: always the same, with weights and normalisation statistics as after training."""
+    rng = random.Random(seed)
+    n_choices = rng.choice([4, 4, 4, 4, 5])
+    length = rng.randint(9, 36)
+    extra = length if rng.random() < 0.25 else 0
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        args = (torch.rand(2, 3) + 0.5, torch.rand(2, 1, length)) if extra else ()
+        x = torch.rand(2, n_choices, length)
+        blocks: list[nn.Module] = []
+        names: list[str] = []
+        wanted = rng.randint(1, 7)
+        while len(blocks) < wanted:
+            make = rng.choices([b for b, _ in BLOCKS], [w for _, w in BLOCKS])[0]
+            if not blocks and rng.random() < 0.7:
+                make = convolution
+            try:
+                block = make(Draw(rng, (x.shape[1], x.shape[2]), extra)).eval()
+                y = block(x, *args) if isinstance(block, Fn) else block(x)
+            except (RuntimeError, ValueError):
+                continue  # does not fit this length
+            if y.shape[2] < 1 or y.shape[2] > 60 or y.shape[1] > 24:
+                continue
+            blocks.append(block if isinstance(block, Fn) else Fn(lambda m, v, *rest: m.block(v), block=block))
+            names.append(f"{make.__name__} {tuple(y.shape[1:])}")
+            x = y
+        drawn = [head(Draw(rng, (x.shape[1], x.shape[2]), extra)) for _ in range(rng.choice([1, 1, 2]))]
+        container = "tensor" if len(drawn) == 1 else rng.choice(["tuple", "dict"])
+        model = Net(blocks, [h for _, h in drawn], container)
+        settle(model)
+    names = [f"{n_choices} x {length}", *names, *(f"head: {name}" for name, _ in drawn)]
+    return RandomModel(model.eval(), one_hot(2, n_choices, length, seed, torch.float32), args, names)
+
+
+def settle(model: torch.nn.Module) -> None:
+    """Statistics and scales of normalisations as after training."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_var is not None:
+            module.running_mean.uniform_(-0.5, 0.5)
+            module.running_var.uniform_(0.5, 2)
+        if isinstance(module, nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm) and module.weight is not None:
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from random_models import CPU, Chunk, Fn, Laboratory, chunks, disagreement, laboratory_sequences, tensors_of
+from random_models import CPU, Chunk, Fn, Laboratory, chunks, disagreement, laboratory_sequences, settle, tensors_of
 from torch import nn
 
 import yuzu  # noqa: F401  registers every handler
@@ -120,13 +120,7 @@ class Branches(nn.Module):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(zlib.crc32(case.name.encode()))
                 branch = Branch(case)
-                for module in branch.modules():  # statistics as after training
-                    if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_var is not None:
-                        module.running_mean.uniform_(-0.5, 0.5)
-                        module.running_var.uniform_(0.5, 2)
-                    if isinstance(module, nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm) and module.weight is not None:
-                        nn.init.uniform_(module.weight, 0.5, 1.5)
-                        nn.init.uniform_(module.bias, -0.5, 0.5)
+                settle(branch)
             self.branches.append(branch)
 
     def forward(self, x: torch.Tensor, *extras: torch.Tensor) -> Any:
@@ -818,7 +812,8 @@ def test_the_family_that_handles_it(name: str, label: str) -> None:
 
 
 def fits(wanted: str, family: str, layout: str, given: set[str]) -> bool:
-    """Whether a node is handled as wanted; windows must stay windows, except in reductions, dense layers, and where it says so."""
+    """Whether a node is handled as wanted; windows must stay windows, except in reductions, dense layers, and where "
+    "it says so."""
     if wanted == "naive" or family == "naive":
         return wanted == family
     if wanted == "whole values" or given == {"rows"}:

@@ -401,7 +401,8 @@ def test_windows_are_kept_for_the_next_sequence(towers: Any) -> None:
 
 
 def test_zero_padding_is_never_taken_for_a_position() -> None:
-    """An overhanging window must stay zero outside the sequence, also after a bias and an activation that is not zero at zero."""
+    """An overhanging window must stay zero outside the sequence, also after a bias and an activation that is not "
+    "zero at zero."""
     model = nn.Sequential(conv(5, padding=2), nn.Sigmoid(), conv(5, padding=2), nn.Softplus(), conv(5, padding=2)).double()
     X = one_hot(1, 4, 6)
     plan = make_plan(capture(model, (4, 6), (), torch.float64))

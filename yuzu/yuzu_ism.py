@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from yuzu._engine.precision import products
 from yuzu._engine.run import Reference, Run
 from yuzu.inputs import (
     check_args,
@@ -154,7 +155,10 @@ def run_planned(
     reachable = plan.reachable(mutations.positions, mutations.width)
     sites_at_once = bound.sites_at_once(mutations)
     size = batch_size or bound.sequences_at_once(mutations)
-    with tqdm(total=len(X), disable=not verbose, desc="in-silico mutagenesis", unit="sequence") as progress:
+    with (
+        products(plan.precision, device),
+        tqdm(total=len(X), disable=not verbose, desc="in-silico mutagenesis", unit="sequence") as progress,
+    ):
         for first in range(0, len(X), size):
             batch = X[first : first + size]
             x = batch.to(device)

@@ -144,7 +144,9 @@ class Plan:
             i = node.index
             if not node.mutated or not self.readers[i]:
                 continue
-            to_rows = any(self.layouts[c].kind != "windows" for c in self.graph.consumers[i])
+            to_rows = any(
+                self.graph.nodes[c].mutated and self.layouts[c].kind != "windows" for c in self.graph.consumers[i]
+            )
             if i in self.graph.output_nodes or to_rows:
                 window = windows[i]
                 reach |= np.ones_like(reach) if window is None else window.stop > window.first

@@ -31,6 +31,8 @@ class Convolution(Rule):
     def __init__(self, view: View, layout: Layout, geometry: Geometry, groups: int, height: int | None) -> None:
         super().__init__(view, layout)
         self.geometry, self.groups, self.height = geometry, groups, height
+        # a kernel of 1 on the second axis leaves its lines apart: they are carried like edits
+        self.lines = height if height is not None and view.shape_of(view.node.args[1])[5 - layout.axis] != height else 1
         self.weight = view.node.args[1].index
         self.kernel_axis = view.layout(view.node.args[0]).axis
         self.way = "windows"
@@ -69,8 +71,13 @@ class Convolution(Rule):
         assert change is not None and change.window is not None and window is not None
         weight = run.value(self.weight)
         kernel = self.kernel(weight)
-        x = change.tensor.flatten(3) if change.tensor.dim() > 4 else change.tensor
-        sites, edits = x.shape[:2]
+        x = change.tensor
+        edits = x.shape[1]
+        if self.lines > 1:
+            x = x.movedim(4, 2).flatten(1, 2)
+        elif self.height is not None:
+            x = x.flatten(3)
+        sites, rows = x.shape[:2]
         geometry = self.geometry
         key = ("convolution", self.node.index)
         if geometry.stride == 1:
@@ -88,17 +95,18 @@ class Convolution(Rule):
                     (width - 1) * geometry.stride + geometry.reach + 1,
                 ),
             )
-            aligned = rewindow(x, change.window, read).reshape(sites * edits, read.width, -1)
+            aligned = rewindow(x, change.window, read).reshape(sites * rows, read.width, -1)
             prepared = run.derived(
                 (key, "strided"),
                 [weight],
                 lambda: lowered(kernel, run.precision).unsqueeze(2).contiguous(memory_format=torch.channels_last),
             )
             result = convolve_rows(aligned, prepared, 0, geometry.dilation, self.groups, geometry.stride)
-        result = result.view(sites, edits, width, -1)
-        if self.height is not None:
-            result = result.unsqueeze(3 if self.kernel_axis == 3 else 4)
-            result = result.movedim(4, 3) if self.kernel_axis == 3 else result
+        result = result.view(sites, rows, width, -1)
+        if self.lines > 1:
+            result = result.unflatten(1, (edits, self.lines)).movedim(2, 4)
+        elif self.height is not None:
+            result = result.unsqueeze(4)
         full = window.cached(("raw", self.node.index), lambda: Window.at(start, width))
         return rewindow(result, full, window)
 
@@ -177,7 +185,8 @@ def convolution(view: View) -> Rule | str:
         pad_other = 0 if no_padding or isinstance(padding, str) else _pair(padding, other, spatial)
         if isinstance(padding, str) and padding == "same" and shape[other] != 1:
             return LinearRows(view, 2)
-        if shape[other] != height or pad_other != 0 or (height != 1 and groups != 1):
+        apart = shape[other] == 1 and _pair(stride, other, spatial) == 1
+        if (shape[other] != height and not apart) or pad_other != 0 or (shape[other] != 1 and groups != 1):
             return LinearRows(view, 2)
     geometry = Geometry(kernel, step, left, rate, length, view.shape[axis])
     return Convolution(view, Layout("windows", axis, view.shape[axis]), geometry, groups, height)

@@ -125,9 +125,13 @@ def aligned_operand(
     return layout.natural(taken.unsqueeze(1).expand(-1, grid[1], *taken.shape[1:]).flatten(0, 1))
 
 
-@handles("pointwise")
+# Pointwise operations that PyTorch does not tag as such.
+UNTAGGED = "hardswish log_sigmoid where masked_fill __and__ __or__".split()
+
+
+@handles("pointwise", *(f"aten.{name}" for name in UNTAGGED))
 def pointwise(view: View) -> Rule | str:
-    """Every operation that PyTorch tags as pointwise."""
+    """Every operation that PyTorch tags as pointwise, and some that it should."""
     found = common_layout(view)
     if isinstance(found, str):
         return found
@@ -202,7 +206,6 @@ def prelu(view: View) -> Rule | str:
 
 @handles(
     "aten.group_norm",
-    "aten.native_group_norm",
     "aten.instance_norm",
     "aten.scaled_dot_product_attention",
     "aten.roll",

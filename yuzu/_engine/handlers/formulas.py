@@ -6,8 +6,8 @@ With ``s = sigmoid``, ``p = softmax(R)`` and ``Z = 1 + sum(p (e^D - 1))``:
     exp:          e^R (e^D - 1)
     sigmoid:      s(R) s(-(R + D)) (e^D - 1) for D <= 0, and s(R + D) s(-R) (1 - e^-D) for D > 0
     tanh:         2 sigmoid(2 x) - 1
-    softmax:      p (e^D - Z) / Z
-    log_softmax:  D - log(Z)
+    softmax:      p (e^D - Z) / Z         } with D less the difference of the likeliest class
+    log_softmax:  D - log(Z)              }
 """
 
 from __future__ import annotations
@@ -110,18 +110,31 @@ def _tanh(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.T
     return _sigmoid(2 * d, 2 * before, torch.sigmoid(2 * before)).mul_(2)
 
 
+def _relative_to_likeliest(d: torch.Tensor, likely: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Differences less that of the reference's likeliest class, which changes no softmax; and which are out of the
+    formulas' reach.
+
+    That class then counts for nothing in ``Z - 1``, however close to 1 it is: nothing of the others is rounded away.
+    """
+    index = likely.argmax(axis, keepdim=True)
+    shape = list(d.shape)
+    shape[axis] = 1
+    d = d - d.gather(axis, index.expand(shape))
+    return d, d.amax(axis, keepdim=True) > LARGE
+
+
 def _softmax(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor, axis: int) -> torch.Tensor:
-    excess = torch.expm1(d.clamp(max=LARGE))
+    moved, far = _relative_to_likeliest(d, after, axis)
+    excess = torch.expm1(moved.clamp(max=LARGE))
     total = (after * excess).sum(axis, keepdim=True)
     difference = (excess - total).mul_(after).div_(total + 1)
-    large = d.amax(axis, keepdim=True) > LARGE
-    return torch.where(large, torch.softmax(before + d, axis) - after, difference)
+    return torch.where(far | (total < -0.5), torch.softmax(before + d, axis) - after, difference)
 
 
 def _log_softmax(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor, axis: int) -> torch.Tensor:
-    total = (after.exp() * torch.expm1(d.clamp(max=LARGE))).sum(axis, keepdim=True)
-    large = d.amax(axis, keepdim=True) > LARGE
-    return torch.where(large, torch.log_softmax(before + d, axis) - after, d - torch.log1p(total))
+    moved, far = _relative_to_likeliest(d, after, axis)
+    total = (after.exp() * torch.expm1(moved.clamp(max=LARGE))).sum(axis, keepdim=True)
+    return torch.where(far | (total < -0.5), torch.log_softmax(before + d, axis) - after, moved - torch.log1p(total))
 
 
 FORMULAS: dict[str, Callable[..., torch.Tensor]] = {"aten.exp": _exp, "aten.sigmoid": _sigmoid, "aten.tanh": _tanh}

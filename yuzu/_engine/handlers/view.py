@@ -57,7 +57,7 @@ def _target(view: View) -> tuple[int | None, ...]:
     return view.node.shape
 
 
-@handles("aten.permute", "aten.transpose", "aten.t", "aten.movedim", "aten.swapaxes")
+@handles("aten.permute", "aten.transpose", "aten.movedim", "aten.swapaxes")
 def permute(view: View) -> Rule | str:
     node, rank = view.node, view.rank
     if node.op == "aten.permute":
@@ -67,7 +67,10 @@ def permute(view: View) -> Rule | str:
         a, b = node.args[1] % rank, node.args[2] % rank
         order[a], order[b] = order[b], order[a]
     else:
-        return f"there is no handler for {node.op}"
+        given = [[a] if isinstance(a, int) else list(a) for a in node.args[1:3]]
+        places = dict(zip((a % rank for a in given[1]), (a % rank for a in given[0]), strict=True))
+        others = iter(a for a in range(rank) if a not in places.values())
+        order = [places[a] if a in places else next(others) for a in range(rank)]
     if order[0] != 0:
         return "it moves the batch axis"
     layout = view.movable(node.args[0])
@@ -110,12 +113,8 @@ def reshape(view: View) -> Rule | str:
             return Regrouped(view, Layout("windows", axis, length, before // left, after // right), sizes)
     for axis in range(1, len(sizes) - 1):
         groups = sizes[axis]
-        if (
-            math.prod(sizes[1:axis]) == before
-            and groups
-            and length % groups == 0
-            and sizes[axis + 1] == length // groups
-        ):
+        # a first axis of one group would be the flattened vector: no position is left there
+        if math.prod(sizes[1:axis]) == before and groups > 1 and length % groups == 0 and layout.inner == 1:
             return Split(view, Layout("windows", axis, groups), length // groups, sizes)
     return rows_view()
 
@@ -141,14 +140,18 @@ class Regrouped(Rule):
 
 
 class Split(Rule):
-    """Positions taken in groups, ``L -> (L / size, size)``: the window grows to whole groups."""
+    """Positions taken in groups, ``L -> (L / size, size)``: the window grows to whole groups.
+
+    What was behind the positions stays behind the group, and may be merged with it.
+    """
 
     family = "view"
 
     def __init__(self, view: View, layout: Layout, size: int, sizes: list[int]) -> None:
         super().__init__(view, layout)
         self.geometry = Geometry(size, size, 0, 1, layout.length * size, layout.length)
-        self.before, self.after = sizes[1 : layout.axis], sizes[layout.axis + 2 :]
+        self.before = sizes[1 : layout.axis]
+        self.after = sizes[layout.axis + 1 :]  # of the group and what was behind the positions
 
     def window(self, windows: Spans) -> tuple[Integers, Integers]:
         (window,) = windows
@@ -164,8 +167,8 @@ class Split(Rule):
         size = self.geometry.kernel
         read = window.cached(("groups", self.node.index), lambda: Window.at(window.start * size, window.width * size))
         tensor = rewindow(change.tensor, change.window, read)
-        tensor = tensor.reshape(*tensor.shape[:2], window.width, size, *self.before, *self.after)
-        return tensor.movedim(3, 3 + len(self.before))
+        tensor = tensor.reshape(*tensor.shape[:2], window.width, size, math.prod(self.before), -1).movedim(3, 4)
+        return tensor.reshape(*tensor.shape[:3], *self.before, *self.after)
 
 
 @handles("aten.expand", reads_sizes=True)
