@@ -63,7 +63,7 @@ def measure(name: str, length: int, repeats: int, precision: str, device: str) -
     generator = torch.Generator().manual_seed(0)
     letters = "".join("ACGT"[i] for i in torch.randint(4, (length,), generator=generator))
     X = one_hot_encode([letters])
-    model = getattr(models, name)(4, seq_len=length)
+    model = getattr(models, name)(4, seq_len=length).eval()
     model(X)
     import torch.export  # noqa: F401  its import time is torch's, not the model's
 
@@ -171,7 +171,7 @@ def main() -> int:
             "--device",
             options.device,
         ]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         row = json.loads(done.stdout.splitlines()[-1])
         row["verdict"] = verdict(row)
         rows.append(row)

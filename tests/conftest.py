@@ -5,8 +5,11 @@ the tests on CUDA fail where there is no such device, instead of being skipped; 
 always skipped.
 """
 
+import contextlib
 import copy
+import gc
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -15,6 +18,9 @@ import torch.nn.functional as F
 from torch.utils import _pytree as pytree
 
 torch.set_num_threads(int(os.environ.get("YUZU_TEST_THREADS", "1")))
+gc.set_threshold(
+    100_000, 20, 50
+)  # torch.export makes many objects: with Python's default a fifth of the time is collection
 
 EXACT = 1e-5  # relative L2 error that is always good enough in float32
 LARGEST = 1e-4  # largest error of any one score, relative to the largest score
@@ -33,6 +39,37 @@ def device(request):
                 pytest.fail(f"YUZU_TEST_DEVICES={wanted} asks for CUDA, which is not available")
             pytest.skip("CUDA is not available")
     return request.param
+
+
+_captured = {}
+
+
+@contextlib.contextmanager
+def capturing_once():
+    """Capture a model once, however often it is precomputed in other ways: most of a small model's time goes there.
+
+    Only for tests that are not about capturing, nor about what is kept or refused.
+    """
+    module = sys.modules["yuzu.precompute"]  # the name ``yuzu.precompute`` is the function
+    original = module.capture
+
+    def capture(model, shape, *rest):
+        key = (id(model), tuple(shape))
+        if key not in _captured:
+            _captured[key] = (original(model, shape, *rest), model)  # with the model, so that its id stays its own
+        return _captured[key][0]
+
+    module.capture = capture
+    try:
+        yield
+    finally:
+        module.capture = original
+
+
+@pytest.fixture
+def captured_once():
+    with capturing_once():
+        yield
 
 
 def sequences(n, length, n_choices=4, seed=0, dtype=torch.float32):

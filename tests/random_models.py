@@ -65,6 +65,13 @@ def brute_force(
     return [torch.stack(tensors) for tensors in zip(*results, strict=True)]
 
 
+@torch.no_grad()
+def noise_of(model: torch.nn.Module, X: torch.Tensor, args: tuple[torch.Tensor, ...], truth: list[torch.Tensor]) -> list[float]:
+    """The L2 norm that rounding the model's outputs to one part in 1e16 leaves in differences of theirs."""
+    outputs = tensors_of(copy.deepcopy(model).double()(X.double(), *(a.double() if a.is_floating_point() else a for a in args)))
+    return [1e-16 * float(y.abs().max()) * t.numel() ** 0.5 for y, t in zip(outputs, truth, strict=True)]
+
+
 def relative_error(found: torch.Tensor, truth: torch.Tensor) -> float:
     """Relative L2 error; the norm of what was found where the truth is zero."""
     scale = float(truth.norm())
@@ -159,7 +166,8 @@ class Laboratory:
             dtype = self.X.dtype
             self.graph = capture(self.model, (self.X.shape[1], self.X.shape[2]), self.args, dtype)
         self.plan = make_plan(self.graph)
-        self.twin = copy.deepcopy(self.model).double()
+        double = all(p.dtype == torch.float64 for p in self.model.parameters())
+        self.twin = self.model if double else copy.deepcopy(self.model).double()
 
     def run(self, dtype: torch.dtype = torch.float64) -> Run:
         """Ready to run chunks; like ``yuzu_ism``, with plain values from where the reference is infinite."""
@@ -573,6 +581,9 @@ def random_model(seed: int) -> RandomModel:
         torch.manual_seed(seed)
         args = (torch.rand(2, 3) + 0.5, torch.rand(2, 1, length)) if extra else ()
         x = torch.rand(2, n_choices, length)
+        X = one_hot(2, n_choices, length, seed, torch.float32)
+        if rng.random() < 0.2:
+            X[1, :, rng.randrange(length)] = 0  # an N
         blocks: list[nn.Module] = []
         names: list[str] = []
         wanted = rng.randint(1, 7)
@@ -595,7 +606,7 @@ def random_model(seed: int) -> RandomModel:
         model = Net(blocks, [h for _, h in drawn], container)
         settle(model)
     names = [f"{n_choices} x {length}", *names, *(f"head: {name}" for name, _ in drawn)]
-    return RandomModel(model.eval(), one_hot(2, n_choices, length, seed, torch.float32), args, names)
+    return RandomModel(model.eval(), X, args, names)
 
 
 def settle(model: torch.nn.Module) -> None:

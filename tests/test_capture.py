@@ -3,6 +3,7 @@
 import collections
 import copy
 import dataclasses
+import functools
 import logging
 import tempfile
 import threading
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from random_models import CPU, Fn, brute_force, one_hot, relative_error, tensors_of
+from random_models import CPU, Laboratory, brute_force, chunks, laboratory_sequences, one_hot, relative_error, tensors_of
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -180,8 +181,13 @@ class NoGrad(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             y = self.conv(x)
+        return self.fc(y.detach().mean(2)).requires_grad_().squeeze(-1)
+
+
+class Grad(NoGrad):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         with torch.enable_grad():
-            return self.fc(y.detach().mean(2)).requires_grad_().squeeze(-1)
+            return super().forward(x)
 
 
 class Tied(nn.Module):
@@ -354,6 +360,7 @@ CAPTURED: dict[str, Callable[[], nn.Module]] = {
     "buffers": Buffers,
     "branch on shape": BranchOnShape,
     "no grad": NoGrad,
+    "enable grad": Grad,
     "tied": Tied,
     "lock": lambda: Holding(threading.Lock),
     "lock inside": lambda: Holding(threading.RLock, deep=True),
@@ -368,17 +375,19 @@ CAPTURED: dict[str, Callable[[], nn.Module]] = {
     "dropout everywhere": DropoutEverywhere,
     "configuration": FromConfig,
     "subclassed layer": lambda: nn.Sequential(Subclassed(4, 5, 3), nn.ReLU()),
-    "scripted": scripted,
     **{f"returns {kind}": (lambda kind=kind: Nested(kind)) for kind in KINDS},
 }
 
 
+@functools.cache
+def captured(name: str) -> tuple[nn.Module, Graph]:
+    model = seeded(CAPTURED[name])
+    return model.eval(), capture(model, (4, LENGTH), (), torch.float64)
+
+
 @pytest.mark.parametrize("name", list(CAPTURED))
 def test_the_graph_is_the_model(name: str) -> None:
-    model = seeded(CAPTURED[name])
-    twin = copy.deepcopy(model).eval() if "lock" not in name else None
-    graph = capture(model, (4, LENGTH), (), torch.float64)
-    model.eval()
+    model, graph = captured(name)
     for batch in (1, 2, 7):
         X = torch.rand(batch, 4, LENGTH, dtype=torch.float64, generator=torch.Generator().manual_seed(batch))
         with torch.no_grad():
@@ -388,14 +397,25 @@ def test_the_graph_is_the_model(name: str) -> None:
         assert len(tensors_of(found)) == len(tensors_of(wanted))
         for a, b in zip(tensors_of(found), tensors_of(wanted), strict=True):
             assert torch.allclose(a, b, rtol=1e-12, atol=1e-13)
-    del twin
 
 
 @pytest.mark.parametrize("name", list(CAPTURED))
+def test_and_its_changes_are_the_models(name: str) -> None:
+    model, graph = captured(name)
+    X = laboratory_sequences(4, LENGTH)
+    laboratory = Laboratory(model, X, (), graph)
+    assert not list(laboratory.problems(chunks(X)))
+    naive = {graph.nodes[i].op for i, reason in laboratory.plan.reasons.items() if "which runs naively" not in reason}
+    assert naive <= {"no parameters": {"aten.unfold"}, "in place": {"aten.slice_scatter", "aten.select_scatter"}}.get(name, set())
+
+
+@pytest.mark.parametrize("name", ["reused", "returns nested", "returns namedtuple", "buffers", "lock inside"])
 def test_and_its_mutagenesis_is_brute_force(name: str) -> None:
     model = seeded(CAPTURED[name]).eval()
     X = one_hot(2, 4, LENGTH)
-    found = yuzu.yuzu_ism(model, X, output="delta", device="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", YuzuWarning)
+        found = yuzu.yuzu_ism(model, X, output="delta", device="cpu")
     assert len(tensors_of(found)) == len(tensors_of(model(X)))
     for a, b in zip(tensors_of(found), truth_of(model, X), strict=True):
         assert relative_error(a, b) < 1e-12
@@ -464,7 +484,7 @@ def assert_right_or_refused(model: nn.Module) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", YuzuWarning)
         made = yuzu.precompute(model, LENGTH, device="cpu")
-        for a, b in zip(tensors_of(yuzu.yuzu_ism(model, X, made, output="delta", device="cpu")), brute_force(model, X), strict=True):
+        for a, b in zip(tensors_of(yuzu.yuzu_ism(model, X, made, output="delta", device="cpu")), truth_of(model, X), strict=True):
             assert relative_error(a, b) < 1e-12
     return made
 
@@ -545,8 +565,6 @@ class Decides(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.kind == "if":
             return self.conv(x) if x[:, 0].sum() > x[:, 1].sum() else self.other(x)
-        if self.kind == "item":
-            return self.conv(x) * x[0, 0, 0].item()
         if self.kind == "while":
             y = self.conv(x)
             while y.abs().max() > 0.1:
@@ -565,7 +583,7 @@ class Decides(nn.Module):
         raise AssertionError
 
 
-@pytest.mark.parametrize("kind", ["if", "item", "while", "positions", "numpy", "all"])
+@pytest.mark.parametrize("kind", ["if", "while", "positions", "numpy", "all"])
 def test_control_flow_on_content_is_refused_and_runs_naively(kind: str) -> None:
     model = seeded(lambda: Decides(kind)).eval()
     with pytest.raises(CaptureError):
@@ -623,18 +641,21 @@ def test_a_constant_model_is_refused_or_zero() -> None:
     assert found.shape == (2, 4, LENGTH, 3) and not found.any()
 
 
+def test_a_scripted_model_runs_naively_at_worst() -> None:
+    assert_right_or_refused(seeded(scripted).eval())
+
+
 def test_a_fixed_batch_is_refused() -> None:
-    class OneAtATime(nn.Module):
+    class ThreeAtATime(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.conv = conv()
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            assert x.shape[0] == 3
-            return self.conv(x)
+            return self.conv(x).view(3, -1)
 
     with pytest.raises(CaptureError):
-        capture(seeded(OneAtATime), (4, LENGTH), (), torch.float64)
+        capture(seeded(ThreeAtATime), (4, LENGTH), (), torch.float64)
 
 
 def test_both_strands_in_one_batch_are_not_mixed_up() -> None:
@@ -882,24 +903,16 @@ def test_simplify_never_changes_a_value(kind: str, monkeypatch: pytest.MonkeyPat
     plain = capture(model, (4, LENGTH), (), torch.float64)
     for batch in (1, 4):
         X = torch.rand(batch, 4, LENGTH, dtype=torch.float64)
-        wanted = tensors_of(model(X))
+        with torch.no_grad():
+            wanted = tensors_of(model(X))
         for graph in (plain, simple):
             for a, b in zip(tensors_of(run_graph(graph, model, X)), wanted, strict=True):
                 assert a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
+    problems = list(Laboratory(model, laboratory_sequences(4, LENGTH), (), simple).problems(chunks(laboratory_sequences(4, LENGTH)), tolerance=1e-6))
+    assert not problems, problems
     assert len(simple.nodes) <= len(plain.nodes)
     for node in simple.nodes:
         assert all(i < node.index for i in refs_of((node.args, node.kwargs))) and simple.nodes[node.index] is node
-
-
-@pytest.mark.parametrize("kind", MESSES)
-def test_and_what_it_gives_runs_exactly(kind: str) -> None:
-    model = seeded(lambda: Messy(kind)).eval()
-    X = one_hot(2, 4, LENGTH)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", YuzuWarning)
-        found = yuzu.yuzu_ism(model, X, output="delta", device="cpu")
-    for a, b in zip(tensors_of(found), brute_force(model, X), strict=True):
-        assert relative_error(a, b) < (1e-6 if kind == "dtype" else 1e-12)
 
 
 def ops_of(model: nn.Module) -> list[str]:
@@ -925,8 +938,8 @@ def test_simplify_does_not_change_what_it_is_given() -> None:
 
 def test_every_operation_in_it_has_a_layout() -> None:
     """A plan can be made of every graph here, and says for each node what it is."""
-    for name, build in CAPTURED.items():
-        graph = capture(seeded(build), (4, LENGTH), (), torch.float64)
+    for name in ("reused", "returns nested", "in place", "buffers", "no parameters"):
+        graph = captured(name)[1]
         plan = make_plan(graph)
         assert len(plan.layouts) == len(graph.nodes), name
         assert all((plan.rules[n.index] is None) == (n.index in plan.reasons) for n in graph.nodes if n.kind == "call" and n.mutated), name

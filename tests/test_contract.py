@@ -722,9 +722,9 @@ def extra(n, count):
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_args(ism, device, count, output):
     model, X, args = with_args(), sequences(3, L), extra(3, count)
-    assert_right(
-        ism(model, X, args=args, output=output, device=device), model, X, args=args, output=output, device=device
-    )
+    for batch_size in (1, 2, 500):
+        result = ism(model, X, args=args, output=output, batch_size=batch_size, device=device)
+        assert_right(result, model, X, args=args, output=output, device=device)
 
 
 def test_rows_of_args_belong_to_their_sequence(ism):
@@ -912,10 +912,9 @@ def test_under_any_gradient_mode(ism, context):
     """The model can be trained afterwards, also when everything happened in inference mode (no inference tensors are "
     "left in it)."""
     model, X = randomized(Net(), seed=9).eval(), sequences(2, L)
-    expected = ism(copy.deepcopy(model), X)
     with context():
         result = ism(model, X)
-    assert_same(result.clone(), expected)
+    assert_right(result.clone(), model, X)
     model(X).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
     with torch.no_grad():
@@ -948,11 +947,10 @@ def test_default_dtype_does_not_matter(ism, net):
 
 def test_hooks_of_the_user_are_part_of_the_model(ism):
     model, X = randomized(Net(), seed=10).eval(), sequences(1, L)
-    plain = ism(model, X)
     handle = model.conv1.register_forward_hook(lambda module, inputs, y: y.clamp(max=0.2))
     assert_right(ism(model, X), model, X)
     handle.remove()
-    assert_same(ism(model, X), plain)
+    assert_right(ism(model, X), model, X)
 
 
 def test_sequence_shorter_than_the_receptive_field(ism, device):
@@ -960,3 +958,93 @@ def test_sequence_shorter_than_the_receptive_field(ism, device):
     for length in (1, 3, 6):
         X = sequences(2, length, seed=length)
         assert_right(ism(model, X, output="delta", device=device), model, X, output="delta", device=device)
+
+
+# unusual models and surroundings
+
+
+class Identity(torch.nn.Module):
+    def forward(self, X):
+        return X
+
+
+class Views(torch.nn.Module):
+    """Returns views that share memory with each other."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv1d(4, 3, 3)
+
+    def forward(self, X):
+        y = self.conv(X)
+        return y.transpose(1, 2)[:, ::2], y[:, :1].expand(-1, 4, -1), y
+
+
+class Kinds(torch.nn.Module):
+    """The letter with the largest score and whether it passes a threshold: outputs that are no floats."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv1d(4, 3, 3)
+
+    def forward(self, X):
+        y = self.conv(X).mean(2)
+        return y, y.argmax(1), y > 0
+
+
+class Double(torch.nn.Module):
+    """A float32 model that sums in float64: results are float32 all the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv1d(4, 3, 3)
+
+    def forward(self, X):
+        return self.conv(X).double().sum(2)
+
+
+@pytest.mark.parametrize("kind", [Identity, Views, Kinds, Double])
+def test_unusual_outputs(ism, kind):
+    model, X = randomized(kind(), seed=2), sequences(2, 14)
+    for output in OUTPUTS:
+        assert_right(ism(model, X, output=output), model, X, output=output)
+
+
+@pytest.mark.parametrize(
+    "make", [torch.jit.script, lambda m: torch.jit.trace(m, sequences(1, L)), torch.nn.DataParallel]
+)
+def test_wrapped_modules(ism, net, make):
+    """Any module will do; one that cannot be captured runs naively, and it is said."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, that scripting is going out of use
+        wrapped = make(copy.deepcopy(net))
+        result = ism(wrapped, sequences(1, L), output="delta")
+    assert_right(result, net, sequences(1, L), output="delta")
+
+
+def test_autocast_of_the_caller_does_not_matter(ism, device):
+    """``precision="highest"`` is float32 throughout; bfloat16 is asked for by ``precision="medium"``."""
+    model, X = randomized(Net(), seed=11).eval(), sequences(1, L)
+    with torch.autocast(device, dtype=torch.bfloat16), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = ism(model, X, output="delta", device=device)
+    assert_right(result, model, X, output="delta", device=device)
+
+
+def test_default_device_of_the_caller_does_not_matter(ism, net):
+    """``torch.set_default_device`` is where the caller's new tensors go; what is computed where is said by ``device``."""
+    model, X = copy.deepcopy(net), sequences(1, L)
+    with torch.device("meta"):
+        result = ism(model, X, output="delta", device="cpu")
+    assert result.device.type == "cpu"
+    assert_right(result, net, X, output="delta")
+
+
+def test_deterministic_algorithms_of_the_caller(ism, profile):
+    X = sequences(2, L)
+    torch.use_deterministic_algorithms(True)
+    try:
+        result = ism(profile, X, output="delta")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_right(result, profile, X, output="delta")

@@ -124,7 +124,7 @@ def check_replacement(value: Any, n_choices: int, width: int | None) -> torch.Te
         alphabet = alphabets[n_choices]
         if not value:
             raise YuzuError("replace_with must not be an empty string")
-        table = torch.zeros(n_choices, len(value), dtype=torch.float64)
+        table = torch.zeros(n_choices, len(value), dtype=torch.float64, device="cpu")
         for i, letter in enumerate(value.upper()):
             if letter not in alphabet:
                 raise YuzuError(f"replace_with must be over {alphabet}, got {value[i]!r} at position {i}")

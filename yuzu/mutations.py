@@ -157,8 +157,8 @@ class Mutations:
 
 def _others(c: int) -> torch.Tensor:
     """``(C, C - 1)``: all characters but one."""
-    table = torch.arange(c).expand(c, c)
-    return table[~torch.eye(c, dtype=torch.bool)].view(c, c - 1)
+    table = torch.arange(c, device="cpu").expand(c, c)
+    return table[~torch.eye(c, dtype=torch.bool, device="cpu")].view(c, c - 1)
 
 
 def letters_of(X: torch.Tensor) -> torch.Tensor:

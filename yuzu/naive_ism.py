@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from yuzu._engine.gate import running
 from yuzu._engine.model_copy import evaluation_copy, model_dtype
+from yuzu._engine.precision import products
 from yuzu.errors import YuzuError
 from yuzu.inputs import (
     argument_kinds,
@@ -25,7 +26,7 @@ from yuzu.inputs import (
     to_user,
 )
 from yuzu.mutations import Mutations, batches, letters_of
-from yuzu.scores import Scores, Selection, result_dtype
+from yuzu.scores import Scores, Selection, difference, result_dtype
 
 
 def naive_ism(
@@ -89,7 +90,7 @@ def run_naively(
     for i in tqdm(range(len(X)), disable=not verbose, desc="naive ISM", unit="sequence"):
         x = X[i : i + 1].to(device)
         rest = tuple(a[i : i + 1].to(device) for a in extra)
-        with running():
+        with running(), products("highest", device):
             output_values = twin(x, *rest)
         reference = selection.leaves(output_values)
         selection.check(reference, 1)
@@ -99,11 +100,13 @@ def run_naively(
                 sites, written = mutations.sites(x, letters[i : i + 1], part)
                 grid = sites.difference.shape[:2]
                 rows = grid[0] * grid[1]
-                with running():
+                with running(), products("highest", device):
                     values = twin(mutations.edited(x, sites), *(a.expand(rows, *a.shape[1:]) for a in rest))
                 leaves = selection.leaves(values)
                 selection.check(leaves, rows)
-                differences = [(leaf - r).unflatten(0, grid) for leaf, r in zip(leaves, reference, strict=True)]
+                differences = [
+                    difference(leaf, r).unflatten(0, grid) for leaf, r in zip(leaves, reference, strict=True)
+                ]
                 scores.write(part.sequence, part.slot, written, differences)
         scores.end()
     return scores.packed(selection.spec, lambda r: to_user(r, as_numpy))
@@ -119,7 +122,7 @@ def try_model(twin: torch.nn.Module, X: torch.Tensor, args: tuple[torch.Tensor, 
         With the arguments that led to it.
     """
     try:
-        with running(), torch.no_grad():
+        with running(), torch.no_grad(), products("highest", device):
             twin(X[:1].to(device), *(a[:1].to(device) for a in args))
     except Exception as error:
         raise YuzuError(

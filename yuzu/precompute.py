@@ -24,6 +24,7 @@ from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.handlers.convolution_ways import WAYS
 from yuzu._engine.model_copy import evaluation_copy, model_dtype, structure_key
 from yuzu._engine.plan import Plan, make_plan
+from yuzu._engine.precision import products
 from yuzu._engine.run import Derived, Run
 from yuzu._engine.verify import disagreeing_node
 from yuzu.errors import PrecomputationError, YuzuError, YuzuWarning
@@ -397,8 +398,9 @@ def precompute(
         seed,
     )
     X = random_sequence(seq_len, n_choices, model_dtype(model), seed)
-    try_model(evaluation_copy(model, found), X, extra, found)
-    decisions = _decide(model, settings, X, tuple(a[:1] for a in extra), terminal, found, verify, max_memory)
+    with products(precision, found):
+        try_model(evaluation_copy(model, found), X, extra, found)
+        decisions = _decide(model, settings, X, tuple(a[:1] for a in extra), terminal, found, verify, max_memory)
     made = Precomputation(settings, {k: v for k, v in decisions.items() if k != "plan"})
     plan = decisions["plan"]
     bound = Bound(model, plan, made, found)
@@ -412,7 +414,7 @@ def precompute(
 
 def random_sequence(length: int, n_choices: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
     """A random one-hot sequence ``(1, C, L)`` from its own generator."""
-    letters = torch.randint(n_choices, (length,), generator=torch.Generator().manual_seed(seed))
+    letters = torch.randint(n_choices, (length,), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
     return torch.nn.functional.one_hot(letters, n_choices).T[None].to(dtype)
 
 
@@ -435,6 +437,8 @@ def _decide(
         "layers": [],
         "probes": {},
         "alpha": None,
+        "correlation": None,
+        "condition": None,
         "plan": None,
     }
     try:

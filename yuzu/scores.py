@@ -116,7 +116,7 @@ class Scores:
         device = reference[0].device
         if not self.results:
             shapes = [()] if self.output == "l2" else [tuple(r.shape[1:]) for r in reference]
-            self.results = [torch.zeros(self.n, *self.shape, *s, dtype=self.dtype) for s in shapes]
+            self.results = [torch.zeros(self.n, *self.shape, *s, dtype=self.dtype, device="cpu") for s in shapes]
         if device.type == "cpu":
             self._batch = [r[first : first + self._size] for r in self.results]
         else:
@@ -191,3 +191,10 @@ class Scores:
 def result_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 for a float64 model, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def difference(mutant: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """``mutant - reference``, in float32 where they are truth values or whole numbers."""
+    if not reference.is_floating_point():
+        mutant, reference = mutant.float(), reference.float()
+    return mutant - reference

@@ -24,7 +24,7 @@ from yuzu.inputs import (
 from yuzu.mutations import Mutations, batches, letters_of
 from yuzu.naive_ism import run_naively
 from yuzu.precompute import Bound, obtain
-from yuzu.scores import Scores, Selection, result_dtype
+from yuzu.scores import Scores, Selection, difference, result_dtype
 
 
 def yuzu_ism(
@@ -221,7 +221,7 @@ def differences(
                 found.append(None)
             elif run.plan.layouts[o].kind == "values" or change.mutant:
                 rows = change.tensor if run.plan.layouts[o].kind == "values" else run.mutants(o, change)
-                found.append(rows.unflatten(0, grid) - run.of_sites(run.value(o)))
+                found.append(difference(rows.unflatten(0, grid), run.of_sites(run.value(o))))
             elif output == "l2" and selection.target is None and change.window is not None:
                 found.append(change.tensor)
             else:
@@ -241,4 +241,4 @@ def differences(
             values.append(run.whole_value(o))
     leaves = selection.leaves(graph.rebuild(values))
     selection.check(leaves, grid[0] * grid[1])
-    return [leaf.unflatten(0, grid) - run.of_sites(r) for leaf, r in zip(leaves, reference, strict=True)]
+    return [difference(leaf.unflatten(0, grid), run.of_sites(r)) for leaf, r in zip(leaves, reference, strict=True)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from yuzu._engine.gate import tracing
 from yuzu._engine.graph import Graph, Node, Ref
-from yuzu._engine.model_copy import evaluation_copy
+from yuzu._engine.model_copy import evaluation_copy, held_tensors
 from yuzu._engine.simplify import simplify
 
 # Results of these depend on their first argument's shape alone.
@@ -44,6 +45,13 @@ RANDOM = {
     "aten.randint",
     "aten.randperm",
     "aten.normal",
+}
+DROPOUTS = {
+    "aten.dropout",
+    "aten.feature_dropout",
+    "aten.alpha_dropout",
+    "aten.feature_alpha_dropout",
+    "aten.native_dropout",
 }
 EXAMPLE_BATCH = 3  # not 0 or 1, on which export specialises
 
@@ -99,7 +107,9 @@ def _first_line(error: BaseException) -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep what torch.export prints to itself: the user gets one warning, with the reason, from us."""
-    loggers = [
+    known = logging.root.manager.loggerDict
+    loggers = [log for name, log in known.items() if name.startswith("torch") and isinstance(log, logging.Logger)]
+    loggers += [
         logging.getLogger(name) for name in ("torch", "torch.fx", "torch._dynamo", "torch.export", "torch._export")
     ]
     loggers.append(logging.getLogger("torch.fx.experimental.symbolic_shapes"))
@@ -107,7 +117,7 @@ def _quiet() -> Iterator[None]:
     for logger in loggers:
         logger.disabled = True
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -120,13 +130,23 @@ def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
 
     dims: list[Any] = [{0: Dim.DYNAMIC} for _ in inputs]
     # a model that takes *args wants the dynamic shapes of those nested
-    parameters = list(inspect.signature(module.forward).parameters.values())
+    try:
+        parameters = list(inspect.signature(module.forward).parameters.values())
+    except ValueError:  # a compiled forward has no signature
+        parameters = []
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if any(p.kind == p.VAR_POSITIONAL for p in parameters) and len(inputs) > len(positional):
         dims = [*dims[: len(positional)], tuple(dims[len(positional) :])]
-    with _quiet(), torch.no_grad():
-        program = export(module, inputs, dynamic_shapes=tuple(dims), strict=False)
-        return program.run_decompositions({})
+    # a forward that switches gradients on or off makes a region of its own, unless they are so already
+    for gradients in (torch.no_grad, torch.enable_grad):
+        try:
+            with _quiet(), gradients():
+                program = export(module, inputs, dynamic_shapes=tuple(dims), strict=False)
+                return program.run_decompositions({})
+        except IndexError:
+            if gradients is torch.enable_grad:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _exported(
@@ -144,6 +164,7 @@ def _exported(
         head, _, tail = target.partition(".")
         return f"{names[int(head)]}.{tail}" if head.isdigit() else target
 
+    held = held_tensors(module)
     nodes: list[Node] = []
     index: dict[Any, int] = {}
     specs = {spec.arg.name: spec for spec in signature.input_specs}
@@ -186,6 +207,12 @@ def _exported(
                     node.kind, node.key = "weight", live_name(spec.target)
                 else:
                     node.kind, node.value = "constant", program.constants[spec.target]
+                    if node.value.numel() and node.value.data_ptr() in held:
+                        raise CaptureError(
+                            "forward uses a tensor that the model holds outside of its parameters, buffers and "
+                            "attributes, "
+                            "such as the weight of a layer in a plain list: its changes could not be followed"
+                        )
             elif kind == "USER_INPUT":
                 node.kind = "sequence" if user_inputs == 0 else "extra"
                 node.key = user_inputs - 1
@@ -195,7 +222,7 @@ def _exported(
         elif fx.op == "call_function":
             node.target, node.op = fx.target, _canonical_name(fx.target)
             node.args, node.kwargs = resolve(fx.args), resolve(fx.kwargs)
-            if node.op in RANDOM:
+            if node.op in RANDOM or (node.op in DROPOUTS and node.argument(2, "train", True)):
                 raise CaptureError(f"forward draws random numbers ({node.op}) in evaluation mode")
             if not isinstance(fx.target, torch._ops.OpOverload) and fx.target.__module__ not in (
                 "_operator",

@@ -96,6 +96,37 @@ def _move(twin: torch.nn.Module, device: torch.device | None, dtype: torch.dtype
             ]
 
 
+def _identity_of_forward(module: torch.nn.Module) -> int:
+    for kind in type(module).__mro__:  # not getattr: a scripted module's forward is a descriptor that raises
+        if "forward" in vars(kind):
+            return id(vars(kind)["forward"])
+    return 0
+
+
+def held_tensors(module: torch.nn.Module) -> set[int]:
+    """Memory addresses of all tensors that a module holds in any way, also in plain lists, dicts and objects."""
+    found: set[int] = set()
+    seen: set[int] = set()
+
+    def visit(value: Any, depth: int) -> None:
+        if id(value) in seen or depth > 12:
+            return
+        seen.add(id(value))
+        if isinstance(value, torch.Tensor):
+            found.add(value.data_ptr())
+        elif isinstance(value, list | tuple | set):
+            for item in value:
+                visit(item, depth + 1)
+        elif isinstance(value, dict):
+            for item in value.values():
+                visit(item, depth + 1)
+        elif not isinstance(value, type) and isinstance(getattr(value, "__dict__", None), dict):
+            visit(value.__dict__, depth + 1)
+
+    visit(module.__dict__, 0)
+    return found
+
+
 def structure_key(model: torch.nn.Module) -> str:
     """A quick digest of what decides how a model computes: classes, settings, hooks, and shapes and dtypes of
     its tensors.
@@ -136,7 +167,7 @@ def structure_key(model: torch.nn.Module) -> str:
             if k not in ("training", "_modules", "_flat_weights", "_flat_weight_refs")
         }
         digest.update(
-            f"{name}|{type(module).__module__}.{type(module).__qualname__}|{id(type(module).forward)}|".encode()
+            f"{name}|{type(module).__module__}.{type(module).__qualname__}|{_identity_of_forward(module)}|".encode()
         )
         digest.update(plain(settings).encode())
     return digest.hexdigest()

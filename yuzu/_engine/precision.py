@@ -1,7 +1,4 @@
-"""Which arithmetic CUDA may use for float32 products while a run lasts.
-
-cuDNN uses TF32 for float32 convolutions unless told not to, so ``"highest"`` has to say so.
-"""
+"""Which arithmetic float32 products may use while a run lasts, whatever the caller has set."""
 
 from __future__ import annotations
 
@@ -13,15 +10,17 @@ import torch
 
 @contextlib.contextmanager
 def products(precision: str, device: torch.device) -> Iterator[None]:
-    """TF32 products for ``"high"`` and ``"medium"``, none for ``"highest"``; PyTorch's settings are put back
-    afterwards.
+    """No autocast; on CUDA TF32 for ``"high"`` and ``"medium"`` and none for ``"highest"``. Put back afterwards.
+
+    cuDNN uses TF32 for float32 convolutions unless told not to, so ``"highest"`` has to say so.
     """
-    if device.type != "cuda":
-        yield
-        return
-    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "highest"
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
+    with torch.autocast(device.type, enabled=False):
+        if device.type != "cuda":
+            yield
+            return
+        matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "highest"
+        try:
+            yield
+        finally:
+            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,6 @@ from safetensors.torch import save_file
 from yuzu.errors import PrecomputationError
 
 FORMAT_NAME, FORMAT_VERSION = "yuzu precomputation", 1
-REQUIRED: dict[str, Any] = {
-    "fingerprint": str,
-    "naive_model": (str, type(None)),
-    "naive": dict,
-    "ways": dict,
-    "sites": int,
-    "naive_batch": int,
-    "layers": list,
-    "probes": dict,
-    "alpha": (float, type(None)),
-}
 
 
 def write(path: Path, settings: Any, decisions: dict[str, Any], arrays: dict[str, torch.Tensor]) -> None:
@@ -73,6 +64,8 @@ def read(path: Path) -> tuple[Any, dict[str, Any], dict[str, torch.Tensor]]:
             arrays = {name: file.get_tensor(name) for name in names if name != "empty"}
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise PrecomputationError(f"{path} is truncated, or not a Yuzu precomputation ({error}); {again}") from error
+    if not all(t.is_floating_point() and bool(torch.isfinite(t).all()) for t in arrays.values()):
+        raise PrecomputationError(f"{path} is damaged: it holds matrices that are not finite numbers; {again}")
     if header.get("format") != FORMAT_NAME:
         raise PrecomputationError(f"{path} is a safetensors file but not a Yuzu precomputation; {again}")
     if header.get("version") != str(FORMAT_VERSION):
@@ -81,19 +74,88 @@ def read(path: Path) -> tuple[Any, dict[str, Any], dict[str, torch.Tensor]]:
             f"{again}"
         )
     try:
-        stored = json.loads(header["settings"])
-        decisions = json.loads(header["decisions"])
-        stored["args"] = tuple((tuple(int(i) for i in shape), str(dtype)) for shape, dtype in stored["args"])
+        stored, decisions = json.loads(header["settings"]), json.loads(header["decisions"])
+        _check_settings(stored)
+        _check_decisions(decisions)
+        stored["args"] = tuple((tuple(shape), dtype) for shape, dtype in stored["args"])
         settings = Settings(**stored)
-        for key, kind in REQUIRED.items():
-            if not isinstance(decisions[key], kind):
-                raise TypeError(f"{key} is a {type(decisions[key]).__name__}")
-        if (
-            not hasattr(torch, settings.dtype.removeprefix("torch."))
-            or decisions["sites"] < 1
-            or decisions["naive_batch"] < 1
-        ):
-            raise ValueError("a setting is out of range")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise PrecomputationError(f"{path} is a damaged Yuzu precomputation ({error}); {again}") from error
     return settings, decisions, arrays
+
+
+def _is(value: Any, kind: type | tuple[type, ...], least: float = -math.inf, most: float = math.inf) -> bool:
+    """Whether a value read from JSON is of a type, and a number within bounds; true and false are no numbers."""
+    if isinstance(value, bool) or not isinstance(value, kind):
+        return False
+    return not isinstance(value, int | float) or least <= value <= most
+
+
+def _check_settings(s: Any) -> None:
+    from yuzu.precompute import CONV, PRECISIONS
+
+    good = {
+        "seq_len": lambda v: _is(v, int, 1),
+        "n_choices": lambda v: _is(v, int, 2),
+        "dtype": lambda v: v in ("torch.float32", "torch.float64", "torch.float16", "torch.bfloat16"),
+        "args": lambda v: isinstance(v, list) and all(map(_is_input, v)),
+        "device": lambda v: v in ("cpu", "cuda"),
+        "conv": lambda v: v in CONV,
+        "alpha": lambda v: v is None or _is(v, (int, float), 1, 1e3),
+        "threshold": lambda v: _is(v, (int, float), 0, 1),
+        "precision": lambda v: v in PRECISIONS,
+        "max_memory": lambda v: _is(v, int, 1),
+        "random_state": lambda v: _is(v, int, 0),
+    }
+    _check_fields("settings", s, good)
+
+
+def _check_decisions(d: Any) -> None:
+    from yuzu._engine.handlers.convolution_ways import WAYS
+    from yuzu._engine.report import COLUMNS
+
+    def numbered(values: Callable[[Any], bool]) -> Callable[[Any], bool]:
+        return lambda v: isinstance(v, dict) and all(k.isdecimal() and values(item) for k, item in v.items())
+
+    good = {
+        "fingerprint": lambda v: _is(v, str),
+        "naive_model": lambda v: v is None or _is(v, str),
+        "naive": numbered(lambda v: _is(v, str)),
+        "ways": numbered(lambda v: isinstance(v, str) and v in WAYS),
+        "sites": lambda v: _is(v, int, 1),
+        "naive_batch": lambda v: _is(v, int, 1),
+        "layers": lambda v: isinstance(v, list) and all(_is_row(row, len(COLUMNS) + 1) for row in v),
+        "probes": numbered(lambda v: _is(v, int, 1)),
+        "alpha": lambda v: v is None or _is(v, (int, float), 1, 1e3),
+        "correlation": lambda v: v is None or _is(v, (int, float)),
+        "condition": lambda v: v is None or _is(v, (int, float)),
+    }
+    _check_fields("decisions", d, good)
+    if d["alpha"] is not None and (d["correlation"] is None or d["condition"] is None):
+        raise ValueError("decisions have Gaussian probes without their condition")
+
+
+def _check_fields(name: str, fields: Any, good: dict[str, Callable[[Any], bool]]) -> None:
+    if not isinstance(fields, dict) or set(fields) != set(good):
+        raise ValueError(f"{name} have other fields than they should")
+    for key, fits in good.items():
+        value = fields[key]
+        hashable = isinstance(value, str | int | float | type(None))
+        if not (fits(value) if hashable or key in ("args", "naive", "ways", "layers", "probes") else False):
+            raise ValueError(f"{name}[{key!r}] cannot be {value!r}"[:200])
+
+
+def _is_input(value: Any) -> bool:
+    """A shape without the batch, and a dtype."""
+    if (
+        not isinstance(value, list)
+        or len(value) != 2
+        or not isinstance(value[0], list)
+        or not isinstance(value[1], str)
+    ):
+        return False
+    return all(_is(size, int, 0) for size in value[0])
+
+
+def _is_row(value: Any, length: int) -> bool:
+    return isinstance(value, list) and len(value) == length and all(isinstance(item, str) for item in value)

@@ -29,6 +29,7 @@ import torch
 from yuzu._engine.delta import on_device
 from yuzu._engine.handlers.convolution_ways import WAYS, Call, WayEntry, always, convolve_rows, lowered
 from yuzu._engine.window import Window
+from yuzu.errors import PrecomputationError
 
 COEFFICIENTS_KEPT = 512 << 20  # bytes of decoding coefficients
 CONDITIONS_LOOKED_AT = 4  # positions whose condition number is computed
@@ -44,46 +45,67 @@ class Slots:
         The largest number of mutants that are nonzero at one output position.
     span: int
         Input positions from the first window's start to the last one's end.
-    write, read: torch.Tensor, shape=(S * A * w,) and (S * A * (w + reach),)
-        Where each input position goes in ``(count * span)`` and each output position is found in ``(count *
-        (span + reach))``.
+    taken: torch.Tensor or None
+        Which of the ``S * A * w`` input positions hold a difference; None for all.
+    write: torch.Tensor
+        Where those go in ``(count * span)``.
+    read: torch.Tensor, shape=(S * A * (w + reach),)
+        Where each output position is found in ``(count * (span + reach))``.
+    missing: torch.Tensor or None
+        The output positions that no difference reaches.
     mutant: integer array, shape=(count, span + reach)
         Which mutant an output position of a slot belongs to; -1 for none.
+    written: integer array
+        Which mutant each of ``write`` belongs to.
     """
 
     count: int
     span: int
+    taken: torch.Tensor | None
     write: torch.Tensor
     read: torch.Tensor
+    missing: torch.Tensor | None
     mutant: np.ndarray
+    written: np.ndarray
 
 
 def slots_of(window: Window, edits: int, reach: int, device: torch.device) -> Slots:
     """The slots for the windows of a chunk; the same for every layer and sequence with these windows."""
 
     def make() -> Slots:
-        order = np.argsort(window.start, kind="stable")
-        start = window.start[order] - window.start.min()
-        width = window.width + reach
-        # sites i..j overlap when start[j] < start[i] + width
-        reached = np.searchsorted(start, start + width, side="left") - np.arange(len(start))
-        sites = int(reached.max())
-        count, span = sites * edits, int(start[-1]) + window.width
-        place = np.empty(len(start), dtype=np.int64)
-        place[order] = np.arange(len(start)) % sites
-        offset = window.start - window.start.min()
+        # what a site truly reaches, for windows at the ends are wider than that and would overlap more
+        first, stop = window.first, np.maximum(window.stop, window.first)
+        order = np.argsort(first, kind="stable")
+        base = int(first.min())
+        # site i and a later site j overlap in the output when first[j] < stop[i] + reach
+        reached = np.searchsorted(first[order], np.maximum.accumulate(stop[order]) + reach, side="left")
+        sites = int((reached - np.arange(len(first))).max())
+        count, span = sites * edits, int(stop.max()) - base
+        place = np.empty(len(first), dtype=np.int64)
+        place[order] = np.arange(len(first)) % sites
         slot = (place[:, None] * edits + np.arange(edits))[:, :, None]
-        write = slot * span + offset[:, None, None] + np.arange(window.width)
-        read = slot * (span + reach) + offset[:, None, None] + np.arange(width)
+        here = window.start[:, None] + np.arange(window.width)
+        there = window.start[:, None] + np.arange(window.width + reach)
+        inside = np.broadcast_to(
+            ((here >= first[:, None]) & (here < stop[:, None]))[:, None], (*slot.shape[:2], window.width)
+        )
+        valid = ((there >= first[:, None]) & (there < stop[:, None] + reach))[:, None]
+        valid = np.broadcast_to(valid, (*slot.shape[:2], window.width + reach))
+        write = slot * span + (here - base)[:, None]
+        read = np.where(valid, slot * (span + reach) + (there - base)[:, None], 0)
+        index = np.broadcast_to(np.arange(len(first) * edits).reshape(len(first), edits, 1), read.shape)
         mutant = np.full(count * (span + reach), -1, dtype=np.int64)
-        index = np.arange(len(start) * edits).reshape(len(start), edits, 1)
-        mutant[read.reshape(-1)] = np.broadcast_to(index, read.shape).reshape(-1)
+        mutant[read[valid]] = index[valid]
+        taken = np.flatnonzero(inside)
         return Slots(
             count,
             span,
-            on_device(write.reshape(-1), device),
+            None if len(taken) == inside.size else on_device(taken, device),
+            on_device(write[inside], device),
             on_device(read.reshape(-1), device),
+            None if valid.all() else on_device(np.flatnonzero(~valid), device),
             mutant.reshape(count, -1),
+            index[:, :, : window.width][inside] if window.width else np.zeros(0, dtype=np.int64),
         )
 
     return window.cached(("slots", edits, reach, device), make)
@@ -93,8 +115,16 @@ def laid_out(call: Call, slots: Slots) -> torch.Tensor:
     """``(count, span, Cin)``: the mutants' differences in their slots."""
     x = call.x.reshape(-1, call.x.shape[-1])
     layout = x.new_zeros(slots.count * slots.span, x.shape[1])
-    layout[slots.write] = x
+    layout[slots.write] = x if slots.taken is None else x.index_select(0, slots.taken)
     return layout.view(slots.count, slots.span, -1)
+
+
+def taken_apart(call: Call, result: torch.Tensor, slots: Slots) -> torch.Tensor:
+    """The mutants' results ``(S*A, w + reach, Cout)`` from slots ``(count, span + reach, Cout)``."""
+    rows = result.reshape(-1, result.shape[2]).index_select(0, slots.read)
+    if slots.missing is not None:
+        rows.index_fill_(0, slots.missing, 0)
+    return rows.view(-1, call.window.width + call.reach, result.shape[2])
 
 
 def convolved(call: Call, probes: torch.Tensor) -> torch.Tensor:
@@ -109,12 +139,7 @@ def convolved(call: Call, probes: torch.Tensor) -> torch.Tensor:
 def cyclic(call: Call) -> torch.Tensor:
     """Exact compressed sensing with the least number of probes."""
     slots = slots_of(call.window, call.x.shape[1], call.reach, call.x.device)
-    result = convolved(call, laid_out(call, slots))
-    return (
-        result.reshape(-1, result.shape[2])
-        .index_select(0, slots.read)
-        .view(-1, call.window.width + call.reach, result.shape[2])
-    )
+    return taken_apart(call, convolved(call, laid_out(call, slots)), slots)
 
 
 class Sensing:
@@ -150,7 +175,15 @@ class Sensing:
         name = key[0]
         if f"encode.{name}" in self._arrays and f"decode.{name}" in self._arrays:
             made = (self._arrays[f"encode.{name}"].to(device), self._arrays[f"decode.{name}"].to(device))
-            self.probes[str(layer)] = max(self.probes.get(str(layer), 0), made[0].shape[1])
+            probes = made[0].shape[1] if made[0].dim() == 3 else 0
+            shapes = (slots.span, probes, slots.count), (slots.span + reach, slots.count, probes)
+            if (tuple(made[0].shape), tuple(made[1].shape)) != shapes or any(t.dtype != dtype for t in made):
+                raise PrecomputationError(
+                    f"the precomputation's matrices {name} have shapes {[tuple(t.shape) for t in made]}, not "
+                    f"{list(shapes)}: "
+                    "the file is damaged; make it again with precompute and save"
+                )
+            self.probes[str(layer)] = max(self.probes.get(str(layer), 0), probes)
         else:
             made = self._make(layer, slots, reach, dtype, device)
         with self._lock:
@@ -177,7 +210,7 @@ class Sensing:
         probes = max(math.ceil(self.alpha * slots.count - 1e-9), 1)
         mutants = int(slots.mutant.max()) + 1
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + layer)
-        matrix = torch.randn(mutants, probes, generator=generator, dtype=torch.float64)
+        matrix = torch.randn(mutants, probes, generator=generator, dtype=torch.float64, device="cpu")
         mutant = torch.from_numpy(slots.mutant)
         active = (mutant >= 0).T  # (span + reach, count)
         columns = matrix[mutant.clamp(min=0)].movedim(1, 0) * active[:, :, None]  # (span + reach, count, P)
@@ -203,9 +236,7 @@ class Sensing:
     @staticmethod
     def _input_mutants(slots: Slots, reach: int) -> torch.Tensor:
         table = np.full(slots.count * slots.span, -1, dtype=np.int64)
-        write = slots.write.cpu().numpy()
-        mutants = int(slots.mutant.max()) + 1
-        table[write] = np.repeat(np.arange(mutants), len(write) // mutants)
+        table[slots.write.cpu().numpy()] = slots.written
         return torch.from_numpy(table.reshape(slots.count, slots.span))
 
 
@@ -218,8 +249,7 @@ def gaussian(call: Call) -> torch.Tensor:
     encode, decode = sensing.coefficients(call.key[1], slots, call.reach, call.x.dtype, call.x.device)
     probes = torch.bmm(encode, laid_out(call, slots).movedim(1, 0)).movedim(0, 1).contiguous()  # (P, span, Cin)
     result = torch.bmm(decode, convolved(call, probes).movedim(1, 0))  # (span + reach, count, Cout)
-    flat = result.movedim(1, 0).reshape(-1, result.shape[2])
-    return flat.index_select(0, slots.read).view(-1, call.window.width + call.reach, result.shape[2])
+    return taken_apart(call, result.movedim(1, 0), slots)
 
 
 WAYS["cyclic"] = WayEntry(cyclic, always)
