@@ -2,8 +2,10 @@
 
 from yuzu._engine.handlers.contract import Rule as Rule
 from yuzu._engine.handlers.contract import handles as handles
+from yuzu._engine.handlers.windowed import Windowed as Windowed
 from yuzu.errors import PrecomputationError as PrecomputationError
 from yuzu.errors import YuzuError as YuzuError
+from yuzu.errors import YuzuWarning as YuzuWarning
 from yuzu.naive_ism import Check as Check
 from yuzu.naive_ism import check as check
 from yuzu.naive_ism import naive_ism as naive_ism
@@ -17,7 +19,9 @@ __all__ = [
     "Precomputation",
     "PrecomputationError",
     "Rule",
+    "Windowed",
     "YuzuError",
+    "YuzuWarning",
     "check",
     "handles",
     "naive_ism",

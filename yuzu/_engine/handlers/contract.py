@@ -8,13 +8,7 @@ checks for all of them: for an input that changes only on a window,
 
 on the window that the rule declares, and zero outside of it.
 
-A handler for an operation of one's own::
-
-    from yuzu import handles, Rule
-
-    @handles("my_library::smooth")          # a custom operator; or "aten.some_op", or several
-    def smooth(view):
-        return Local(view, kernel=5, padding=2)     # or a Rule of your own, or "why it cannot be done"
+`handles` has a worked example for an operation of one's own.
 """
 
 from __future__ import annotations
@@ -145,7 +139,35 @@ def handles(*operations: str, reads_sizes: bool = False) -> Callable[[Handler], 
     """Register a handler for operations, by the names that ``Precomputation.summary()`` shows, such as
     ``"aten.conv1d"``.
 
-    ``reads_sizes`` says that the handler copes with arguments that are computed from the size of the batch.
+    Parameters
+    ----------
+    operations: str
+        Names such as ``"aten.conv1d"``, or ``"mine::smooth"`` for a custom operator.
+    reads_sizes: bool
+        The handler copes with arguments that are computed from the size of the batch.
+
+    Examples
+    --------
+    An operator that averages three neighbours runs naively, until it is said how it reads:
+
+    >>> import torch, yuzu
+    >>> @torch.library.custom_op("doctest_yuzu::smooth", mutates_args=())
+    ... def smooth(x: torch.Tensor) -> torch.Tensor:
+    ...     return torch.nn.functional.avg_pool1d(x, 3, 1, 1)
+    >>> @smooth.register_fake
+    ... def _(x):
+    ...     return torch.empty_like(x)
+    >>> @yuzu.handles("doctest_yuzu::smooth")
+    ... def handle_smooth(view):
+    ...     if view.movable(view.node.args[0]).kind != "windows":
+    ...         return "it gets no windows"
+    ...     return yuzu.Windowed(view, lambda x: torch.nn.functional.avg_pool1d(x, 3, 1), kernel=3, padding=1)
+    >>> class Model(torch.nn.Module):
+    ...     def forward(self, x):
+    ...         return smooth(x).relu()
+    >>> precomputation = yuzu.precompute(Model(), seq_len=50)
+    >>> [row[2:4] for row in precomputation.decisions["layers"]]
+    [['windowed', '1 -> 3'], ['elementwise', '3 -> 3']]
     """
 
     def register(handler: Handler) -> Handler:

@@ -1,0 +1,86 @@
+"""The general rule for an operation that reads a few neighbouring positions: itself, on windows of ``R + D``, minus the
+reference's result.
+
+With kernel ``k``, stride ``s``, padding ``p`` and dilation ``d`` the output position ``j`` reads the inputs ``j*s - p +
+t*d``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from yuzu._engine.delta import Change, Layout, rewindow
+from yuzu._engine.handlers.contract import Rule, Spans, View
+from yuzu._engine.window import Geometry, Integers, Window
+
+if TYPE_CHECKING:
+    from yuzu._engine.run import Run
+
+
+class Windowed(Rule):
+    """A pool, filter or other operation of one's own along positions.
+
+    Parameters
+    ----------
+    view: View
+        What the handler was given.
+    function: callable
+        The operation without its padding: from ``(N, ..., m, ...)`` with ``m`` input positions on the axis of positions
+        to the output positions that they are enough for.
+    kernel, stride, padding, dilation: int
+        How the operation reads; ``padding`` is that on the left.
+    fill: float
+        What the operation takes positions outside of the sequence for. Default 0.
+
+    Raises
+    ------
+    ValueError
+        If the operation's first argument has no axis of positions; return a sentence in that case.
+    """
+
+    family = "windowed"
+
+    def __init__(
+        self,
+        view: View,
+        function: Callable[[torch.Tensor], torch.Tensor],
+        kernel: int = 1,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        fill: float = 0.0,
+    ) -> None:
+        before = view.movable(view.node.args[0])
+        if before.kind != "windows" or before.composite:
+            raise ValueError(f"{view.node.op} does not get windows of positions")
+        super().__init__(view, Layout("windows", before.axis, view.shape[before.axis]))
+        self.geometry = Geometry(kernel, stride, padding, dilation, before.length, self.layout.length)
+        self.function, self.fill = function, fill
+
+    def window(self, windows: Spans) -> tuple[Integers, Integers]:
+        (window,) = windows
+        assert window is not None
+        return self.geometry.outputs_of(window.first, window.stop)
+
+    def needed(self, low: int, high: int) -> list[tuple[int, int]]:
+        return [self.geometry.inputs_of(low, high)]
+
+    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+        (change,) = changes
+        (source,), (layout,) = self.sources, self.source_layouts
+        assert change is not None and change.window is not None and window is not None
+        g = self.geometry
+        read = window.cached(
+            ("read", self.node.index),
+            lambda: Window.at(window.start * g.stride - g.padding, (window.width - 1) * g.stride + g.reach + 1),
+        )
+        values = rewindow(change.tensor, change.window, read) + run.on_window(source, layout, read, self.fill)
+        rows = self.function(layout.natural(values.flatten(0, 1)))
+        result = self.layout.position_first(rows).unflatten(0, change.tensor.shape[:2])
+        return result - run.on_window(self.node.index, self.layout, window)
+
+    def detail(self) -> str:
+        return f"kernel {self.geometry.kernel}"
