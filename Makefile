@@ -21,7 +21,8 @@ demo: $(STAMP)
 	$(BIN)/python tutorials/demo.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	@# one thread for each worker: threads that wait for one another on busy cores are many times slower
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -159,6 +159,7 @@ class Laboratory:
     args: tuple[torch.Tensor, ...] = ()
     graph: Graph | None = None
     plan: Any = field(init=False)
+    _truths: dict[str, tuple[list[Any], list[Any]]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.model = self.model.eval()
@@ -218,6 +219,8 @@ class Laboratory:
 
     def _truth(self, item: Chunk, run: Run) -> tuple[list[Any], list[Any]]:
         """Every node's value for the mutants and for their references, one row a mutant, by running the graph."""
+        if item.name in self._truths:
+            return self._truths[item.name]
         edits = item.sites.difference.shape[1]
         sequence = item.sites.sequence.repeat(edits)
         args = self.rows(sequence, torch.float64)
@@ -227,7 +230,8 @@ class Laboratory:
             for node in self.graph.nodes:
                 values.append(run._leaf(node, X, args) if node.kind != "call" else evaluate(node, values.__getitem__, CPU))
             found.append(values)
-        return found[0], found[1]
+        self._truths[item.name] = (found[0], found[1])
+        return self._truths[item.name]
 
     def _outputs(
         self, run: Run, item: Chunk, values: list[Any], reference: list[Any], dtype: torch.dtype, tolerance: float

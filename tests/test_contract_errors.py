@@ -150,7 +150,7 @@ def test_cuda_that_is_not_there(ism):
         ism(NeverRun(), GOOD, device="cuda")
 
 
-@pytest.mark.parametrize("model", [None, "model", lambda X: X, types.SimpleNamespace(), Net], ids=str)
+@pytest.mark.parametrize("model", [None, "model", lambda X: X, types.SimpleNamespace(), Net], ids=["none", "text", "function", "object", "class"])
 def test_a_model_that_is_none(ism, model):
     with pytest.raises(YuzuError, match=r"model must be a torch\.nn\.Module"):
         ism(model, GOOD)

@@ -161,8 +161,8 @@ class Graph:
 class Weights:
     """A model's parameters, buffers and tensor attributes by name, on one device, at their current values."""
 
-    def __init__(self, model: torch.nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> None:
-        self.model, self.device, self.dtype = model, device, dtype
+    def __init__(self, model: torch.nn.Module, device: torch.device) -> None:
+        self.model, self.device = model, device
         self._moved: dict[str, torch.Tensor] = {}
 
     def __getitem__(self, name: str) -> torch.Tensor:
@@ -170,8 +170,6 @@ class Weights:
         if tensor is None:
             owner, _, attribute = name.rpartition(".")
             tensor = getattr(self.model.get_submodule(owner), attribute).detach().to(self.device)
-            if self.dtype is not None and tensor.is_floating_point():
-                tensor = tensor.to(self.dtype)
             self._moved[name] = tensor
         return tensor
 

@@ -157,8 +157,8 @@ class Run:
             return self.weights[node.key]
         assert node.value is not None
         value = node.value.to(self.device)
-        dtype = self.weights.dtype
-        return value.to(dtype) if dtype is not None and value.is_floating_point() else value
+        # a table made in forward follows the sequences' dtype, as verification in float64 wants it
+        return value.to(X.dtype) if value.dtype == torch.float32 and X.dtype == torch.float64 else value
 
     def infinite(self) -> list[int]:
         """The nodes whose differences would be infinity minus infinity: their reference is not finite everywhere."""

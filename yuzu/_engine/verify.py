@@ -50,7 +50,7 @@ def _compare(
     precision, given.precision = plan.precision, "highest"
     try:
         twin = evaluation_copy(model, device, dtype)
-        run = Run(plan, Weights(model, device, dtype), Derived(), device)
+        run = Run(plan, Weights(twin, device), Derived(), device)
         x = X.to(device, dtype)
         rest = [a.to(device, dtype if a.is_floating_point() else None) for a in args]
         try:
@@ -65,7 +65,7 @@ def _compare(
         if infinite:
             plan = plan.without(dict.fromkeys(infinite, ""))
             reference = run.reference
-            run = Run(plan, Weights(model, device, dtype), Derived(), device)
+            run = Run(plan, Weights(twin, device), Derived(), device)
             run.reference = reference
         sites = few_sites(x)
         try:
