@@ -167,19 +167,36 @@ class Laboratory:
             dtype = self.X.dtype
             self.graph = capture(self.model, (self.X.shape[1], self.X.shape[2]), self.args, dtype)
         self.plan = make_plan(self.graph)
-        double = all(p.dtype == torch.float64 for p in self.model.parameters())
-        self.twin = self.model if double else copy.deepcopy(self.model).double()
+        self.twin = self.in_dtype(torch.float64)
 
     def run(self, dtype: torch.dtype = torch.float64) -> Run:
         """Ready to run chunks; like ``yuzu_ism``, with plain values from where the reference is infinite."""
-        weights, derived = Weights(self.model, CPU, dtype), Derived()
+        weights, derived = Weights(self.in_dtype(dtype), CPU), Derived()
+        X, args = self.X.to(dtype), self.rows(None, dtype)
+        constants = {n.index: n.value for n in self.graph.nodes if n.value is not None}
+        for i, value in constants.items():  # tables made in forward follow the dtype too
+            self.graph.nodes[i].value = value.to(dtype) if value.is_floating_point() else value
         run = Run(self.plan, weights, derived, CPU)
-        run.set_reference(self.X.to(dtype), self.rows(None, dtype))
+        run.set_reference(X, args)
         infinite = run.infinite()
         if infinite:
             run = Run(self.plan.without(dict.fromkeys(infinite, "infinite")), weights, derived, CPU)
-            run.set_reference(self.X.to(dtype), self.rows(None, dtype))
+            run.set_reference(X, args)
+        for i, value in constants.items():
+            self.graph.nodes[i].value = value
         return run
+
+    def in_dtype(self, dtype: torch.dtype) -> torch.nn.Module:
+        """The model, or a copy of it in another dtype (also of tensors that are plain attributes)."""
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        if all(t.dtype == dtype for t in tensors if t.is_floating_point()):
+            return self.model
+        made = copy.deepcopy(self.model).to(dtype)
+        for module in made.modules():
+            for name, value in list(vars(module).items()):
+                if isinstance(value, torch.Tensor) and value.is_floating_point():
+                    setattr(module, name, value.to(dtype))
+        return made
 
     def rows(self, sequence: np.ndarray | None, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
         args = tuple(a.to(dtype) if a.is_floating_point() else a for a in self.args)

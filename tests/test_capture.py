@@ -15,7 +15,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from random_models import CPU, Laboratory, brute_force, chunks, laboratory_sequences, one_hot, relative_error, tensors_of
+from random_models import (
+    CPU,
+    Laboratory,
+    brute_force,
+    chunks,
+    laboratory_sequences,
+    one_hot,
+    relative_error,
+    tensors_of,
+)
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 

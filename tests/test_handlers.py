@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from random_models import CPU, Chunk, Fn, Laboratory, chunks, disagreement, laboratory_sequences, settle, tensors_of
+from random_models import Chunk, Fn, Laboratory, chunks, laboratory_sequences, settle, tensors_of
 from torch import nn
 
 import yuzu  # noqa: F401  registers every handler
@@ -133,7 +133,7 @@ def conv_cases() -> None:
     """Kernel, padding, stride, dilation and groups: a fixed draw from their product, and what is special."""
     case = bench("convolution")
     settings = list(itertools.product((1, 2, 3, 4, 7), (0, 1, 3, "same"), (1, 1, 2, 3), (1, 1, 2, 3), (1, 1, 2, 6), (0, 1, 3, 5)))
-    for k, p, s, d, g, trunk in random.Random(0).sample(settings, 70):
+    for k, p, s, d, g, trunk in random.Random(0).sample(settings, 50):
         cin = CHANNELS if trunk else 4
         g = g if cin % g == 0 else 2
         s = 1 if p == "same" else s
@@ -207,7 +207,7 @@ def conv_cases() -> None:
 def pool_cases() -> None:
     for length in (13, 16):
         case = bench(f"pool {length}", length)
-        for trunk in (1, 3):
+        for trunk in (1, 3) if length == 13 else (3,):
             for k, s, p, d, ceil in ((2, 2, 0, 1, False), (3, 3, 0, 1, True), (4, 4, 2, 1, False), (3, 1, 1, 1, False), (4, 3, 2, 1, True),
                                      (2, 5, 0, 1, False), (3, 2, 1, 2, True), (2, 5, 1, 1, True)):  # fmt: skip
                 name = f"k{k} s{s} p{p} d{d} ceil{ceil:d} trunk{trunk}"
@@ -241,7 +241,7 @@ def pool_cases() -> None:
             "sum": torch.sum, "mean": torch.mean, "amax": torch.amax, "amin": torch.amin, "logsumexp": torch.logsumexp, "var": torch.var,
             "std": torch.std,
         }.items():  # fmt: skip
-            for axis, keep in ((2, False), (2, True), (1, False), (1, True), ((1, 2), False)):
+            for axis, keep in ((2, False), (2, True), (1, False), (1, True), ((1, 2), False))[:: 1 if trunk else 2]:
                 family = {"sum": "reduce", "mean": "reduce"}.get(name, "elementwise" if axis == 1 else "whole values")
                 family = "reduce" if name in ("amax", "amin") and axis == 2 else family
                 case(f"{name} {axis} keep{keep:d} trunk{trunk}", fn(lambda x, f=function, a=axis, k=keep: f(x, dim=a, keepdim=k)), trunk, **{name: family})
@@ -419,7 +419,7 @@ def merge_cases() -> None:
     case("cat rows", fn(lambda x: torch.cat([x.sum(2), x.amax(2), x.flatten(1)], 1)))
     case("cat of windows and rows", fn(lambda x: torch.cat([x, x.softmax(2)], 1)), softmax="whole values", _softmax="whole values")
     case("cat along positions of windows and rows", fn(lambda x: torch.cat([x, x.mean(2, keepdim=True)], 2)))
-    case("cat of flattened", fn(lambda m, x: torch.cat([m.a(x).flatten(1), m.b(x).flatten(1)], 1), **two))
+    case("cat of flattened", fn(lambda m, x: torch.cat([m.a(x).flatten(1), m.b(x).flatten(1)], 1), **two), cat="whole values")
     case("cat of different pools", fn(lambda x: torch.cat([F.max_pool1d(x, 3, 1, 1), F.avg_pool1d(x, 5, 1, 2)], 1)))
     case("cropped residual", fn(lambda m, x: x[:, :, 4:-4] + m.c(m.c(x)), c=lambda: nn.Conv1d(CHANNELS, CHANNELS, 3, dilation=2)))
     case("both strands", fn(lambda m, x: m.net(x) + m.net(x.flip([1, 2])).flip(2), net=lambda: nn.Conv1d(4, 3, 5, padding=1)), 0)
@@ -452,8 +452,7 @@ def merge_cases() -> None:
         parameter = {"p": lambda shape=shape: nn.Parameter(torch.rand(shape) + 0.5)}
         case(f"add {shape}", fn(lambda m, x: x + m.p, **parameter))
         case(f"multiply {shape}", fn(lambda m, x: x * m.p, **parameter))
-        case(f"divide {shape}", fn(lambda m, x: x / m.p, **parameter))
-        case(f"from {shape}", fn(lambda m, x: (m.p - x) ** 2, **parameter))
+        case(f"from {shape}", fn(lambda m, x: (m.p - x) / m.p, **parameter))
         case(f"maximum {shape}", fn(lambda m, x: torch.maximum(x, m.p), **parameter))
         case(f"compare {shape}", fn(lambda m, x: torch.where(x > m.p / 4, x, m.p), **parameter))
     case("positions by hand", fn(lambda x: x + torch.arange(13, dtype=x.dtype) / 13))
@@ -481,7 +480,7 @@ def merge_cases() -> None:
         case(f"transposed {name}", fn(lambda x, *extra, i=i: torch.tanh(x.transpose(1, 2) * extra[i].transpose(1, 2))))
     case("cat channels", fn(lambda x, c, w, p, f, n: torch.cat([x, w, p], 1)))
     case("cat positions", fn(lambda x, c, w, p, f, n: torch.cat([c, x, w], 2)))
-    case("cat flat", fn(lambda m, x, c, w, p, f, n: m.fc(torch.cat([x.flatten(1), f], 1)), fc=lambda: nn.Linear(13 * CHANNELS + 5, 2)))
+    case("cat flat", fn(lambda m, x, c, w, p, f, n: m.fc(torch.cat([x.flatten(1), f], 1)), fc=lambda: nn.Linear(13 * CHANNELS + 5, 2)), cat="whole values")
     case("cat rows", fn(lambda x, c, w, p, f, n: torch.cat([f, x.mean(2)], 1)))
     case("stack", fn(lambda x, c, w, p, f, n: torch.stack([w, x], 1)))
     case("number by view", fn(lambda x, c, w, p, f, n: x * n.view(-1, 1, 1) + n[:, None, None]))

@@ -454,8 +454,7 @@ class BothStrands(nn.Module):
         return y.mean(1) if self.together else y.amax(1)
 
 
-@pytest.mark.parametrize("interleaved", [False, True])
-@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("interleaved, together", [(False, True), (True, False)])
 def test_both_strands_in_one_batch(interleaved, together):
     model = randomized(BothStrands(interleaved, together)).eval()
     X = sequences(3, L)

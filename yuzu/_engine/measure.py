@@ -72,9 +72,9 @@ def example_sites(
     count = min(count, length - width + 1)
     first = max((length - width + 1 - count) // 2, 0)
     position = np.arange(first, first + count)
-    generator = torch.Generator().manual_seed(seed)
-    written = torch.randint(n_choices, (count, edits), generator=generator).to(run.device)
-    overwritten = torch.randint(n_choices, (count, 1), generator=generator).to(run.device)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    written = torch.randint(n_choices, (count, edits), generator=generator, device="cpu").to(run.device)
+    overwritten = torch.randint(n_choices, (count, 1), generator=generator, device="cpu").to(run.device)
     dtype = run.value(next(n.index for n in plan.graph.nodes if n.kind == "sequence")).dtype
     eye = torch.eye(n_choices, dtype=dtype, device=run.device)
     difference = (eye[written] - eye[overwritten]).unsqueeze(2)
@@ -111,7 +111,7 @@ def choose_ways(run: Run, sites: Sites, forced: str | None, seed: int, room: int
     chosen: dict[int, str] = {}
     count, edits = sites.difference.shape[:2]
     dtype = sites.difference.dtype
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     for node in plan.graph.nodes:
         rule = plan.rules[node.index]
         if not isinstance(rule, Convolution) or not node.mutated or not plan.readers[node.index]:
@@ -130,9 +130,9 @@ def choose_ways(run: Run, sites: Sites, forced: str | None, seed: int, room: int
             continue
         weight = run.value(rule.weight)
         kernel = rule.kernel(weight)
-        x = torch.randn(count, edits, window.width, kernel.shape[1] * rule.groups, dtype=dtype, generator=generator).to(
-            run.device
-        )
+        x = torch.randn(
+            count, edits, window.width, kernel.shape[1] * rule.groups, dtype=dtype, generator=generator, device="cpu"
+        ).to(run.device)
         best = math.inf
         for way in exact:
             call = Call(run, ("measure", node.index), x, window, kernel, [weight], rule.geometry.dilation, rule.groups)

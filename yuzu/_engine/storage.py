@@ -31,7 +31,7 @@ def write(path: Path, settings: Any, decisions: dict[str, Any], arrays: dict[str
         "settings": json.dumps(dataclasses.asdict(settings)),
         "decisions": json.dumps(decisions),
     }
-    arrays = arrays or {"empty": torch.zeros(1)}
+    arrays = arrays or {"empty": torch.zeros(1, device="cpu")}
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     os.close(handle)
     try:
@@ -64,8 +64,6 @@ def read(path: Path) -> tuple[Any, dict[str, Any], dict[str, torch.Tensor]]:
             arrays = {name: file.get_tensor(name) for name in names if name != "empty"}
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise PrecomputationError(f"{path} is truncated, or not a Yuzu precomputation ({error}); {again}") from error
-    if not all(t.is_floating_point() and bool(torch.isfinite(t).all()) for t in arrays.values()):
-        raise PrecomputationError(f"{path} is damaged: it holds matrices that are not finite numbers; {again}")
     if header.get("format") != FORMAT_NAME:
         raise PrecomputationError(f"{path} is a safetensors file but not a Yuzu precomputation; {again}")
     if header.get("version") != str(FORMAT_VERSION):
@@ -73,6 +71,8 @@ def read(path: Path) -> tuple[Any, dict[str, Any], dict[str, torch.Tensor]]:
             f"{path} has format version {header.get('version')!r}, this version of Yuzu reads {FORMAT_VERSION!r}; "
             f"{again}"
         )
+    if not all(t.is_floating_point() and bool(torch.isfinite(t).all()) for t in arrays.values()):
+        raise PrecomputationError(f"{path} is damaged: it holds matrices that are not finite numbers; {again}")
     try:
         stored, decisions = json.loads(header["settings"]), json.loads(header["decisions"])
         _check_settings(stored)

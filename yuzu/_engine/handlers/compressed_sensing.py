@@ -209,7 +209,7 @@ class Sensing:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         probes = max(math.ceil(self.alpha * slots.count - 1e-9), 1)
         mutants = int(slots.mutant.max()) + 1
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + layer)
+        generator = torch.Generator("cpu").manual_seed(self.seed * 1_000_003 + layer)
         matrix = torch.randn(mutants, probes, generator=generator, dtype=torch.float64, device="cpu")
         mutant = torch.from_numpy(slots.mutant)
         active = (mutant >= 0).T  # (span + reach, count)

@@ -96,9 +96,10 @@ class AveragePool(Pool):
     ) -> None:
         super().__init__(view, layout, geometry)
         g = geometry
-        position = torch.arange(g.output_length)[:, None] * g.stride - g.padding + torch.arange(g.kernel)
+        position = torch.arange(g.output_length, device="cpu")[:, None] * g.stride - g.padding
+        position = position + torch.arange(g.kernel, device="cpu")
         if divisor is not None:
-            counts = torch.full((g.output_length,), divisor)
+            counts = torch.full((g.output_length,), divisor, device="cpu")
         elif count_padding:
             counts = (position < g.input_length + g.padding).sum(1)
         else:
