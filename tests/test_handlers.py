@@ -587,6 +587,39 @@ def view_cases() -> None:
     case("unfold", fn(lambda x: x.unfold(2, 3, 2)), unfold="naive")
     case("tril mask", fn(lambda x: torch.tril(x)), tril="naive")
 
+    case = bench("cropped")
+    conv = lambda: nn.Conv1d(CHANNELS, CHANNELS, 5, padding=2)  # noqa: E731
+    before = {
+        "convolution": (lambda m, x: m.conv(x), {"conv": conv}),
+        "strided convolution": (lambda m, x: m.conv(x), {"conv": lambda: nn.Conv1d(CHANNELS, 3, 5, stride=2, padding=4)}),
+        "max pool": (lambda x: F.max_pool1d(x, 3, 1, 1), {}),
+        "average pool": (lambda x: F.avg_pool1d(x, 3, 2, 1), {}),
+        "upsample": (lambda x: F.interpolate(x, scale_factor=2), {}),
+        "transposed convolution": (lambda m, x: m.up(x), {"up": lambda: nn.ConvTranspose1d(CHANNELS, 3, 4, 2, 1)}),
+        "cat positions": (lambda m, x: torch.cat([m.conv(x), x, x.flip(2)], 2), {"conv": conv}),
+        "cat with itself": (lambda x: torch.cat([x, x], 2), {}),
+        "cat channels": (lambda m, x: torch.cat([m.conv(x), x], 1), {"conv": conv}),
+        "residual": (lambda m, x: m.conv(x) + x, {"conv": conv}),
+        "cropped residual": (lambda m, x: m.conv(x)[:, :, 1:] + x[:, :, :-1], {"conv": conv}),
+        "pad": (lambda x: F.pad(x, (3, 5)), {}),
+        "flip": (lambda x: x.flip(2), {}),
+        "step": (lambda x: x[:, :, ::2], {}),
+        "crop": (lambda x: x[:, :, 2:-1], {}),
+        "groups": (lambda x: x[:, :, 1:].unflatten(2, (6, 2)).amax(3), {}),
+        "stack": (lambda m, x: torch.stack([m.conv(x), x], 1).sum(1), {"conv": conv}),
+        "n,L,C": (lambda x: F.gelu(x.transpose(1, 2)).transpose(1, 2), {}),
+        "shared": (lambda m, x: torch.cat([m.conv(x)[:, :, :9], x[:, :, 4:]], 1), {"conv": conv}),
+    }
+    for name, (function, parts) in before.items():
+        family = {"amax": "elementwise"} if name == "groups" else {}
+        for low, high in ((3, 5), (0, 1), (4, 6)):
+            if parts:
+                case(f"{name} {low}:{high}", fn(lambda m, x, f=function, a=low, b=high: f(m, x)[:, :, a:b], **parts), **family)
+            else:
+                case(f"{name} {low}:{high}", fn(lambda x, f=function, a=low, b=high: f(x)[:, :, a:b]), **family)
+        tail = (lambda m, x, f=function: F.relu(f(m, x)).transpose(1, 2)[:, 2:4]) if parts else (lambda x, f=function: F.relu(f(x)).transpose(1, 2)[:, 2:4])
+        case(f"{name}, relu, n,L,C", fn(tail, **parts), **family)
+
     case = bench("split positions", length=24)
     for size in (2, 3, 6):
         case(f"enformer attention pool {size}", lambda size=size: AttentionPool(size))
@@ -970,6 +1003,19 @@ def way_correlation(laboratory: Laboratory, made: list[Chunk]) -> float:
             both = torch.stack([torch.cat([t.flatten() for t in tensors]) for tensors in (found, truth)])
             least = min(least, float(torch.corrcoef(both)[0, 1]))
     return least
+
+
+@pytest.mark.parametrize("name", ["convolution", "dense"])
+def test_medium_precision_stays_near_the_law(name: str) -> None:
+    """Products in bfloat16: near, and for some cases plainly not float32."""
+    findings = bench_findings(name)
+    theirs = findings.laboratory
+    laboratory = Laboratory(theirs.model, theirs.X, theirs.args, theirs.graph)
+    laboratory.plan.precision = "medium"
+    made = [c for c in bench_chunks(name) if c.name in FLOAT32_CHUNKS]
+    found = [f"{findings.cases[findings.owners[i]].name}: {text}" for i, text in laboratory.problems(made, torch.float32, 0.04)]
+    assert not found, "\n".join(found[:8])
+    assert list(laboratory.problems(made, torch.float32, 1e-4))
 
 
 def test_a_broken_handler_is_noticed() -> None:

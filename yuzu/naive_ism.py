@@ -109,7 +109,7 @@ def run_naively(
                 ]
                 scores.write(part.sequence, part.slot, written, differences)
         scores.end()
-    return scores.packed(selection.spec, lambda r: to_user(r, as_numpy))
+    return scores.packed(selection, lambda r: to_user(r, as_numpy))
 
 
 def try_model(twin: torch.nn.Module, X: torch.Tensor, args: tuple[torch.Tensor, ...], device: torch.device) -> None:

@@ -248,7 +248,9 @@ class Bound:
         assert self.plan is not None
         key = tuple(nodes)
         if key not in self._finite_plans:
-            self._finite_plans[key] = self.plan.without(dict.fromkeys(nodes, "its reference value is infinite or NaN"))
+            self._finite_plans[key] = self.plan.without(
+                dict.fromkeys(nodes, "its reference value is infinite or as large as a mask")
+            )
         return self._finite_plans[key]
 
     def weights(self) -> Weights:
@@ -460,6 +462,10 @@ def _decide(
                 decisions["naive_model"] = reason
                 _warn_naive_model(model, reason)
                 return decisions
+            if bad in naive or plan.rules[bad] is None:
+                raise RuntimeError(
+                    f"{graph.nodes[bad].label} ({graph.nodes[bad].op}) cannot be run naively either: {why}"
+                )
             naive[bad] = why
             plan = make_plan(graph, s.precision, naive)
     decisions["naive"] = {str(i): r for i, r in naive.items()}

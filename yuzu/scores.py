@@ -32,6 +32,7 @@ class Selection:
             raise YuzuError(f"target must be a non-empty list of ints, got {target!r}")
         self.func, self.target = func, target
         self.spec: Any = None
+        self.others: dict[int, Any] = {}  # what the output holds besides tensors, by place
 
     def leaves(self, output: Any) -> list[torch.Tensor]:
         """The tensors that are scored, of the whole output for a batch as the model returns it."""
@@ -42,8 +43,7 @@ class Selection:
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         if not tensors:
             raise YuzuError("the output (after func, if given) holds no tensor to score")
-        if len(tensors) != len(leaves):
-            self.spec = None  # numbers and None among the tensors: the results are a plain list of the tensors'
+        self.others = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)}
         if self.target is not None:
             if len(tensors) > 1:
                 raise YuzuError(
@@ -178,14 +178,15 @@ class Scores:
                 result[self._begin : self._begin + self._size] = batch.cpu()
         self._batch = []
 
-    def packed(self, spec: Any, convert: Callable[[torch.Tensor], Any]) -> Any:
-        """The results in the model's own container (after ``func``)."""
+    def packed(self, selection: Selection, convert: Callable[[torch.Tensor], Any]) -> Any:
+        """The results in the model's own container (after ``func``); what are no tensors there stay as they are."""
         values = [convert(r) for r in self.results]
         if self.output == "l2":
             return values[0]
-        if spec is None:
-            return values[0] if len(values) == 1 else values
-        return pytree.tree_unflatten(values, spec)
+        rest = iter(values)
+        count = len(values) + len(selection.others)
+        leaves = [selection.others[i] if i in selection.others else next(rest) for i in range(count)]
+        return pytree.tree_unflatten(leaves, selection.spec)
 
 
 def result_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -185,7 +185,7 @@ def run_planned(
                 kept = [run.seconds[n.index] for n in plan.graph.nodes if n.mutated and n.kind == "call"]
                 timings[0].append(kept)
                 timings[1].append([None] * len(kept))
-    return scores.packed(selection.spec, lambda r: to_user(r, as_numpy))
+    return scores.packed(selection, lambda r: to_user(r, as_numpy))
 
 
 def start_batch(
@@ -194,7 +194,7 @@ def start_batch(
     """Run the reference; where it is infinite (a mask before a softmax) there is no difference: values are carried."""
     run = runs[()]
     reference = run.set_reference(x, extra)
-    infinite = tuple(run.infinite())
+    infinite = tuple(run.unfit_for_differences())
     if infinite:
         if infinite not in runs:
             runs[infinite] = Run(bound.plan_without(list(infinite)), run.weights, bound.derived, run.device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 from typing import Any
 
 import torch
@@ -135,29 +136,28 @@ def structure_key(model: torch.nn.Module) -> str:
     it.
     """
 
-    def plain(value: Any, depth: int = 0) -> str:
+    simple = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.Size, slice, range)
+    open_objects: set[int] = set()
+
+    def plain(value: Any) -> str:
         if isinstance(value, torch.Tensor):
             return f"tensor{tuple(value.shape)}{value.dtype}{value.device.type}"
-        if isinstance(
-            value,
-            bool | int | float | complex | str | bytes | type(None) | torch.dtype | torch.Size | slice | range,
-        ):
+        if isinstance(value, simple):
             return repr(value)
-        if isinstance(value, list | tuple | set | frozenset) and depth < 4:
-            return f"{type(value).__name__}[{','.join(plain(item, depth + 1) for item in value)}]"
-        if isinstance(value, dict) and depth < 4:
-            return "{" + ",".join(f"{k!r}:{plain(v, depth + 1)}" for k, v in value.items()) + "}"
-        described = f"{type(value).__qualname__}"
-        settings = getattr(value, "__dict__", None)
-        if (
-            isinstance(settings, dict)
-            and depth < 4
-            and not isinstance(value, type | torch.nn.Module)
-            and not callable(value)
-        ):
-            return described + plain(settings, depth + 1)
-        # anything else is told apart by its identity: a new object counts as a change
-        return f"{described}@{id(value)}"
+        kind, settings = type(value).__qualname__, getattr(value, "__dict__", None)
+        # a function, a module in a plain list and the like are told apart by identity: a new one counts as a change
+        opaque = isinstance(value, type | torch.nn.Module) or inspect.isroutine(value) or id(value) in open_objects
+        if opaque or not (isinstance(value, list | tuple | set | frozenset | dict) or isinstance(settings, dict)):
+            return f"{kind}@{id(value)}"
+        open_objects.add(id(value))
+        try:
+            if isinstance(value, dict):
+                return "{" + ",".join(f"{k!r}:{plain(v)}" for k, v in value.items()) + "}"
+            if isinstance(value, list | tuple | set | frozenset):
+                return f"{kind}[{','.join(plain(item) for item in value)}]"
+            return f"{kind}{plain(settings)}"
+        finally:
+            open_objects.discard(id(value))
 
     digest = hashlib.sha256()
     for name, module in model.named_modules(remove_duplicate=False):

@@ -55,10 +55,11 @@ class Plan:
         for node in nodes:
             for i in node.inputs:
                 last[i] = node.index
-        # a value read by a naive node through an unmutated one in between is kept to the end
+        # an unmutated node (zeros_like) is run when a naive one first asks for it: what it reads is kept to the end
         self.last_reads: list[list[int]] = [[] for _ in nodes]
         for i, reader in last.items():
-            if i not in outputs and nodes[i].mutated and nodes[reader].mutated:
+            unmutated = any(not nodes[c].mutated for c in self.graph.consumers[i])
+            if i not in outputs and nodes[i].mutated and not unmutated:
                 self.last_reads[reader].append(i)
         self._find_needed()
         self._windows: OrderedDict[bytes, list[Window | None]] = OrderedDict()

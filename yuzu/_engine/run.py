@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, expand, on_device, read_windows
+from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, expand, on_device, read_windows, rewindow
 from yuzu._engine.graph import Node, Weights, evaluate
 from yuzu._engine.plan import Plan
 from yuzu._engine.window import Window
@@ -160,8 +160,10 @@ class Run:
         # a table made in forward follows the sequences' dtype, as verification in float64 wants it
         return value.to(X.dtype) if value.dtype == torch.float32 and X.dtype == torch.float64 else value
 
-    def infinite(self) -> list[int]:
-        """The nodes whose differences would be infinity minus infinity: their reference is not finite everywhere."""
+    def unfit_for_differences(self) -> list[int]:
+        """The nodes whose reference is somewhere infinite, or as large as masks are (-1e9): a difference from it would
+        be NaN, or lose all digits of an ordinary mutant value.
+        """
         nodes = [
             n.index
             for n in self.plan.graph.nodes
@@ -170,8 +172,10 @@ class Run:
             and n.dtype is not None
             and n.dtype.is_floating_point
         ]
-        finite = torch.stack([torch.isfinite(self.value(i)).all() for i in nodes]).tolist()
-        return [i for i, good in zip(nodes, finite, strict=True) if not good]
+        nodes = [i for i in nodes if self.value(i).numel()]
+        limits = [1e12 if self.value(i).dtype == torch.float64 else 1e7 for i in nodes]
+        small = torch.stack([self.value(i).abs().amax() < limit for i, limit in zip(nodes, limits, strict=True)])
+        return [i for i, good in zip(nodes, small.tolist(), strict=True) if not good]
 
     # ---- what handlers ask
 
@@ -308,11 +312,11 @@ class Run:
         tensor = rule.run(self, given, window)
         mutant = node.dtype is not None and not node.dtype.is_floating_point
         changes[i] = Change(tensor, window if layout.kind == "windows" else None, mutant)
-        self._owned[i] = not rule.aliases or all(self.disposable(s) for s in rule.sources)
+        # what an expand repeats in place of storing cannot be written over
+        fresh = not rule.aliases or all(self.disposable(s) for s in rule.sources)
+        self._owned[i] = fresh and 0 not in tensor.stride()
 
     def _first(self, window: Window | None) -> Change | None:
-        from yuzu._engine.delta import rewindow
-
         sites = self.sites
         if window is None or window.width == 0:
             return None

@@ -61,7 +61,7 @@ def _compare(
             if dtype == X.dtype:
                 raise
             raise NotInDouble from error
-        infinite = run.infinite()
+        infinite = run.unfit_for_differences()
         if infinite:
             plan = plan.without(dict.fromkeys(infinite, ""))
             reference = run.reference

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout
-from yuzu._engine.graph import Graph, Node, Ref
+from yuzu._engine.graph import Graph, Node, Ref, refs_of
 from yuzu._engine.window import Integers, Window, union
 
 if TYPE_CHECKING:
@@ -58,8 +58,6 @@ class View:
 
     def tensors(self) -> list[Ref]:
         """The arguments that are tensors, in order."""
-        from yuzu._engine.graph import refs_of
-
         refs = [Ref(i) for i in refs_of((self.node.args, self.node.kwargs))]
         return [ref for ref in refs if self.source(ref).shape is not None]
 

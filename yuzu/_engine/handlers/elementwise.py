@@ -173,14 +173,16 @@ def common_layout(view: View) -> Layout | str:
     return first
 
 
-def _axes(value: Any, rank: int) -> list[int]:
-    axes = range(rank) if value is None or value == [] else [value] if isinstance(value, int) else value
-    return [axis % rank for axis in axes]
+def axes_of(value: Any, rank: int) -> tuple[int, ...]:
+    """An axis argument as non-negative axes; None and the empty list mean all."""
+    if value is None or value == []:
+        return tuple(range(rank))
+    return tuple(a % rank for a in ([value] if isinstance(value, int) else value))
 
 
 @handles("aten.glu", "aten.cumsum", "aten.cumprod", "aten.logcumsumexp")
 def along_one_axis(view: View) -> Rule | str:
-    """Softmax and the like: local when their axis is not the axis of positions."""
+    """Local when their axis is not the axis of positions."""
     node = view.node
     axis = node.argument(1, "dim", -1)
     return _along(view, [axis % view.rank])
@@ -217,7 +219,7 @@ def row_by_row(view: View) -> Rule | str:
         return "instance normalisation uses running statistics"
     if node.op == "aten.roll":
         axes = node.argument(2, "dims", [])
-        if not axes or 0 in _axes(axes, view.rank):
+        if not axes or 0 in axes_of(axes, view.rank):
             return "it moves rows of the batch"
     if any(
         view.layout(ref) == CONSTANT and (view.source(ref).shape or ()) and ref != node.args[0]

@@ -3,7 +3,7 @@
 With ``s = sigmoid``, ``p = softmax(R)`` and ``Z = 1 + sum(p (e^D - 1))``:
 
     relu:         max(D + min(R, 0), -max(R, 0)); where the unit is on before and after, D passes unrounded
-    exp:          e^R (e^D - 1)
+    exp:          e^R (e^D - 1) for D <= 1, and e^(R + D) - e^R above
     sigmoid:      s(R) s(-(R + D)) (e^D - 1) for D <= 0, and s(R + D) s(-R) (1 - e^-D) for D > 0
     tanh:         2 sigmoid(2 x) - 1
     softmax:      p (e^D - Z) / Z         } with D less the difference of the likeliest class
@@ -97,7 +97,8 @@ class Rectifier(Rule):
 
 
 def _exp(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    return torch.expm1(d).mul_(after)
+    # where e^R has all but vanished and D brings it back, nothing is left of it to multiply
+    return torch.where(d > 1, torch.exp(before + d) - after, torch.expm1(d.clamp(max=1)) * after)
 
 
 def _sigmoid(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
@@ -120,7 +121,7 @@ def _relative_to_likeliest(d: torch.Tensor, likely: torch.Tensor, axis: int) -> 
     shape = list(d.shape)
     shape[axis] = 1
     d = d - d.gather(axis, index.expand(shape))
-    return d, d.amax(axis, keepdim=True) > LARGE
+    return d, ~(d.amax(axis, keepdim=True) <= LARGE)  # NaN, from infinite differences, is out of reach too
 
 
 def _softmax(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor, axis: int) -> torch.Tensor:

@@ -8,13 +8,13 @@ reference value outside the window, from running maxima of both ends: with ``M``
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from yuzu._engine.delta import ROWS, Change, Layout, on_device
+from yuzu._engine.delta import ROWS, Change, Layout, on_device, rewindow
 from yuzu._engine.handlers.contract import Rule, View, handles
-from yuzu._engine.handlers.elementwise import Local, OnRows
+from yuzu._engine.handlers.elementwise import Local, OnRows, axes_of, pointwise
 from yuzu._engine.window import Window
 
 if TYPE_CHECKING:
@@ -51,8 +51,6 @@ class LinearLocal(Rule):
         if window is None:
             rows = run.whole(self.sources[0], change).flatten(0, 1)
             return self.node.target(rows, *self.node.args[1:], **self.node.kwargs).unflatten(0, grid)
-        from yuzu._engine.delta import rewindow
-
         assert change.window is not None
         tensor = rewindow(change.tensor, change.window, window)
         rows = self.source_layouts[0].natural(tensor.flatten(0, 1))
@@ -96,12 +94,6 @@ class MaximumOverPositions(Rule):
             torch.maximum(largest, table[sequence, index].unsqueeze(1), out=largest)
         result = largest if self.sign == 1 else largest.neg_()
         return result.unsqueeze(layout.axis + 1) if self.keepdim else result
-
-
-def _axes(value: Any, rank: int) -> tuple[int, ...]:
-    if value is None or value == []:
-        return tuple(range(rank))
-    return tuple(a % rank for a in ([value] if isinstance(value, int) else value))
 
 
 def reduction(view: View, kind: str, axes: tuple[int, ...], keepdim: bool) -> Rule | str:
@@ -148,13 +140,13 @@ def reduce(view: View) -> Rule | str:
     rank = len(view.source(node.args[0]).shape or ())
     kind = node.op.removeprefix("aten.")
     if kind == "linalg_vector_norm":
-        axes, keepdim = _axes(node.argument(2, "dim"), rank), node.argument(3, "keepdim", False)
+        axes, keepdim = axes_of(node.argument(2, "dim"), rank), node.argument(3, "keepdim", False)
     else:
         overload = getattr(node.target, "_overloadname", "")
         if overload in ("default", "") and kind != "amax" and kind != "amin" and kind != "logsumexp":
             axes, keepdim = tuple(range(rank)), False
         else:
-            axes = _axes(node.argument(1, "dim"), rank)
+            axes = axes_of(node.argument(1, "dim"), rank)
             keepdim = node.kwargs.get(
                 "keepdim", node.args[-1] if isinstance(node.args[-1], bool) and len(node.args) > 2 else False
             )
@@ -164,8 +156,6 @@ def reduce(view: View) -> Rule | str:
 @handles("aten.max", "aten.min")
 def maximum(view: View) -> Rule | str:
     """``max`` over one axis, of which only the values are read; between two tensors it is pointwise."""
-    from yuzu._engine.handlers.elementwise import pointwise
-
     node = view.node
     if len(view.tensors()) == 2:
         return pointwise(view)
@@ -173,4 +163,4 @@ def maximum(view: View) -> Rule | str:
         return "it reduces over the batch"
     rank = len(view.source(node.args[0]).shape or ())
     kind = "amax" if node.op == "aten.max" else "amin"
-    return reduction(view, kind, _axes(node.args[1], rank), bool(node.argument(2, "keepdim", False)))
+    return reduction(view, kind, axes_of(node.args[1], rank), bool(node.argument(2, "keepdim", False)))
