@@ -60,8 +60,8 @@ def read(path: Path) -> tuple[Any, dict[str, Any], dict[str, torch.Tensor]]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             header = file.metadata() or {}
-            names = file.keys()
-            arrays = {name: file.get_tensor(name) for name in names if name != "empty"}
+            ours = header.get("format") == FORMAT_NAME  # a foreign file is not read further
+            arrays = {name: file.get_tensor(name) for name in file.keys() if ours and name != "empty"}
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise PrecomputationError(f"{path} is truncated, or not a Yuzu precomputation ({error}); {again}") from error
     if header.get("format") != FORMAT_NAME:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, rewindow
+from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, on_device, rewindow
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.convolution_ways import lowered, product
@@ -102,11 +102,13 @@ def _sliced_product(x: torch.Tensor, matrix: torch.Tensor, window: Window, chann
     depth = x.shape[2]
     lines = matrix.stride(0)
 
-    def groups() -> list[tuple[int, int, int, int, int]]:
-        """Runs of evenly spaced distinct starts: first and stop site, first start, step, and sites a start."""
-        starts, first, counts = np.unique(window.start, return_index=True, return_counts=True)
-        if not (np.diff(window.start) >= 0).all():  # mirrored windows come in falling order
-            return [(i, i + 1, int(s), 0, 1) for i, s in enumerate(window.start)]
+    def groups() -> tuple[list[tuple[int, int, int, int, int]], tuple[torch.Tensor, torch.Tensor] | None]:
+        """Runs of evenly spaced distinct starts (first and stop site, first start, step, and sites a start) of the
+        sites in rising order of their starts; and that order with its inverse, where it is not their own: several
+        sequences, mirrored windows.
+        """
+        order = np.argsort(window.start, kind="stable")
+        starts, first, counts = np.unique(window.start[order], return_index=True, return_counts=True)
         found = []
         i = 0
         while i < len(starts):
@@ -117,25 +119,29 @@ def _sliced_product(x: torch.Tensor, matrix: torch.Tensor, window: Window, chann
             count = int(counts[i])
             found.append((int(first[i]), int(first[i]) + count * (j - i), int(starts[i]), step, count))
             i = j
-        return found
+        if (order == np.arange(len(order))).all():
+            return found, None
+        return found, (on_device(order, x.device), on_device(np.argsort(order), x.device))
 
     precision = run.precision
+    runs, order = window.cached(("slices", x.device), groups)
+    x = x if order is None else x.index_select(0, order[0])
     results = []
-    for begin, stop, start, step, count in window.cached(("slices",), groups):
+    for begin, stop, start, step, count in runs:
         number = (stop - begin) // count
         slices = matrix.as_strided(
-            (number, depth, matrix.shape[0]),
-            (step * channels, 1, lines),
-            matrix.storage_offset() + start * channels,
+            (number, depth, matrix.shape[0]), (step * channels, 1, lines), matrix.storage_offset() + start * channels
         )
         rows = x[begin:stop].reshape(number, -1, depth)
         if number == 1:
-            results.append(product(rows[0], slices[0], precision).unsqueeze(0).view(stop - begin, -1, matrix.shape[0]))
+            result = product(rows[0], slices[0], precision)
         elif precision == "medium" and x.dtype == torch.float32:
-            results.append(torch.bmm(rows.to(matrix.dtype), slices).float().view(stop - begin, -1, matrix.shape[0]))
+            result = torch.bmm(rows.to(matrix.dtype), slices).float()
         else:
-            results.append(torch.bmm(rows, slices).view(stop - begin, -1, matrix.shape[0]))
-    return results[0] if len(results) == 1 else torch.cat(results)
+            result = torch.bmm(rows, slices)
+        results.append(result.view(stop - begin, -1, matrix.shape[0]))
+    whole = results[0] if len(results) == 1 else torch.cat(results)
+    return whole if order is None else whole.index_select(0, order[1])
 
 
 @handles("aten.linear")
