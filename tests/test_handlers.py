@@ -980,7 +980,7 @@ def test_the_law_for_every_way_of_convolving(way: str, name: str) -> None:
     forced = []
     for rule in laboratory.plan.rules:
         if isinstance(rule, Convolution):
-            rule.way = way if way in rule.ways(everywhere[rule.sources[0]].width) else "windows"
+            rule.way = way if way in rule.applicable(everywhere[rule.sources[0]].width) else "windows"
             forced.append(rule.way == way)
     assert sum(forced) >= 5, f"{way} applies to {sum(forced)} convolutions only"
     exact = WAYS[way].exact

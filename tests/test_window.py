@@ -364,7 +364,7 @@ def test_positions_that_reach_nothing_are_known(towers: list[list[nn.Module]]) -
     """A crop, or a stride beyond the kernel, makes positions that no output sees: they need not be run at all."""
     model = Stack(towers).double()
     plan = make_plan(capture(model, (4, LENGTH), (), torch.float64))
-    reach = plan.reachable(np.arange(LENGTH), 1)
+    reach, _ = plan.reach(np.arange(LENGTH), 1)
     X = one_hot(1, 4, LENGTH)
     wanted = [any(c.any() for c in changed_positions(model, X, p, 1)) for p in range(LENGTH)]
     assert reach.tolist() == wanted

@@ -172,21 +172,29 @@ def letters_of(X: torch.Tensor) -> torch.Tensor:
     return torch.where(zeros == c, torch.full_like(letter, c), letter)
 
 
-def batches(group: Group, sites_at_once: int) -> Iterator[Group]:
+def batches(group: Group, sites_at_once: int, regular: np.ndarray | None = None) -> Iterator[Group]:
     """A group in chunks; a chunk that spans sequences holds whole ones, so that chunks of neighbouring
     batches look alike.
+
+    ``regular`` tells which positions lie far from the ends. Where a chunk is of one sequence, the others get chunks of
+    their own: in the middle all windows are evenly spaced, and nothing has to be moved to line them up.
     """
     _, counts = np.unique(group.sequence, return_counts=True)
     total = len(group.sequence)
-    if counts.max() <= sites_at_once and (counts == counts[0]).all():
+    if counts.max() * 2 <= sites_at_once and (counts == counts[0]).all():
         size = max(sites_at_once // int(counts[0]), 1) * int(counts[0])
         for i in range(0, total, size):
             yield group.part(slice(i, i + size))
         return
     begin = 0
     for count in counts:
-        pieces = -(-int(count) // sites_at_once)
-        size = -(-int(count) // pieces)
-        for i in range(0, int(count), size):
-            yield group.part(slice(begin + i, begin + min(i + size, int(count))))
+        here = np.arange(begin, begin + int(count))
         begin += int(count)
+        even = np.ones(len(here), dtype=bool) if regular is None else regular[group.slot[here]]
+        if even.sum() * 2 < min(len(here), sites_at_once):
+            even[:] = True
+        for sites in (here[even], here[~even]):
+            pieces = -(-len(sites) // sites_at_once)
+            for part in np.array_split(sites, pieces) if pieces else []:
+                steps = len(part) == part[-1] + 1 - part[0]
+                yield group.part(slice(int(part[0]), int(part[-1]) + 1) if steps else part)

@@ -20,8 +20,6 @@ from yuzu._engine import measure
 from yuzu._engine.capture import CaptureError, capture
 from yuzu._engine.graph import Graph, Weights
 from yuzu._engine.handlers.compressed_sensing import Sensing
-from yuzu._engine.handlers.convolution import Convolution
-from yuzu._engine.handlers.convolution_ways import WAYS
 from yuzu._engine.model_copy import evaluation_copy, model_dtype, structure_key
 from yuzu._engine.plan import Plan, make_plan
 from yuzu._engine.precision import products
@@ -215,11 +213,11 @@ def structure_fingerprint(model: torch.nn.Module) -> str:
 
 
 def apply_ways(plan: Plan, ways: dict[int, str]) -> None:
-    """Set how each convolution is run."""
+    """Set how each layer that can be run in several ways is run."""
     for index, way in ways.items():
         rule = plan.rules[index]
-        if isinstance(rule, Convolution):
-            rule.way = way if way in WAYS else "windows"
+        if rule is not None and way in rule.all_ways():
+            rule.way = way
 
 
 class Bound:
@@ -494,7 +492,7 @@ def _decide(
     sites = measure.example_sites(plan, first, edits, 1, s.n_choices, s.seq_len, run, s.random_state)
     if s.conv == "gaussian":
         plan.sensing = Sensing(s.alpha or 1.0, s.random_state)
-    ways = measure.choose_ways(run, sites, None if s.conv == "auto" else s.conv, s.random_state, room // 2)
+    ways = measure.choose_ways(run, sites, None if s.conv == "auto" else s.conv, s.random_state)
     memory = measure.memory_of(plan, s.seq_len, s.n_choices, 1, itemsize, s.n_choices)
     most = max((s.max_memory - memory.sequence - memory.weights) // max(memory.site, 1), 1)
     count, seconds = measure.choose_chunk(run, edits, s.n_choices, s.seq_len, first, most, s.random_state)

@@ -152,7 +152,8 @@ def run_planned(
     run = Run(plan, bound.weights(), bound.derived, device)
     runs: dict[tuple[int, ...], Run] = {(): run}
     letters = letters_of(X).to(device)
-    reachable = plan.reachable(mutations.positions, mutations.width)
+    reachable, regular = plan.reach(mutations.positions, mutations.width)
+    together = None if plan.senses else regular  # probes hold the stretch from the first site to the last
     sites_at_once = bound.sites_at_once(mutations)
     size = batch_size or bound.sequences_at_once(mutations)
     with (
@@ -170,7 +171,7 @@ def run_planned(
             selection.check(leaves, len(batch))
             scores.begin(first, leaves)
             for group in mutations.groups(batch, reachable):
-                for part in batches(group, sites_at_once):
+                for part in batches(group, sites_at_once, together):
                     sites, written = mutations.sites(x, letters[first : first + size], part)
                     changes = run.chunk(sites)
                     scores.write(

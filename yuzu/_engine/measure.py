@@ -6,17 +6,17 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from yuzu._engine.handlers.convolution import Convolution
-from yuzu._engine.handlers.convolution_ways import BAND_BYTES, WAYS, Call
+from yuzu._engine.handlers.convolution_ways import FEW_CHANNELS
 from yuzu._engine.handlers.dense import OverPositions
 from yuzu._engine.plan import Plan
 from yuzu._engine.run import Run, Sites
-from yuzu._engine.window import Window
 
 CACHE_TARGET = {
     "cpu": 6 << 20,
@@ -53,9 +53,7 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
             sizes = rule.shape(source.width if source is not None else 1)
             kernel = sizes.kernel * sizes.channels_in * sizes.channels_out // sizes.groups
             weights += 2 * kernel  # laid out anew, and a copy to notice changes
-            if rule.way == "banded":
-                weights += sizes.band_bytes // sizes.itemsize
-            if rule.way == "fold":
+            if rule.way == "fold" and sizes.channels_out <= FEW_CHANNELS:
                 largest = max(largest, sizes.width * sizes.kernel * sizes.channels_out)
         elif isinstance(rule, OverPositions):
             weights += 2 * math.prod(plan.graph.nodes[rule.weight].shape or ())  # type: ignore[arg-type]
@@ -82,29 +80,31 @@ def example_sites(
     return Sites(np.zeros(count, dtype=np.int64), position, 1, difference, codes)
 
 
-def _seconds(function: object, device: torch.device, repeats: int, give_up: float = math.inf) -> float:
-    """The least of ``repeats`` times after one call to warm up; stops early when it will not beat ``give_up``."""
-    best = math.inf
-    for i in range(repeats + 1):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        begin = time.perf_counter()
-        function()  # type: ignore[operator]
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        taken = time.perf_counter() - begin
-        if i:
-            best = min(best, taken)
-            if best > 1.5 * give_up:
-                return best
-        elif taken > 20 * give_up:
-            return taken
-    return best
+def _seconds(function: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    begin = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begin
 
 
-def choose_ways(run: Run, sites: Sites, forced: str | None, seed: int, room: int) -> dict[int, str]:
-    """The fastest exact way for every convolution on windows, at the size of a chunk; or ``forced`` where it
-    applies.
+def _least_seconds(function: Callable[[], object], device: torch.device, repeats: int, best: float) -> float:
+    """The least of some times after a call to warm up; fewer when it will plainly not beat ``best``."""
+    if _seconds(function, device) > 5 * best:  # the first call also lays out weights
+        return math.inf
+    least = math.inf
+    for _ in range(repeats):
+        least = min(least, _seconds(function, device))
+        if least > 1.3 * best:
+            break
+    return least
+
+
+def choose_ways(run: Run, sites: Sites, forced: str | None, seed: int) -> dict[int, str]:
+    """The fastest exact way for every layer that has several, at the size of a chunk; or ``forced`` for the
+    convolutions to which it applies.
     """
     plan = run.plan
     windows = run.set_sites(sites)
@@ -112,36 +112,26 @@ def choose_ways(run: Run, sites: Sites, forced: str | None, seed: int, room: int
     count, edits = sites.difference.shape[:2]
     dtype = sites.difference.dtype
     generator = torch.Generator("cpu").manual_seed(seed)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(count, edits, *shape, dtype=dtype, generator=generator, device="cpu").to(run.device)
+
     for node in plan.graph.nodes:
         rule = plan.rules[node.index]
-        if not isinstance(rule, Convolution) or not node.mutated or not plan.readers[node.index]:
+        if rule is None or not rule.all_ways() or not node.mutated or not plan.readers[node.index]:
             continue
-        window: Window | None = windows[rule.sources[0]]
-        width, itemsize = (window.width if window is not None else 1), sites.difference.element_size()
-        ways = rule.ways(width, itemsize, min(room, BAND_BYTES))
-        if forced is not None:
-            rule.way = forced if forced in ways else "windows"
-            chosen[node.index] = rule.way
-            continue
-        first_layer = plan.graph.nodes[rule.sources[0]].kind == "sequence"
-        exact = [way for way in ways if WAYS[way].exact]
-        if len(exact) == 1 or window is None or window.width == 0 or first_layer:
-            chosen[node.index] = rule.way
-            continue
-        weight = run.value(rule.weight)
-        kernel = rule.kernel(weight)
-        x = torch.randn(
-            count, edits, window.width, kernel.shape[1] * rule.groups, dtype=dtype, generator=generator, device="cpu"
-        ).to(run.device)
-        best = math.inf
-        for way in exact:
-            call = Call(run, ("measure", node.index), x, window, kernel, [weight], rule.geometry.dilation, rule.groups)
-            taken = _seconds(lambda way=way, call=call: WAYS[way].run(call), run.device, 3, best)
-            if taken < best:
-                best, rule.way = taken, way
-        run.forget(("measure", node.index))
-        if rule.way == "banded":
-            room -= rule.shape(width, itemsize).band_bytes
+        window = windows[rule.sources[0]]
+        if isinstance(rule, Convolution) and forced is not None:
+            rule.way = forced if forced in rule.applicable(window.width if window is not None else 1) else "windows"
+        elif window is not None and window.width > 0 and plan.graph.nodes[rule.sources[0]].kind != "sequence":
+            best, fastest = math.inf, rule.way
+            ways = rule.ways(window)
+            for rule.way in ways if len(ways) > 1 else []:
+                taken = _least_seconds(rule.trial(run, window, random), run.device, 2, best)
+                if taken < best:
+                    best, fastest = taken, rule.way
+            rule.way = fastest
+            run.forget(("measure", node.index))
         chosen[node.index] = rule.way
     return chosen
 
@@ -159,11 +149,12 @@ def choose_chunk(
     best, best_cost, shares = candidates[0], math.inf, [0.0] * len(run.plan.graph.nodes)
     for size in candidates:
         sites = example_sites(run.plan, size, edits, 1, n_choices, length, run, seed)
-        taken = _seconds(lambda sites=sites: run.chunk(sites), run.device, 1)
+        if size == candidates[0] or run.plan.sensing is not None:
+            run.chunk(sites)  # lays out weights
+        run.seconds = [0.0] * len(run.plan.graph.nodes)
+        taken = _seconds(lambda sites=sites: run.chunk(sites), run.device)  # type: ignore[misc]
         if taken / size < 0.97 * best_cost:
-            best, best_cost = size, taken / size
-            run.seconds = [0.0] * len(run.plan.graph.nodes)
-            run.chunk(sites)
-            shares, run.seconds = run.seconds, None
+            best, best_cost, shares = size, taken / size, run.seconds
+        run.seconds = None
     # short sequences: the size was limited by the length, but a chunk may hold several sequences
     return (min(first, most) if best == length < first else best), shares

@@ -144,10 +144,17 @@ def structure_key(model: torch.nn.Module) -> str:
             return f"tensor{tuple(value.shape)}{value.dtype}{value.device.type}"
         if isinstance(value, simple):
             return repr(value)
-        kind, settings = type(value).__qualname__, getattr(value, "__dict__", None)
-        # a function, a module in a plain list and the like are told apart by identity: a new one counts as a change
-        opaque = isinstance(value, type | torch.nn.Module) or inspect.isroutine(value) or id(value) in open_objects
-        if opaque or not (isinstance(value, list | tuple | set | frozenset | dict) or isinstance(settings, dict)):
+        kind, settings = type(value).__qualname__, None
+        container = isinstance(value, dict | list | tuple | set | frozenset)
+        if container and not value:
+            return kind
+        opaque = id(value) in open_objects
+        if not container:
+            # a function, a module in a plain list and the like are told apart by identity: a new one is a change
+            settings = getattr(value, "__dict__", None)
+            opaque = opaque or isinstance(value, type | torch.nn.Module) or inspect.isroutine(value)
+            opaque = opaque or not isinstance(settings, dict)
+        if opaque:
             return f"{kind}@{id(value)}"
         open_objects.add(id(value))
         try:

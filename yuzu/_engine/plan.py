@@ -11,7 +11,9 @@ import numpy as np
 from yuzu._engine.delta import CONSTANT, ROWS, VALUES, Layout
 from yuzu._engine.graph import Graph
 from yuzu._engine.handlers import Rule, View, find_rule
+from yuzu._engine.handlers.affine import Scaled
 from yuzu._engine.handlers.compressed_sensing import Sensing
+from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.window import Window
 
 WINDOWS_KEPT = 4096  # chunks whose windows are remembered
@@ -62,6 +64,7 @@ class Plan:
             if i not in outputs and nodes[i].mutated and not unmutated:
                 self.last_reads[reader].append(i)
         self._find_needed()
+        self._absorb_factors()
         self._windows: OrderedDict[bytes, list[Window | None]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -91,13 +94,31 @@ class Plan:
                 include(source, a, b)
         self.needed = [(0, 0) if n == empty else n for n in needed]
 
+    def _absorb_factors(self) -> None:
+        """A factor for each channel right after a convolution goes into its kernel."""
+        for rule in self.rules:
+            if not isinstance(rule, Scaled) or rule.per_channel is None or len(rule.sources) != 1:
+                continue
+            source = rule.sources[0]
+            before = self.rules[source]
+            while isinstance(before, Scaled) and before.absorbed and self.readers[source] == 1:
+                source = before.sources[0]
+                before = self.rules[source]
+            if isinstance(before, Convolution) and self.readers[source] == 1 and before.layout == rule.layout:
+                rule.absorb(before)
+
+    @property
+    def senses(self) -> bool:
+        """Whether any layer is run by compressed sensing."""
+        return any(rule is not None and rule.way in ("cyclic", "gaussian") for rule in self.rules)
+
     def without(self, nodes: dict[int, str]) -> Plan:
         """The same plan with more nodes run naively, for the reasons given."""
         other = make_plan(self.graph, self.precision, {**self.naive, **nodes})
         other.sensing = self.sensing
         for mine, theirs in zip(self.rules, other.rules, strict=True):
-            if mine is not None and theirs is not None and hasattr(mine, "way"):
-                theirs.way = mine.way  # type: ignore[attr-defined]
+            if mine is not None and theirs is not None:
+                theirs.way = mine.way
         return other
 
     def windows(self, position: np.ndarray, width: int) -> list[Window | None]:
@@ -137,21 +158,26 @@ class Plan:
             windows[i] = Window.fit(*rule.window(present), low, high)
         return windows
 
-    def reachable(self, positions: np.ndarray, width: int) -> np.ndarray:
-        """Which positions' edits reach any output at all."""
-        reach = np.zeros(len(positions), dtype=bool)
+    def reach(self, positions: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Which positions' edits reach any output at all; and which lie so far from both ends that all their windows
+        follow one pattern.
+        """
+        reach, regular = np.zeros(len(positions), dtype=bool), np.ones(len(positions), dtype=bool)
         windows = self._find_windows(positions, width)
         for node in self.graph.nodes:
             i = node.index
             if not node.mutated or not self.readers[i]:
                 continue
+            at = windows[i]
+            if at is not None and at.regular is not None:
+                regular &= at.regular
             to_rows = any(
                 self.graph.nodes[c].mutated and self.layouts[c].kind != "windows" for c in self.graph.consumers[i]
             )
             if i in self.graph.output_nodes or to_rows:
                 window = windows[i]
                 reach |= np.ones_like(reach) if window is None else window.stop > window.first
-        return reach
+        return reach, regular
 
 
 def make_plan(

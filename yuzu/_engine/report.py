@@ -28,7 +28,7 @@ def rows(plan: Plan, run: Run, seconds: list[float]) -> list[list[str]]:
         window = windows[node.index]
         after = str(window.width) if window is not None else "all"
         first_layer = rule is not None and rule.sources and plan.graph.nodes[rule.sources[0]].kind == "sequence"
-        way = ""
+        way = rule.way if rule is not None else ""
         probes = ""
         if isinstance(rule, Convolution):
             way = "table" if first_layer and rule.geometry.stride == 1 and rule.groups == 1 else rule.way

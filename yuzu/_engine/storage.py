@@ -112,7 +112,10 @@ def _check_settings(s: Any) -> None:
 
 def _check_decisions(d: Any) -> None:
     from yuzu._engine.handlers.convolution_ways import WAYS
+    from yuzu._engine.handlers.dense import DENSE_WAYS
     from yuzu._engine.report import COLUMNS
+
+    known_ways = {*WAYS, *DENSE_WAYS}
 
     def numbered(values: Callable[[Any], bool]) -> Callable[[Any], bool]:
         return lambda v: isinstance(v, dict) and all(k.isdecimal() and values(item) for k, item in v.items())
@@ -121,7 +124,7 @@ def _check_decisions(d: Any) -> None:
         "fingerprint": lambda v: _is(v, str),
         "naive_model": lambda v: v is None or _is(v, str),
         "naive": numbered(lambda v: _is(v, str)),
-        "ways": numbered(lambda v: isinstance(v, str) and v in WAYS),
+        "ways": numbered(lambda v: isinstance(v, str) and v in known_ways),
         "sites": lambda v: _is(v, int, 1),
         "naive_batch": lambda v: _is(v, int, 1),
         "layers": lambda v: isinstance(v, list) and all(_is_row(row, len(COLUMNS) + 1) for row in v),

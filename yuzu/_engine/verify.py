@@ -158,11 +158,9 @@ def _first_wrong(
 
 
 def few_sites(X: torch.Tensor) -> Sites:
-    """Two substitutions (one, of two characters) at both ends, next to the first, and in the middle of one
-    sequence ``(1, C, L)``.
-    """
+    """Two substitutions (one, of two characters) at both ends and in the middle of one sequence ``(1, C, L)``."""
     _, c, length = X.shape
-    places = {0, 1, length // 2, length - 1}
+    places = {0, length // 2, length - 1}
     position = np.array(sorted(p for p in places if 0 <= p < length))
     letter = X[0].argmax(0)[torch.from_numpy(position).to(X.device)]
     steps = torch.arange(1, min(c - 1, 2) + 1, device=X.device)

@@ -66,17 +66,21 @@ class Window:
         Where the carried window begins; never decreasing when the sites' positions never decrease.
     width: int
         Positions carried for every site; 0 when no site reaches anything.
+    regular: boolean array, shape=(S,)
+        Where the window begins at the very first position that the site reaches: where no end of the sequence is near.
     """
 
     first: Integers
     stop: Integers
     start: Integers
     width: int
+    regular: Integers | None = None
     _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def fit(cls, first: Integers, stop: Integers, low: int, high: int) -> Window:
         """The narrowest common width that holds ``[first, stop)`` cut to ``[low, high)`` for every site."""
+        reached = first
         first = np.maximum(first, low)
         stop = np.minimum(stop, high)
         widths = stop - first
@@ -84,7 +88,7 @@ class Window:
         if width <= 0:
             return cls(first, stop, np.full_like(first, low), 0)
         start = np.clip(first, low, high - width)
-        return cls(first, stop, start, width)
+        return cls(first, stop, start, width, start == reached)
 
     @classmethod
     def at(cls, start: Integers, width: int) -> Window:

@@ -14,6 +14,7 @@ import torch
 from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, read_windows, rewindow
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.contract import Rule, View, handles
+from yuzu._engine.handlers.convolution import ChannelFactor, Convolution
 from yuzu._engine.handlers.elementwise import common_layout, pointwise
 from yuzu._engine.window import Window
 
@@ -25,6 +26,7 @@ class Scaled(Rule):
     """A difference times something that a mutation does not change."""
 
     family = "elementwise"
+    absorbed = False  # by the convolution before it, whose kernel has the factor in it
 
     def __init__(
         self,
@@ -32,14 +34,24 @@ class Scaled(Rule):
         layout: Layout,
         factor: Callable[[Run], torch.Tensor | float],
         operand: int | None = None,
+        per_channel: ChannelFactor | None = None,
     ) -> None:
         super().__init__(view, layout)
-        self.factor, self.operand = factor, operand
+        self.factor, self.operand, self.per_channel = factor, operand, per_channel
+
+    def absorb(self, convolution: Convolution) -> None:
+        """Leave the factor to a convolution that nothing else reads."""
+        assert self.per_channel is not None
+        convolution.factors.append(self.per_channel)
+        self.absorbed = self.aliases = True
 
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         (source,) = self.sources
         assert change is not None
+        if self.absorbed and not run.keep_all:
+            assert change.window is not None and window is not None
+            return rewindow(change.tensor, change.window, window)
         factor = self.factor(run)
         if window is None:
             whole = run.whole(source, change)
@@ -103,17 +115,19 @@ def batch_norm(view: View) -> Rule | str:
     layout = view.layout(node.args[0]) if node.mutated else ROWS
     channels = view.rank - 2
 
-    def factor(run: Run) -> torch.Tensor:
+    def per_channel(run: Run) -> tuple[torch.Tensor, list[torch.Tensor]]:
         sources = [run.value(variance.index)] + ([run.value(weight.index)] if isinstance(weight, Ref) else [])
 
         def make() -> torch.Tensor:
             scale = torch.rsqrt(sources[0] + eps)
-            scale = scale * sources[1] if len(sources) > 1 else scale
-            return scale.reshape(1, -1, *[1] * channels)
+            return scale * sources[1] if len(sources) > 1 else scale
 
-        return run.derived(("batch norm", node.index), sources, make)
+        return run.derived(("batch norm", node.index), sources, make), sources
 
-    return Scaled(view, layout, factor)
+    def factor(run: Run) -> torch.Tensor:
+        return per_channel(run)[0].reshape(1, -1, *[1] * channels)
+
+    return Scaled(view, layout, factor, per_channel=per_channel)
 
 
 @handles("aten.mul", "aten.div")
@@ -148,7 +162,17 @@ def product(view: View) -> Rule | str:
         value = run.value(other.index) if isinstance(other, Ref) else other
         return 1 / value if quotient else value
 
-    return Scaled(view, layout, factor, other.index if isinstance(other, Ref) else None)
+    if not isinstance(other, Ref):
+        return Scaled(view, layout, factor)
+    sizes = view.shape_of(other)
+    aligned = (1,) * (view.rank - len(sizes)) + sizes
+    in_channels = view.layout(other) == CONSTANT and aligned == (1, view.shape[1], *[1] * (view.rank - 2))
+
+    def per_channel(run: Run) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        value = run.value(other.index)
+        return (1 / value if quotient else value).reshape(-1), [value]
+
+    return Scaled(view, layout, factor, other.index, per_channel if in_channels else None)
 
 
 class Product(Rule):

@@ -252,5 +252,5 @@ def gaussian(call: Call) -> torch.Tensor:
     return taken_apart(call, result.movedim(1, 0), slots)
 
 
-WAYS["cyclic"] = WayEntry(cyclic, always)
-WAYS["gaussian"] = WayEntry(gaussian, always, exact=False)
+WAYS["cyclic"] = WayEntry(cyclic, always, everywhere=True)
+WAYS["gaussian"] = WayEntry(gaussian, always, exact=False, everywhere=True)

@@ -90,10 +90,13 @@ class Rule:
         Whether the result may share memory with an input.
     family: str
         Shown in the summary.
+    way: str
+        The one of `all_ways` that is used, if it has several.
     """
 
     family = "naive"
     aliases = False
+    way = ""
 
     def __init__(self, view: View, layout: Layout) -> None:
         self.node = view.node
@@ -119,6 +122,19 @@ class Rule:
         """The change of the result: ``(S, A, w, ...)`` on ``window``, or the whole ``(S, A, ...)`` for a
         layout of rows.
         """
+        raise NotImplementedError
+
+    def all_ways(self) -> tuple[str, ...]:
+        """The ways it can be run by at all, if it has several."""
+        return ()
+
+    def ways(self, window: Window) -> list[str]:
+        """Those of `all_ways` that give the exact result and apply to a window before it."""
+        return []
+
+    def trial(self, run: Run, window: Window, random: Callable[..., torch.Tensor]) -> Callable[[], object]:
+        """Its work on ``window`` by the way that is set, to be timed; ``random(w, ...)`` makes a change ``(S, A, w,
+        ...)``."""
         raise NotImplementedError
 
     def detail(self) -> str:

@@ -9,6 +9,7 @@ stride the windows are first aligned to it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,11 +17,15 @@ import torch
 from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, rewindow
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.contract import Rule, Spans, View, handles, spatial_axis
-from yuzu._engine.handlers.convolution_ways import BAND_BYTES, WAYS, Call, Shape, convolve_rows, lowered, table
+from yuzu._engine.handlers.convolution_ways import WAYS, Call, Shape, convolve_rows, lowered, table
 from yuzu._engine.window import Geometry, Integers, Window
 
 if TYPE_CHECKING:
     from yuzu._engine.run import Run
+
+
+# the factors for all channels, and the tensors that they are made from
+ChannelFactor = Callable[["Run"], "tuple[torch.Tensor, list[torch.Tensor]]"]
 
 
 class Convolution(Rule):
@@ -36,21 +41,37 @@ class Convolution(Rule):
         self.weight = view.node.args[1].index
         self.kernel_axis = view.layout(view.node.args[0]).axis
         self.way = "windows"
+        self.factors: list[ChannelFactor] = []  # of affine operations after it, which then have nothing left to do
         out, channels, *kernel = view.shape_of(view.node.args[1])
         beside = math.prod(kernel) // geometry.kernel
         self.channels = (channels * groups * beside, out)
 
-    def shape(self, width: int, itemsize: int = 4, room: int = BAND_BYTES) -> Shape:
+    def shape(self, width: int) -> Shape:
         """The sizes that ways ask for."""
         g = self.geometry
-        return Shape(width, g.kernel, g.dilation, self.channels[0], self.channels[1], self.groups, itemsize, room)
+        return Shape(width, g.kernel, g.dilation, self.channels[0], self.channels[1], self.groups)
 
-    def ways(self, width: int, itemsize: int = 4, room: int = BAND_BYTES) -> list[str]:
-        """The ways that this layer can be run with windows of a width, with room for weights laid out anew."""
+    def applicable(self, width: int) -> list[str]:
+        """The ways that this layer can be run with windows of a width."""
         if self.geometry.stride != 1:
             return ["windows"]
-        shape = self.shape(width, itemsize, room)
+        shape = self.shape(width)
         return [name for name, entry in WAYS.items() if entry.applies(shape) is None]
+
+    def all_ways(self) -> tuple[str, ...]:
+        return tuple(WAYS)
+
+    def ways(self, window: Window) -> list[str]:
+        exact = [way for way in self.applicable(window.width) if WAYS[way].exact]
+        # those that multiply at every position a window reaches cannot win where that is many times more
+        wasteful = window.width + self.geometry.reach > 3 * window.width and self.groups == 1
+        return [way for way in exact if not (wasteful and WAYS[way].everywhere)] or exact
+
+    def trial(self, run: Run, window: Window, random: Callable[..., torch.Tensor]) -> Callable[[], object]:
+        kernel, sources = self.scaled_kernel(run)
+        x, g = random(window.width, self.channels[0]), self.geometry
+        call = Call(run, ("measure", self.node.index), x, window, kernel, sources, g.dilation, self.groups)
+        return lambda: WAYS[self.way].run(call)
 
     def window(self, windows: Spans) -> tuple[Integers, Integers]:
         (window,) = windows
@@ -66,11 +87,26 @@ class Convolution(Rule):
             weight = weight.movedim(self.kernel_axis, 3).flatten(1, 2)
         return weight
 
+    def scaled_kernel(self, run: Run) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The kernel, times the factors that were taken over, and the weights that it is made from."""
+        weight = run.value(self.weight)
+        if not self.factors or run.keep_all:
+            return self.kernel(weight), [weight]
+        factors = [factor(run) for factor in self.factors]
+        sources = [weight, *(source for _, found in factors for source in found)]
+
+        def make() -> torch.Tensor:
+            kernel = self.kernel(weight)
+            for factor, _ in factors:
+                kernel = kernel * factor[:, None, None]
+            return kernel
+
+        return run.derived(("scaled kernel", self.node.index), sources, make), sources
+
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         assert change is not None and change.window is not None and window is not None
-        weight = run.value(self.weight)
-        kernel = self.kernel(weight)
+        kernel, sources = self.scaled_kernel(run)
         x = change.tensor
         edits = x.shape[1]
         if self.lines > 1:
@@ -79,9 +115,9 @@ class Convolution(Rule):
             x = x.flatten(3)
         sites, rows = x.shape[:2]
         geometry = self.geometry
-        key = ("convolution", self.node.index)
+        key = ("convolution", self.node.index, len(sources))
         if geometry.stride == 1:
-            call = Call(run, key, x, change.window, kernel, [weight], geometry.dilation, self.groups, change.codes)
+            call = Call(run, key, x, change.window, kernel, sources, geometry.dilation, self.groups, change.codes)
             first_layer = change.codes is not None and self.groups == 1
             result = table(call) if first_layer else WAYS[self.way].run(call)
             start = change.window.start + (geometry.padding - geometry.reach)
@@ -98,7 +134,7 @@ class Convolution(Rule):
             aligned = rewindow(x, change.window, read).reshape(sites * rows, read.width, -1)
             prepared = run.derived(
                 (key, "strided"),
-                [weight],
+                sources,
                 lambda: lowered(kernel, run.precision).unsqueeze(2).contiguous(memory_format=torch.channels_last),
             )
             result = convolve_rows(aligned, prepared, 0, geometry.dilation, self.groups, geometry.stride)

@@ -20,9 +20,7 @@ from yuzu._engine.window import Window
 if TYPE_CHECKING:
     from yuzu._engine.run import Run
 
-BAND_BYTES = 256 << 20  # the largest banded weight that is built where memory allows
 FEW_CHANNELS = 8  # up to here the folded way keeps positions innermost
-BLOCK = 4  # output positions in one matrix product of the banded way; benchmarks/convolution_ways.py
 
 
 @dataclass
@@ -71,24 +69,21 @@ class Call:
         return self.run.derived((self.key, way, shape), self.sources, make)
 
 
-def product(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    precision: str,
-    out: torch.Tensor | None = None,
-    first_lowered: bool = False,
-) -> torch.Tensor:
-    """``x @ weight``, in bfloat16 with float32 results when ``precision`` is ``"medium"``; ``weight`` comes
-    from `lowered`.
-    """
-    if first_lowered:  # the weight stands on the left
-        weight = weight.to(x.dtype)
-        result = x @ weight
-        return result.float() if x.dtype == torch.bfloat16 else result
-    if precision == "medium" and x.dtype == torch.float32:
-        result = (x.to(torch.bfloat16) @ weight).float()
-        return result if out is None else out.copy_(result)
-    return torch.mm(x, weight, out=out) if out is not None else x @ weight
+def product(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    """``x @ weight`` in the dtype of ``weight``, which comes from `lowered`; the result in that of ``x`` or ``out``."""
+    if out is None:
+        return (x.to(weight.dtype) @ weight).to(x.dtype)
+    if x.dtype == weight.dtype == out.dtype:
+        return torch.mm(x, weight, out=out)
+    return out.copy_(x.to(weight.dtype) @ weight)
+
+
+def add_product(total: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> None:
+    """``total += x @ weight``; lowered products are summed in the total's own precision."""
+    if total.dtype == weight.dtype:
+        total.addmm_(x, weight)
+    else:
+        total += x.to(weight.dtype) @ weight
 
 
 def lowered(weight: torch.Tensor, precision: str) -> torch.Tensor:
@@ -139,41 +134,45 @@ def convolve_rows(
 
 
 def banded(call: Call) -> torch.Tensor:
-    """Matrix products of the flattened window with blocks of the banded (Toeplitz) weight, without the
-    corners that are zero.
+    """For each output position one product of the inputs that it reads with the taps that read them: of the banded
+    (Toeplitz) weight of the whole window exactly the part that is not zero.
     """
-    x = call.rows()
+    x, apart = call.rows(), call.dilation
     n, w, cin = x.shape
     cout, _, k = call.kernel.shape
-    width = w + call.reach
-    precision = call.run.precision
-
-    def make() -> list[tuple[int, int, int, int, torch.Tensor]]:
-        taps = call.kernel.flip(2).permute(1, 2, 0)  # (Cin, k, Cout)
-        band = taps.new_zeros(w, cin, width, cout)
-        for i in range(w):
-            band[i, :, i : i + call.reach + 1 : call.dilation] = taps
-        blocks = []
-        step = width if w <= BLOCK else BLOCK
-        for first in range(0, width, step):
-            stop = min(first + step, width)
-            low, high = max(0, first - call.reach), min(w, stop)
-            block = band[low:high, :, first:stop].reshape((high - low) * cin, (stop - first) * cout)
-            blocks.append((first, stop, low, high, lowered(block, precision).contiguous()))
-        return blocks
-
-    flat = x.view(n, w * cin)
+    width, precision = w + call.reach, call.run.precision
+    taps = call.derived(
+        "banded", lambda: lowered(call.kernel.permute(2, 1, 0).reshape(k * cin, cout), precision).contiguous()
+    )
     result = x.new_empty(n, width * cout)
-    for first, stop, low, high, block in call.derived("banded", make):
-        product(flat[:, low * cin : high * cin], block, precision, out=result[:, first * cout : stop * cout])
+    columns = _each_phase(x.to(taps.dtype), apart)
+    for j in range(width):
+        phase, last = j % apart, j // apart  # of the inputs of its phase, it reads the k up to this one
+        held = (w - phase + apart - 1) // apart
+        low, high = max(0, last - k + 1), min(held, last + 1)
+        out = result[:, j * cout : (j + 1) * cout]
+        if high <= low:
+            out.zero_()
+            continue
+        first = low - (last - k + 1)
+        product(
+            columns[phase][:, low * cin : high * cin],
+            taps[first * cin : (first + high - low) * cin],
+            out,
+        )
     return result.view(n, width, cout)
 
 
+def _each_phase(x: torch.Tensor, apart: int) -> list[torch.Tensor]:
+    """The positions of ``(N, w, C)`` that are ``apart`` from each other, side by side: ``(N, w' * C)`` a phase."""
+    if apart == 1:
+        return [x.flatten(1)]
+    return [x[:, phase::apart].flatten(1) for phase in range(apart)]
+
+
 def fold(call: Call) -> torch.Tensor:
-    """One product with all taps, then shifted additions: exactly the useful multiply-adds, but ``k`` numbers moved for
-    each.
-    """
-    x = call.rows()
+    """For each input position one product with all taps, summed where it lands: exactly the useful multiply-adds."""
+    x, apart = call.rows(), call.dilation
     n, w, cin = x.shape
     cout, _, k = call.kernel.shape
     precision = call.run.precision
@@ -182,15 +181,18 @@ def fold(call: Call) -> torch.Tensor:
     taps = call.derived(
         "fold", lambda: lowered(call.kernel.flip(2).permute(1, 2, 0).reshape(cin, k * cout), precision).contiguous()
     )
-    parts = product(x.view(n * w, cin), taps, precision).view(n, w, k, cout)
-    result = x.new_zeros(n, w + call.reach, cout)
-    if w < k:
-        for i in range(w):
-            result[:, i : i + call.reach + 1 : call.dilation] += parts[:, i]
-    else:
-        for t in range(k):
-            result[:, t * call.dilation : t * call.dilation + w] += parts[:, :, t]
-    return result
+    # the outputs that are a dilation apart lie side by side: one input's taps land on one stretch
+    each = -(-(w + call.reach) // apart)
+    result = x.new_empty(n, apart * each * cout)
+    flat = x.to(taps.dtype).view(n, w * cin)
+    product(flat[:, :cin], taps, out=result[:, : k * cout])
+    result[:, k * cout :].zero_()
+    for i in range(1, w):
+        first = (i % apart * each + i // apart) * cout
+        add_product(result[:, first : first + k * cout], flat[:, i * cin : (i + 1) * cin], taps)
+    if apart == 1:
+        return result.view(n, each, cout)
+    return result.view(n, apart, each, cout).transpose(1, 2).reshape(n, each * apart, cout)[:, : w + call.reach]
 
 
 def _fold_few(call: Call, x: torch.Tensor) -> torch.Tensor:
@@ -201,7 +203,7 @@ def _fold_few(call: Call, x: torch.Tensor) -> torch.Tensor:
     taps = call.derived(
         "fold", lambda: lowered(call.kernel.flip(2).permute(2, 0, 1).reshape(k * cout, cin), precision).contiguous()
     )
-    parts = product(taps, x.view(n * w, cin).T, precision, first_lowered=True).view(k, cout, n, w)
+    parts = (taps @ x.view(n * w, cin).T.to(taps.dtype)).view(k, cout, n, w)
     result = x.new_zeros(cout, n, w + call.reach)
     for t in range(k):
         result[:, :, t * call.dilation : t * call.dilation + w] += parts[t]
@@ -221,23 +223,18 @@ class Shape:
     channels_in: int
     channels_out: int
     groups: int
-    itemsize: int = 4
-    room: int = BAND_BYTES
-
-    @property
-    def band_bytes(self) -> int:
-        """What the banded weight takes."""
-        out = self.width + (self.kernel - 1) * self.dilation
-        return self.width * self.channels_in * out * self.channels_out * self.itemsize
 
 
 @dataclass(frozen=True)
 class WayEntry:
-    """A way, when it applies (None, or the reason why not), and whether its result is exact."""
+    """A way, when it applies (None, or the reason why not), whether its result is exact, and whether it multiplies for
+    every position that a window reaches, zeros included.
+    """
 
     run: Way
     applies: Callable[[Shape], str | None]
     exact: bool = True
+    everywhere: bool = False
 
 
 def always(shape: Shape) -> str | None:
@@ -245,18 +242,12 @@ def always(shape: Shape) -> str | None:
     return None
 
 
-def _banded_applies(shape: Shape) -> str | None:
-    if shape.groups != 1:
-        return f"the convolution has {shape.groups} groups"
-    return None if shape.band_bytes <= shape.room else f"the banded weight would take {shape.band_bytes >> 20} MB"
-
-
-def _fold_applies(shape: Shape) -> str | None:
+def _one_group(shape: Shape) -> str | None:
     return None if shape.groups == 1 else f"the convolution has {shape.groups} groups"
 
 
 WAYS: dict[str, WayEntry] = {
-    "windows": WayEntry(windows, always),
-    "banded": WayEntry(banded, _banded_applies),
-    "fold": WayEntry(fold, _fold_applies),
+    "fold": WayEntry(fold, _one_group),
+    "banded": WayEntry(banded, _one_group),
+    "windows": WayEntry(windows, always, everywhere=True),
 }

@@ -7,6 +7,10 @@ weight; sites that share a window share the slice, and the slices are read from 
 
 from __future__ import annotations
 
+import bisect
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +19,15 @@ import torch
 from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, on_device, rewindow
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.contract import Rule, View, handles
-from yuzu._engine.handlers.convolution_ways import lowered, product
+from yuzu._engine.handlers.convolution_ways import add_product, lowered, product
 from yuzu._engine.handlers.elementwise import Local, OnRows
 from yuzu._engine.window import Window
 
 if TYPE_CHECKING:
     from yuzu._engine.run import Run
+
+
+DENSE_WAYS = ("slices", "positions")
 
 
 class OnChannels(Rule):
@@ -47,26 +54,61 @@ class OnChannels(Rule):
             assert change.window is not None
             tensor = rewindow(change.tensor, change.window, window)
         rows = tensor.reshape(-1, tensor.shape[-1])
-        return product(rows, matrix, run.precision).view(*tensor.shape[:-1], matrix.shape[1])
+        return product(rows, matrix).view(*tensor.shape[:-1], matrix.shape[1])
 
 
 class OverPositions(Rule):
     """``x @ W^T`` where ``x``'s last axis holds the positions (with ``outer`` and ``inner`` channels around
     them).
+
+    A mutant reads the slice of the weight that lies at its window. By ``"slices"`` all sites of one window are
+    multiplied with its slice; by ``"positions"`` all sites that reach a position are multiplied with what the weight
+    has there, and summed, so that neighbouring windows do not read the same weights again.
     """
 
     family = "dense"
+    way = "slices"
 
     def __init__(self, view: View, weight: int, transposed: bool) -> None:
         super().__init__(view, ROWS)
         self.weight, self.transposed = weight, transposed
 
+    def all_ways(self) -> tuple[str, ...]:
+        return DENSE_WAYS
+
+    def ways(self, window: Window) -> list[str]:
+        starts = len(np.unique(window.start))
+        sparse = int(np.ptp(window.start)) > 2 * (window.width + starts)
+        return ["slices"] if starts == 1 or sparse else ["slices", "positions"]
+
+    def trial(self, run: Run, window: Window, random: Callable[..., torch.Tensor]) -> Callable[[], object]:
+        (layout,) = self.source_layouts
+        channels = layout.outer * layout.inner
+        others = run.value(self.sources[0])[0].numel() // (layout.length * channels)
+        x = random(others, window.width * channels).flatten(1, 2)
+        return lambda: self._product(run, x, window)
+
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         (layout,) = self.source_layouts
         assert change is not None and change.window is not None
+        channels = layout.outer * layout.inner
+        tensor = change.tensor
+        sites, edits, width = tensor.shape[:3]
+        if layout.composite:
+            # (S, A, w, before..., outer, inner): the axes before the flattened one stay
+            before = tensor.shape[3:-2]
+            x = tensor.movedim(2, -3).reshape(sites, edits, *before, width * channels)
+        else:
+            before = tensor.shape[3:]
+            x = tensor.movedim(2, -1)
+        result = self._product(run, x.reshape(sites, -1, width * channels), change.window)
+        return result.view(sites, edits, *before, -1)
+
+    def _product(self, run: Run, x: torch.Tensor, window: Window) -> torch.Tensor:
+        """``(S, M, w * channels)`` times the slice of the weight at each site's window: ``(S, M, out)``."""
+        (layout,) = self.source_layouts
         weight = run.value(self.weight)
-        here = change.window
 
         def position_major() -> torch.Tensor:
             """``(out, L * channels)`` with positions slowest."""
@@ -80,68 +122,87 @@ class OverPositions(Rule):
 
         as_it_lies = self.transposed and layout.outer == 1 and run.precision != "medium" and weight.is_contiguous()
         matrix = weight if as_it_lies else run.derived(("dense", self.node.index), [weight], position_major)
-        channels = layout.outer * layout.inner
-        tensor = change.tensor
-        sites, edits, width = tensor.shape[:3]
-        if layout.composite:
-            # (S, A, w, before..., outer, inner): the axes before the flattened one stay
-            before = tensor.shape[3:-2]
-            x = tensor.movedim(2, -3).reshape(sites, edits, *before, width * channels)
-        else:
-            before = tensor.shape[3:]
-            x = tensor.movedim(2, -1)
-        x = x.reshape(sites, -1, width * channels)
-        result = _sliced_product(x, matrix, here, channels, run)
-        return result.view(sites, edits, *before, -1)
-
-
-def _sliced_product(x: torch.Tensor, matrix: torch.Tensor, window: Window, channels: int, run: Run) -> torch.Tensor:
-    """``(S, M, w * channels)`` times the slice of ``matrix`` ``(out, L * channels)`` at each site's window:
-    ``(S, M, out)``.
-    """
-    depth = x.shape[2]
-    lines = matrix.stride(0)
-
-    def groups() -> tuple[list[tuple[int, int, int, int, int]], tuple[torch.Tensor, torch.Tensor] | None]:
-        """Runs of evenly spaced distinct starts (first and stop site, first start, step, and sites a start) of the
-        sites in rising order of their starts; and that order with its inverse, where it is not their own: several
-        sequences, mirrored windows.
-        """
-        order = np.argsort(window.start, kind="stable")
-        starts, first, counts = np.unique(window.start[order], return_index=True, return_counts=True)
-        found = []
-        i = 0
-        while i < len(starts):
-            j = i + 1
-            step = int(starts[j] - starts[i]) if j < len(starts) else 0
-            while j < len(starts) and counts[j] == counts[i] and starts[j] - starts[j - 1] == step:
-                j += 1
-            count = int(counts[i])
-            found.append((int(first[i]), int(first[i]) + count * (j - i), int(starts[i]), step, count))
-            i = j
-        if (order == np.arange(len(order))).all():
-            return found, None
-        return found, (on_device(order, x.device), on_device(np.argsort(order), x.device))
-
-    precision = run.precision
-    runs, order = window.cached(("slices", x.device), groups)
-    x = x if order is None else x.index_select(0, order[0])
-    results = []
-    for begin, stop, start, step, count in runs:
-        number = (stop - begin) // count
-        slices = matrix.as_strided(
-            (number, depth, matrix.shape[0]), (step * channels, 1, lines), matrix.storage_offset() + start * channels
+        runs, order = window.cached(("slices", x.device), lambda: _even_runs(window, x.device))
+        x = x if order is None else x.index_select(0, order[0])
+        here = self.way in window.cached("dense ways", lambda: self.ways(window))
+        result = (_by_positions if here and self.way == "positions" else _by_slices)(
+            x, matrix, runs, window.width, layout.outer * layout.inner
         )
-        rows = x[begin:stop].reshape(number, -1, depth)
+        return result if order is None else result.index_select(0, order[1])
+
+
+@dataclass(frozen=True)
+class EvenRun:
+    """Sites ``begin`` to ``stop``, ``count`` of them at each of the starts ``start, start + step, ...``."""
+
+    begin: int
+    stop: int
+    start: int
+    step: int
+    count: int
+
+
+def _even_runs(window: Window, device: torch.device) -> tuple[list[EvenRun], tuple[torch.Tensor, torch.Tensor] | None]:
+    """The sites in rising order of their starts; and that order with its inverse, where it is not their own: several
+    sequences, mirrored windows.
+    """
+    order = np.argsort(window.start, kind="stable")
+    starts, first, counts = np.unique(window.start[order], return_index=True, return_counts=True)
+    found = []
+    i = 0
+    while i < len(starts):
+        j = i + 1
+        step = int(starts[j] - starts[i]) if j < len(starts) else 0
+        while j < len(starts) and counts[j] == counts[i] and starts[j] - starts[j - 1] == step:
+            j += 1
+        count = int(counts[i])
+        found.append(EvenRun(int(first[i]), int(first[i]) + count * (j - i), int(starts[i]), step, count))
+        i = j
+    if (order == np.arange(len(order))).all():
+        return found, None
+    return found, (on_device(order, device), on_device(np.argsort(order), device))
+
+
+def _by_slices(x: torch.Tensor, matrix: torch.Tensor, runs: list[EvenRun], width: int, channels: int) -> torch.Tensor:
+    depth, lines, results = width * channels, matrix.stride(0), []
+    for r in runs:
+        number = (r.stop - r.begin) // r.count
+        slices = matrix.as_strided(
+            (number, depth, matrix.shape[0]),
+            (r.step * channels, 1, lines),
+            matrix.storage_offset() + r.start * channels,
+        )
+        rows = x[r.begin : r.stop].reshape(number, -1, depth)
         if number == 1:
-            result = product(rows[0], slices[0], precision)
-        elif precision == "medium" and x.dtype == torch.float32:
-            result = torch.bmm(rows.to(matrix.dtype), slices).float()
+            result = product(rows[0], slices[0])
         else:
-            result = torch.bmm(rows, slices)
-        results.append(result.view(stop - begin, -1, matrix.shape[0]))
-    whole = results[0] if len(results) == 1 else torch.cat(results)
-    return whole if order is None else whole.index_select(0, order[1])
+            result = torch.bmm(rows.to(matrix.dtype), slices).to(x.dtype)
+        results.append(result.view(r.stop - r.begin, -1, matrix.shape[0]))
+    return results[0] if len(results) == 1 else torch.cat(results)
+
+
+def _by_positions(
+    x: torch.Tensor, matrix: torch.Tensor, runs: list[EvenRun], width: int, channels: int
+) -> torch.Tensor:
+    sites, rows = x.shape[:2]
+    starts = [r.start + i * r.step for r in runs for i in range((r.stop - r.begin) // r.count)]
+    counts = [r.count for r in runs for _ in range((r.stop - r.begin) // r.count)]
+    ends = list(itertools.accumulate(counts))
+    low = starts[0]
+    # each site's window where it lies among all positions of the chunk; what is not written is not read
+    spread = x.new_empty(sites, rows, (starts[-1] + width - low) * channels, dtype=matrix.dtype)
+    for start, count, end in zip(starts, counts, ends, strict=True):
+        place = (start - low) * channels
+        spread[end - count : end, :, place : place + width * channels] = x[end - count : end]
+    flat = spread.view(sites * rows, -1)
+    result = x.new_zeros(sites * rows, matrix.shape[0])
+    for q in range(low, starts[-1] + width):
+        first, last = bisect.bisect_right(starts, q - width), bisect.bisect_right(starts, q)
+        if last > first:
+            begin, stop = (ends[first] - counts[first]) * rows, ends[last - 1] * rows
+            there = flat[begin:stop, (q - low) * channels : (q - low + 1) * channels]
+            add_product(result[begin:stop], there, matrix[:, q * channels : (q + 1) * channels].T)
+    return result.view(sites, rows, -1)
 
 
 @handles("aten.linear")

@@ -11,12 +11,13 @@ the reference's divisor.
 
 from __future__ import annotations
 
-import functools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from yuzu._engine.delta import ROWS, Change, Layout, rewindow
+from yuzu._engine.delta import ROWS, Change, Layout, read_windows, rewindow
 from yuzu._engine.handlers.contract import Rule, Spans, View, handles, spatial_axis
 from yuzu._engine.handlers.elementwise import OnRows
 from yuzu._engine.window import Geometry, Integers, Window
@@ -44,48 +45,136 @@ class Pool(Rule):
     def needed(self, low: int, high: int) -> list[tuple[int, int]]:
         return [self.geometry.inputs_of(low, high)]
 
-    def taps(self, change: Change, window: Window) -> list[torch.Tensor]:
-        """The differences that each output position reads, one tensor ``(S, A, w', ...)`` for each place in
-        the kernel.
+    def phases(self, before: Window, window: Window) -> list[Phase]:
+        """The sites whose windows before and after the pool lie alike: in the middle of a sequence runs of equal
+        length, evenly spaced.
+        """
+
+        def find() -> tuple[list[Phase], Window]:
+            offset = window.start * self.geometry.stride - self.geometry.padding - before.start
+            found = []
+            for value in np.unique(offset):
+                sites = np.flatnonzero(offset == value)
+                runs = np.split(sites, np.flatnonzero(np.diff(sites) > 1) + 1)
+                firsts, lengths = np.array([run[0] for run in runs]), np.array([len(run) for run in runs])
+                i = 0
+                while i < len(runs):
+                    j = i + 1
+                    while (
+                        j < len(runs)
+                        and lengths[j] == lengths[i]
+                        and firsts[j] - firsts[j - 1] == firsts[i + 1] - firsts[i]
+                    ):
+                        j += 1
+                    rows = firsts[i:j, None] + np.arange(lengths[i])
+                    found.append(Phase.of(rows, int(value), window))
+                    i = j
+            return found, before
+
+        return window.cached(("phases", self.node.index, id(before)), find)[0]
+
+    def taps(self, phase: Phase, before: Window, window: Window) -> list[tuple[int, int, slice]]:
+        """For each place in the kernel, the output positions ``[first, stop)`` for which it reads inside the window
+        before, and what it reads there.
         """
         g = self.geometry
-        assert change.window is not None
-        start = window.start * g.stride - g.padding
-        read = window.cached(
-            ("taps", self.node.index), lambda: Window.at(start, (window.width - 1) * g.stride + g.reach + 1)
-        )
-        aligned = rewindow(change.tensor, change.window, read)
-        span = (window.width - 1) * g.stride + 1
-        return [aligned[:, :, t * g.dilation : t * g.dilation + span : g.stride] for t in range(g.kernel)]
+        found = []
+        for t in range(g.kernel):
+            place = phase.offset + t * g.dilation
+            first = max(-(place // g.stride), 0)
+            stop = min((before.width - 1 - place) // g.stride + 1, window.width)
+            low = place + first * g.stride
+            found.append((first, max(stop, first), slice(low, place + (stop - 1) * g.stride + 1, g.stride)))
+        return found
 
     def detail(self) -> str:
         g = self.geometry
         return f"kernel {g.kernel}, stride {g.stride}"
 
 
+@dataclass(frozen=True)
+class Phase:
+    """Sites that lie alike towards the stride: ``count`` runs of ``length`` neighbours, ``step`` from each other.
+
+    ``offset`` is the input that their first tap reads, counted from the start of the window before. ``rows`` are all
+    of them and ``windows`` theirs after the pool; ``shared`` has the first of each run if a run's windows are the same.
+    """
+
+    first: int
+    count: int
+    length: int
+    step: int
+    offset: int
+    rows: np.ndarray
+    windows: Window
+    shared: Window | None
+
+    @classmethod
+    def of(cls, rows: np.ndarray, offset: int, window: Window) -> Phase:
+        start = window.start[rows]
+        same = bool((start == start[:, :1]).all())
+        step = int(rows[1, 0] - rows[0, 0]) if len(rows) > 1 else 1
+        return cls(
+            int(rows[0, 0]),
+            rows.shape[0],
+            rows.shape[1],
+            step,
+            offset,
+            rows,
+            Window.at(start.reshape(-1), window.width),
+            Window.at(start[:, 0], window.width) if same else None,
+        )
+
+    def take(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The rows of ``(S, A, ...)`` as ``(count, length, A, ...)``, a view."""
+        stop = self.first + (self.count - 1) * self.step + self.length
+        return tensor[self.first : stop].unfold(0, self.length, self.step).movedim(-1, 1)
+
+
 class MaximumPool(Pool):
     """Maximum over positions."""
 
+    def below_maximum(self, run: Run, t: int) -> torch.Tensor:
+        """``E_t`` at all output positions: ``(B, L', ...)``."""
+        source, g = self.sources[0], self.geometry
+        reference = run.reference.position_first(source, self.source_layouts[0])
+        pooled = run.reference.position_first(self.node.index, self.layout)
+        position = torch.arange(g.output_length, device=run.device) * g.stride - g.padding + t * g.dilation
+        inside = (position >= 0) & (position < g.input_length)
+        read = reference.index_select(1, position.clamp(0, g.input_length - 1)) - pooled
+        return read.masked_fill_(~inside.view(1, -1, *[1] * (read.dim() - 2)), float("-inf"))
+
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
-        assert change is not None and window is not None
-        source, g = self.sources[0], self.geometry
-
-        def below_maximum(t: int) -> torch.Tensor:
-            reference = run.reference.position_first(source, self.source_layouts[0])
-            pooled = run.reference.position_first(self.node.index, self.layout)
-            position = torch.arange(g.output_length, device=run.device) * g.stride - g.padding + t * g.dilation
-            inside = (position >= 0) & (position < g.input_length)
-            read = reference.index_select(1, position.clamp(0, g.input_length - 1)) - pooled
-            return read.masked_fill_(~inside.view(1, -1, *[1] * (read.dim() - 2)), float("-inf"))
-
-        result: torch.Tensor | None = None
-        for t, tap in enumerate(self.taps(change, window)):
-            below = run.made_on_window(("below", self.node.index, t), functools.partial(below_maximum, t), window)
-            value = tap + below
-            result = value if result is None else torch.maximum(result, value, out=result)
-        assert result is not None
+        assert change is not None and change.window is not None and window is not None
+        tensor, before = change.tensor, change.window
+        result = tensor.new_empty(*tensor.shape[:2], window.width, *tensor.shape[3:])
+        for phase in self.phases(before, window):
+            of_phase, maximum = phase.take(tensor), phase.take(result)
+            scratch = torch.empty_like(maximum)  # small enough to stay in the cache from one tap to the next
+            begun = False
+            taps = list(enumerate(self.taps(phase, before, window)))
+            for t, (first, stop, read) in sorted(taps, key=lambda tap: tap[1][0] - tap[1][1]):
+                below = self.on_phase(run, t, phase)
+                value = scratch if begun else maximum
+                if stop > first:
+                    torch.add(of_phase[:, :, :, read], below[:, :, :, first:stop], out=value[:, :, :, first:stop])
+                for outside in (slice(0, first), slice(stop, window.width)):
+                    if outside.stop > outside.start:
+                        value[:, :, :, outside] = below[:, :, :, outside]
+                if begun:
+                    torch.maximum(maximum, scratch, out=maximum)
+                begun = True
         return result
+
+    def on_phase(self, run: Run, t: int, phase: Phase) -> torch.Tensor:
+        """``E_t`` on the windows of a phase: ``(count, length or 1, 1, w', ...)``."""
+        table = run.reference.made(("below", self.node.index, t), lambda: self.below_maximum(run, t).contiguous())
+        only = run.sites.only
+        if only is not None and phase.shared is not None:
+            return read_windows(table, phase.shared, run.sites.sequence[phase.rows[:, 0]], only)[:, None, None]
+        taken = read_windows(table, phase.windows, run.sites.sequence[phase.rows.reshape(-1)], only)
+        return taken.unflatten(0, (phase.count, phase.length)).unsqueeze(2)
 
 
 class AveragePool(Pool):
@@ -109,11 +198,14 @@ class AveragePool(Pool):
 
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
-        assert change is not None and window is not None
-        taps = self.taps(change, window)
-        result = taps[0].clone()
-        for tap in taps[1:]:
-            result += tap
+        assert change is not None and change.window is not None and window is not None
+        tensor, before = change.tensor, change.window
+        result = tensor.new_zeros(*tensor.shape[:2], window.width, *tensor.shape[3:])
+        for phase in self.phases(before, window):
+            of_phase, total = phase.take(tensor), phase.take(result)
+            for first, stop, read in self.taps(phase, before, window):
+                if stop > first:
+                    total[:, :, :, first:stop] += of_phase[:, :, :, read]
         if self.even:
             return result.div_(int(self.counts[0]))
         trailing = [1] * (result.dim() - 3)

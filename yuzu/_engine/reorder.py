@@ -1,0 +1,149 @@
+"""Moves maximum pools in front of the functions before them that keep or reverse order, which then work on less.
+
+``max(f(x)) = f(max(x))`` where ``f`` never falls, and ``f(-max(-x))`` where it never rises. A batch norm falls in the
+channels whose weight is negative, so with ``s`` the sign of the weight
+
+    conv -> relu -> batch norm -> pool  =  conv -> s * -> pool -> s * -> relu -> batch norm
+
+and the first factor goes into the convolution's kernel. Only values at positions that no maximum picks are left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from yuzu._engine.graph import Node, Ref, map_refs
+
+MAXIMUM_POOLS = {
+    "aten.max_pool1d",
+    "aten.max_pool2d",
+    "aten.max_pool1d_with_indices",
+    "aten.max_pool2d_with_indices",
+}
+NEVER_FALLING = {
+    "aten.relu",
+    "aten.relu6",
+    "aten.hardtanh",
+    "aten.sigmoid",
+    "aten.tanh",
+    "aten.selu",
+    "aten.leaky_relu",
+    "aten.elu",
+}
+BATCH_NORM = "aten._native_batch_norm_legit_no_training"
+CONVOLUTIONS = {"aten.conv1d", "aten.conv2d"}
+
+
+class Sign:
+    """1 where the product of batch norms' weights is not negative, -1 elsewhere, to multiply ``(N, C, ...)`` with."""
+
+    def __init__(self, axes: int) -> None:
+        self.axes = axes  # after the channels
+
+    def __call__(self, *weights: torch.Tensor) -> torch.Tensor:
+        total = weights[0]
+        for weight in weights[1:]:
+            total = total.sign() * weight.sign()
+        ones = torch.ones_like(total)
+        return torch.where(total < 0, -ones, ones).reshape(-1, *[1] * self.axes)
+
+    def __str__(self) -> str:
+        return f"sign of the weights before {self.axes} axes"
+
+
+def pools_first(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[Any]]:
+    """The nodes with maximum pools as early as they can be, renumbered, and the outputs' new indices."""
+    readers = [0] * len(nodes)
+    for node in nodes:
+        for i in dict.fromkeys(node.inputs):
+            readers[i] += 1
+    for o in outputs:
+        if isinstance(o, int):
+            readers[o] += 1
+
+    moved: dict[int, list[Node]] = {}  # by pool: what goes behind it
+    for node in nodes:
+        if node.op in MAXIMUM_POOLS and node.mutated and isinstance(node.args[0], Ref):
+            behind = _overtaken(node, nodes, readers)
+            if behind:
+                moved[node.index] = behind
+    late = {n.index for behind in moved.values() for n in behind}
+
+    found: list[Node] = []
+    new: dict[int, int] = {}
+
+    def add(node: Node, first: int | None = None, **changes: Any) -> int:
+        """Append a copy of ``node`` with its references renumbered; the first of them is ``first`` if given."""
+        args = map_refs(node.args, lambda ref: Ref(new[ref.index]) if ref.index in new else ref)
+        kwargs = map_refs(node.kwargs, lambda ref: Ref(new[ref.index]))
+        if first is not None:
+            args = (Ref(first), *args[1:])
+        found.append(dataclasses.replace(node, **{"index": len(found), "args": args, "kwargs": kwargs, **changes}))
+        return len(found) - 1
+
+    for node in nodes:
+        if node.index in late:
+            continue
+        if node.index not in moved:
+            new[node.index] = add(node)
+            continue
+        behind = moved[node.index]
+        source = nodes[behind[0].args[0].index]
+        last = new[source.index]
+        weights = [n.args[1] for n in behind if n.op == BATCH_NORM and isinstance(n.args[1], Ref)]
+        sign = None
+        if weights:
+            assert node.shape is not None
+            target = Sign(len(node.shape) - 2)
+            sign = Node(0, "call", "yuzu.sign", target, tuple(weights), layer=node.layer, dtype=source.dtype)
+            sign.shape = (node.shape[1], *[1] * target.axes)
+            sign_at = add(sign)
+            times = dataclasses.replace(source, op="aten.mul", target=torch.ops.aten.mul.Tensor, kwargs={})
+            times.layer, times.value, times.key = node.layer, None, None
+            times.args = (Ref(-1), Ref(-1))
+            last = add(times, args=(Ref(last), Ref(sign_at)), kind="call")
+        last = add(node, last)
+        if sign is not None:
+            last = add(times, args=(Ref(last), Ref(sign_at)), kind="call", shape=node.shape)
+        for each in behind:
+            last = add(each, last, shape=node.shape)
+        new[node.index] = last
+    return found, [new[o] if isinstance(o, int) else o for o in outputs]
+
+
+def _overtaken(pool: Node, nodes: list[Node], readers: list[int]) -> list[Node]:
+    """The nodes before ``pool`` that it can go in front of, in their order."""
+    chain: list[Node] = []
+    at = nodes[pool.args[0].index]
+    while readers[at.index] == 1 and at.mutated and _ordered(at, nodes) and at.dtype == pool.dtype:
+        chain.insert(0, at)
+        at = nodes[at.args[0].index]
+    while chain and chain[0].op == BATCH_NORM:
+        at = chain.pop(0)  # right behind a convolution it costs nothing
+    normed = [i for i, n in enumerate(chain) if n.op == BATCH_NORM]
+    before = at
+    while before.op == BATCH_NORM:
+        before = nodes[before.args[0].index]
+    if normed and (before.op not in CONVOLUTIONS or readers[before.index] > 1):
+        chain = chain[normed[-1] + 1 :]  # the factor would be one more pass over all positions
+    return chain
+
+
+def _ordered(node: Node, nodes: list[Node]) -> bool:
+    """Whether a node is a function of one tensor, never falling in some channels and never rising in the others."""
+    if node.kind != "call" or not node.args or not isinstance(node.args[0], Ref):
+        return False
+    if node.op == BATCH_NORM:
+        others = [nodes[r.index] for r in node.args[1:5] if isinstance(r, Ref)]
+        return all(n.kind == "weight" and n.dtype == node.dtype for n in others)
+    numbers = [a for a in (*node.args[1:], *node.kwargs.values()) if a is not None]
+    if not all(isinstance(a, int | float) for a in numbers):
+        return False
+    # slopes that a user could have made negative
+    return node.op in NEVER_FALLING and (node.op == "aten.hardtanh" or all(a >= 0 for a in numbers))
+
+
+__all__ = ["pools_first"]
