@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # Where pip's own index holds torch with CUDA and the CPU build is wanted, pass PyTorch's CPU index: make test TORCH_INDEX=URL
 TORCH_INDEX ?=
 
-.PHONY: demo test lint benchmark figures train clean
+.PHONY: demo test lint benchmark benchmark-full figures train clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml setup.py constraints.txt
@@ -29,7 +29,10 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 benchmark: $(STAMP)
-	$(BIN)/python benchmarks/benchmark.py $(ARGS)
+	TORCH_INDEX='$(TORCH_INDEX)' $(BIN)/python benchmarks/benchmark.py $(ARGS)
+
+benchmark-full: $(STAMP)
+	TORCH_INDEX='$(TORCH_INDEX)' $(BIN)/python benchmarks/benchmark.py --full $(ARGS)
 
 figures: $(STAMP)
 	$(BIN)/python figs/draw_how_it_works.py

@@ -489,10 +489,10 @@ def _decide(
         ),
         1,
     )
-    sites = measure.example_sites(plan, first, edits, 1, s.n_choices, s.seq_len, run, s.random_state)
     if s.conv == "gaussian":
         plan.sensing = Sensing(s.alpha or 1.0, s.random_state)
-    ways = measure.choose_ways(run, sites, None if s.conv == "auto" else s.conv, s.random_state)
+    forced = None if s.conv == "auto" else s.conv
+    ways = measure.choose_ways(run, forced, edits, s.n_choices, s.seq_len, first, most, s.random_state)
     memory = measure.memory_of(plan, s.seq_len, s.n_choices, 1, itemsize, s.n_choices)
     most = max((s.max_memory - memory.sequence - memory.weights) // max(memory.site, 1), 1)
     count, seconds = measure.choose_chunk(run, edits, s.n_choices, s.seq_len, first, most, s.random_state)

@@ -12,16 +12,22 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from yuzu._engine.handlers.contract import Rule
 from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.handlers.convolution_ways import FEW_CHANNELS
 from yuzu._engine.handlers.dense import OverPositions
 from yuzu._engine.plan import Plan
 from yuzu._engine.run import Run, Sites
+from yuzu._engine.window import Window
 
 CACHE_TARGET = {
     "cpu": 6 << 20,
     "cuda": 1 << 30,
-}  # bytes of the largest change of a chunk; tried with half and twice as much
+}  # bytes of the largest change of a chunk, where the search for its size begins
+
+
+LONGEST_TRIAL = 0.2  # seconds
+TRIAL_PRODUCTS = {"cpu": 2e9}  # multiply-adds in one call of a way that is tried: about 13 ms on two cores
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ def _seconds(function: Callable[[], object], device: torch.device) -> float:
 
 def _least_seconds(function: Callable[[], object], device: torch.device, repeats: int, best: float) -> float:
     """The least of some times after a call to warm up; fewer when it will plainly not beat ``best``."""
-    if _seconds(function, device) > 5 * best:  # the first call also lays out weights
+    if _seconds(function, device) > 2 * best:  # the first call also lays out weights
         return math.inf
     least = math.inf
     for _ in range(repeats):
@@ -102,59 +108,86 @@ def _least_seconds(function: Callable[[], object], device: torch.device, repeats
     return least
 
 
-def choose_ways(run: Run, sites: Sites, forced: str | None, seed: int) -> dict[int, str]:
-    """The fastest exact way for every layer that has several, at the size of a chunk; or ``forced`` for the
-    convolutions to which it applies.
+def choose_ways(
+    run: Run, forced: str | None, edits: int, n_choices: int, length: int, first: int, most: int, seed: int
+) -> dict[int, str]:
+    """The fastest exact way for every layer that has several, with as many sites as a chunk may come to hold and a
+    short trial allows; or ``forced`` for the convolutions to which it applies.
     """
     plan = run.plan
-    windows = run.set_sites(sites)
     chosen: dict[int, str] = {}
-    count, edits = sites.difference.shape[:2]
-    dtype = sites.difference.dtype
     generator = torch.Generator("cpu").manual_seed(seed)
-
-    def random(*shape: int) -> torch.Tensor:
-        return torch.randn(count, edits, *shape, dtype=dtype, generator=generator, device="cpu").to(run.device)
-
+    lowered = run.precision == "medium"
+    affordable = TRIAL_PRODUCTS.get(run.device.type, math.inf) * (4 if lowered else 1)
+    middle = plan.windows(np.array([length // 2]), 1)
     for node in plan.graph.nodes:
         rule = plan.rules[node.index]
         if rule is None or not rule.all_ways() or not node.mutated or not plan.readers[node.index]:
             continue
-        window = windows[rule.sources[0]]
+        one = middle[rule.sources[0]]
         if isinstance(rule, Convolution) and forced is not None:
-            rule.way = forced if forced in rule.applicable(window.width if window is not None else 1) else "windows"
-        elif window is not None and window.width > 0 and plan.graph.nodes[rule.sources[0]].kind != "sequence":
-            best, fastest = math.inf, rule.way
-            ways = rule.ways(window)
-            for rule.way in ways if len(ways) > 1 else []:
-                taken = _least_seconds(rule.trial(run, window, random), run.device, 2, best)
-                if taken < best:
-                    best, fastest = taken, rule.way
-            rule.way = fastest
-            run.forget(("measure", node.index))
+            rule.way = forced if forced in rule.applicable(one.width if one is not None else 1) else "windows"
+        elif one is not None and one.width > 0 and plan.graph.nodes[rule.sources[0]].kind != "sequence":
+            work = max(rule.multiply_adds(run, one.width) * edits, 1)
+            count = max(min(4 * first, most, int(affordable / work)), first // 2, 1)
+            sites = example_sites(plan, count, edits, 1, n_choices, length, run, seed)
+            window = run.set_sites(sites)[rule.sources[0]]
+            assert window is not None
+            rule.way = _fastest(rule, run, window, sites, generator)
         chosen[node.index] = rule.way
     return chosen
+
+
+def _fastest(rule: Rule, run: Run, window: Window, sites: Sites, generator: torch.Generator) -> str:
+    dtype = sites.difference.dtype
+
+    made: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def random(*shape: int) -> torch.Tensor:
+        if shape not in made:
+            size = (*sites.difference.shape[:2], *shape)
+            made[shape] = torch.rand(size, dtype=dtype, generator=generator, device="cpu").to(run.device)
+        return made[shape]
+
+    best, fastest = math.inf, rule.way
+    ways = rule.ways(window)
+    for rule.way in ways if len(ways) > 1 else []:
+        taken = _least_seconds(rule.trial(run, window, random), run.device, 2, best)
+        if taken < best:
+            best, fastest = taken, rule.way
+    run.forget(("measure", rule.node.index))
+    return fastest
 
 
 def choose_chunk(
     run: Run, edits: int, n_choices: int, length: int, first: int, most: int, seed: int
 ) -> tuple[int, list[float]]:
-    """Sites carried at once that cost least per site, among some around ``first``; and the seconds of each
-    node at that size.
+    """Sites carried at once that cost least per site, and the seconds of each node at that size.
+
+    Tried are half of ``first`` and, as long as it is not plainly worse and quickly tried, twice as many again. Of sizes
+    that are as good as each other the larger is taken: more sites make better products and fewer calls.
     """
-    sizes = (
-        (first,) if run.plan.sensing is not None else (first // 2, first, first * 2)
-    )  # each size needs its own coefficients
-    candidates = sorted({min(max(size, 1), most, length) for size in sizes})
-    best, best_cost, shares = candidates[0], math.inf, [0.0] * len(run.plan.graph.nodes)
-    for size in candidates:
+    best, best_cost, shares = 1, math.inf, [0.0] * len(run.plan.graph.nodes)
+    # Gaussian probes need other coefficients for each size
+    size = min(max(first if run.plan.sensing is not None else first // 2, 1), most, length)
+    while True:
         sites = example_sites(run.plan, size, edits, 1, n_choices, length, run, seed)
-        if size == candidates[0] or run.plan.sensing is not None:
-            run.chunk(sites)  # lays out weights
-        run.seconds = [0.0] * len(run.plan.graph.nodes)
-        taken = _seconds(lambda sites=sites: run.chunk(sites), run.device)  # type: ignore[misc]
-        if taken / size < 0.97 * best_cost:
-            best, best_cost, shares = size, taken / size, run.seconds
-        run.seconds = None
+        taken = math.inf
+        for _ in range(2):  # the first lays out weights, and asks for memory
+            run.seconds = [0.0] * len(run.plan.graph.nodes)
+            taken = min(taken, _seconds(lambda sites=sites: run.chunk(sites), run.device))  # type: ignore[misc]
+            seconds, run.seconds = run.seconds, None
+            if taken / size < best_cost < math.inf:
+                break
+        cost = taken / size
+        if cost < 1.01 * best_cost:
+            best, shares = size, seconds
+        plainly_worse = cost > 1.1 * best_cost
+        best_cost = min(best_cost, cost)
+        larger = min(2 * size, most, length)
+        slow = 2 * taken > LONGEST_TRIAL and size >= first
+        if plainly_worse or slow or larger <= size or run.plan.sensing is not None:
+            break
+        size = larger
     # short sequences: the size was limited by the length, but a chunk may hold several sequences
     return (min(first, most) if best == length < first else best), shares

@@ -65,6 +65,9 @@ class Plan:
                 self.last_reads[reader].append(i)
         self._find_needed()
         self._absorb_factors()
+        for rule in self.rules:
+            if isinstance(rule, Convolution):
+                rule.lowered_result = self._read_lowered(rule.node.index)
         self._windows: OrderedDict[bytes, list[Window | None]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -106,6 +109,15 @@ class Plan:
                 before = self.rules[source]
             if isinstance(before, Convolution) and self.readers[source] == 1 and before.layout == rule.layout:
                 rule.absorb(before)
+
+    def _read_lowered(self, index: int) -> bool:
+        """Whether all that reads a node's change can read it in the dtype of lowered products."""
+        for i in self.graph.consumers[index]:
+            rule = self.rules[i]
+            absorbed = isinstance(rule, Scaled) and rule.absorbed and self._read_lowered(i)
+            if rule is None or not (rule.reads_lowered or absorbed):
+                return False
+        return index not in self.graph.output_nodes
 
     @property
     def senses(self) -> bool:

@@ -97,6 +97,7 @@ class Rule:
     family = "naive"
     aliases = False
     way = ""
+    reads_lowered = False  # copes with differences in the dtype of lowered products; its result is in the node's own
 
     def __init__(self, view: View, layout: Layout) -> None:
         self.node = view.node
@@ -131,6 +132,10 @@ class Rule:
     def ways(self, window: Window) -> list[str]:
         """Those of `all_ways` that give the exact result and apply to a window before it."""
         return []
+
+    def multiply_adds(self, run: Run, width: int) -> int:
+        """How many of them one mutant needs, for a layer with several ways and windows of a width before it."""
+        raise NotImplementedError
 
     def trial(self, run: Run, window: Window, random: Callable[..., torch.Tensor]) -> Callable[[], object]:
         """Its work on ``window`` by the way that is set, to be timed; ``random(w, ...)`` makes a change ``(S, A, w,

@@ -41,6 +41,7 @@ class Convolution(Rule):
         self.weight = view.node.args[1].index
         self.kernel_axis = view.layout(view.node.args[0]).axis
         self.way = "windows"
+        self.lowered_result = False  # whether whatever reads the result can read it in the dtype of lowered products
         self.factors: list[ChannelFactor] = []  # of affine operations after it, which then have nothing left to do
         out, channels, *kernel = view.shape_of(view.node.args[1])
         beside = math.prod(kernel) // geometry.kernel
@@ -63,14 +64,18 @@ class Convolution(Rule):
 
     def ways(self, window: Window) -> list[str]:
         exact = [way for way in self.applicable(window.width) if WAYS[way].exact]
-        # those that multiply at every position a window reaches cannot win where that is many times more
-        wasteful = window.width + self.geometry.reach > 3 * window.width and self.groups == 1
+        # those that multiply at every position a window reaches cannot win where that is more than twice as much
+        wasteful = window.width + self.geometry.reach > 2 * window.width and self.groups == 1
         return [way for way in exact if not (wasteful and WAYS[way].everywhere)] or exact
+
+    def multiply_adds(self, run: Run, width: int) -> int:
+        return width * run.value(self.weight).numel() * self.lines
 
     def trial(self, run: Run, window: Window, random: Callable[..., torch.Tensor]) -> Callable[[], object]:
         kernel, sources = self.scaled_kernel(run)
         x, g = random(window.width, self.channels[0]), self.geometry
         call = Call(run, ("measure", self.node.index), x, window, kernel, sources, g.dilation, self.groups)
+        call.lowered_result = self.lowered_result
         return lambda: WAYS[self.way].run(call)
 
     def window(self, windows: Spans) -> tuple[Integers, Integers]:
@@ -116,8 +121,11 @@ class Convolution(Rule):
         sites, rows = x.shape[:2]
         geometry = self.geometry
         key = ("convolution", self.node.index, len(sources))
+        lower = self.lowered_result and not run.keep_all
         if geometry.stride == 1:
-            call = Call(run, key, x, change.window, kernel, sources, geometry.dilation, self.groups, change.codes)
+            call = Call(
+                run, key, x, change.window, kernel, sources, geometry.dilation, self.groups, change.codes, lower
+            )
             first_layer = change.codes is not None and self.groups == 1
             result = table(call) if first_layer else WAYS[self.way].run(call)
             start = change.window.start + (geometry.padding - geometry.reach)

@@ -43,6 +43,8 @@ class Call:
     dilation, groups: int
     codes: torch.Tensor or None, shape=(S, A)
         See `Change`: there when ``x`` is one substitution of letters.
+    lowered_result: bool
+        Whether the result may stay in the dtype of lowered products.
     """
 
     run: Run
@@ -54,6 +56,12 @@ class Call:
     dilation: int = 1
     groups: int = 1
     codes: torch.Tensor | None = None
+    lowered_result: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the result."""
+        return lowered(self.kernel[:0], self.run.precision).dtype if self.lowered_result else self.kernel.dtype
 
     @property
     def reach(self) -> int:
@@ -71,11 +79,12 @@ class Call:
 
 def product(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
     """``x @ weight`` in the dtype of ``weight``, which comes from `lowered`; the result in that of ``x`` or ``out``."""
+    lower = x.to(weight.dtype)
     if out is None:
-        return (x.to(weight.dtype) @ weight).to(x.dtype)
-    if x.dtype == weight.dtype == out.dtype:
-        return torch.mm(x, weight, out=out)
-    return out.copy_(x.to(weight.dtype) @ weight)
+        return (lower @ weight).to(x.dtype)
+    if out.dtype == weight.dtype:
+        return torch.mm(lower, weight, out=out)
+    return out.copy_(lower @ weight)
 
 
 def add_product(total: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> None:
@@ -105,7 +114,7 @@ def table(call: Call) -> torch.Tensor:
             spread = rows.new_zeros(rows.shape[0], call.reach + 1, cout)
             spread[:, :: call.dilation] = rows
             rows = spread
-        return rows.reshape(rows.shape[0], -1).contiguous()
+        return rows.reshape(rows.shape[0], -1).to(call.dtype).contiguous()
 
     assert call.codes is not None
     rows = call.derived("table", make)
@@ -119,18 +128,24 @@ def windows(call: Call) -> torch.Tensor:
         "windows",
         lambda: lowered(call.kernel, call.run.precision).unsqueeze(2).contiguous(memory_format=torch.channels_last),
     )
-    return convolve_rows(x, kernel, call.reach, call.dilation, call.groups)
+    return convolve_rows(x, kernel, call.reach, call.dilation, call.groups, dtype=call.dtype)
 
 
 def convolve_rows(
-    x: torch.Tensor, kernel: torch.Tensor, padding: int, dilation: int, groups: int, stride: int = 1
+    x: torch.Tensor,
+    kernel: torch.Tensor,
+    padding: int,
+    dilation: int,
+    groups: int,
+    stride: int = 1,
+    dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
     """Convolve ``(N, w, Cin)`` with a channels-last kernel ``(Cout, Cin / groups, 1, k)``: ``(N, w', Cout)``,
-    contiguous.
+    contiguous, in ``dtype`` or that of ``x``.
     """
     image = x.to(kernel.dtype).permute(0, 2, 1).unsqueeze(2)
     result = F.conv2d(image, kernel, None, (1, stride), (0, padding), (1, dilation), groups)
-    return result.squeeze(2).permute(0, 2, 1).to(x.dtype).contiguous()
+    return result.squeeze(2).permute(0, 2, 1).to(dtype or x.dtype).contiguous()
 
 
 def banded(call: Call) -> torch.Tensor:
@@ -144,7 +159,7 @@ def banded(call: Call) -> torch.Tensor:
     taps = call.derived(
         "banded", lambda: lowered(call.kernel.permute(2, 1, 0).reshape(k * cin, cout), precision).contiguous()
     )
-    result = x.new_empty(n, width * cout)
+    result = x.new_empty(n, width * cout, dtype=call.dtype)
     columns = _each_phase(x.to(taps.dtype), apart)
     for j in range(width):
         phase, last = j % apart, j // apart  # of the inputs of its phase, it reads the k up to this one
@@ -183,7 +198,7 @@ def fold(call: Call) -> torch.Tensor:
     )
     # the outputs that are a dilation apart lie side by side: one input's taps land on one stretch
     each = -(-(w + call.reach) // apart)
-    result = x.new_empty(n, apart * each * cout)
+    result = x.new_empty(n, apart * each * cout, dtype=call.kernel.dtype)
     flat = x.to(taps.dtype).view(n, w * cin)
     product(flat[:, :cin], taps, out=result[:, : k * cout])
     result[:, k * cout :].zero_()
@@ -204,7 +219,7 @@ def _fold_few(call: Call, x: torch.Tensor) -> torch.Tensor:
         "fold", lambda: lowered(call.kernel.flip(2).permute(2, 0, 1).reshape(k * cout, cin), precision).contiguous()
     )
     parts = (taps @ x.view(n * w, cin).T.to(taps.dtype)).view(k, cout, n, w)
-    result = x.new_zeros(cout, n, w + call.reach)
+    result = x.new_zeros(cout, n, w + call.reach, dtype=call.kernel.dtype)
     for t in range(k):
         result[:, :, t * call.dilation : t * call.dilation + w] += parts[t]
     return result.permute(1, 2, 0).contiguous()

@@ -81,6 +81,10 @@ class OverPositions(Rule):
         sparse = int(np.ptp(window.start)) > 2 * (window.width + starts)
         return ["slices"] if starts == 1 or sparse else ["slices", "positions"]
 
+    def multiply_adds(self, run: Run, width: int) -> int:
+        (layout,) = self.source_layouts
+        return run.value(self.weight).numel() * width // layout.length
+
     def trial(self, run: Run, window: Window, random: Callable[..., torch.Tensor]) -> Callable[[], object]:
         (layout,) = self.source_layouts
         channels = layout.outer * layout.inner
@@ -175,6 +179,8 @@ def _by_slices(x: torch.Tensor, matrix: torch.Tensor, runs: list[EvenRun], width
         rows = x[r.begin : r.stop].reshape(number, -1, depth)
         if number == 1:
             result = product(rows[0], slices[0])
+        elif x.dtype != matrix.dtype and x.device.type == "cpu":  # batches of lowered products are slow there
+            result = torch.stack([product(r, s) for r, s in zip(rows, slices, strict=True)])
         else:
             result = torch.bmm(rows.to(matrix.dtype), slices).to(x.dtype)
         results.append(result.view(r.stop - r.begin, -1, matrix.shape[0]))

@@ -69,6 +69,7 @@ class Rectifier(Rule):
     """``relu``; see the formula above."""
 
     family = "elementwise"
+    reads_lowered = True
 
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes

@@ -134,6 +134,8 @@ class Phase:
 class MaximumPool(Pool):
     """Maximum over positions."""
 
+    reads_lowered = True
+
     def below_maximum(self, run: Run, t: int) -> torch.Tensor:
         """``E_t`` at all output positions: ``(B, L', ...)``."""
         source, g = self.sources[0], self.geometry
@@ -148,7 +150,8 @@ class MaximumPool(Pool):
         (change,) = changes
         assert change is not None and change.window is not None and window is not None
         tensor, before = change.tensor, change.window
-        result = tensor.new_empty(*tensor.shape[:2], window.width, *tensor.shape[3:])
+        dtype = run.value(self.node.index).dtype
+        result = tensor.new_empty(*tensor.shape[:2], window.width, *tensor.shape[3:], dtype=dtype)
         for phase in self.phases(before, window):
             of_phase, maximum = phase.take(tensor), phase.take(result)
             scratch = torch.empty_like(maximum)  # small enough to stay in the cache from one tap to the next
