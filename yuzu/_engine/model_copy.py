@@ -7,6 +7,7 @@ raised half way, so nothing is ever set on it.
 
 from __future__ import annotations
 
+import collections
 import copy
 import hashlib
 import inspect
@@ -137,6 +138,7 @@ def structure_key(model: torch.nn.Module) -> str:
     """
 
     simple = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.Size, slice, range)
+    empty = (dict, collections.OrderedDict)
     open_objects: set[int] = set()
 
     def plain(value: Any) -> str:
@@ -172,6 +174,7 @@ def structure_key(model: torch.nn.Module) -> str:
             k: v
             for k, v in module.__dict__.items()
             if k not in ("training", "_modules", "_flat_weights", "_flat_weight_refs")
+            and not (type(v) in empty and not v)  # mostly the tables of hooks
         }
         digest.update(
             f"{name}|{type(module).__module__}.{type(module).__qualname__}|{_identity_of_forward(module)}|".encode()

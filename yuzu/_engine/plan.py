@@ -70,6 +70,7 @@ class Plan:
                 rule.lowered_result = self._read_lowered(rule.node.index)
         self._windows: OrderedDict[bytes, list[Window | None]] = OrderedDict()
         self._lock = threading.Lock()
+        self._reach: tuple[bytes, np.ndarray, np.ndarray] = (b"", np.empty(0), np.empty(0))  # of the last call
 
     def _find_needed(self) -> None:
         nodes = self.graph.nodes
@@ -98,17 +99,25 @@ class Plan:
         self.needed = [(0, 0) if n == empty else n for n in needed]
 
     def _absorb_factors(self) -> None:
-        """A factor for each channel right after a convolution goes into its kernel."""
+        """A factor for each channel right after a convolution, or right before it, goes into its kernel."""
         for rule in self.rules:
             if not isinstance(rule, Scaled) or rule.per_channel is None or len(rule.sources) != 1:
                 continue
+            index = rule.node.index
             source = rule.sources[0]
             before = self.rules[source]
             while isinstance(before, Scaled) and before.absorbed and self.readers[source] == 1:
                 source = before.sources[0]
                 before = self.rules[source]
             if isinstance(before, Convolution) and self.readers[source] == 1 and before.layout == rule.layout:
-                rule.absorb(before)
+                rule.absorb(before.factors_after)
+                continue
+            readers = [self.rules[i] for i in self.graph.consumers[index]]
+            if len(readers) != 1 or index in self.graph.output_nodes:
+                continue
+            (after,) = readers
+            if isinstance(after, Convolution) and after.groups == 1 and after.height is None:
+                rule.absorb(after.factors_before)
 
     def _read_lowered(self, index: int) -> bool:
         """Whether all that reads a node's change can read it in the dtype of lowered products."""
@@ -174,6 +183,12 @@ class Plan:
         """Which positions' edits reach any output at all; and which lie so far from both ends that all their windows
         follow one pattern.
         """
+        key = positions.tobytes() + width.to_bytes(8, "little")
+        if key != self._reach[0]:
+            self._reach = (key, *self._find_reach(positions, width))
+        return self._reach[1:]
+
+    def _find_reach(self, positions: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
         reach, regular = np.zeros(len(positions), dtype=bool), np.ones(len(positions), dtype=bool)
         windows = self._find_windows(positions, width)
         for node in self.graph.nodes:

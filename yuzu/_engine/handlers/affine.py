@@ -14,7 +14,7 @@ import torch
 from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, read_windows, rewindow
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.contract import Rule, View, handles
-from yuzu._engine.handlers.convolution import ChannelFactor, Convolution
+from yuzu._engine.handlers.convolution import ChannelFactor
 from yuzu._engine.handlers.elementwise import common_layout, pointwise
 from yuzu._engine.window import Window
 
@@ -26,7 +26,7 @@ class Scaled(Rule):
     """A difference times something that a mutation does not change."""
 
     family = "elementwise"
-    absorbed = False  # by the convolution before it, whose kernel has the factor in it
+    absorbed = False  # by the convolution before or after it, whose kernel has the factor in it
 
     def __init__(
         self,
@@ -39,10 +39,10 @@ class Scaled(Rule):
         super().__init__(view, layout)
         self.factor, self.operand, self.per_channel = factor, operand, per_channel
 
-    def absorb(self, convolution: Convolution) -> None:
-        """Leave the factor to a convolution that nothing else reads."""
+    def absorb(self, factors: list[ChannelFactor]) -> None:
+        """Leave the factor to a convolution: one that nothing else reads, or the only reader."""
         assert self.per_channel is not None
-        convolution.factors.append(self.per_channel)
+        factors.append(self.per_channel)
         self.absorbed = self.aliases = True
 
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
@@ -69,9 +69,8 @@ class Scaled(Rule):
 
 def _fits(factor: torch.Tensor, difference: torch.Tensor) -> bool:
     """Whether the product has the difference's own shape and dtype, so that it can be written over it."""
-    return (
-        factor.dtype == difference.dtype and torch.broadcast_shapes(factor.shape, difference.shape) == difference.shape
-    )
+    sizes = zip(reversed(factor.shape), reversed(difference.shape), strict=False)
+    return factor.dtype == difference.dtype and factor.dim() <= difference.dim() and all(f in (1, d) for f, d in sizes)
 
 
 def aligned_rows(run: Run, operand: int | None, factor: torch.Tensor, node: Any) -> torch.Tensor:

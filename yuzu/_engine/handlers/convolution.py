@@ -42,7 +42,9 @@ class Convolution(Rule):
         self.kernel_axis = view.layout(view.node.args[0]).axis
         self.way = "windows"
         self.lowered_result = False  # whether whatever reads the result can read it in the dtype of lowered products
-        self.factors: list[ChannelFactor] = []  # of affine operations after it, which then have nothing left to do
+        # of affine operations right before and after it, which then have nothing left to do
+        self.factors_before: list[ChannelFactor] = []
+        self.factors_after: list[ChannelFactor] = []
         out, channels, *kernel = view.shape_of(view.node.args[1])
         beside = math.prod(kernel) // geometry.kernel
         self.channels = (channels * groups * beside, out)
@@ -95,15 +97,17 @@ class Convolution(Rule):
     def scaled_kernel(self, run: Run) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The kernel, times the factors that were taken over, and the weights that it is made from."""
         weight = run.value(self.weight)
-        if not self.factors or run.keep_all:
+        if not (self.factors_before or self.factors_after) or run.keep_all:
             return self.kernel(weight), [weight]
-        factors = [factor(run) for factor in self.factors]
-        sources = [weight, *(source for _, found in factors for source in found)]
+        before, after = ([f(run) for f in factors] for factors in (self.factors_before, self.factors_after))
+        sources = [weight, *(source for _, found in (*before, *after) for source in found)]
 
         def make() -> torch.Tensor:
             kernel = self.kernel(weight)
-            for factor, _ in factors:
+            for factor, _ in after:
                 kernel = kernel * factor[:, None, None]
+            for factor, _ in before:
+                kernel = kernel * factor[:, None]
             return kernel
 
         return run.derived(("scaled kernel", self.node.index), sources, make), sources

@@ -7,7 +7,6 @@ weight; sites that share a window share the slice, and the slices are read from 
 
 from __future__ import annotations
 
-import bisect
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -127,12 +126,12 @@ class OverPositions(Rule):
         as_it_lies = self.transposed and layout.outer == 1 and run.precision != "medium" and weight.is_contiguous()
         matrix = weight if as_it_lies else run.derived(("dense", self.node.index), [weight], position_major)
         runs, order = window.cached(("slices", x.device), lambda: _even_runs(window, x.device))
-        x = x if order is None else x.index_select(0, order[0])
-        here = self.way in window.cached("dense ways", lambda: self.ways(window))
-        result = (_by_positions if here and self.way == "positions" else _by_slices)(
-            x, matrix, runs, window.width, layout.outer * layout.inner
-        )
-        return result if order is None else result.index_select(0, order[1])
+        x = x if order is None else x.index_select(0, order.there)
+        if self.way == "positions" and "positions" in window.cached("dense ways", lambda: self.ways(window)):
+            result = _by_positions(x, matrix, window, order, layout.outer * layout.inner)
+        else:
+            result = _by_slices(x, matrix, runs, window.width, layout.outer * layout.inner)
+        return result if order is None else result.index_select(0, order.back)
 
 
 @dataclass(frozen=True)
@@ -146,9 +145,18 @@ class EvenRun:
     count: int
 
 
-def _even_runs(window: Window, device: torch.device) -> tuple[list[EvenRun], tuple[torch.Tensor, torch.Tensor] | None]:
-    """The sites in rising order of their starts; and that order with its inverse, where it is not their own: several
-    sequences, mirrored windows.
+@dataclass(frozen=True)
+class Order:
+    """The sites in rising order of their starts, as an array, as an index on the device, and the way back."""
+
+    sites: np.ndarray
+    there: torch.Tensor
+    back: torch.Tensor
+
+
+def _even_runs(window: Window, device: torch.device) -> tuple[list[EvenRun], Order | None]:
+    """Runs of the sites in rising order of their starts; and that order, where it is not their own: several sequences,
+    mirrored windows.
     """
     order = np.argsort(window.start, kind="stable")
     starts, first, counts = np.unique(window.start[order], return_index=True, return_counts=True)
@@ -164,7 +172,7 @@ def _even_runs(window: Window, device: torch.device) -> tuple[list[EvenRun], tup
         i = j
     if (order == np.arange(len(order))).all():
         return found, None
-    return found, (on_device(order, device), on_device(np.argsort(order), device))
+    return found, Order(order, on_device(order, device), on_device(np.argsort(order), device))
 
 
 def _by_slices(x: torch.Tensor, matrix: torch.Tensor, runs: list[EvenRun], width: int, channels: int) -> torch.Tensor:
@@ -188,26 +196,32 @@ def _by_slices(x: torch.Tensor, matrix: torch.Tensor, runs: list[EvenRun], width
 
 
 def _by_positions(
-    x: torch.Tensor, matrix: torch.Tensor, runs: list[EvenRun], width: int, channels: int
+    x: torch.Tensor,
+    matrix: torch.Tensor,
+    window: Window,
+    order: Order | None,
+    channels: int,
 ) -> torch.Tensor:
     sites, rows = x.shape[:2]
-    starts = [r.start + i * r.step for r in runs for i in range((r.stop - r.begin) // r.count)]
-    counts = [r.count for r in runs for _ in range((r.stop - r.begin) // r.count)]
-    ends = list(itertools.accumulate(counts))
-    low = starts[0]
+    start, first, stop = (
+        array if order is None else array[order.sites] for array in (window.start, window.first, window.stop)
+    )
+    low, high = int(start[0]), int(start[-1]) + window.width
     # each site's window where it lies among all positions of the chunk; what is not written is not read
-    spread = x.new_empty(sites, rows, (starts[-1] + width - low) * channels, dtype=matrix.dtype)
-    for start, count, end in zip(starts, counts, ends, strict=True):
-        place = (start - low) * channels
-        spread[end - count : end, :, place : place + width * channels] = x[end - count : end]
+    spread = x.new_empty(sites, rows, (high - low) * channels, dtype=matrix.dtype)
+    borders = [0, *(np.flatnonzero(np.diff(start)) + 1).tolist(), sites]
+    for begin, end in itertools.pairwise(borders):
+        place = (int(start[begin]) - low) * channels
+        spread[begin:end, :, place : place + window.width * channels] = x[begin:end]
     flat = spread.view(sites * rows, -1)
     result = x.new_zeros(sites * rows, matrix.shape[0])
-    for q in range(low, starts[-1] + width):
-        first, last = bisect.bisect_right(starts, q - width), bisect.bisect_right(starts, q)
-        if last > first:
-            begin, stop = (ends[first] - counts[first]) * rows, ends[last - 1] * rows
-            there = flat[begin:stop, (q - low) * channels : (q - low + 1) * channels]
-            add_product(result[begin:stop], there, matrix[:, q * channels : (q + 1) * channels].T)
+    # neighbours' windows move on together: those that reach a position stand together, and only they have any there
+    ends = np.maximum.accumulate(np.where(stop > first, stop, start))
+    for q in range(low, high):
+        begin, end = int(np.searchsorted(ends, q, "right")), int(np.searchsorted(start, q, "right"))
+        if end > begin:
+            there = flat[begin * rows : end * rows, (q - low) * channels : (q - low + 1) * channels]
+            add_product(result[begin * rows : end * rows], there, matrix[:, q * channels : (q + 1) * channels].T)
     return result.view(sites, rows, -1)
 
 
