@@ -23,7 +23,7 @@ from yuzu._engine.handlers.compressed_sensing import Sensing
 from yuzu._engine.model_copy import evaluation_copy, model_dtype, structure_key
 from yuzu._engine.plan import Plan, make_plan
 from yuzu._engine.precision import products
-from yuzu._engine.run import Derived, Run
+from yuzu._engine.run import Derived, Run, keep_freed_memory
 from yuzu._engine.verify import disagreeing_node
 from yuzu.errors import PrecomputationError, YuzuError, YuzuWarning
 from yuzu.inputs import argument_kinds, check_args, check_count, check_device, check_model, describe_inputs
@@ -469,6 +469,7 @@ def _decide(
     decisions["naive"] = {str(i): r for i, r in naive.items()}
     _warn_naive_layers(plan)
 
+    keep_freed_memory()
     run = Run(plan, Weights(model, device), Derived(), device)
     run.set_reference(X.to(device), tuple(a.to(device) for a in args))
     itemsize, edits = X.element_size(), s.n_choices - 1

@@ -11,7 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 from yuzu._engine.precision import products
-from yuzu._engine.run import Reference, Run
+from yuzu._engine.run import Reference, Run, keep_freed_memory
 from yuzu.inputs import (
     check_args,
     check_count,
@@ -151,6 +151,7 @@ def run_planned(
     scores = Scores(output, len(X), mutations.result_shape, result_dtype(X.dtype))
     run = Run(plan, bound.weights(), bound.derived, device)
     runs: dict[tuple[int, ...], Run] = {(): run}
+    keep_freed_memory()
     letters = letters_of(X).to(device)
     reachable, regular = plan.reach(mutations.positions, mutations.width)
     together = None if plan.senses else regular  # probes hold the stretch from the first site to the last

@@ -159,6 +159,11 @@ def _fastest(rule: Rule, run: Run, window: Window, sites: Sites, generator: torc
     return fastest
 
 
+def _share(size: int, length: int, most: int) -> int:
+    """About ``size`` sites, such that chunks of that many share a sequence of ``length`` evenly."""
+    return max(min(-(-length // max(round(length / max(size, 1)), 1)), most, length), 1)
+
+
 def choose_chunk(
     run: Run, edits: int, n_choices: int, length: int, first: int, most: int, seed: int
 ) -> tuple[int, list[float]]:
@@ -168,8 +173,10 @@ def choose_chunk(
     that are as good as each other the larger is taken: more sites make better products and fewer calls.
     """
     best, best_cost, shares = 1, math.inf, [0.0] * len(run.plan.graph.nodes)
+    regular = int(run.plan.reach(np.arange(length), 1)[1].sum())
+    span = regular if 2 * regular >= length else length  # the positions near the ends get a chunk of their own
     # Gaussian probes need other coefficients for each size
-    size = min(max(first if run.plan.sensing is not None else first // 2, 1), most, length)
+    size = _share(first if run.plan.sensing is not None else first // 2, span, most)
     while True:
         sites = example_sites(run.plan, size, edits, 1, n_choices, length, run, seed)
         taken = math.inf
@@ -184,10 +191,10 @@ def choose_chunk(
             best, shares = size, seconds
         plainly_worse = cost > 1.1 * best_cost
         best_cost = min(best_cost, cost)
-        larger = min(2 * size, most, length)
+        larger = _share(2 * size, span, most)
         slow = 2 * taken > LONGEST_TRIAL and size >= first
         if plainly_worse or slow or larger <= size or run.plan.sensing is not None:
             break
         size = larger
     # short sequences: the size was limited by the length, but a chunk may hold several sequences
-    return (min(first, most) if best == length < first else best), shares
+    return (min(first, most) if best == span < first else best), shares

@@ -26,6 +26,7 @@ class Scaled(Rule):
     """A difference times something that a mutation does not change."""
 
     family = "elementwise"
+    aliases = True
     absorbed = False  # by the convolution before or after it, whose kernel has the factor in it
 
     def __init__(
@@ -43,7 +44,7 @@ class Scaled(Rule):
         """Leave the factor to a convolution: one that nothing else reads, or the only reader."""
         assert self.per_channel is not None
         factors.append(self.per_channel)
-        self.absorbed = self.aliases = True
+        self.absorbed = True
 
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
@@ -60,11 +61,19 @@ class Scaled(Rule):
             return whole * factor
         assert change.window is not None
         difference = rewindow(change.tensor, change.window, window)
+        if self._ones(run, factor):
+            return difference
         if isinstance(factor, torch.Tensor) and factor.dim():
             factor = factor_on_window(run, self.operand, factor, self.node, self.layout, window)
         if run.disposable(source) and (not isinstance(factor, torch.Tensor) or _fits(factor, difference)):
             return difference.mul_(factor)
         return difference * factor
+
+    def _ones(self, run: Run, factor: torch.Tensor | float) -> bool:
+        """Whether the factor changes nothing, as signs often do; no device is waited for to know."""
+        if self.per_channel is None or not isinstance(factor, torch.Tensor) or factor.device.type != "cpu":
+            return False
+        return run.derived(("ones", self.node.index), [factor], lambda: bool((factor == 1).all()))
 
 
 def _fits(factor: torch.Tensor, difference: torch.Tensor) -> bool:
