@@ -1,0 +1,241 @@
+"""What is rearranged to do less work computes the same: pools before activations, factors in kernels, chunks of the
+middle and of the ends, dense layers by positions, differences that stay in bfloat16."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import assert_right, errors, oracle, sequences
+from torch import nn
+
+import yuzu
+from yuzu._engine.handlers.dense import DENSE_WAYS
+from yuzu.mutations import Mutations, batches
+from yuzu.precompute import Bound
+
+L = 40
+
+
+class Model(nn.Module):
+    """A function of the sequence and of the layers that it uses."""
+
+    def __init__(self, function, *layers):
+        super().__init__()
+        self.function, self.layers = function, nn.ModuleList(layers)
+
+    def forward(self, x):
+        return self.function(x, *self.layers)
+
+
+def operations(model, length=L, dtype=torch.float64):
+    """The operations of a model in the order in which its changes go through them."""
+    precomputation = yuzu.precompute(model.to(dtype), length)
+    return [row[1].split(" ")[0] for row in precomputation.decisions["layers"]]
+
+
+def with_signs(model):
+    """Random weights; those of batch norms of both signs, and one of zero."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.weight.data = torch.randn(module.num_features, generator=generator)
+            module.weight.data[0] = 0.0
+            module.bias.data = torch.randn(module.num_features, generator=generator)
+            module.running_mean = torch.randn(module.num_features, generator=generator)
+            module.running_var = torch.rand(module.num_features, generator=generator) + 0.5
+    return model.eval()
+
+
+def chain(*layers, tail=True):
+    return with_signs(nn.Sequential(nn.Conv1d(4, 6, 5, padding=2), *layers, *([nn.Conv1d(6, 3, 3)] if tail else [])))
+
+
+MOVED = {
+    "relu": ([nn.ReLU()], nn.MaxPool1d(3), ["conv1d", "max_pool1d", "relu", "conv1d"]),
+    "batch norm, relu": (
+        [nn.BatchNorm1d(6), nn.ReLU()],
+        nn.MaxPool1d(2),
+        ["conv1d", "_native_batch_norm_legit_no_training", "max_pool1d", "relu", "conv1d"],
+    ),
+    "relu, batch norm": (
+        [nn.ReLU(), nn.BatchNorm1d(6)],
+        nn.MaxPool1d(4, 2, 1),
+        ["conv1d", "mul", "max_pool1d", "mul", "relu", "_native_batch_norm_legit_no_training", "conv1d"],
+    ),
+    "two batch norms around a sigmoid": (
+        [nn.BatchNorm1d(6), nn.Sigmoid(), nn.BatchNorm1d(6)],
+        nn.MaxPool1d(3, 1),
+        None,
+    ),
+    "two batch norms after": ([nn.Tanh(), nn.BatchNorm1d(6), nn.ELU(), nn.BatchNorm1d(6)], nn.MaxPool1d(2), None),
+    "leaky, ceil": ([nn.LeakyReLU(0.1)], nn.MaxPool1d(3, 2, ceil_mode=True), None),
+    "dilated": ([nn.ReLU6()], nn.MaxPool1d(3, 2, padding=1, dilation=2), None),
+    "hardtanh": ([nn.Hardtanh(-0.3, 0.2), nn.SELU()], nn.MaxPool1d(5), None),
+}
+
+
+@pytest.mark.parametrize("name", list(MOVED))
+def test_pools_go_before_functions_that_keep_order(name, device):
+    layers, pool, wanted = MOVED[name]
+    model = chain(*layers, pool)
+    X = sequences(2, L)
+    found = operations(copy.deepcopy(model))
+    if wanted is not None:
+        assert found == wanted
+    assert found.index("max_pool1d") <= 3
+    for dtype in (torch.float32, torch.float64):
+        found = yuzu.yuzu_ism(model.to(dtype), X, output="delta", device=device)
+        assert_right(found, model, X, output="delta", device=device)
+
+
+def test_pools_in_two_dimensions_go_first_too():
+    model = with_signs(
+        nn.Sequential(
+            nn.Unflatten(1, (1, 4)),
+            nn.Conv2d(1, 5, (4, 5), padding=(0, 2)),
+            nn.ReLU(),
+            nn.BatchNorm2d(5),
+            nn.MaxPool2d((1, 3)),
+            nn.Flatten(),
+            nn.Linear(5 * 13, 2),
+        )
+    )
+    X = sequences(2, L)
+    found = operations(copy.deepcopy(model))
+    assert found.index("max_pool2d") < found.index("relu")
+    assert_right(yuzu.yuzu_ism(model.double(), X, output="delta"), model, X, output="delta")
+
+
+def negative_slope(x):
+    return F.leaky_relu(x, -0.5)
+
+
+def negative_alpha(x):
+    return F.elu(x, -1.0)
+
+
+@pytest.mark.parametrize("function", [negative_slope, negative_alpha, F.gelu, torch.abs, torch.square])
+def test_pools_stay_behind_functions_that_do_not(function):
+    model = Model(lambda x, conv: F.max_pool1d(function(conv(x)), 3), nn.Conv1d(4, 6, 5))
+    X = sequences(2, L)
+    assert operations(copy.deepcopy(model))[-1].startswith("max_pool1d")
+    assert_right(yuzu.yuzu_ism(model.double(), X, output="delta"), model, X, output="delta")
+
+
+def test_pools_stay_where_something_else_reads_what_they_would_overtake():
+    def both(x, conv):
+        y = conv(x).relu()
+        return F.max_pool1d(y, 3), y.mean(2)
+
+    model = Model(both, nn.Conv1d(4, 6, 5))
+    X = sequences(2, L)
+    assert operations(copy.deepcopy(model))[:3] == ["conv1d", "relu", "max_pool1d"]
+    found = yuzu.yuzu_ism(model.double(), X, output="delta")
+    assert_right(found, model, X, output="delta")
+
+
+def test_a_pool_whose_places_are_read_is_right():
+    def unpooled(x, conv):
+        y, places = F.max_pool1d(conv(x).relu(), 2, return_indices=True)
+        return F.max_unpool1d(y, places, 2)
+
+    model = Model(unpooled, nn.Conv1d(4, 6, 5)).double()
+    X = sequences(1, L)
+    with pytest.warns(yuzu.YuzuWarning):
+        found = yuzu.yuzu_ism(model, X, output="delta")
+    assert_right(found, model, X, output="delta")
+
+
+@pytest.mark.parametrize("order", ["before", "after", "both"])
+def test_factors_in_kernels_follow_the_weights(order):
+    layers = [nn.Conv1d(6, 6, 3, padding=1)]
+    if order != "after":
+        layers.insert(0, nn.BatchNorm1d(6))
+    if order != "before":
+        layers.append(nn.BatchNorm1d(6))
+    model = with_signs(nn.Sequential(nn.Conv1d(4, 6, 5), nn.ReLU(), *layers, nn.ReLU())).double()
+    X = sequences(2, L)
+    precomputation = yuzu.precompute(model, L)
+    assert_right(yuzu.yuzu_ism(model, X, precomputation, output="delta"), model, X, output="delta")
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.running_var.data.mul_(3.0)  # leaves no trace in version counters
+            module.weight.data.neg_()
+    assert_right(yuzu.yuzu_ism(model, X, precomputation, output="delta"), model, X, output="delta")
+
+
+def test_a_shared_convolution_keeps_its_own_kernel():
+    """One convolution used before a batch norm and without one, in front of a pool and not."""
+    def forward(x, conv, norm):
+        y = norm(conv(x))
+        return F.max_pool1d(norm(conv(y).relu()), 2), conv(y)
+
+    model = with_signs(Model(forward, nn.Conv1d(4, 4, 3, padding=1), nn.BatchNorm1d(4))).double()
+    X = sequences(2, L)
+    found = yuzu.yuzu_ism(model, X, output="delta")
+    assert_right(found, model, X, output="delta")
+
+
+@pytest.mark.parametrize("way", DENSE_WAYS)
+@pytest.mark.parametrize("positions_last", [True, False])
+@pytest.mark.parametrize("number, length", [(1, 60), (3, 24)])
+def test_dense_layers_by_every_way(way, positions_last, number, length, monkeypatch):
+    def bind(self, *args, _bind=Bound.__init__, **kwargs):
+        _bind(self, *args, **kwargs)
+        for rule in self.plan.rules if self.plan is not None else []:
+            if rule is not None and way in rule.all_ways():
+                rule.way = way
+
+    def forward(x, conv, linear):
+        y = F.max_pool1d(conv(x), 4)
+        return linear(y.flatten(1) if positions_last else y.transpose(1, 2).flatten(1))
+
+    model = Model(forward, nn.Conv1d(4, 5, 5, padding=2), nn.Linear(5 * (length // 4), 3)).double()
+    X = sequences(number, length)
+    monkeypatch.setattr(Bound, "__init__", bind)
+    precomputation = yuzu.precompute(model, length)
+    assert_right(yuzu.yuzu_ism(model, X, precomputation, output="delta"), model, X, output="delta")
+    some = yuzu.yuzu_ism(model, X, precomputation, output="delta", start=3, end=-2)
+    assert max(errors(some, oracle(model, X, start=3, end=-2)["delta"])) < 1e-10
+
+
+def test_the_middle_and_the_ends_get_chunks_of_their_own():
+    mutations = Mutations(4, 100, 0, None, None, None)
+    (group,) = mutations.groups(torch.eye(4)[torch.arange(200) % 4].T.reshape(4, 2, 100).movedim(1, 0))
+    regular = np.zeros(100, dtype=bool)
+    regular[10:95] = True
+    parts = list(batches(group, 60, regular))
+    seen = np.concatenate([part.sequence * 100 + part.position for part in parts])
+    assert sorted(seen) == list(range(200)), "every site once"
+    assert all(len(part.position) <= 60 for part in parts)
+    assert all(len(set(part.sequence)) == 1 for part in parts)
+    assert all(len(set(regular[part.position])) == 1 for part in parts)
+    together = list(batches(group, 400, regular))
+    assert len(together) == 1, "short sequences share a chunk"
+    half = list(batches(group, 60, np.arange(100) < 5))
+    assert len(half) == 4, "where nearly all lie near an end, nothing is split off"
+
+
+@pytest.mark.parametrize("conv", ["auto", "banded", "fold", "windows", "cyclic"])
+def test_medium_precision_where_differences_stay_in_bfloat16(conv, device):
+    layers = [
+        nn.Conv1d(4, 32, 7, padding=3),
+        nn.ReLU(),
+        nn.Conv1d(32, 32, 5, padding=2),
+        nn.BatchNorm1d(32),
+        nn.ReLU(),
+        nn.MaxPool1d(2),
+        nn.Conv1d(32, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * 30, 8),
+    ]
+    model = nn.Sequential(*layers).eval()
+    X = sequences(2, 60)
+    precomputation = yuzu.precompute(model, 60, precision="medium", conv=conv, device=device)
+    found = yuzu.yuzu_ism(model, X, precomputation, output="delta", device=device)
+    assert found.dtype == np.float32 or found.dtype == torch.float32
+    wrong, _ = errors(found, oracle(model, X)["delta"])
+    assert 1e-5 < wrong < 2e-2, "products in bfloat16, and only those"
