@@ -11,6 +11,7 @@ from conftest import assert_right, errors, oracle, sequences
 from torch import nn
 
 import yuzu
+from yuzu._engine.handlers import convolution_ways
 from yuzu._engine.handlers.dense import DENSE_WAYS
 from yuzu.mutations import Mutations, batches
 from yuzu.precompute import Bound
@@ -239,3 +240,32 @@ def test_medium_precision_where_differences_stay_in_bfloat16(conv, device):
     assert found.dtype == np.float32 or found.dtype == torch.float32
     wrong, _ = errors(found, oracle(model, X)["delta"])
     assert 1e-5 < wrong < 2e-2, "products in bfloat16, and only those"
+
+
+@pytest.mark.parametrize("dilation", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("at_once", [1, 1 << 12])
+def test_few_channels_summed_along_diagonals(dilation, channels, at_once, monkeypatch, device):
+    monkeypatch.setattr(convolution_ways, "MANY_PARTS", 1)
+    monkeypatch.setattr(convolution_ways, "PARTS_AT_ONCE", at_once)
+    model = nn.Sequential(
+        nn.Conv1d(4, 6, 5, padding=2), nn.ReLU(), nn.Conv1d(6, channels, 7, padding=4, dilation=dilation)
+    ).eval()
+    X = sequences(2, L)
+    for dtype in (torch.float32, torch.float64):
+        precomputation = yuzu.precompute(model.to(dtype), L, conv="fold", device=device)
+        found = yuzu.yuzu_ism(model, X, precomputation, output="delta", device=device)
+        assert_right(found, model, X, output="delta", device=device)
+
+
+@pytest.mark.parametrize("sign", [1, -2])
+def test_sums_written_over_one_of_their_terms(sign):
+    def forward(x, first, second):
+        y = first(x).relu()
+        z = torch.add(second(y), y, alpha=sign)
+        crop = torch.add(second(z)[:, :, 5:-5], z[:, :, 5:-5], alpha=sign)
+        return torch.sub(y[:, :, 5:-5], crop, alpha=0.5)
+
+    model = Model(forward, nn.Conv1d(4, 6, 5, padding=2), nn.Conv1d(6, 6, 3, padding=2, dilation=2)).double()
+    X = sequences(2, L)
+    assert_right(yuzu.yuzu_ism(model, X, output="delta"), model, X, output="delta")

@@ -61,7 +61,7 @@ def keep_freed_memory() -> None:
     By itself glibc hands blocks of some MB back to the system and gets them anew, page by page, which takes longer than
     what is done with them. Freeing one block of just under 32 MiB raises both of its limits to their most.
     """
-    torch.empty((32 << 20) - (1 << 16), dtype=torch.uint8, device="cpu")
+    np.empty((32 << 20) - (1 << 16), dtype=np.uint8)
 
 
 @dataclass

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from yuzu._engine.run import Run
 
 FEW_CHANNELS = 8  # up to here the folded way keeps positions innermost
+MANY_PARTS = 1 << 14  # window times kernel from which on it takes a few mutants at a time
+PARTS_AT_ONCE = 1 << 19  # numbers: 2 MB, what a core's cache holds
 
 
 @dataclass
@@ -215,6 +217,8 @@ def _fold_few(call: Call, x: torch.Tensor) -> torch.Tensor:
     n, w, cin = x.shape
     cout, _, k = call.kernel.shape
     precision = call.run.precision
+    if w * k >= MANY_PARTS:
+        return _fold_diagonals(call, x)
     taps = call.derived(
         "fold", lambda: lowered(call.kernel.flip(2).permute(2, 0, 1).reshape(k * cout, cin), precision).contiguous()
     )
@@ -223,6 +227,33 @@ def _fold_few(call: Call, x: torch.Tensor) -> torch.Tensor:
     for t in range(k):
         result[:, :, t * call.dilation : t * call.dilation + w] += parts[t]
     return result.permute(1, 2, 0).contiguous()
+
+
+def _fold_diagonals(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """With many parts a mutant, a few mutants at a time, so that their parts stay in the cache.
+
+    The parts of each mutant are ``k * Cout`` rows of ``v`` columns, zero behind the first ``w``. Read with rows that
+    are ``d`` columns shorter for each tap, tap ``t`` stands ``t * d`` columns further right, and the sum over the taps
+    is the result.
+    """
+    n, w, cin = x.shape
+    cout, _, k = call.kernel.shape
+    v = w + call.reach
+    taps = call.derived(
+        "diagonals",
+        lambda: lowered(call.kernel.flip(2).permute(2, 0, 1).reshape(k * cout, cin), call.run.precision).contiguous(),
+    )
+    rows = x.to(taps.dtype).transpose(1, 2)
+    at_once = max(PARTS_AT_ONCE // (k * cout * v), 1)
+    parts = torch.zeros(at_once, k * cout, v, dtype=taps.dtype, device=x.device)
+    result = x.new_empty(n, cout, v, dtype=call.kernel.dtype)
+    for first in range(0, n, at_once):
+        some = rows[first : first + at_once]
+        count = len(some)
+        torch.bmm(taps.expand(count, -1, -1), some, out=parts[:count, :, :w])
+        shifted = parts.as_strided((count, k, cout, v), (k * cout * v, cout * v - call.dilation, v, 1))
+        torch.sum(shifted, 1, dtype=result.dtype, out=result[first : first + at_once])
+    return result.transpose(1, 2).contiguous()
 
 
 Way = Callable[[Call], torch.Tensor]

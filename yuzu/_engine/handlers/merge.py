@@ -31,6 +31,9 @@ class Sum(Rule):
         self.aliases = True
 
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+        written = self._written_over(run, changes, window)
+        if written is not None:
+            return written
         result: torch.Tensor | None = None
         shape = list(run.value(self.node.index).shape[1:])
         if window is not None:
@@ -57,6 +60,40 @@ class Sum(Rule):
                 result, writable = torch.add(result, part, alpha=factor), True
         assert result is not None
         return result
+
+    def _written_over(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+        """Where one change has the window of the sum and is not needed any more, the others are added to it where they
+        lie; None elsewhere.
+        """
+        present = [(s, c) for s, c in zip(self.sources, changes, strict=True) if c is not None]
+        shapes = {c.tensor.shape[3:] for _, c in present}
+        dtypes = {c.tensor.dtype for _, c in present}
+        if window is None or len(present) < 2 or len(shapes) > 1 or len(dtypes) > 1:
+            return None
+        if present[0][1].tensor.shape[3:] != self.layout.position_first(run.value(self.node.index)[:1]).shape[2:]:
+            return None  # broadcast
+        for source, change in present:
+            own = change.window
+            assert own is not None
+            fits = own.width == window.width and own.offset_to(window) == 0
+            if fits and self.factors[source] == 1 and run.disposable(source) and 0 not in change.tensor.stride():
+                break
+        else:
+            return None
+        total = change.tensor
+        for other, addend in present:
+            if other == source:
+                continue
+            assert addend.window is not None
+            offset = addend.window.offset_to(window)
+            if offset is None:
+                total.add_(rewindow(addend.tensor, addend.window, window), alpha=self.factors[other])
+                continue
+            first, stop = max(-offset, 0), min(addend.window.width - offset, window.width)
+            if stop > first:
+                part = addend.tensor[:, :, first + offset : stop + offset]
+                total[:, :, first:stop].add_(part, alpha=self.factors[other])
+        return total
 
 
 @handles("aten.add", "aten.sub", "aten.rsub")
