@@ -11,6 +11,7 @@ from conftest import assert_right, errors, oracle, sequences
 from torch import nn
 
 import yuzu
+from yuzu._engine import measure
 from yuzu._engine.handlers import convolution_ways
 from yuzu._engine.handlers.dense import DENSE_WAYS
 from yuzu.mutations import Mutations, batches
@@ -269,3 +270,30 @@ def test_sums_written_over_one_of_their_terms(sign):
     model = Model(forward, nn.Conv1d(4, 6, 5, padding=2), nn.Conv1d(6, 6, 3, padding=2, dilation=2)).double()
     X = sequences(2, L)
     assert_right(yuzu.yuzu_ism(model, X, output="delta"), model, X, output="delta")
+
+
+def test_what_carrying_differences_cannot_speed_up_runs_naively(monkeypatch, tmp_path, recwarn):
+    """Attention from the first layer on: the model itself takes less for a mutant than the engine around it."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4 * L, 64), nn.GELU(), nn.Linear(64, 2)).eval()
+    X = sequences(2, L)
+    monkeypatch.setattr(measure, "WORTH_COMPARING", 0.0)
+    kept = yuzu.precompute(model, L)
+    monkeypatch.setattr(measure, "naive_is_faster", lambda *args: 1e-9)
+    precomputation = yuzu.precompute(model, L)
+    assert "runs naively: that takes" in precomputation.summary()
+    precomputation.save(tmp_path / "naive.yuzu")
+    loaded = yuzu.Precomputation.load(tmp_path / "naive.yuzu")
+    for used in (kept, precomputation, loaded):
+        assert_right(yuzu.yuzu_ism(model, X, used, output="delta"), model, X, output="delta")
+    assert "naively" not in yuzu.precompute(model, L, conv="fold").summary(), "a way was asked for"
+    assert not recwarn.list, "nothing is wrong with the model"
+
+
+def test_a_model_is_compared_with_itself(device):
+    """The comparison times the model as it is: a huge plan loses to it and a tiny one does not."""
+    model = nn.Sequential(nn.Conv1d(4, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * (L - 2), 1)).to(device).eval()
+    X = sequences(1, L)
+    with torch.no_grad():
+        assert measure.naive_is_faster(model, X, (), torch.device(device), 1e-12, 16) is None
+        found = measure.naive_is_faster(model, X, (), torch.device(device), 10.0, 16)
+    assert found is not None and 0 < found < 10

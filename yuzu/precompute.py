@@ -34,6 +34,7 @@ FORMAT = 1
 CONV = ("auto", "windows", "cyclic", "banded", "fold", "gaussian")
 PRECISIONS = ("highest", "high", "medium")
 CPU_MEMORY = 1 << 30
+NAIVE_BATCH = 128  # mutants in one forward pass where the whole model runs naively, as memory allows
 Args = tuple[torch.Tensor, ...]
 
 
@@ -433,7 +434,7 @@ def _decide(
         "naive": {},
         "ways": {},
         "sites": 1,
-        "naive_batch": 128,
+        "naive_batch": NAIVE_BATCH,
         "layers": [],
         "probes": {},
         "alpha": None,
@@ -496,7 +497,18 @@ def _decide(
     ways = measure.choose_ways(run, forced, edits, s.n_choices, s.seq_len, first, most, s.random_state)
     memory = measure.memory_of(plan, s.seq_len, s.n_choices, 1, itemsize, s.n_choices)
     most = max((s.max_memory - memory.sequence - memory.weights) // max(memory.site, 1), 1)
-    count, seconds = measure.choose_chunk(run, edits, s.n_choices, s.seq_len, first, most, s.random_state)
+    count, seconds, cost = measure.choose_chunk(run, edits, s.n_choices, s.seq_len, first, most, s.random_state)
+    if s.conv == "auto" and cost * s.seq_len > measure.WORTH_COMPARING:
+        batch = max(min(NAIVE_BATCH, s.max_memory // max(memory.sequence, 1)), 1)
+        twin = evaluation_copy(model, device)
+        naively = measure.naive_is_faster(twin, X, args, device, cost / edits, batch)
+        if naively is not None:
+            decisions["naive_batch"] = batch
+            decisions["naive_model"] = (
+                f"that takes {1e3 * naively:.3g} ms a mutant on {device.type}, "
+                f"carrying differences {1e3 * cost / edits:.3g} ms"
+            )
+            return decisions
     decisions["ways"] = {str(i): w for i, w in ways.items()}
     decisions["sites"] = count
     if plan.sensing is not None:

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from yuzu._engine.gate import running
 from yuzu._engine.handlers.contract import Rule
 from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.handlers.convolution_ways import FEW_CHANNELS
@@ -27,6 +28,8 @@ CACHE_TARGET = {
 
 
 LONGEST_TRIAL = 0.2  # seconds
+BATCH_GAIN = 30  # times that a row in a large batch may be cheaper than a row alone
+WORTH_COMPARING = 0.1  # seconds for a sequence; below it nobody waits, and a call is mostly overhead
 TRIAL_PRODUCTS = {"cpu": 2e9}  # multiply-adds in one call of a way that is tried: about 13 ms on two cores
 
 
@@ -166,8 +169,8 @@ def _share(size: int, length: int, most: int) -> int:
 
 def choose_chunk(
     run: Run, edits: int, n_choices: int, length: int, first: int, most: int, seed: int
-) -> tuple[int, list[float]]:
-    """Sites carried at once that cost least per site, and the seconds of each node at that size.
+) -> tuple[int, list[float], float]:
+    """Sites carried at once that cost least per site, the seconds of each node at that size, and of a site.
 
     Tried are half of ``first`` and, as long as it is not plainly worse and quickly tried, twice as many again. Of sizes
     that are as good as each other the larger is taken: more sites make better products and fewer calls.
@@ -197,4 +200,29 @@ def choose_chunk(
             break
         size = larger
     # short sequences: the size was limited by the length, but a chunk may hold several sequences
-    return (min(first, most) if best == span < first else best), shares
+    return (min(first, most) if best == span < first else best), shares, best_cost
+
+
+def naive_is_faster(
+    model: torch.nn.Module,
+    X: torch.Tensor,
+    args: Sequence[torch.Tensor],
+    device: torch.device,
+    planned: float,
+    batch: int,
+) -> float | None:
+    """Seconds that the model itself takes for a mutant in a batch, if that is less than ``planned``; None if not.
+
+    A model that mixes all positions from the start leaves nothing to save.
+    """
+
+    def run(rows: int) -> float:
+        x, *rest = (t.to(device).expand(rows, *t.shape[1:]).contiguous() for t in (X, *args))
+        with running():
+            return min(_seconds(lambda: model(x, *rest), device) for _ in range(2)) / rows
+
+    # rows of a batch share what a single row pays for alone, but it was never more than this
+    if run(1) > BATCH_GAIN * planned:
+        return None
+    seconds = run(batch)
+    return seconds if seconds < planned else None
