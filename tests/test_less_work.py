@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import assert_right, errors, oracle, sequences
+from conftest import FLOAT64, assert_close, assert_right, errors, oracle, sequences
 from torch import nn
 
 import yuzu
@@ -136,6 +136,19 @@ def test_pools_stay_where_something_else_reads_what_they_would_overtake():
     assert operations(copy.deepcopy(model))[:3] == ["conv1d", "relu", "max_pool1d"]
     found = yuzu.yuzu_ism(model.double(), X, output="delta")
     assert_right(found, model, X, output="delta")
+
+
+def test_what_a_pool_comes_right_behind_is_still_read_by_others():
+    def forward(x, conv):
+        y = conv(x)
+        z = F.max_pool1d(y.relu(), 3)
+        return z * 2, y.mean(2), (y - 1).relu()
+
+    model = Model(forward, nn.Conv1d(4, 6, 5))
+    X = sequences(2, L)
+    found = operations(copy.deepcopy(model))
+    assert found.index("max_pool1d") < found.index("relu")
+    assert_right(yuzu.yuzu_ism(model.double(), X, output="delta"), model, X, output="delta")
 
 
 def test_a_pool_whose_places_are_read_is_right():
@@ -297,3 +310,110 @@ def test_a_model_is_compared_with_itself(device):
         assert measure.naive_is_faster(model, X, (), torch.device(device), 1e-12, 16) is None
         found = measure.naive_is_faster(model, X, (), torch.device(device), 10.0, 16)
     assert found is not None and 0 < found < 10
+
+
+def heads():
+    body = [nn.Conv1d(4, 6, 5, padding=2), nn.ReLU(), nn.MaxPool1d(2)]
+    yield "linear", nn.Sequential(*body, nn.Flatten(), nn.Linear(6 * (L // 2), 7), nn.Sigmoid())
+    yield "without a bias", nn.Sequential(*body, nn.Flatten(), nn.Linear(6 * (L // 2), 7, bias=False))
+    yield "tracks", nn.Sequential(*body, nn.Conv1d(6, 7, 3), nn.Softplus(), nn.Unflatten(2, (-1, 1)))
+    yield "grouped", nn.Sequential(*body, nn.Conv1d(6, 6, 3, groups=3))
+    yield "softmax", nn.Sequential(*body, nn.Flatten(), nn.Linear(6 * (L // 2), 7), nn.Softmax(1))
+
+
+@pytest.mark.parametrize("target", [0, -2, [4, 1], slice(1, 6, 2)])
+@pytest.mark.parametrize("name, model", list(heads()))
+def test_outputs_that_nobody_asked_for(name, model, target):
+    model = copy.deepcopy(model).double().eval()
+    X = sequences(2, L)
+    precomputation = yuzu.precompute(model, L)
+    for output in ("delta", "prediction", "l2"):
+        found = yuzu.yuzu_ism(model, X, precomputation, output=output, target=target)
+        assert_close(found, oracle(model, X, target=target)[output], FLOAT64, FLOAT64)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1.5)
+    found = yuzu.yuzu_ism(model, X, precomputation, output="delta", target=target)
+    assert_close(found, oracle(model, X, target=target)["delta"], FLOAT64, FLOAT64)
+    whole = yuzu.yuzu_ism(model, X, precomputation, output="delta")
+    assert_close(whole, oracle(model, X)["delta"], FLOAT64, FLOAT64)
+
+
+def test_only_the_chosen_rows_are_multiplied():
+    model = nn.Sequential(nn.Conv1d(4, 6, 5), nn.Flatten(), nn.Linear(6 * (L - 4), 50), nn.Tanh()).eval()
+    bound = yuzu.precompute(model, L).bind(model, L, 4, (), torch.device("cpu"))
+    narrowed = bound.narrowed([3, -1])
+    shapes = [node.shape for node in narrowed.plan.graph.nodes]
+    assert (2, 6 * (L - 4)) in shapes and (50, 6 * (L - 4)) not in shapes
+    assert narrowed.plan.graph.nodes[-1].shape == (None, 2)
+    assert bound.narrowed(slice(None)) is None, "all of them"
+    assert bound.narrowed([50]) is None, "there is none"
+
+
+def test_a_weight_that_is_used_twice_is_not_narrowed():
+    def tied(x, conv, linear):
+        y = conv(x).mean(2)
+        return linear(linear(y).relu())
+
+    model = Model(tied, nn.Conv1d(4, 6, 5), nn.Linear(6, 6)).double()
+    X = sequences(2, L)
+    found = yuzu.yuzu_ism(model, X, output="delta", target=2)
+    assert_close(found, oracle(model, X, target=2)["delta"], FLOAT64, FLOAT64)
+
+
+def over_channels(x, conv, norm):
+    return F.max_pool2d(norm(conv(x).relu()), (3, 1), 1, (1, 0))
+
+
+def fewer_channels(x, conv, norm):
+    return F.max_pool2d(norm(conv(x).relu()), (2, 1))
+
+
+def of_a_mask(x, conv, norm):
+    return F.max_pool1d(torch.sigmoid(conv(x) > 0), 2) * norm(conv(x))[:, :, :18]
+
+
+def of_whole_numbers(x, conv, norm):
+    return F.max_pool1d(torch.tanh((norm(conv(x)) * 3).round().long()), 2) * conv(x)[:, :, :18]
+
+
+@pytest.mark.parametrize("function", [over_channels, fewer_channels, of_a_mask, of_whole_numbers])
+def test_pools_that_cannot_go_first(function):
+    model = with_signs(Model(function, nn.Conv1d(4, 6, 5), nn.BatchNorm1d(6))).double()
+    X = sequences(2, L)
+    assert_right(yuzu.yuzu_ism(model, X, output="delta"), model, X, output="delta")
+
+
+def test_a_factor_of_another_dtype_leaves_the_kernel_its_own():
+    class Halved(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.back = nn.Conv1d(4, 1, 5), nn.ConvTranspose1d(1, 2, 3, stride=2)
+            self.scale = torch.tensor(0.5, dtype=torch.float64)
+
+        def forward(self, x):
+            return self.back(self.conv(x) * self.scale)
+
+    model = Halved().eval()
+    X = sequences(2, L)
+    found = yuzu.yuzu_ism(model, X, output="delta")
+    assert max(errors(found, yuzu.naive_ism(model, X, output="delta"))) < 1e-5
+
+
+def test_ways_are_tried_where_no_limit_is_set(monkeypatch):
+    monkeypatch.setattr(measure, "TRIAL_PRODUCTS", {})  # as on CUDA
+    model = chain(nn.ReLU())
+    X = sequences(2, L)
+    assert_right(yuzu.yuzu_ism(model.double(), X, output="delta"), model, X, output="delta")
+
+
+def test_what_is_made_from_weights_is_kept_once(monkeypatch):
+    model = chain(nn.ReLU(), nn.Conv1d(6, 16, 5), nn.ReLU(), tail=False)
+    X = sequences(1, 200)
+    precomputation = yuzu.precompute(model, 200)
+    yuzu.yuzu_ism(model, X, precomputation)
+    bound = precomputation.bind(model, 200, 4, (), torch.device("cpu"))
+    before = bound.derived.nbytes
+    for start in (0, 3, 50, 190):
+        yuzu.yuzu_ism(model, X, precomputation, start=start, end=start + 7)
+    assert bound.derived.nbytes == before, "windows of other widths need no other weights"

@@ -4,6 +4,7 @@ else.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -21,6 +22,7 @@ from yuzu._engine.capture import CaptureError, capture
 from yuzu._engine.graph import Graph, Weights
 from yuzu._engine.handlers.compressed_sensing import Sensing
 from yuzu._engine.model_copy import evaluation_copy, model_dtype, structure_key
+from yuzu._engine.narrow import narrow
 from yuzu._engine.plan import Plan, make_plan
 from yuzu._engine.precision import products
 from yuzu._engine.run import Derived, Run, keep_freed_memory
@@ -34,6 +36,7 @@ FORMAT = 1
 CONV = ("auto", "windows", "cyclic", "banded", "fold", "gaussian")
 PRECISIONS = ("highest", "high", "medium")
 CPU_MEMORY = 1 << 30
+NARROWED_KEPT = 16  # choices of outputs whose plans are kept for the next call
 NAIVE_BATCH = 128  # mutants in one forward pass where the whole model runs naively, as memory allows
 Args = tuple[torch.Tensor, ...]
 
@@ -234,6 +237,7 @@ class Bound:
         self.settings, self.decisions = precomputation.settings, precomputation.decisions
         self.derived = Derived()
         self._finite_plans: dict[tuple[int, ...], Plan] = {}
+        self._narrowed: dict[tuple[int, ...], Bound | None] = {}
 
     @property
     def model(self) -> torch.nn.Module:
@@ -251,6 +255,33 @@ class Bound:
                 dict.fromkeys(nodes, "its reference value is infinite or as large as a mask")
             )
         return self._finite_plans[key]
+
+    def narrowed(self, target: Any) -> Bound | None:
+        """The same for the outputs ``target`` alone, where the others need not be computed; None elsewhere."""
+        if self.plan is None or self.plan.senses or len(self.plan.graph.outputs) != 1:
+            return None
+        output = self.plan.graph.outputs[0]
+        shape = self.plan.graph.nodes[output].shape if isinstance(output, int) else None
+        if shape is None or len(shape) < 2 or shape[1] is None:
+            return None
+        places = range(shape[1])
+        try:
+            found = places[target] if isinstance(target, slice) else [places[t] for t in np.atleast_1d(target)]
+        except IndexError:
+            return None  # it is refused with the output at hand
+        chosen = tuple(found)
+        if chosen not in self._narrowed:
+            if len(self._narrowed) >= NARROWED_KEPT:
+                self._narrowed.clear()
+            graph = narrow(self.plan.graph, chosen) if 0 < len(chosen) < len(places) else None
+            self._narrowed[chosen] = None
+            if graph is not None:
+                other = self._narrowed[chosen] = copy.copy(self)
+                other.plan, other._finite_plans = make_plan(graph, self.plan.precision, self.plan.naive), {}
+                for mine, theirs in zip(self.plan.rules, other.plan.rules, strict=True):
+                    if mine is not None and theirs is not None:
+                        theirs.way = mine.way
+        return self._narrowed[chosen]
 
     def weights(self) -> Weights:
         """The model's weights at their values now."""

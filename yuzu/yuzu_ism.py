@@ -137,6 +137,11 @@ def run_planned(
     timings: tuple[list[Any], list[Any]] | None = None,
 ) -> Any:
     """`yuzu_ism` on checked input with a precomputation bound to a model."""
+    if selection.target is not None and selection.func is None:
+        narrowed = bound.narrowed(selection.target)
+        if narrowed is not None:
+            one = isinstance(selection.target, int | np.integer)
+            bound, selection = narrowed, Selection(None, 0 if one else None)
     plan = bound.plan
     if plan is None:
         begin = time.perf_counter()

@@ -72,6 +72,8 @@ class Node:
         Whether it depends on the letters of the mutated sequence.
     batched: bool
         Whether it depends on any input or on the batch size.
+    rows: tuple of int or None
+        Of a weight, the rows that are used; None for all.
     """
 
     index: int
@@ -87,6 +89,7 @@ class Node:
     dtype: torch.dtype | None = None
     mutated: bool = False
     batched: bool = False
+    rows: tuple[int, ...] | None = None
 
     @property
     def inputs(self) -> list[int]:

@@ -17,6 +17,7 @@ from yuzu._engine.handlers.contract import Rule
 from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.handlers.convolution_ways import FEW_CHANNELS
 from yuzu._engine.handlers.dense import OverPositions
+from yuzu._engine.handlers.pool import MaximumPool
 from yuzu._engine.plan import Plan
 from yuzu._engine.run import Run, Sites
 from yuzu._engine.window import Window
@@ -46,7 +47,7 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
     """An upper estimate from the widest windows of the plan, at the middle of the sequence and at its ends."""
     starts = sorted({0, max(length // 2 - width // 2, 0), max(length - width, 0)})
     windows = plan.windows(np.array(starts), width)
-    largest, standing, reference, weights = n_choices * width, 0, 0, 0
+    largest, standing, reference, tables, weights = n_choices * width, 0, 0, 0, 0
     for node in plan.graph.nodes:
         if node.shape is None or not node.batched:
             continue
@@ -61,15 +62,18 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
             source = windows[rule.sources[0]]
             sizes = rule.shape(source.width if source is not None else 1)
             kernel = sizes.kernel * sizes.channels_in * sizes.channels_out // sizes.groups
-            weights += 2 * kernel  # laid out anew, and a copy to notice changes
+            # laid out anew, and a copy to notice changes; the same of the kernel with factors in it
+            weights += (4 if rule.factors_before or rule.factors_after else 2) * kernel
             if rule.way == "fold" and sizes.channels_out <= FEW_CHANNELS:
                 largest = max(largest, sizes.width * sizes.kernel * sizes.channels_out)
+        elif isinstance(rule, MaximumPool):
+            tables += rule.geometry.kernel * whole
         elif isinstance(rule, OverPositions):
             weights += 2 * math.prod(plan.graph.nodes[rule.weight].shape or ())  # type: ignore[arg-type]
         largest = max(largest, size)
         if plan.readers[node.index] > 1:
             standing += size
-    return Memory((4 * largest + standing) * edits * itemsize, 3 * reference * itemsize, weights * itemsize)
+    return Memory((4 * largest + standing) * edits * itemsize, (3 * reference + tables) * itemsize, weights * itemsize)
 
 
 def example_sites(
@@ -132,7 +136,7 @@ def choose_ways(
             rule.way = forced if forced in rule.applicable(one.width if one is not None else 1) else "windows"
         elif one is not None and one.width > 0 and plan.graph.nodes[rule.sources[0]].kind != "sequence":
             work = max(rule.multiply_adds(run, one.width) * edits, 1)
-            count = max(min(4 * first, most, int(affordable / work)), first // 2, 1)
+            count = max(int(min(4 * first, max(affordable / work, first // 2), most)), 1)
             sites = example_sites(plan, count, edits, 1, n_choices, length, run, seed)
             window = run.set_sites(sites)[rule.sources[0]]
             assert window is not None
@@ -152,12 +156,15 @@ def _fastest(rule: Rule, run: Run, window: Window, sites: Sites, generator: torc
             made[shape] = torch.rand(size, dtype=dtype, generator=generator, device="cpu").to(run.device)
         return made[shape]
 
-    best, fastest = math.inf, rule.way
     ways = rule.ways(window)
-    for rule.way in ways if len(ways) > 1 else []:
+    if len(ways) < 2:
+        return rule.way
+    best, fastest = math.inf, rule.way
+    for way in ways:
+        rule.way = way
         taken = _least_seconds(rule.trial(run, window, random), run.device, 2, best)
         if taken < best:
-            best, fastest = taken, rule.way
+            best, fastest = taken, way
     run.forget(("measure", rule.node.index))
     return fastest
 

@@ -184,9 +184,10 @@ class Plan:
         follow one pattern.
         """
         key = positions.tobytes() + width.to_bytes(8, "little")
-        if key != self._reach[0]:
-            self._reach = (key, *self._find_reach(positions, width))
-        return self._reach[1:]
+        kept = self._reach  # read once: another thread may put its own there
+        if key != kept[0]:
+            kept = self._reach = (key, *self._find_reach(positions, width))
+        return kept[1:]
 
     def _find_reach(self, positions: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
         reach, regular = np.zeros(len(positions), dtype=bool), np.ones(len(positions), dtype=bool)

@@ -75,67 +75,79 @@ def pools_first(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list
     found: list[Node] = []
     new: dict[int, int] = {}
 
-    def add(node: Node, first: int | None = None, **changes: Any) -> int:
-        """Append a copy of ``node`` with its references renumbered; the first of them is ``first`` if given."""
-        args = map_refs(node.args, lambda ref: Ref(new[ref.index]) if ref.index in new else ref)
-        kwargs = map_refs(node.kwargs, lambda ref: Ref(new[ref.index]))
-        if first is not None:
-            args = (Ref(first), *args[1:])
-        found.append(dataclasses.replace(node, **{"index": len(found), "args": args, "kwargs": kwargs, **changes}))
-        return len(found) - 1
+    def add(node: Node) -> int:
+        node.index = len(found)
+        found.append(node)
+        return node.index
+
+    def copied(node: Node, first: int | None = None, **changes: Any) -> Node:
+        """A node that reads the new nodes, and ``first`` in the place of its first argument if that is given."""
+        given = node.args if first is None else node.args[1:]
+        args, kwargs = (map_refs(a, lambda ref: Ref(new[ref.index])) for a in (given, node.kwargs))
+        args = args if first is None else (Ref(first), *args)
+        return dataclasses.replace(node, args=args, kwargs=kwargs, **changes)
+
+    def multiplied(value: int, sign: int) -> Node:
+        target = torch.ops.aten.mul.Tensor
+        return dataclasses.replace(found[value], op="aten.mul", target=target, args=(Ref(value), Ref(sign)), kwargs={})
 
     for node in nodes:
         if node.index in late:
             continue
         if node.index not in moved:
-            new[node.index] = add(node)
+            new[node.index] = add(copied(node))
             continue
         behind = moved[node.index]
-        source = nodes[behind[0].args[0].index]
-        last = new[source.index]
-        weights = [n.args[1] for n in behind if n.op == BATCH_NORM and isinstance(n.args[1], Ref)]
-        sign = None
+        source = behind[0].args[0].index
+        weights = [Ref(new[n.args[1].index]) for n in behind if n.op == BATCH_NORM and isinstance(n.args[1], Ref)]
+        assert node.shape is not None
+        last = new[source]
         if weights:
-            assert node.shape is not None
-            target = Sign(len(node.shape) - 2)
-            sign = Node(0, "call", "yuzu.sign", target, tuple(weights), layer=node.layer, dtype=source.dtype)
-            sign.shape = (node.shape[1], *[1] * target.axes)
-            sign_at = add(sign)
-            times = dataclasses.replace(source, op="aten.mul", target=torch.ops.aten.mul.Tensor, kwargs={})
-            times.layer, times.value, times.key = node.layer, None, None
-            times.args = (Ref(-1), Ref(-1))
-            last = add(times, args=(Ref(last), Ref(sign_at)), kind="call")
-        last = add(node, last)
-        if sign is not None:
-            last = add(times, args=(Ref(last), Ref(sign_at)), kind="call", shape=node.shape)
+            axes = len(node.shape) - 2
+            shape = (node.shape[1], *[1] * axes)
+            sign = add(Node(0, "call", "yuzu.sign", Sign(axes), tuple(weights), shape=shape, dtype=node.dtype))
+            last = add(dataclasses.replace(multiplied(last, sign), layer=node.layer))
+        last = add(copied(node, last))
+        if weights:
+            last = add(multiplied(last, sign))
         for each in behind:
-            last = add(each, last, shape=node.shape)
+            last = add(copied(each, last, shape=node.shape))
         new[node.index] = last
     return found, [new[o] if isinstance(o, int) else o for o in outputs]
 
 
 def _overtaken(pool: Node, nodes: list[Node], readers: list[int]) -> list[Node]:
     """The nodes before ``pool`` that it can go in front of, in their order."""
+    spatial = 1 if "1d" in pool.op else 2
+    if len(pool.shape or ()) != spatial + 2:
+        return []  # without a batch axis, channels would be pooled
     chain: list[Node] = []
     at = nodes[pool.args[0].index]
-    while readers[at.index] == 1 and at.mutated and _ordered(at, nodes) and at.dtype == pool.dtype:
+    while readers[at.index] == 1 and at.mutated and _ordered(at, nodes):
         chain.insert(0, at)
         at = nodes[at.args[0].index]
     while chain and chain[0].op == BATCH_NORM:
-        at = chain.pop(0)  # right behind a convolution it costs nothing
-    normed = [i for i, n in enumerate(chain) if n.op == BATCH_NORM]
-    before = at
+        chain.pop(0)  # right behind a convolution it costs nothing
+    norms = [i for i, n in enumerate(chain) if n.op == BATCH_NORM]
+    if norms and not _behind_convolution(chain[0], nodes, readers):
+        return chain[norms[-1] + 1 :]  # the factor would be one more pass over all positions
+    return chain
+
+
+def _behind_convolution(node: Node, nodes: list[Node], readers: list[int]) -> bool:
+    """Whether a node reads a convolution that nothing else reads, perhaps through batch norms."""
+    before = nodes[node.args[0].index]
     while before.op == BATCH_NORM:
         before = nodes[before.args[0].index]
-    if normed and (before.op not in CONVOLUTIONS or readers[before.index] > 1):
-        chain = chain[normed[-1] + 1 :]  # the factor would be one more pass over all positions
-    return chain
+    return before.op in CONVOLUTIONS and readers[before.index] == 1
 
 
 def _ordered(node: Node, nodes: list[Node]) -> bool:
     """Whether a node is a function of one tensor, never falling in some channels and never rising in the others."""
     if node.kind != "call" or not node.args or not isinstance(node.args[0], Ref):
         return False
+    if nodes[node.args[0].index].dtype != node.dtype:
+        return False  # of a mask or whole numbers
     if node.op == BATCH_NORM:
         others = [nodes[r.index] for r in node.args[1:5] if isinstance(r, Ref)]
         return all(n.kind == "weight" and n.dtype == node.dtype for n in others)

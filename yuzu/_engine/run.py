@@ -163,7 +163,8 @@ class Run:
         if node.kind == "extra":
             return args[node.key]
         if node.kind == "weight":
-            return self.weights[node.key]
+            weight = self.weights[node.key]
+            return weight if node.rows is None else weight[list(node.rows)]
         assert node.value is not None
         value = node.value.to(self.device)
         # a table made in forward follows the sequences' dtype, as verification in float64 wants it

@@ -174,7 +174,9 @@ def product(view: View) -> Rule | str:
         return Scaled(view, layout, factor)
     sizes = view.shape_of(other)
     aligned = (1,) * (view.rank - len(sizes)) + sizes
-    in_channels = view.layout(other) == CONSTANT and aligned == (1, view.shape[1], *[1] * (view.rank - 2))
+    in_channels = (
+        bool(sizes) and view.layout(other) == CONSTANT and aligned == (1, view.shape[1], *[1] * (view.rank - 2))
+    )
 
     def per_channel(run: Run) -> tuple[torch.Tensor, list[torch.Tensor]]:
         value = run.value(other.index)

@@ -92,12 +92,14 @@ class Rule:
         Shown in the summary.
     way: str
         The one of `all_ways` that is used, if it has several.
+    reads_lowered: bool
+        Whether it copes with differences in the dtype of lowered products, and returns them in the node's own.
     """
 
     family = "naive"
     aliases = False
     way = ""
-    reads_lowered = False  # copes with differences in the dtype of lowered products; its result is in the node's own
+    reads_lowered = False
 
     def __init__(self, view: View, layout: Layout) -> None:
         self.node = view.node

@@ -108,7 +108,7 @@ class Convolution(Rule):
                 kernel = kernel * factor[:, None, None]
             for factor, _ in before:
                 kernel = kernel * factor[:, None]
-            return kernel
+            return kernel.to(weight.dtype)
 
         return run.derived(("scaled kernel", self.node.index), sources, make), sources
 

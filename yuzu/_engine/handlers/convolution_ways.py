@@ -75,8 +75,7 @@ class Call:
 
     def derived(self, way: str, make: Callable[[], Any]) -> Any:
         """Something made from the kernel, kept while the weights stay."""
-        shape = (self.x.shape[2], self.x.dtype)
-        return self.run.derived((self.key, way, shape), self.sources, make)
+        return self.run.derived((self.key, way, self.dtype), self.sources, make)
 
 
 def product(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -216,17 +215,23 @@ def _fold_few(call: Call, x: torch.Tensor) -> torch.Tensor:
     """With few output channels the parts are laid out ``(k, Cout, N, w)``, so that each addition runs along memory."""
     n, w, cin = x.shape
     cout, _, k = call.kernel.shape
-    precision = call.run.precision
     if w * k >= MANY_PARTS:
         return _fold_diagonals(call, x)
-    taps = call.derived(
-        "fold", lambda: lowered(call.kernel.flip(2).permute(2, 0, 1).reshape(k * cout, cin), precision).contiguous()
-    )
+    taps = _few_taps(call)
     parts = (taps @ x.view(n * w, cin).T.to(taps.dtype)).view(k, cout, n, w)
     result = x.new_zeros(cout, n, w + call.reach, dtype=call.kernel.dtype)
     for t in range(k):
         result[:, :, t * call.dilation : t * call.dilation + w] += parts[t]
     return result.permute(1, 2, 0).contiguous()
+
+
+def _few_taps(call: Call) -> torch.Tensor:
+    """``(k * Cout, Cin)``"""
+
+    def make() -> torch.Tensor:
+        return lowered(call.kernel.flip(2).permute(2, 0, 1).flatten(0, 1), call.run.precision).contiguous()
+
+    return call.derived("few", make)
 
 
 def _fold_diagonals(call: Call, x: torch.Tensor) -> torch.Tensor:
@@ -239,10 +244,7 @@ def _fold_diagonals(call: Call, x: torch.Tensor) -> torch.Tensor:
     n, w, cin = x.shape
     cout, _, k = call.kernel.shape
     v = w + call.reach
-    taps = call.derived(
-        "diagonals",
-        lambda: lowered(call.kernel.flip(2).permute(2, 0, 1).reshape(k * cout, cin), call.run.precision).contiguous(),
-    )
+    taps = _few_taps(call)
     rows = x.to(taps.dtype).transpose(1, 2)
     at_once = max(PARTS_AT_ONCE // (k * cout * v), 1)
     parts = torch.zeros(at_once, k * cout, v, dtype=taps.dtype, device=x.device)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 DENSE_WAYS = ("slices", "positions")
+LEAST_SPREAD = 4  # positions that the windows of one block may move on, or their width if that is more
 
 
 class OnChannels(Rule):
@@ -76,9 +77,7 @@ class OverPositions(Rule):
         return DENSE_WAYS
 
     def ways(self, window: Window) -> list[str]:
-        starts = len(np.unique(window.start))
-        sparse = int(np.ptp(window.start)) > 2 * (window.width + starts)
-        return ["slices"] if starts == 1 or sparse else ["slices", "positions"]
+        return ["slices"] if (window.start == window.start[0]).all() else ["slices", "positions"]
 
     def multiply_adds(self, run: Run, width: int) -> int:
         (layout,) = self.source_layouts
@@ -127,7 +126,7 @@ class OverPositions(Rule):
         matrix = weight if as_it_lies else run.derived(("dense", self.node.index), [weight], position_major)
         runs, order = window.cached(("slices", x.device), lambda: _even_runs(window, x.device))
         x = x if order is None else x.index_select(0, order.there)
-        if self.way == "positions" and "positions" in window.cached("dense ways", lambda: self.ways(window)):
+        if self.way == "positions":
             result = _by_positions(x, matrix, window, order, layout.outer * layout.inner)
         else:
             result = _by_slices(x, matrix, runs, window.width, layout.outer * layout.inner)
@@ -206,22 +205,30 @@ def _by_positions(
     start, first, stop = (
         array if order is None else array[order.sites] for array in (window.start, window.first, window.stop)
     )
-    low, high = int(start[0]), int(start[-1]) + window.width
-    # each site's window where it lies among all positions of the chunk; what is not written is not read
-    spread = x.new_empty(sites, rows, (high - low) * channels, dtype=matrix.dtype)
-    borders = [0, *(np.flatnonzero(np.diff(start)) + 1).tolist(), sites]
-    for begin, end in itertools.pairwise(borders):
-        place = (int(start[begin]) - low) * channels
-        spread[begin:end, :, place : place + window.width * channels] = x[begin:end]
-    flat = spread.view(sites * rows, -1)
-    result = x.new_zeros(sites * rows, matrix.shape[0])
+    width, outputs = window.width, matrix.shape[0]
     # neighbours' windows move on together: those that reach a position stand together, and only they have any there
     ends = np.maximum.accumulate(np.where(stop > first, stop, start))
-    for q in range(low, high):
-        begin, end = int(np.searchsorted(ends, q, "right")), int(np.searchsorted(start, q, "right"))
-        if end > begin:
-            there = flat[begin * rows : end * rows, (q - low) * channels : (q - low + 1) * channels]
-            add_product(result[begin * rows : end * rows], there, matrix[:, q * channels : (q + 1) * channels].T)
+    result = x.new_zeros(sites * rows, outputs)
+    at = 0
+    while at < sites:
+        low = int(start[at])
+        last = int(np.searchsorted(start, low + max(width, LEAST_SPREAD), "right"))  # what is spread out stays small
+        starts, some_ends = start[at:last], ends[at:last]
+        high = int(starts[-1]) + width
+        # each site's window where it lies among all positions; what is not written is not read
+        spread = x.new_empty(last - at, rows, (high - low) * channels, dtype=matrix.dtype)
+        borders = [0, *(np.flatnonzero(np.diff(starts)) + 1).tolist(), last - at]
+        for begin, end in itertools.pairwise(borders):
+            place = (int(starts[begin]) - low) * channels
+            spread[begin:end, :, place : place + width * channels] = x[at + begin : at + end]
+        flat, total = spread.flatten(0, 1), result[at * rows : last * rows]
+        for q in range(low, high):
+            begin, end = int(np.searchsorted(some_ends, q, "right")), int(np.searchsorted(starts, q, "right"))
+            if end > begin:
+                there = flat[begin * rows : end * rows, (q - low) * channels : (q - low + 1) * channels]
+                weight = matrix[:, q * channels : (q + 1) * channels].T
+                add_product(total[begin * rows : end * rows], there, weight)
+        at = last
     return result.view(sites, rows, -1)
 
 

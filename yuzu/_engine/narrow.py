@@ -1,0 +1,65 @@
+"""Leaves out the outputs that nobody asked for: only the chosen rows of the last layer's weight are used."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from yuzu._engine.graph import Graph, Node, Ref
+
+LAST_LAYERS = {"aten.linear", "aten.conv1d"}
+
+
+def narrow(graph: Graph, chosen: tuple[int, ...]) -> Graph | None:
+    """The graph of a model with one output tensor ``(N, T, ...)``, with only the rows ``chosen`` of the axis ``T``.
+
+    Nodes keep their places. None where that axis is not made by a linear layer or a convolution with weights of its
+    own, followed by nothing but functions of single numbers and new axes behind it.
+    """
+    if len(graph.outputs) != 1 or not isinstance(graph.outputs[0], int):
+        return None
+    nodes = list(graph.nodes)
+    at = nodes[graph.outputs[0]]
+    readers = [len(c) for c in graph.consumers]
+    readers[at.index] += 1
+    after: list[Node] = []
+    while at.op not in LAST_LAYERS:
+        if not _keeps_rows(at) or readers[at.index] != 1:
+            return None
+        after.append(at)
+        at = nodes[at.args[0].index]
+    if readers[at.index] != 1 or not _makes_rows(at):
+        return None
+    weights = [at.args[1], at.argument(2, "bias")]
+    for ref in weights:
+        if ref is None:
+            continue
+        weight = nodes[ref.index]
+        if weight.kind != "weight" or readers[weight.index] != 1 or weight.shape is None or weight.rows is not None:
+            return None
+        nodes[weight.index] = dataclasses.replace(weight, rows=chosen, shape=(len(chosen), *weight.shape[1:]))
+    for node in (at, *after):
+        assert node.shape is not None
+        nodes[node.index] = dataclasses.replace(node, shape=(node.shape[0], len(chosen), *node.shape[2:]))
+    return Graph(nodes, graph.outputs, graph.rebuild, graph.container, graph.road)
+
+
+def _makes_rows(node: Node) -> bool:
+    """Whether each row of the weight makes one of the result's axis 1."""
+    if node.op == "aten.linear":
+        return len(node.shape or ()) == 2
+    return node.argument(6, "groups", 1) == 1
+
+
+def _keeps_rows(node: Node) -> bool:
+    """Whether a node is a function of one tensor that does the same for every row of axis 1."""
+    if node.kind != "call" or not node.args or not isinstance(node.args[0], Ref) or len(node.inputs) != 1:
+        return False
+    if node.op == "aten.unsqueeze":
+        rank = len(node.shape or ())
+        return node.args[1] % rank > 1
+    return torch.Tag.pointwise in getattr(node.target, "tags", ())
+
+
+__all__ = ["narrow"]
