@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from yuzu._engine.gate import running
 from yuzu._engine.model_copy import evaluation_copy, model_dtype
 from yuzu._engine.precision import products
+from yuzu._engine.run import keep_freed_memory
 from yuzu.errors import YuzuError
 from yuzu.inputs import (
     argument_kinds,
@@ -85,6 +86,7 @@ def run_naively(
     as_numpy: bool,
 ) -> Any:
     """`naive_ism` on checked input and an evaluation copy of the model on ``device``."""
+    keep_freed_memory()
     scores = Scores(output, len(X), mutations.result_shape, result_dtype(X.dtype))
     letters = letters_of(X).to(device)
     for i in tqdm(range(len(X)), disable=not verbose, desc="naive ISM", unit="sequence"):
