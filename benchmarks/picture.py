@@ -40,7 +40,7 @@ def draw(results: dict[str, Any], path: Path) -> bool:
             name, colour = SERIES[label]
             row, y = case["rows"][label], top + (place + 0.5) * BAR
             if "seconds" not in row:
-                why = "not available" if row["failure"].startswith("not available") else "failed"
+                why = "not available" if row["failure"].startswith("not available") else "not measured"
                 axes.text(left * 1.05, y, f"{name}: {why}", va="center", fontsize=6, color="#444444")
                 continue
             value, (low, high) = row["seconds_per_sequence"], row["range"]
