@@ -30,7 +30,7 @@ CACHE_TARGET = {
 
 LONGEST_TRIAL = 0.2  # seconds
 BATCH_GAIN = 30  # times that a row in a large batch may be cheaper than a row alone
-WORTH_COMPARING = 0.1  # seconds for a sequence; below it nobody waits, and a call is mostly overhead
+WORTH_COMPARING = 0.02  # seconds for a sequence; below it nobody waits, and a call is mostly overhead
 TRIAL_PRODUCTS = {"cpu": 2e9}  # multiply-adds in one call of a way that is tried: about 13 ms on two cores
 
 
