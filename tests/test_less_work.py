@@ -291,7 +291,7 @@ def test_what_carrying_differences_cannot_speed_up_runs_naively(monkeypatch, tmp
     X = sequences(2, L)
     monkeypatch.setattr(measure, "WORTH_COMPARING", 0.0)
     kept = yuzu.precompute(model, L)
-    monkeypatch.setattr(measure, "naive_is_faster", lambda *args: 1e-9)
+    monkeypatch.setattr(measure, "naive_is_faster", lambda *args: (1e-9, 7))
     precomputation = yuzu.precompute(model, L)
     assert "runs naively: that takes" in precomputation.summary()
     precomputation.save(tmp_path / "naive.yuzu")
@@ -309,7 +309,7 @@ def test_a_model_is_compared_with_itself(device):
     with torch.no_grad():
         assert measure.naive_is_faster(model, X, (), torch.device(device), 1e-12, 16) is None
         found = measure.naive_is_faster(model, X, (), torch.device(device), 10.0, 16)
-    assert found is not None and 0 < found < 10
+    assert found is not None and 0 < found[0] < 10 and found[1] == 16
 
 
 def heads():

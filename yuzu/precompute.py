@@ -37,7 +37,7 @@ CONV = ("auto", "windows", "cyclic", "banded", "fold", "gaussian")
 PRECISIONS = ("highest", "high", "medium")
 CPU_MEMORY = 1 << 30
 NARROWED_KEPT = 16  # choices of outputs whose plans are kept for the next call
-NAIVE_BATCH = 128  # mutants in one forward pass where the whole model runs naively, as memory allows
+NAIVE_BATCH = 128  # mutants in one forward pass of a model that could not be captured
 Args = tuple[torch.Tensor, ...]
 
 
@@ -531,13 +531,13 @@ def _decide(
     most = max((s.max_memory - memory.sequence - memory.weights) // max(memory.site, 1), 1)
     count, seconds, cost = measure.choose_chunk(run, edits, s.n_choices, s.seq_len, first, most, s.random_state)
     if s.conv == "auto" and cost * s.seq_len > measure.WORTH_COMPARING:
-        batch = max(min(NAIVE_BATCH, s.max_memory // max(memory.sequence, 1)), 1)
+        most = max(s.max_memory // max(memory.sequence, 1), 1)
         twin = evaluation_copy(model, device)
-        naively = measure.naive_is_faster(twin, X, args, device, cost / edits, batch)
+        naively = measure.naive_is_faster(twin, X, args, device, cost / edits, most)
         if naively is not None:
-            decisions["naive_batch"] = batch
+            seconds_naively, decisions["naive_batch"] = naively
             decisions["naive_model"] = (
-                f"that takes {1e3 * naively:.3g} ms a mutant on {device.type}, "
+                f"that takes {1e3 * seconds_naively:.3g} ms a mutant on {device.type}, "
                 f"carrying differences {1e3 * cost / edits:.3g} ms"
             )
             return decisions

@@ -29,6 +29,7 @@ CACHE_TARGET = {
 
 
 LONGEST_TRIAL = 0.2  # seconds
+NAIVE_BATCHES = (128, 512)
 BATCH_GAIN = 30  # times that a row in a large batch may be cheaper than a row alone
 WORTH_COMPARING = 0.02  # seconds for a sequence; below it nobody waits, and a call is mostly overhead
 TRIAL_PRODUCTS = {"cpu": 2e9}  # multiply-adds in one call of a way that is tried: about 13 ms on two cores
@@ -216,9 +217,10 @@ def naive_is_faster(
     args: Sequence[torch.Tensor],
     device: torch.device,
     planned: float,
-    batch: int,
-) -> float | None:
-    """Seconds that the model itself takes for a mutant in a batch, if that is less than ``planned``; None if not.
+    most: int,
+) -> tuple[float, int] | None:
+    """Seconds that the model itself takes for a mutant, and in which batch of up to ``most``, if that is less than
+    ``planned``; None if not.
 
     A model that mixes all positions from the start leaves nothing to save.
     """
@@ -231,5 +233,5 @@ def naive_is_faster(
     # rows of a batch share what a single row pays for alone, but it was never more than this
     if run(1) > BATCH_GAIN * planned:
         return None
-    seconds = run(batch)
-    return seconds if seconds < planned else None
+    seconds, batch = min((run(batch), batch) for batch in {min(size, most) for size in NAIVE_BATCHES})
+    return (seconds, batch) if seconds < planned else None
