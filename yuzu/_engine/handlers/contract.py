@@ -21,7 +21,7 @@ import torch
 
 from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout
 from yuzu._engine.graph import Graph, Node, Ref, refs_of
-from yuzu._engine.window import Integers, Window, union
+from yuzu._engine.window import Geometry, Integers, Window, union
 
 if TYPE_CHECKING:
     from yuzu._engine.run import Run
@@ -149,6 +149,20 @@ class Rule:
         return ""
 
 
+class Reading(Rule):
+    """A rule of one source, whose result at ``j`` reads the positions that its ``geometry`` says."""
+
+    geometry: Geometry
+
+    def window(self, windows: Spans) -> tuple[Integers, Integers]:
+        (window,) = windows
+        assert window is not None
+        return self.geometry.outputs_of(window.first, window.stop)
+
+    def needed(self, low: int, high: int) -> list[tuple[int, int]]:
+        return [self.geometry.inputs_of(low, high)]
+
+
 Handler = Callable[[View], "Rule | str"]
 _REGISTRY: dict[str, Handler] = {}
 
@@ -234,6 +248,7 @@ __all__ = [
     "CONSTANT",
     "ROWS",
     "Handler",
+    "Reading",
     "Rule",
     "View",
     "find_rule",

@@ -16,7 +16,7 @@ import torch
 
 from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, rewindow
 from yuzu._engine.graph import Ref
-from yuzu._engine.handlers.contract import Rule, Spans, View, handles, spatial_axis
+from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles, spatial_axis
 from yuzu._engine.handlers.convolution_ways import WAYS, Call, Shape, convolve_rows, lowered, table
 from yuzu._engine.window import Geometry, Integers, Window
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ChannelFactor = Callable[["Run"], "tuple[torch.Tensor, list[torch.Tensor]]"]
 
 
-class Convolution(Rule):
+class Convolution(Reading):
     """``conv1d``, or ``conv2d`` with one axis of positions, on windows."""
 
     family = "convolution"
@@ -79,14 +79,6 @@ class Convolution(Rule):
         call = Call(run, ("measure", self.node.index), x, window, kernel, sources, g.dilation, self.groups)
         call.lowered_result = self.lowered_result
         return lambda: WAYS[self.way].run(call)
-
-    def window(self, windows: Spans) -> tuple[Integers, Integers]:
-        (window,) = windows
-        assert window is not None
-        return self.geometry.outputs_of(window.first, window.stop)
-
-    def needed(self, low: int, high: int) -> list[tuple[int, int]]:
-        return [self.geometry.inputs_of(low, high)]
 
     def kernel(self, weight: torch.Tensor) -> torch.Tensor:
         """The weight as ``(Cout, Cin, k)``; a second axis that is read whole counts as channels."""

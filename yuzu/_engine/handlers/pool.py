@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from yuzu._engine.delta import ROWS, Change, Layout, read_windows, rewindow
-from yuzu._engine.handlers.contract import Rule, Spans, View, handles, spatial_axis
+from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles, spatial_axis
 from yuzu._engine.handlers.elementwise import OnRows
 from yuzu._engine.window import Geometry, Integers, Window
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from yuzu._engine.run import Run
 
 
-class Pool(Rule):
+class Pool(Reading):
     """What maximum and average share: windows aligned to the stride, and the taps that each output position
     reads.
     """
@@ -36,14 +36,6 @@ class Pool(Rule):
     def __init__(self, view: View, layout: Layout, geometry: Geometry) -> None:
         super().__init__(view, layout)
         self.geometry = geometry
-
-    def window(self, windows: Spans) -> tuple[Integers, Integers]:
-        (window,) = windows
-        assert window is not None
-        return self.geometry.outputs_of(window.first, window.stop)
-
-    def needed(self, low: int, high: int) -> list[tuple[int, int]]:
-        return [self.geometry.inputs_of(low, high)]
 
     def phases(self, before: Window, window: Window) -> list[Phase]:
         """The sites whose windows before and after the pool lie alike: in the middle of a sequence runs of equal

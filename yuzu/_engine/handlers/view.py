@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from yuzu._engine.delta import ROWS, Change, Layout, rewindow
 from yuzu._engine.graph import Ref
-from yuzu._engine.handlers.contract import Rule, Spans, View, handles
+from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles
 from yuzu._engine.window import Geometry, Integers, Window
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class Regrouped(Rule):
         return tensor.reshape(*tensor.shape[:3], *self.rest)
 
 
-class Split(Rule):
+class Split(Reading):
     """Positions taken in groups, ``L -> (L / size, size)``: the window grows to whole groups.
 
     What was behind the positions stays behind the group, and may be merged with it.
@@ -152,14 +152,6 @@ class Split(Rule):
         self.geometry = Geometry(size, size, 0, 1, layout.length * size, layout.length)
         self.before = sizes[1 : layout.axis]
         self.after = sizes[layout.axis + 1 :]  # of the group and what was behind the positions
-
-    def window(self, windows: Spans) -> tuple[Integers, Integers]:
-        (window,) = windows
-        assert window is not None
-        return self.geometry.outputs_of(window.first, window.stop)
-
-    def needed(self, low: int, high: int) -> list[tuple[int, int]]:
-        return [self.geometry.inputs_of(low, high)]
 
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
@@ -191,7 +183,7 @@ def expand(view: View) -> Rule | str:
     return Rearranged(view, layout, lambda rows: rows.expand(_shape_with(shape, axis, rows.shape[0], rows.shape[axis])))
 
 
-class Moved(Rule):
+class Moved(Reading):
     """Crops, strides and pads along positions: output ``j`` is input ``j*s - p``."""
 
     family = "view"
@@ -206,14 +198,6 @@ class Moved(Rule):
     ) -> None:
         super().__init__(view, layout)
         self.geometry, self.rest = geometry, rest
-
-    def window(self, windows: Spans) -> tuple[Integers, Integers]:
-        (window,) = windows
-        assert window is not None
-        return self.geometry.outputs_of(window.first, window.stop)
-
-    def needed(self, low: int, high: int) -> list[tuple[int, int]]:
-        return [self.geometry.inputs_of(low, high)]
 
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from yuzu._engine.delta import Change, Layout, rewindow
-from yuzu._engine.handlers.contract import Rule, Spans, View
-from yuzu._engine.window import Geometry, Integers, Window
+from yuzu._engine.handlers.contract import Reading, View
+from yuzu._engine.window import Geometry, Window
 
 if TYPE_CHECKING:
     from yuzu._engine.run import Run
 
 
-class Windowed(Rule):
+class Windowed(Reading):
     """A pool, filter or other operation of one's own along positions.
 
     Parameters
@@ -59,14 +59,6 @@ class Windowed(Rule):
         super().__init__(view, Layout("windows", before.axis, view.shape[before.axis]))
         self.geometry = Geometry(kernel, stride, padding, dilation, before.length, self.layout.length)
         self.function, self.fill = function, fill
-
-    def window(self, windows: Spans) -> tuple[Integers, Integers]:
-        (window,) = windows
-        assert window is not None
-        return self.geometry.outputs_of(window.first, window.stop)
-
-    def needed(self, low: int, high: int) -> list[tuple[int, int]]:
-        return [self.geometry.inputs_of(low, high)]
 
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
