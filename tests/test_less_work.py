@@ -14,8 +14,8 @@ import yuzu
 from yuzu._engine import measure
 from yuzu._engine.handlers import convolution_ways
 from yuzu._engine.handlers.dense import DENSE_WAYS
+from yuzu.bound import Bound
 from yuzu.mutations import Mutations, batches
-from yuzu.precompute import Bound
 
 L = 40
 # what the check of precompute finds wrong would run naively, and be right all the same

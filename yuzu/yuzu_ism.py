@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from yuzu._engine.precision import products
 from yuzu._engine.run import Reference, Run, keep_freed_memory
+from yuzu.bound import Bound
 from yuzu.inputs import (
     check_args,
     check_count,
@@ -23,7 +24,7 @@ from yuzu.inputs import (
 )
 from yuzu.mutations import Mutations, batches, letters_of
 from yuzu.naive_ism import run_naively
-from yuzu.precompute import Bound, obtain
+from yuzu.precompute import obtain
 from yuzu.scores import Scores, Selection, difference, result_dtype
 
 

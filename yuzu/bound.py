@@ -1,0 +1,119 @@
+"""A precomputation put to use with one model."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from yuzu._engine import measure
+from yuzu._engine.graph import Weights
+from yuzu._engine.model_copy import evaluation_copy
+from yuzu._engine.narrow import narrow
+from yuzu._engine.plan import Plan, make_plan
+from yuzu._engine.run import Derived
+from yuzu.errors import YuzuError
+from yuzu.mutations import Mutations
+
+if TYPE_CHECKING:
+    from yuzu.precompute import Precomputation
+
+NARROWED_KEPT = 16  # choices of outputs whose plans are kept for the next call
+
+
+class Bound:
+    """A precomputation together with one model: the plan on its own graph, and tensors derived from its
+    weights.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, plan: Plan | None, precomputation: Precomputation, device: torch.device
+    ) -> None:
+        self._model = weakref.ref(model)
+        self.plan, self.device = plan, device
+        self.settings, self.decisions = precomputation.settings, precomputation.decisions
+        self.derived = Derived()
+        self._finite_plans: dict[tuple[int, ...], Plan] = {}
+        self._narrowed: dict[tuple[int, ...], Bound | None] = {}
+
+    @property
+    def model(self) -> torch.nn.Module:
+        model = self._model()
+        if model is None:
+            raise YuzuError("model no longer exists")
+        return model
+
+    def plan_without(self, nodes: list[int]) -> Plan:
+        """The plan with some nodes, whose reference is not finite, run naively."""
+        assert self.plan is not None
+        key = tuple(nodes)
+        if key not in self._finite_plans:
+            self._finite_plans[key] = self.plan.without(
+                dict.fromkeys(nodes, "its reference value is infinite or as large as a mask")
+            )
+        return self._finite_plans[key]
+
+    def narrowed(self, target: Any) -> Bound | None:
+        """The same for the outputs ``target`` alone, where the others need not be computed; None elsewhere."""
+        if self.plan is None or self.plan.senses or len(self.plan.graph.outputs) != 1:
+            return None
+        output = self.plan.graph.outputs[0]
+        shape = self.plan.graph.nodes[output].shape if isinstance(output, int) else None
+        if shape is None or len(shape) < 2 or shape[1] is None:
+            return None
+        places = range(shape[1])
+        try:
+            found = places[target] if isinstance(target, slice) else [places[t] for t in np.atleast_1d(target)]
+        except IndexError:
+            return None  # it is refused with the output at hand
+        chosen = tuple(found)
+        if chosen not in self._narrowed:
+            if len(self._narrowed) >= NARROWED_KEPT:
+                self._narrowed.clear()
+            graph = narrow(self.plan.graph, chosen) if 0 < len(chosen) < len(places) else None
+            self._narrowed[chosen] = None
+            if graph is not None:
+                other = self._narrowed[chosen] = copy.copy(self)
+                other.plan, other._finite_plans = make_plan(graph, self.plan.precision, self.plan.naive), {}
+                for mine, theirs in zip(self.plan.rules, other.plan.rules, strict=True):
+                    if mine is not None and theirs is not None:
+                        theirs.way = mine.way
+        return self._narrowed[chosen]
+
+    def weights(self) -> Weights:
+        """The model's weights at their values now."""
+        return Weights(self.model, self.device)
+
+    def twin(self) -> torch.nn.Module:
+        """An evaluation copy of the model, for running it naively."""
+        return evaluation_copy(self.model, self.device)
+
+    @property
+    def naive_batch(self) -> int:
+        """Mutants in one forward pass where the whole model runs naively."""
+        return int(self.decisions["naive_batch"])
+
+    def memory(self, mutations: Mutations) -> measure.Memory:
+        assert self.plan is not None
+        s = self.settings
+        edits = s.n_choices if mutations.substitutions else 1
+        itemsize = torch.empty(0, dtype=getattr(torch, s.dtype.removeprefix("torch."))).element_size()
+        return measure.memory_of(self.plan, s.seq_len, s.n_choices, mutations.width, itemsize, edits)
+
+    def sites_at_once(self, mutations: Mutations) -> int:
+        """How many sites a chunk holds."""
+        memory = self.memory(mutations)
+        room = self.settings.max_memory - memory.sequence - memory.weights
+        count = int(self.decisions["sites"])
+        if mutations.width > 1 or not mutations.substitutions:
+            count = count * max(self.settings.n_choices - 1, 1)
+        return max(min(count, room // max(memory.site, 1)), 1)
+
+    def sequences_at_once(self, mutations: Mutations) -> int:
+        """How many sequences are carried at once: enough to fill a chunk, as memory allows."""
+        memory = self.memory(mutations)
+        wanted = max(self.sites_at_once(mutations) // max(len(mutations.positions), 1), 1)
+        return max(min(wanted, self.settings.max_memory // (2 * max(memory.sequence, 1))), 1)
