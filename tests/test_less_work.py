@@ -258,20 +258,41 @@ def test_medium_precision_where_differences_stay_in_bfloat16(conv, device):
     assert 1e-5 < wrong < 2e-2, "products in bfloat16, and only those"
 
 
-@pytest.mark.parametrize("dilation", [1, 3])
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("at_once", [1, 1 << 12])
-def test_few_channels_summed_along_diagonals(dilation, channels, at_once, monkeypatch, device):
-    monkeypatch.setattr(convolution_ways, "MANY_PARTS", 1)
-    monkeypatch.setattr(convolution_ways, "PARTS_AT_ONCE", at_once)
+@pytest.mark.parametrize("dilation", [1, 3, 50])
+@pytest.mark.parametrize("channels", [1, 3, 8])
+@pytest.mark.parametrize("kernel", [1, 2, 7, 30])
+@pytest.mark.parametrize("way", ["banded", "fold"])
+def test_few_output_channels(dilation, channels, kernel, way, device):
+    reach = (kernel - 1) * dilation
     model = nn.Sequential(
-        nn.Conv1d(4, 6, 5, padding=2), nn.ReLU(), nn.Conv1d(6, channels, 7, padding=4, dilation=dilation)
+        nn.Conv1d(4, 6, 5, padding=2), nn.ReLU(), nn.Conv1d(6, channels, kernel, padding=reach, dilation=dilation)
     ).eval()
     X = sequences(2, L)
     for dtype in (torch.float32, torch.float64):
-        precomputation = yuzu.precompute(model.to(dtype), L, conv="fold", device=device)
+        precomputation = yuzu.precompute(model.to(dtype), L, conv=way, device=device)
         found = yuzu.yuzu_ism(model, X, precomputation, output="delta", device=device)
         assert_right(found, model, X, output="delta", device=device)
+
+
+def test_parts_too_many_to_be_laid_out(monkeypatch):
+    monkeypatch.setattr(convolution_ways, "MANY_PARTS", 5 * 7)
+    model = nn.Sequential(nn.Conv1d(4, 6, 5, padding=2), nn.ReLU(), nn.Conv1d(6, 2, 7)).eval()
+    assert yuzu.precompute(model, L, conv="fold").decisions["layers"][-1][5] == "windows"
+    assert yuzu.precompute(model, L + 2).decisions["layers"][-1][5] in ("banded", "windows")
+
+
+@pytest.mark.parametrize("conv", ["windows", "banded", "cyclic"])
+@pytest.mark.parametrize(("channels", "kernel"), [(2, 32), (4, 16), (4, 24), (6, 16), (8, 8), (8, 12), (12, 8)])
+def test_medium_precision_with_few_channels(conv, channels, kernel, device):
+    """Sizes at which oneDNN's bfloat16 convolutions are wrong."""
+    for outputs, stride in ((2, 1), (16, 1), (16, 2)):
+        last = nn.Conv1d(channels, outputs, kernel, stride, padding=kernel - 1)
+        model = nn.Sequential(nn.Conv1d(4, channels, 7, padding=3), nn.ReLU(), last).eval()
+        X = sequences(1, L)
+        precomputation = yuzu.precompute(model, L, precision="medium", conv=conv, device=device)
+        found = yuzu.yuzu_ism(model, X, precomputation, output="delta", device=device)
+        wrong, _ = errors(found, oracle(model, X)["delta"])
+        assert wrong < 2e-2
 
 
 @pytest.mark.parametrize("sign", [1, -2])

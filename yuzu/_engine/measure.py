@@ -28,10 +28,11 @@ CACHE_TARGET = {
 }  # bytes of the largest change of a chunk, where the search for its size begins
 
 
-LONGEST_TRIAL = 0.2  # seconds
+LONGEST_TRIAL, SEARCH_SECONDS = 0.1, 0.7  # of one chunk size, and of all
 NAIVE_BATCHES = (128, 512)
-BATCH_GAIN = 30  # times that a row in a large batch may be cheaper than a row alone
+BATCH_GAINS = ((1, 30), (16, 6))  # rows of a batch, and how many times cheaper a row of a large one may be
 WORTH_COMPARING = 0.02  # seconds for a sequence; below it nobody waits, and a call is mostly overhead
+CHUNK_REPEATS = 3
 TRIAL_PRODUCTS = {"cpu": 2e9}  # multiply-adds in one call of a way that is tried: about 13 ms on two cores
 
 
@@ -180,35 +181,53 @@ def choose_chunk(
 ) -> tuple[int, list[float], float]:
     """Sites carried at once that cost least per site, the seconds of each node at that size, and of a site.
 
-    Tried are half of ``first`` and, as long as it is not plainly worse and quickly tried, twice as many again. Of sizes
-    that are as good as each other the larger is taken: more sites make better products and fewer calls.
+    Tried are ``first``, then twice as many again until that is plainly worse twice over; and half of ``first`` where
+    twice as many were no better. Of sizes that are as good as each other the smaller is taken: it needs less memory.
     """
-    best, best_cost, shares = 1, math.inf, [0.0] * len(run.plan.graph.nodes)
     regular = int(run.plan.reach(np.arange(length), 1)[1].sum())
     span = regular if 2 * regular >= length else length  # the positions near the ends get a chunk of their own
-    # Gaussian probes need other coefficients for each size
-    size = _share(first if run.plan.sensing is not None else first // 2, span, most)
-    while True:
+    begin = time.perf_counter()
+    best, best_cost, shares = 1, math.inf, [0.0] * len(run.plan.graph.nodes)
+
+    def attempt(size: int) -> float:
+        nonlocal best, best_cost, shares
         sites = example_sites(run.plan, size, edits, 1, n_choices, length, run, seed)
-        taken = math.inf
-        for _ in range(2):  # the first lays out weights, and asks for memory
-            run.seconds = [0.0] * len(run.plan.graph.nodes)
-            taken = min(taken, _seconds(lambda sites=sites: run.chunk(sites), run.device))  # type: ignore[misc]
-            seconds, run.seconds = run.seconds, None
-            if taken / size < best_cost < math.inf:
-                break
-        cost = taken / size
-        if cost < 1.01 * best_cost:
-            best, shares = size, seconds
-        plainly_worse = cost > 1.1 * best_cost
+        seconds, found = _chunk_seconds(run, sites, 1.5 * best_cost * size)
+        cost = seconds / size
+        if cost < 0.98 * best_cost:
+            best, shares = size, found
         best_cost = min(best_cost, cost)
-        larger = _share(2 * size, span, most)
-        slow = 2 * taken > LONGEST_TRIAL and size >= first
-        if plainly_worse or slow or larger <= size or run.plan.sensing is not None:
+        return cost
+
+    size = _share(first, span, most)
+    cost, worse = attempt(size), 0
+    # Gaussian probes need other coefficients for each size
+    while worse < 2 and run.plan.sensing is None:
+        size, before = _share(2 * size, span, most), size
+        if size <= before or time.perf_counter() + 4 * cost * before - begin > SEARCH_SECONDS:
             break
-        size = larger
+        cost = attempt(size)
+        worse = worse + 1 if cost > 1.1 * best_cost else 0
+    small = _share(first // 2, span, most)
+    if run.plan.sensing is None and best == _share(first, span, most) > small:
+        attempt(small)
     # short sequences: the size was limited by the length, but a chunk may hold several sequences
     return (min(first, most) if best == span < first else best), shares, best_cost
+
+
+def _chunk_seconds(run: Run, sites: Sites, hopeless: float) -> tuple[float, list[float]]:
+    """The least seconds of some runs of a chunk, and of each of its nodes; fewer runs where they are ``hopeless``."""
+    least, shares, spent = math.inf, [0.0] * len(run.plan.graph.nodes), 0.0
+    for repeat in range(1 + CHUNK_REPEATS):  # the first lays out weights, and asks for memory
+        run.seconds = [0.0] * len(run.plan.graph.nodes)
+        now = _seconds(lambda: run.chunk(sites), run.device)
+        found, run.seconds = run.seconds, None
+        spent += now
+        if now < least:
+            least, shares = now, found
+        if repeat and (spent > LONGEST_TRIAL or least > hopeless):
+            break
+    return least, shares
 
 
 def naive_is_faster(
@@ -230,8 +249,8 @@ def naive_is_faster(
         with running():
             return min(_seconds(lambda: model(x, *rest), device) for _ in range(2)) / rows
 
-    # rows of a batch share what a single row pays for alone, but it was never more than this
-    if run(1) > BATCH_GAIN * planned:
+    # rows of a batch share what few rows pay for alone, but it was never more than this
+    if any(run(rows) > gain * planned for rows, gain in BATCH_GAINS):
         return None
     seconds, batch = min((run(batch), batch) for batch in {min(size, most) for size in NAIVE_BATCHES})
     return (seconds, batch) if seconds < planned else None

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from yuzu._engine.delta import on_device
-from yuzu._engine.handlers.convolution_ways import WAYS, Call, WayEntry, always, convolve_rows, lowered
+from yuzu._engine.handlers.convolution_ways import WAYS, Call, WayEntry, always, convolve_rows, lowered_kernel
 from yuzu._engine.window import Window
 from yuzu.errors import PrecomputationError
 
@@ -131,7 +131,7 @@ def convolved(call: Call, probes: torch.Tensor) -> torch.Tensor:
     """The convolution of probes ``(P, span, Cin)``: ``(P, span + reach, Cout)``."""
     kernel = call.derived(
         "windows",
-        lambda: lowered(call.kernel, call.run.precision).unsqueeze(2).contiguous(memory_format=torch.channels_last),
+        lambda: lowered_kernel(call.kernel, call.run.precision),
     )
     return convolve_rows(probes, kernel, call.reach, call.dilation, call.groups)
 

@@ -17,7 +17,7 @@ import torch
 from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, rewindow
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles, spatial_axis
-from yuzu._engine.handlers.convolution_ways import WAYS, Call, Shape, convolve_rows, lowered, table
+from yuzu._engine.handlers.convolution_ways import WAYS, Call, Shape, convolve_rows, lowered_kernel, table
 from yuzu._engine.window import Geometry, Integers, Window
 
 if TYPE_CHECKING:
@@ -136,11 +136,7 @@ class Convolution(Reading):
                 ),
             )
             aligned = rewindow(x, change.window, read).reshape(sites * rows, read.width, -1)
-            prepared = run.derived(
-                (key, "strided"),
-                sources,
-                lambda: lowered(kernel, run.precision).unsqueeze(2).contiguous(memory_format=torch.channels_last),
-            )
+            prepared = run.derived((key, "strided"), sources, lambda: lowered_kernel(kernel, run.precision))
             result = convolve_rows(aligned, prepared, 0, geometry.dilation, self.groups, geometry.stride)
         result = result.view(sites, rows, width, -1)
         if self.lines > 1:

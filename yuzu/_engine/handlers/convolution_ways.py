@@ -20,9 +20,10 @@ from yuzu._engine.window import Window
 if TYPE_CHECKING:
     from yuzu._engine.run import Run
 
-FEW_CHANNELS = 8  # up to here the folded way keeps positions innermost
-MANY_PARTS = 1 << 14  # window times kernel from which on it takes a few mutants at a time
-PARTS_AT_ONCE = 1 << 19  # numbers: 2 MB, what a core's cache holds
+FEW_CHANNELS = 8  # up to here the folded way keeps positions innermost, and the banded way takes several at once
+BLOCK_CHANNELS = 16  # positions taken at once, times channels
+MANY_PARTS = 1 << 14  # window times kernel beyond which a mutant's parts are too many to be laid out
+LEAST_LOWERED_CHANNELS = 16
 
 
 @dataclass
@@ -101,6 +102,18 @@ def lowered(weight: torch.Tensor, precision: str) -> torch.Tensor:
     return weight.to(torch.bfloat16) if precision == "medium" and weight.dtype == torch.float32 else weight
 
 
+def lowered_kernel(kernel: torch.Tensor, precision: str) -> torch.Tensor:
+    """A kernel ``(Cout, Cin / groups, k)`` as ``conv2d`` on channels-last images takes it, in the dtype of lowered
+    products where that is safe.
+
+    oneDNN's bfloat16 convolutions on AMX (seen in PyTorch 2.13) sum wrongly where ``Cin < 16`` and ``Cin * k`` is a
+    multiple of 32; few channels gain little, so all such stay in float32.
+    """
+    if kernel.shape[1] >= LEAST_LOWERED_CHANNELS or kernel.device.type != "cpu":
+        kernel = lowered(kernel, precision)
+    return kernel.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+
+
 def table(call: Call) -> torch.Tensor:
     """First layer, one letter written over another: ``W[:, written] - W[:, overwritten]``, reversed along the
     kernel. No arithmetic.
@@ -125,10 +138,7 @@ def table(call: Call) -> torch.Tensor:
 def windows(call: Call) -> torch.Tensor:
     """One convolution over all windows as a batch, channels last. Costs the zeros around narrow windows."""
     x = call.rows()
-    kernel = call.derived(
-        "windows",
-        lambda: lowered(call.kernel, call.run.precision).unsqueeze(2).contiguous(memory_format=torch.channels_last),
-    )
+    kernel = call.derived("windows", lambda: lowered_kernel(call.kernel, call.run.precision))
     return convolve_rows(x, kernel, call.reach, call.dilation, call.groups, dtype=call.dtype)
 
 
@@ -156,6 +166,8 @@ def banded(call: Call) -> torch.Tensor:
     x, apart = call.rows(), call.dilation
     n, w, cin = x.shape
     cout, _, k = call.kernel.shape
+    if cout <= FEW_CHANNELS and k > 1:
+        return _banded_blocks(call, x)
     width, precision = w + call.reach, call.run.precision
     taps = call.derived(
         "banded", lambda: lowered(call.kernel.permute(2, 1, 0).reshape(k * cin, cout), precision).contiguous()
@@ -184,6 +196,37 @@ def _each_phase(x: torch.Tensor, apart: int) -> list[torch.Tensor]:
     if apart == 1:
         return [x.flatten(1)]
     return [x[:, phase::apart].flatten(1) for phase in range(apart)]
+
+
+def _banded_blocks(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """With few output channels a product yields a block of positions: a convolution of stride ``block`` whose output
+    channels are the positions of a block, with a kernel that holds the layer's at every place in it.
+    """
+    apart = call.dilation
+    cout, cin, k = call.kernel.shape
+    block = max(min(BLOCK_CHANNELS // cout, k), 1)
+
+    def make() -> torch.Tensor:
+        band = call.kernel.new_zeros(block, cout, cin, k + block - 1)
+        for i in range(block):
+            band[i, ..., i : i + k] = call.kernel
+        return lowered_kernel(band.flatten(0, 1), call.run.precision)
+
+    band = call.derived("blocks", make)
+
+    def phase(x: torch.Tensor) -> torch.Tensor:
+        width = x.shape[1] + k - 1
+        ahead = -width % block  # the padding is the same on both sides: outputs begin so many positions early
+        result = convolve_rows(x, band, k - 1 + ahead, 1, 1, block, dtype=call.dtype)
+        return result.view(len(x), -1, cout)[:, ahead : ahead + width]
+
+    if apart == 1:
+        return phase(x).contiguous()
+    result = x.new_zeros(len(x), x.shape[1] + call.reach, cout, dtype=call.dtype)
+    for first in range(min(apart, x.shape[1])):
+        part = phase(x[:, first::apart])
+        result[:, first::apart][:, : part.shape[1]] = part
+    return result
 
 
 def fold(call: Call) -> torch.Tensor:
@@ -215,47 +258,14 @@ def _fold_few(call: Call, x: torch.Tensor) -> torch.Tensor:
     """With few output channels the parts are laid out ``(k, Cout, N, w)``, so that each addition runs along memory."""
     n, w, cin = x.shape
     cout, _, k = call.kernel.shape
-    if w * k >= MANY_PARTS:
-        return _fold_diagonals(call, x)
-    taps = _few_taps(call)
+    taps = call.derived(
+        "few", lambda: lowered(call.kernel.flip(2).permute(2, 0, 1).flatten(0, 1), call.run.precision).contiguous()
+    )
     parts = (taps @ x.view(n * w, cin).T.to(taps.dtype)).view(k, cout, n, w)
     result = x.new_zeros(cout, n, w + call.reach, dtype=call.kernel.dtype)
     for t in range(k):
         result[:, :, t * call.dilation : t * call.dilation + w] += parts[t]
     return result.permute(1, 2, 0).contiguous()
-
-
-def _few_taps(call: Call) -> torch.Tensor:
-    """``(k * Cout, Cin)``"""
-
-    def make() -> torch.Tensor:
-        return lowered(call.kernel.flip(2).permute(2, 0, 1).flatten(0, 1), call.run.precision).contiguous()
-
-    return call.derived("few", make)
-
-
-def _fold_diagonals(call: Call, x: torch.Tensor) -> torch.Tensor:
-    """With many parts a mutant, a few mutants at a time, so that their parts stay in the cache.
-
-    The parts of each mutant are ``k * Cout`` rows of ``v`` columns, zero behind the first ``w``. Read with rows that
-    are ``d`` columns shorter for each tap, tap ``t`` stands ``t * d`` columns further right, and the sum over the taps
-    is the result.
-    """
-    n, w, cin = x.shape
-    cout, _, k = call.kernel.shape
-    v = w + call.reach
-    taps = _few_taps(call)
-    rows = x.to(taps.dtype).transpose(1, 2)
-    at_once = max(PARTS_AT_ONCE // (k * cout * v), 1)
-    parts = torch.zeros(at_once, k * cout, v, dtype=taps.dtype, device=x.device)
-    result = x.new_empty(n, cout, v, dtype=call.kernel.dtype)
-    for first in range(0, n, at_once):
-        some = rows[first : first + at_once]
-        count = len(some)
-        torch.bmm(taps.expand(count, -1, -1), some, out=parts[:count, :, :w])
-        shifted = parts.as_strided((count, k, cout, v), (k * cout * v, cout * v - call.dilation, v, 1))
-        torch.sum(shifted, 1, dtype=result.dtype, out=result[first : first + at_once])
-    return result.transpose(1, 2).contiguous()
 
 
 Way = Callable[[Call], torch.Tensor]
@@ -294,8 +304,14 @@ def _one_group(shape: Shape) -> str | None:
     return None if shape.groups == 1 else f"the convolution has {shape.groups} groups"
 
 
+def _foldable(shape: Shape) -> str | None:
+    if shape.channels_out <= FEW_CHANNELS and shape.width * shape.kernel >= MANY_PARTS:
+        return "the parts that it would sum are too many"
+    return _one_group(shape)
+
+
 WAYS: dict[str, WayEntry] = {
-    "fold": WayEntry(fold, _one_group),
+    "fold": WayEntry(fold, _foldable),
     "banded": WayEntry(banded, _one_group),
     "windows": WayEntry(windows, always, everywhere=True),
 }

@@ -90,7 +90,9 @@ class Rectifier(Rule):
             minus_above = run.made_on_window(
                 ("above zero", i), lambda: run.reference.position_first(source, layout).clamp(min=0).neg_(), window
             )
-        if run.disposable(source) and difference.dtype == below.dtype:
+        if difference.dtype != below.dtype:  # widened first: operations on mixed dtypes are slow
+            difference = difference.to(below.dtype).add_(below)
+        elif run.disposable(source):
             difference = difference.add_(below)
         else:
             difference = difference + below

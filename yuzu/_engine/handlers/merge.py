@@ -84,15 +84,19 @@ class Sum(Rule):
         for other, addend in present:
             if other == source:
                 continue
-            assert addend.window is not None
-            offset = addend.window.offset_to(window)
-            if offset is None:
-                total.add_(rewindow(addend.tensor, addend.window, window), alpha=self.factors[other])
-                continue
-            first, stop = max(-offset, 0), min(addend.window.width - offset, window.width)
-            if stop > first:
-                part = addend.tensor[:, :, first + offset : stop + offset]
-                total[:, :, first:stop].add_(part, alpha=self.factors[other])
+            old = addend.window
+            assert old is not None
+
+            def overlap(old: Window = old) -> tuple[int, Window, Window]:
+                # where any site's part lies in the windows of the sum
+                offset = old.start - window.start
+                first = min(max(int(offset.min()), 0), window.width)
+                stop = max(min(int(offset.max()) + old.width, window.width), first)
+                return first, Window.at(window.start + first, stop - first), old
+
+            first, place, _ = window.cached(("addend", self.node.index, other, id(old)), overlap)
+            part = rewindow(addend.tensor, old, place)
+            total[:, :, first : first + place.width].add_(part, alpha=self.factors[other])
         return total
 
 
