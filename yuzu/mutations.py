@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -86,11 +87,11 @@ class Mutations:
         """Whether every substitution is made, rather than one replacement at each place."""
         return self.replacement is None
 
-    def groups(self, X: torch.Tensor, keep: np.ndarray | None = None) -> list[Group]:
-        """The sites of a batch ``(B, C, L)`` on the CPU, sorted by sequence and position. ``keep`` masks
-        ``self.positions``.
+    def groups(self, letters: torch.Tensor, keep: np.ndarray | None = None) -> list[Group]:
+        """The sites of a batch whose `letters_of` ``(B, L)`` are on the CPU, sorted by sequence and position. ``keep``
+        masks ``self.positions``.
         """
-        batch = X.shape[0]
+        batch = letters.shape[0]
         order = np.argsort(self.positions, kind="stable")
         if keep is not None:
             order = order[keep[order]]
@@ -101,12 +102,12 @@ class Mutations:
             return []
         if not self.substitutions:
             return [everything]
-        letters = letters_of(X).numpy()[everything.sequence, everything.position]
+        overwritten = letters.numpy()[everything.sequence, everything.position]
         found = []
         for mask, edits, coded in (
-            (letters < self.n_choices, self.n_choices - 1, True),
-            (letters == self.n_choices, self.n_choices, True),
-            (letters > self.n_choices, self.n_choices, False),
+            (overwritten < self.n_choices, self.n_choices - 1, True),
+            (overwritten == self.n_choices, self.n_choices, True),
+            (overwritten > self.n_choices, self.n_choices, False),
         ):
             if mask.any() and edits:
                 part = everything if mask.all() else everything.part(mask)
@@ -127,13 +128,14 @@ class Mutations:
             return Sites(group.sequence, group.position, self.width, difference.unsqueeze(1)), None
         c = self.n_choices
         letter = letters[sequence, position]
-        if group.edits == c:
+        table = _substitutions(c, device)
+        if not group.coded:
+            before = X[sequence, :, position]  # (S, C)
             written = torch.arange(c, device=device).expand(len(sequence), c)
-        else:
-            written = _others(c).to(device)[letter]
-        before = X[sequence, :, position]  # (S, C)
-        difference = torch.eye(c, dtype=X.dtype, device=device)[written] - before[:, None]
-        codes = written * (c + 1) + letter[:, None] if group.coded else None
+            difference = torch.eye(c, dtype=X.dtype, device=device) - before[:, None]
+            return Sites(group.sequence, group.position, 1, difference.unsqueeze(2)), written
+        written, codes = (t[letter, : group.edits] for t in (table.written, table.codes))
+        difference = table.difference.to(X.dtype)[letter, : group.edits]
         return Sites(group.sequence, group.position, 1, difference.unsqueeze(2), codes), written
 
     def edited(self, X: torch.Tensor, sites: Sites) -> torch.Tensor:
@@ -155,10 +157,32 @@ class Mutations:
         return rows
 
 
-def _others(c: int) -> torch.Tensor:
-    """``(C, C - 1)``: all characters but one."""
-    table = torch.arange(c, device="cpu").expand(c, c)
-    return table[~torch.eye(c, dtype=torch.bool, device="cpu")].view(c, c - 1)
+@dataclass(frozen=True)
+class Substitutions:
+    """What can be written over each of ``C`` characters, and over none (the row ``C``).
+
+    Attributes
+    ----------
+    written: torch.Tensor, shape=(C + 1, C), dtype=torch.int64
+        The characters, in order; over a character only the first ``C - 1`` are meant.
+    codes: torch.Tensor, shape=(C + 1, C), dtype=torch.int64
+        See `Change`.
+    difference: torch.Tensor, shape=(C + 1, C, C), dtype=torch.float32
+        Written minus overwritten one-hot letters.
+    """
+
+    written: torch.Tensor
+    codes: torch.Tensor
+    difference: torch.Tensor
+
+
+@lru_cache(maxsize=16)
+def _substitutions(c: int, device: torch.device) -> Substitutions:
+    rows = [[*range(letter), *range(letter + 1, c), letter] for letter in range(c)] + [list(range(c))]
+    written = torch.tensor(rows, device=device)
+    overwritten = torch.arange(c + 1, device=device)[:, None]
+    letters = torch.cat([torch.eye(c, device=device), torch.zeros(1, c, device=device)])
+    return Substitutions(written, written * (c + 1) + overwritten, letters[written] - letters[overwritten])
 
 
 def letters_of(X: torch.Tensor) -> torch.Tensor:

@@ -88,7 +88,8 @@ def run_naively(
     """`naive_ism` on checked input and an evaluation copy of the model on ``device``."""
     keep_freed_memory()
     scores = Scores(output, len(X), mutations.result_shape, result_dtype(X.dtype))
-    letters = letters_of(X).to(device)
+    given = letters_of(X)
+    letters = given.to(device)
     for i in tqdm(range(len(X)), disable=not verbose, desc="naive ISM", unit="sequence"):
         x = X[i : i + 1].to(device)
         rest = tuple(a[i : i + 1].to(device) for a in extra)
@@ -97,7 +98,7 @@ def run_naively(
         reference = selection.leaves(output_values)
         selection.check(reference, 1)
         scores.begin(i, reference)
-        for group in mutations.groups(X[i : i + 1]):
+        for group in mutations.groups(given[i : i + 1]):
             for part in batches(group, max(batch_size // group.edits, 1)):
                 sites, written = mutations.sites(x, letters[i : i + 1], part)
                 grid = sites.difference.shape[:2]

@@ -432,6 +432,7 @@ def _decide(
     ways = measure.choose_ways(run, forced, edits, s.n_choices, s.seq_len, first, most, s.random_state)
     memory = measure.memory_of(plan, s.seq_len, s.n_choices, 1, itemsize, s.n_choices)
     most = max((s.max_memory - memory.sequence - memory.weights) // max(memory.site, 1), 1)
+    most = max(min(most, measure.LARGEST_BLOCK.get(device.type, s.max_memory) // max(memory.block, 1)), 1)
     count, seconds, cost = measure.choose_chunk(run, edits, s.n_choices, s.seq_len, first, most, s.random_state)
     if s.conv == "auto" and cost * s.seq_len > measure.WORTH_COMPARING:
         most = max(s.max_memory // max(memory.sequence, 1), 1)

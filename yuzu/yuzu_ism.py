@@ -158,7 +158,8 @@ def run_planned(
     run = Run(plan, bound.weights(), bound.derived, device)
     runs: dict[tuple[int, ...], Run] = {(): run}
     keep_freed_memory()
-    letters = letters_of(X).to(device)
+    given = letters_of(X)
+    letters = given.to(device)
     reachable, regular = plan.reach(mutations.positions, mutations.width)
     together = None if plan.senses else regular  # probes hold the stretch from the first site to the last
     sites_at_once = bound.sites_at_once(mutations)
@@ -177,7 +178,7 @@ def run_planned(
             leaves = selection.leaves(plan.graph.rebuild(outputs))
             selection.check(leaves, len(batch))
             scores.begin(first, leaves)
-            for group in mutations.groups(batch, reachable):
+            for group in mutations.groups(given[first : first + size], reachable):
                 for part in batches(group, sites_at_once, together):
                     sites, written = mutations.sites(x, letters[first : first + size], part)
                     changes = run.chunk(sites)

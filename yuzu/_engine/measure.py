@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,21 +28,26 @@ CACHE_TARGET = {
 }  # bytes of the largest change of a chunk, where the search for its size begins
 
 
-LONGEST_TRIAL, SEARCH_SECONDS = 0.1, 0.7  # of one chunk size, and of all
+LARGEST_BLOCK = {"cpu": 32 << 20}  # bytes; the C library gets every larger one anew from the system, page by page
+LONGEST_TRIAL, SEARCH_SECONDS = 0.1, 1.0  # of one chunk size, and of all
 NAIVE_BATCHES = (128, 512)
 BATCH_GAINS = ((1, 30), (16, 6))  # rows of a batch, and how many times cheaper a row of a large one may be
 WORTH_COMPARING = 0.02  # seconds for a sequence; below it nobody waits, and a call is mostly overhead
 CHUNK_REPEATS = 3
-TRIAL_PRODUCTS = {"cpu": 2e9}  # multiply-adds in one call of a way that is tried: about 13 ms on two cores
+CHUNK_OVERHEAD = 4e-4  # seconds that a chunk takes outside of the walk: finding its sites, writing its scores
+TRIAL_PRODUCTS = {"cpu": 1e9}  # multiply-adds in one call of a way that is tried: about 7 ms on two cores
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that one site and one sequence take at the peak, and the weights that are laid out anew."""
+    """Bytes that one site and one sequence take at the peak, and the weights that are laid out anew; and of a site's part
+    of the largest tensor.
+    """
 
     site: int
     sequence: int
     weights: int
+    block: int
 
 
 def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int, edits: int) -> Memory:
@@ -75,7 +80,9 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
         largest = max(largest, size)
         if plan.readers[node.index] > 1:
             standing += size
-    return Memory((4 * largest + standing) * edits * itemsize, (3 * reference + tables) * itemsize, weights * itemsize)
+    block = largest * edits * itemsize
+    site = 4 * block + standing * edits * itemsize
+    return Memory(site, (3 * reference + tables) * itemsize, weights * itemsize, block)
 
 
 def example_sites(
@@ -129,6 +136,7 @@ def choose_ways(
     lowered = run.precision == "medium"
     affordable = TRIAL_PRODUCTS.get(run.device.type, math.inf) * (4 if lowered else 1)
     middle = plan.windows(np.array([length // 2]), 1)
+    alike: dict[Hashable, list[tuple[int, Rule]]] = {}
     for node in plan.graph.nodes:
         rule = plan.rules[node.index]
         if rule is None or not rule.all_ways() or not node.mutated or not plan.readers[node.index]:
@@ -137,13 +145,27 @@ def choose_ways(
         if isinstance(rule, Convolution) and forced is not None:
             rule.way = forced if forced in rule.applicable(one.width if one is not None else 1) else "windows"
         elif one is not None and one.width > 0 and plan.graph.nodes[rule.sources[0]].kind != "sequence":
-            work = max(rule.multiply_adds(run, one.width) * edits, 1)
-            count = max(int(min(4 * first, max(affordable / work, first // 2), most)), 1)
-            sites = example_sites(plan, count, edits, 1, n_choices, length, run, seed)
-            window = run.set_sites(sites)[rule.sources[0]]
-            assert window is not None
-            rule.way = _fastest(rule, run, window, sites, generator)
+            alike.setdefault(rule.alike(), []).append((one.width, rule))
         chosen[node.index] = rule.way
+
+    def attempt(width: int, rule: Rule) -> str:
+        work = max(rule.multiply_adds(run, width) * edits, 1)
+        count = max(int(min(4 * first, max(affordable / work, first // 2), most)), 1)
+        sites = example_sites(plan, count, edits, 1, n_choices, length, run, seed)
+        window = run.set_sites(sites)[rule.sources[0]]
+        assert window is not None
+        return _fastest(rule, run, window, sites, generator)
+
+    for layers in alike.values():
+        # what runs both the narrowest and the widest windows fastest runs those between fastest
+        layers.sort(key=lambda pair: pair[0])
+        ends = {attempt(*layers[0]), attempt(*layers[-1])} if len(layers) > 2 else set()
+        for width, rule in layers:
+            if len(ends) == 1:
+                (rule.way,) = ends
+            else:
+                rule.way = attempt(width, rule)
+            chosen[rule.node.index] = rule.way
     return chosen
 
 
@@ -181,8 +203,8 @@ def choose_chunk(
 ) -> tuple[int, list[float], float]:
     """Sites carried at once that cost least per site, the seconds of each node at that size, and of a site.
 
-    Tried are ``first``, then twice as many again until that is plainly worse twice over; and half of ``first`` where
-    twice as many were no better. Of sizes that are as good as each other the smaller is taken: it needs less memory.
+    Tried are ``first``, then twice as many again up to ``most`` or until that is plainly worse twice over; and half of
+    ``first`` where twice as many were no better. Of sizes as good as each other the larger is taken.
     """
     regular = int(run.plan.reach(np.arange(length), 1)[1].sum())
     span = regular if 2 * regular >= length else length  # the positions near the ends get a chunk of their own
@@ -193,8 +215,8 @@ def choose_chunk(
         nonlocal best, best_cost, shares
         sites = example_sites(run.plan, size, edits, 1, n_choices, length, run, seed)
         seconds, found = _chunk_seconds(run, sites, 1.5 * best_cost * size)
-        cost = seconds / size
-        if cost < 0.98 * best_cost:
+        cost = (seconds + CHUNK_OVERHEAD) / size
+        if cost < 1.01 * best_cost:
             best, shares = size, found
         best_cost = min(best_cost, cost)
         return cost

@@ -14,6 +14,7 @@ from yuzu._engine.handlers import Rule, View, find_rule
 from yuzu._engine.handlers.affine import Scaled
 from yuzu._engine.handlers.compressed_sensing import Sensing
 from yuzu._engine.handlers.convolution import Convolution
+from yuzu._engine.handlers.formulas import Rectifier
 from yuzu._engine.window import Window
 
 WINDOWS_KEPT = 4096  # chunks whose windows are remembered
@@ -99,7 +100,9 @@ class Plan:
         self.needed = [(0, 0) if n == empty else n for n in needed]
 
     def _absorb_factors(self) -> None:
-        """A factor for each channel right after a convolution, or right before it, goes into its kernel."""
+        """A factor for each channel right after a convolution, or right before it, goes into its kernel; also past a
+        rectifier between them.
+        """
         for rule in self.rules:
             if not isinstance(rule, Scaled) or rule.per_channel is None or len(rule.sources) != 1:
                 continue
@@ -116,8 +119,18 @@ class Plan:
             if len(readers) != 1 or index in self.graph.output_nodes:
                 continue
             (after,) = readers
+            between = after if isinstance(after, Rectifier) and after.layout == rule.layout else None
+            if between is not None:
+                after = self._only_reader(between)
             if isinstance(after, Convolution) and after.groups == 1 and after.height is None:
                 rule.absorb(after.factors_before)
+                if between is not None:
+                    between.factor = rule.per_channel
+
+    def _only_reader(self, rule: Rule) -> Rule | None:
+        """The rule of the only node that reads a rule's result, if it is the only one."""
+        i = rule.node.index
+        return self.rules[self.graph.consumers[i][0]] if self.readers[i] == 1 and self.graph.consumers[i] else None
 
     def _read_lowered(self, index: int) -> bool:
         """Whether all that reads a node's change can read it in the dtype of lowered products."""

@@ -13,7 +13,7 @@ on the window that the rule declares, and zero outside of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -134,6 +134,10 @@ class Rule:
     def ways(self, window: Window) -> list[str]:
         """Those of `all_ways` that give the exact result and apply to a window before it."""
         return []
+
+    def alike(self) -> Hashable:
+        """The same for layers that differ in nothing but the width of their windows, for the choice of a way."""
+        return self.node.index
 
     def multiply_adds(self, run: Run, width: int) -> int:
         """How many of them one mutant needs, for a layer with several ways and windows of a width before it."""

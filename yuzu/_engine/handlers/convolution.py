@@ -9,7 +9,7 @@ stride the windows are first aligned to it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -69,6 +69,19 @@ class Convolution(Reading):
         # those that multiply at every position a window reaches cannot win where that is more than twice as much
         wasteful = window.width + self.geometry.reach > 2 * window.width and self.groups == 1
         return [way for way in exact if not (wasteful and WAYS[way].everywhere)] or exact
+
+    def alike(self) -> Hashable:
+        g = self.geometry
+        return (
+            "convolution",
+            g.kernel,
+            g.stride,
+            g.dilation,
+            self.channels,
+            self.groups,
+            self.lines,
+            self.lowered_result,
+        )
 
     def multiply_adds(self, run: Run, width: int) -> int:
         return width * run.value(self.weight).numel() * self.lines

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 DENSE_WAYS = ("slices", "positions")
-LEAST_SPREAD = 4  # positions that the windows of one block may move on, or their width if that is more
+SPREAD_BYTES = 24 << 20  # of the windows of a block where they lie among all positions
 
 
 class OnChannels(Rule):
@@ -212,7 +212,8 @@ def _by_positions(
     at = 0
     while at < sites:
         low = int(start[at])
-        last = int(np.searchsorted(start, low + max(width, LEAST_SPREAD), "right"))  # what is spread out stays small
+        sizes = np.arange(1, sites - at + 1) * (start[at:] + width - low) * (rows * channels * matrix.element_size())
+        last = at + max(int(np.searchsorted(sizes, SPREAD_BYTES, "right")), 1)
         starts, some_ends = start[at:last], ends[at:last]
         high = int(starts[-1]) + width
         # each site's window where it lies among all positions; what is not written is not read

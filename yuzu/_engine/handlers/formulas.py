@@ -19,11 +19,14 @@ import torch
 
 from yuzu._engine.delta import ROWS, Change, Layout, rewindow
 from yuzu._engine.handlers.contract import Rule, View, handles
+from yuzu._engine.handlers.convolution import ChannelFactor
 from yuzu._engine.window import Window
 
 if TYPE_CHECKING:
     from yuzu._engine.run import Run
 
+FEW_CLASSES = 16
+SMALLEST = 1e-20  # factors below it are as good as zero
 LARGE = 10.0  # differences above it make e^D swamp the 1 that Z starts from: then plain softmax is the accurate one
 
 
@@ -66,37 +69,82 @@ class Formula(Rule):
 
 
 class Rectifier(Rule):
-    """``relu``; see the formula above."""
+    """``relu``; see the formula above.
+
+    A factor ``s`` for each channel right before it can be left to the convolution right after it: differences then come
+    and go divided by ``s``. With ``R' = R / s`` the result is ``max(D, -R') + min(R', 0)`` where ``s > 0``, and
+    ``min(D, -R') + max(R', 0)`` where ``s < 0``.
+    """
 
     family = "elementwise"
     reads_lowered = True
+    factor: ChannelFactor | None = None  # what differences are divided by
 
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         (source,) = self.sources
         assert change is not None
-        i = self.node.index
         if window is None:
             difference = run.whole(source, change)
-            reference = run.of_sites(run.value(source))
-            below, minus_above = reference.clamp(max=0), reference.clamp(min=0).neg_()
-        else:
-            assert change.window is not None
-            difference = rewindow(change.tensor, change.window, window)
-            layout = self.source_layouts[0]
-            below = run.made_on_window(
-                ("below zero", i), lambda: run.reference.position_first(source, layout).clamp(max=0), window
-            )
-            minus_above = run.made_on_window(
-                ("above zero", i), lambda: run.reference.position_first(source, layout).clamp(min=0).neg_(), window
-            )
+            value = run.of_sites(run.value(source))
+            below, minus_above = value.clamp(max=0), value.clamp(min=0).neg_()
+            return torch.maximum(self._sum(run, difference, below), minus_above)
+        assert change.window is not None
+        difference = rewindow(change.tensor, change.window, window)
+        scale = self._scale(run)
+        if scale is None or self._positive(run, scale):
+            below, minus_above = self._tables(run, window, scale, ("below", "minus above"), _parts)
+            difference = self._sum(run, difference, below)
+            return torch.maximum(difference, minus_above, out=difference)
+        low, high, shift = self._tables(run, window, scale, ("low", "high", "shift"), _bounds)
+        return torch.clamp(difference.to(low.dtype), low, high).add_(shift)
+
+    def _sum(self, run: Run, difference: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
         if difference.dtype != below.dtype:  # widened first: operations on mixed dtypes are slow
-            difference = difference.to(below.dtype).add_(below)
-        elif run.disposable(source):
-            difference = difference.add_(below)
-        else:
-            difference = difference + below
-        return torch.maximum(difference, minus_above, out=difference)
+            return difference.to(below.dtype).add_(below)
+        return difference.add_(below) if run.disposable(self.sources[0]) else difference + below
+
+    def _scale(self, run: Run) -> torch.Tensor | None:
+        """The factor to broadcast against ``(B, L, C, ...)``, if there is one."""
+        if self.factor is None or run.keep_all:
+            return None
+        return self.factor(run)[0].reshape(-1, *[1] * (len(self.node.shape or ()) - 3))
+
+    def _positive(self, run: Run, scale: torch.Tensor) -> bool:
+        return run.derived(("positive", self.node.index), [scale], lambda: bool((scale > SMALLEST).all()))
+
+    def _tables(
+        self,
+        run: Run,
+        window: Window,
+        scale: torch.Tensor | None,
+        names: tuple[str, ...],
+        make: Callable[..., tuple[torch.Tensor, ...]],
+    ) -> list[torch.Tensor]:
+        """What ``make`` gives for the whole reference, made once, on the windows."""
+        source, layout = self.sources[0], self.source_layouts[0]
+
+        def table(place: int) -> torch.Tensor:
+            reference = run.reference.position_first(source, layout)
+            return make(reference, scale)[place].to(reference.dtype)
+
+        keys = [(self.node.index, name, scale is None) for name in names]
+        return [run.made_on_window(k, lambda place=place: table(place), window) for place, k in enumerate(keys)]  # type: ignore[misc]
+
+
+def _parts(reference: torch.Tensor, scale: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+    """``min(R', 0), -max(R', 0)``"""
+    reference = reference if scale is None else reference / scale
+    return reference.clamp(max=0), reference.clamp(min=0).neg_()
+
+
+def _bounds(reference: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Between what differences are kept, and what is added to them, where some factors are negative, or zero."""
+    reference, positive = reference / scale, scale > 0
+    none = ~(reference.abs() < 1 / SMALLEST)
+    low, high = torch.where(positive, -reference, -torch.inf), torch.where(positive, torch.inf, -reference)
+    shift = torch.where(positive, reference.clamp(max=0), reference.clamp(min=0))
+    return low.masked_fill(none, 0), high.masked_fill(none, 0), shift.masked_fill(none, 0)
 
 
 def _exp(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
@@ -127,18 +175,40 @@ def _relative_to_likeliest(d: torch.Tensor, likely: torch.Tensor, axis: int) -> 
     return d, ~(d.amax(axis, keepdim=True) <= LARGE)  # NaN, from infinite differences, is out of reach too
 
 
+def _where_far(far: torch.Tensor, plain: Callable[[], torch.Tensor], result: torch.Tensor) -> torch.Tensor:
+    """``plain()`` where the formula is out of reach; a GPU is never waited for to know whether it is."""
+    if far.device.type == "cpu" and not far.any():
+        return result
+    return torch.where(far, plain(), result)
+
+
+def _classes_first(formula: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """The formula with the axis of classes first where they are few: sums over a short last axis are slow."""
+
+    def run(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor, axis: int) -> torch.Tensor:
+        if d.shape[axis] > FEW_CLASSES:
+            return formula(d, before, after, axis)
+        d, before, after = d.movedim(axis, 0).contiguous(), before.movedim(axis, 0), after.movedim(axis, 0)
+        return formula(d, before, after, 0).movedim(0, axis)
+
+    return run
+
+
+@_classes_first
 def _softmax(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor, axis: int) -> torch.Tensor:
     moved, far = _relative_to_likeliest(d, after, axis)
-    excess = torch.expm1(moved.clamp(max=LARGE))
+    excess = torch.expm1(moved.clamp_(max=LARGE))
     total = (after * excess).sum(axis, keepdim=True)
     difference = (excess - total).mul_(after).div_(total + 1)
-    return torch.where(far | (total < -0.5), torch.softmax(before + d, axis) - after, difference)
+    return _where_far(far | (total < -0.5), lambda: torch.softmax(before + d, axis) - after, difference)
 
 
+@_classes_first
 def _log_softmax(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor, axis: int) -> torch.Tensor:
     moved, far = _relative_to_likeliest(d, after, axis)
     total = (after.exp() * torch.expm1(moved.clamp(max=LARGE))).sum(axis, keepdim=True)
-    return torch.where(far | (total < -0.5), torch.log_softmax(before + d, axis) - after, moved - torch.log1p(total))
+    difference = moved - torch.log1p(total)
+    return _where_far(far | (total < -0.5), lambda: torch.log_softmax(before + d, axis) - after, difference)
 
 
 FORMULAS: dict[str, Callable[..., torch.Tensor]] = {"aten.exp": _exp, "aten.sigmoid": _sigmoid, "aten.tanh": _tanh}
