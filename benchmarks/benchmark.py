@@ -2,6 +2,7 @@
 
     python benchmarks/benchmark.py                         # the table of targets
     python benchmarks/benchmark.py --full                  # also lengths, many sequences, single core, fastISM
+    python benchmarks/benchmark.py --parts lengths         # a part of the full run, with the quick run's patience
     python benchmarks/benchmark.py --only ToyNet BPNet --repeats 9
     python benchmarks/benchmark.py --quick-check           # short sequences: does everything run?
     python benchmarks/benchmark.py --redraw benchmarks/results/cpu-quick.json
@@ -52,7 +53,11 @@ LENGTHS = {**TABLE, **MORE, **CUDA_ONLY}
 FULLY_CONVOLUTIONAL = {"OneLayer": 0, "ToyNet": 0, "BPNet": 0, "SpliceAI-400": 400}  # positions that give no output
 SWEPT_LENGTHS = (250, 1000, 4000, 16000)
 MANY = (10, 100)
-MANY_SECONDS = 900  # a number of sequences that would take longer is left out, and the output says so
+MANY_SECONDS, QUICK_MANY_SECONDS = (
+    900,
+    60,
+)  # numbers of sequences that would take longer are left out, as the output says
+PARTS = ("table", "lengths", "sequences", "cores")
 CHECK_LENGTHS = {"SpliceAI-400": 600, "Beluga": 400}  # for --quick-check; 200 for the others
 PEERS = ("naive", "tangermeme", "published", "fastism")
 NEED_BPNET_LITE = ("bpnet-lite", "ChromBPNet")
@@ -183,22 +188,20 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
             length = CHECK_LENGTHS.get(name, 200)
             yield Case("check", name, length, together, options.cores, peers, "nothing", precisions)
         return
-    for name in names:
+    for name in names if "table" in options.parts else ():
         yield Case("table", name, LENGTHS[name], together, options.cores, peers, "table", precisions)
-    if not options.full:
-        return
-    for name in (n for n in names if n in FULLY_CONVOLUTIONAL):
+    for name in (n for n in names if n in FULLY_CONVOLUTIONAL and "lengths" in options.parts):
         for outputs in SWEPT_LENGTHS:
             length = outputs + FULLY_CONVOLUTIONAL[name]
             some = tuple(p for p in peers if p == "naive" or (p == "tangermeme" and length <= TANGERMEME_LENGTH))
             yield Case("lengths", name, length, 1, options.cores, some, "limits", ("highest",))
-    for name in (n for n in names if n not in MORE):
-        for number in MANY:
+    for name in (n for n in names if n not in MORE and "sequences" in options.parts):
+        for number in MANY if "table" in options.parts else (1, *MANY):
             # fastISM mutates many sequences at one position together: alone a sequence is its worst case
             some = tuple(p for p in peers if p == "fastism" and number == min(MANY))
             yield Case("sequences", name, LENGTHS[name], number, options.cores, some, "limits", ("highest",))
     others = sorted({1, len(available_cores())} - {options.cores})
-    for number in others if not cuda else ():
+    for number in others if not cuda and "cores" in options.parts else ():
         for name in (n for n in names if n not in MORE):
             some = tuple(p for p in peers if p in ("naive", "tangermeme"))
             yield Case("cores", name, LENGTHS[name], 1, number, some, "nothing", precisions)
@@ -487,6 +490,7 @@ def measure(case: Case, options: argparse.Namespace, alone: float | None) -> dic
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--full", action="store_true", help="lengths, many sequences, single core, fastISM too")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="default: table, or all with --full")
     parser.add_argument("--quick-check", action="store_true", help="short sequences, one repeat: does all of it run?")
     parser.add_argument("--only", nargs="+", metavar="MODEL", choices=list(LENGTHS), help=", ".join(LENGTHS))
     parser.add_argument("--peers", nargs="*", choices=PEERS, help="default: all, fastism in the full run only")
@@ -500,7 +504,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     if options.repeats is None:
         options.repeats = 1 if options.quick_check else 9 if options.full else 5
     kind = "check" if options.quick_check else "full" if options.full else "quick"
-    partial = "-partial" if options.only or options.peers is not None else ""
+    partial = "-partial" if options.only or options.peers is not None or options.parts else ""
+    options.parts = options.parts or (PARTS if options.full else PARTS[:1])
     options.out = options.out or HERE / "results" / f"{options.device}-{kind}{partial}.json"
     return options
 
@@ -519,19 +524,19 @@ def main() -> int:
     begin = time.perf_counter()
     for case in cases(options):
         expected = alone.get(case.model, 0.0) * case.sequences
-        if case.purpose == "sequences" and expected > MANY_SECONDS:
+        if case.purpose == "sequences" and expected > (MANY_SECONDS if options.full else QUICK_MANY_SECONDS):
             print(f"\n{case.model}, {case.sequences} sequences: not run, it would take {2 * expected:.0f} s")
             continue
         measured = measure(case, options, alone.get(case.model))
         seconds = median(measured, "yuzu highest")
-        if case.purpose == "table" and seconds is not None:
+        if case.purpose in ("table", "sequences") and case.sequences == 1 and seconds is not None:
             alone[case.model] = seconds
         results["cases"].append(measured)
         results["seconds"] = time.perf_counter() - begin
         options.out.write_text(json.dumps(results, indent=1) + "\n")
         print_case(measured)
     print(f"\nwritten to {options.out} after {time.perf_counter() - begin:.0f} s")
-    whole = not (options.quick_check or options.only or options.peers is not None)
+    whole = not (options.quick_check or options.only or options.peers is not None or options.parts[0] != PARTS[0])
     return report(results, FIGURE if whole and options.device == "cpu" else None)
 
 

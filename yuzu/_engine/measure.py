@@ -40,7 +40,7 @@ TRIAL_PRODUCTS = {"cpu": 1e9}  # multiply-adds in one call of a way that is trie
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that one site and one sequence take at the peak, and the weights that are laid out anew; and of a site's part
+    """Bytes that one site and one sequence take at the peak, and the weights that are laid out anew; and a site's part
     of the largest tensor.
     """
 
