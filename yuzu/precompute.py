@@ -415,24 +415,15 @@ def _decide(
         raise YuzuError(
             f"max_memory={asked_memory} is too little for this model: the least that works is {least} bytes"
         )
-    room = s.max_memory - memory.sequence - memory.weights
-    most = max(room // max(memory.site, 1), 1)
-    first = max(
-        min(
-            measure.CACHE_TARGET[device.type if device.type in measure.CACHE_TARGET else "cpu"]
-            * 4
-            // max(memory.site, 1),
-            most,
-        ),
-        1,
-    )
+    most = measure.most_sites(memory, s.max_memory, device)
+    target = measure.CACHE_TARGET.get(device.type, measure.CACHE_TARGET["cpu"])
+    first = max(min(target // max(memory.block, 1), most), 1)
     if s.conv == "gaussian":
         plan.sensing = Sensing(s.alpha or 1.0, s.random_state)
     forced = None if s.conv == "auto" else s.conv
     ways = measure.choose_ways(run, forced, edits, s.n_choices, s.seq_len, first, most, s.random_state)
     memory = measure.memory_of(plan, s.seq_len, s.n_choices, 1, itemsize, s.n_choices)
-    most = max((s.max_memory - memory.sequence - memory.weights) // max(memory.site, 1), 1)
-    most = max(min(most, measure.LARGEST_BLOCK.get(device.type, s.max_memory) // max(memory.block, 1)), 1)
+    most = measure.most_sites(memory, s.max_memory, device)
     count, seconds, cost = measure.choose_chunk(run, edits, s.n_choices, s.seq_len, first, most, s.random_state)
     if s.conv == "auto" and cost * s.seq_len > measure.WORTH_COMPARING:
         most = max(s.max_memory // max(memory.sequence, 1), 1)

@@ -23,19 +23,19 @@ from yuzu._engine.run import Run, Sites
 from yuzu._engine.window import Window
 
 CACHE_TARGET = {
-    "cpu": 6 << 20,
+    "cpu": 11 << 20,
     "cuda": 1 << 30,
 }  # bytes of the largest change of a chunk, where the search for its size begins
 
 
 LARGEST_BLOCK = {"cpu": 32 << 20}  # bytes; the C library gets every larger one anew from the system, page by page
-LONGEST_TRIAL, SEARCH_SECONDS = 0.1, 1.0  # of one chunk size, and of all
+LONGEST_TRIAL, SEARCH_SECONDS = 0.08, 0.8  # of one chunk size, and of all
 NAIVE_BATCHES = (128, 512)
 BATCH_GAINS = ((1, 30), (16, 6))  # rows of a batch, and how many times cheaper a row of a large one may be
 WORTH_COMPARING = 0.02  # seconds for a sequence; below it nobody waits, and a call is mostly overhead
-CHUNK_REPEATS = 3
+CHUNK_REPEATS = 2
 CHUNK_OVERHEAD = 4e-4  # seconds that a chunk takes outside of the walk: finding its sites, writing its scores
-TRIAL_PRODUCTS = {"cpu": 1e9}  # multiply-adds in one call of a way that is tried: about 7 ms on two cores
+TRIAL_PRODUCTS = {"cpu": 4e8}  # multiply-adds in one call of a way that is tried: about 3 ms on two cores
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,12 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
     return Memory(site, (3 * reference + tables) * itemsize, weights * itemsize, block)
 
 
+def most_sites(memory: Memory, limit: int, device: torch.device) -> int:
+    """How many sites a chunk may hold within a limit in bytes, and with no tensor larger than is good; 1 at least."""
+    room = (limit - memory.sequence - memory.weights) // max(memory.site, 1)
+    return max(min(room, LARGEST_BLOCK.get(device.type, limit) // max(memory.block, 1)), 1)
+
+
 def example_sites(
     plan: Plan, count: int, edits: int, width: int, n_choices: int, length: int, run: Run, seed: int
 ) -> Sites:
@@ -132,7 +138,6 @@ def choose_ways(
     """
     plan = run.plan
     chosen: dict[int, str] = {}
-    generator = torch.Generator("cpu").manual_seed(seed)
     lowered = run.precision == "medium"
     affordable = TRIAL_PRODUCTS.get(run.device.type, math.inf) * (4 if lowered else 1)
     middle = plan.windows(np.array([length // 2]), 1)
@@ -150,34 +155,42 @@ def choose_ways(
 
     def attempt(width: int, rule: Rule) -> str:
         work = max(rule.multiply_adds(run, width) * edits, 1)
-        count = max(int(min(4 * first, max(affordable / work, first // 2), most)), 1)
+        count = max(int(min(4 * first, max(affordable / work, first // 4), most)), 1)
         sites = example_sites(plan, count, edits, 1, n_choices, length, run, seed)
         window = run.set_sites(sites)[rule.sources[0]]
         assert window is not None
-        return _fastest(rule, run, window, sites, generator)
+        return _fastest(rule, run, window, sites)
+
+    def settle(layers: list[tuple[int, Rule]]) -> None:
+        """What runs both the narrowest and the widest windows fastest runs those between fastest."""
+        (_, narrowest), (_, widest) = layers[0], layers[-1]
+        if narrowest.way != widest.way and len(layers) > 2:
+            middle = len(layers) // 2
+            layers[middle][1].way = attempt(*layers[middle])
+            settle(layers[: middle + 1])
+            settle(layers[middle:])
+        else:
+            for _, rule in layers[1:-1]:
+                rule.way = widest.way
 
     for layers in alike.values():
-        # what runs both the narrowest and the widest windows fastest runs those between fastest
         layers.sort(key=lambda pair: pair[0])
-        ends = {attempt(*layers[0]), attempt(*layers[-1])} if len(layers) > 2 else set()
-        for width, rule in layers:
-            if len(ends) == 1:
-                (rule.way,) = ends
-            else:
-                rule.way = attempt(width, rule)
-            chosen[rule.node.index] = rule.way
+        for width, rule in {layers[0], layers[-1]}:
+            rule.way = attempt(width, rule)
+        settle(layers)
+        chosen.update({rule.node.index: rule.way for _, rule in layers})
     return chosen
 
 
-def _fastest(rule: Rule, run: Run, window: Window, sites: Sites, generator: torch.Generator) -> str:
+def _fastest(rule: Rule, run: Run, window: Window, sites: Sites) -> str:
     dtype = sites.difference.dtype
 
     made: dict[tuple[int, ...], torch.Tensor] = {}
 
-    def random(*shape: int) -> torch.Tensor:
+    def some(*shape: int) -> torch.Tensor:
         if shape not in made:
             size = (*sites.difference.shape[:2], *shape)
-            made[shape] = torch.rand(size, dtype=dtype, generator=generator, device="cpu").to(run.device)
+            made[shape] = torch.linspace(-1, 1, math.prod(size), dtype=dtype, device=run.device).view(size)
         return made[shape]
 
     ways = rule.ways(window)
@@ -186,7 +199,7 @@ def _fastest(rule: Rule, run: Run, window: Window, sites: Sites, generator: torc
     best, fastest = math.inf, rule.way
     for way in ways:
         rule.way = way
-        taken = _least_seconds(rule.trial(run, window, random), run.device, 2, best)
+        taken = _least_seconds(rule.trial(run, window, some), run.device, 2, best)
         if taken < best:
             best, fastest = taken, way
     run.forget(("measure", rule.node.index))

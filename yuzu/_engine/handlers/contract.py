@@ -143,8 +143,8 @@ class Rule:
         """How many of them one mutant needs, for a layer with several ways and windows of a width before it."""
         raise NotImplementedError
 
-    def trial(self, run: Run, window: Window, random: Callable[..., torch.Tensor]) -> Callable[[], object]:
-        """Its work on ``window`` by the way that is set, to be timed; ``random(w, ...)`` makes a change ``(S, A, w,
+    def trial(self, run: Run, window: Window, some: Callable[..., torch.Tensor]) -> Callable[[], object]:
+        """Its work on ``window`` by the way that is set, to be timed; ``some(w, ...)`` makes a change ``(S, A, w,
         ...)``."""
         raise NotImplementedError
 

@@ -86,9 +86,9 @@ class Convolution(Reading):
     def multiply_adds(self, run: Run, width: int) -> int:
         return width * run.value(self.weight).numel() * self.lines
 
-    def trial(self, run: Run, window: Window, random: Callable[..., torch.Tensor]) -> Callable[[], object]:
+    def trial(self, run: Run, window: Window, some: Callable[..., torch.Tensor]) -> Callable[[], object]:
         kernel, sources = self.scaled_kernel(run)
-        x, g = random(window.width, self.channels[0]), self.geometry
+        x, g = some(window.width, self.channels[0]), self.geometry
         call = Call(run, ("measure", self.node.index), x, window, kernel, sources, g.dilation, self.groups)
         call.lowered_result = self.lowered_result
         return lambda: WAYS[self.way].run(call)

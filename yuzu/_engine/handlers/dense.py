@@ -83,11 +83,11 @@ class OverPositions(Rule):
         (layout,) = self.source_layouts
         return run.value(self.weight).numel() * width // layout.length
 
-    def trial(self, run: Run, window: Window, random: Callable[..., torch.Tensor]) -> Callable[[], object]:
+    def trial(self, run: Run, window: Window, some: Callable[..., torch.Tensor]) -> Callable[[], object]:
         (layout,) = self.source_layouts
         channels = layout.outer * layout.inner
         others = run.value(self.sources[0])[0].numel() // (layout.length * channels)
-        x = random(others, window.width * channels).flatten(1, 2)
+        x = some(others, window.width * channels).flatten(1, 2)
         return lambda: self._product(run, x, window)
 
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
