@@ -196,7 +196,7 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
             some = tuple(p for p in peers if p == "naive" or (p == "tangermeme" and length <= TANGERMEME_LENGTH))
             yield Case("lengths", name, length, 1, options.cores, some, "limits", ("highest",))
     for name in (n for n in names if n not in MORE and "sequences" in options.parts):
-        for number in MANY if "table" in options.parts else (1, *MANY):
+        for number in MANY if "table" in options.parts and together == 1 else (1, *MANY):
             # fastISM mutates many sequences at one position together: alone a sequence is its worst case
             some = tuple(p for p in peers if p == "fastism" and number == min(MANY))
             yield Case("sequences", name, LENGTHS[name], number, options.cores, some, "limits", ("highest",))

@@ -135,7 +135,8 @@ class Mutations:
             difference = torch.eye(c, dtype=X.dtype, device=device) - before[:, None]
             return Sites(group.sequence, group.position, 1, difference.unsqueeze(2)), written
         written, codes = (t[letter, : group.edits] for t in (table.written, table.codes))
-        difference = table.difference.to(X.dtype)[letter, : group.edits]
+        one_hot = table.letters.to(X.dtype)
+        difference = one_hot[written] - one_hot[letter][:, None]
         return Sites(group.sequence, group.position, 1, difference.unsqueeze(2), codes), written
 
     def edited(self, X: torch.Tensor, sites: Sites) -> torch.Tensor:
@@ -167,13 +168,13 @@ class Substitutions:
         The characters, in order; over a character only the first ``C - 1`` are meant.
     codes: torch.Tensor, shape=(C + 1, C), dtype=torch.int64
         See `Change`.
-    difference: torch.Tensor, shape=(C + 1, C, C), dtype=torch.float32
-        Written minus overwritten one-hot letters.
+    letters: torch.Tensor, shape=(C + 1, C), dtype=torch.float32
+        One-hot; the last row is zero.
     """
 
     written: torch.Tensor
     codes: torch.Tensor
-    difference: torch.Tensor
+    letters: torch.Tensor
 
 
 @lru_cache(maxsize=16)
@@ -182,7 +183,7 @@ def _substitutions(c: int, device: torch.device) -> Substitutions:
     written = torch.tensor(rows, device=device)
     overwritten = torch.arange(c + 1, device=device)[:, None]
     letters = torch.cat([torch.eye(c, device=device), torch.zeros(1, c, device=device)])
-    return Substitutions(written, written * (c + 1) + overwritten, letters[written] - letters[overwritten])
+    return Substitutions(written, written * (c + 1) + overwritten, letters)
 
 
 def letters_of(X: torch.Tensor) -> torch.Tensor:

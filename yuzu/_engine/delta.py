@@ -176,15 +176,18 @@ def expand(change: Change, length: int, sequences: np.ndarray, reference: torch.
     """
     window, tensor = change.window, change.tensor
     assert window is not None
-    whole = Window.at(np.zeros(len(window.start), dtype=np.int64), length)
-    if not change.mutant:
-        return rewindow(tensor, window, whole)
-    assert reference is not None
-    result = (
-        reference.index_select(0, on_device(sequences, tensor.device))
-        .unsqueeze(1)
-        .repeat(1, tensor.shape[1], *[1] * (reference.dim() - 1))
-    )
+    if change.mutant:
+        assert reference is not None
+        rows = reference.index_select(0, on_device(sequences, tensor.device))
+        result = rows.unsqueeze(1).repeat(1, tensor.shape[1], *[1] * (reference.dim() - 1))
+    else:
+        result = tensor.new_zeros(*tensor.shape[:2], length, *tensor.shape[3:])
+    if window.step is not None and window.width > 0:
+        # evenly spaced windows are one view of the result
+        of_site, of_edit, of_position, *rest = result.stride()
+        strides = (of_site + window.step * of_position, of_edit, of_position, *rest)
+        result.as_strided(tensor.shape, strides, int(window.start[0]) * of_position).copy_(tensor)
+        return result
     position = on_device(window.start[:, None] + np.arange(window.width), tensor.device)
     site = torch.arange(len(window.start), device=tensor.device)[:, None]
     # advanced indices around a slice come first: (S, w, A, ...)

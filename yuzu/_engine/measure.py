@@ -195,7 +195,7 @@ def _fastest(rule: Rule, run: Run, window: Window, sites: Sites) -> str:
 
     ways = rule.ways(window)
     if len(ways) < 2:
-        return rule.way
+        return ways[0] if ways else rule.way
     best, fastest = math.inf, rule.way
     for way in ways:
         rule.way = way
@@ -224,12 +224,12 @@ def choose_chunk(
     begin = time.perf_counter()
     best, best_cost, shares = 1, math.inf, [0.0] * len(run.plan.graph.nodes)
 
-    def attempt(size: int) -> float:
+    def attempt(size: int, margin: float = 1.01) -> float:
         nonlocal best, best_cost, shares
         sites = example_sites(run.plan, size, edits, 1, n_choices, length, run, seed)
         seconds, found = _chunk_seconds(run, sites, 1.5 * best_cost * size)
         cost = (seconds + CHUNK_OVERHEAD) / size
-        if cost < 1.01 * best_cost:
+        if cost < margin * best_cost:
             best, shares = size, found
         best_cost = min(best_cost, cost)
         return cost
@@ -245,7 +245,7 @@ def choose_chunk(
         worse = worse + 1 if cost > 1.1 * best_cost else 0
     small = _share(first // 2, span, most)
     if run.plan.sensing is None and best == _share(first, span, most) > small:
-        attempt(small)
+        attempt(small, 1.0)
     # short sequences: the size was limited by the length, but a chunk may hold several sequences
     return (min(first, most) if best == span < first else best), shares, best_cost
 
@@ -285,7 +285,7 @@ def naive_is_faster(
             return min(_seconds(lambda: model(x, *rest), device) for _ in range(2)) / rows
 
     # rows of a batch share what few rows pay for alone, but it was never more than this
-    if any(run(rows) > gain * planned for rows, gain in BATCH_GAINS):
+    if any(rows <= most and run(rows) > gain * planned for rows, gain in BATCH_GAINS):
         return None
     seconds, batch = min((run(batch), batch) for batch in {min(size, most) for size in NAIVE_BATCHES})
     return (seconds, batch) if seconds < planned else None

@@ -330,7 +330,7 @@ class Run:
         sites = self.sites
         if window is None or window.width == 0:
             return None
-        whole = Window.at(sites.position, sites.width)
+        whole = window.cached("edited", lambda: Window.at(sites.position, sites.width))
         tensor = rewindow(sites.difference, whole, window)
         codes = (
             sites.codes if sites.width == 1 and window.width == 1 and (window.start == sites.position).all() else None

@@ -161,7 +161,7 @@ def convolve_rows(
 
 def banded(call: Call) -> torch.Tensor:
     """For each output position one product of the inputs that it reads with the taps that read them: of the banded
-    (Toeplitz) weight of the whole window exactly the part that is not zero.
+    (Toeplitz) weight of the whole window exactly the part that is not zero. Few output channels: blocks of positions.
     """
     x, apart = call.rows(), call.dilation
     n, w, cin = x.shape
@@ -200,11 +200,11 @@ def _each_phase(x: torch.Tensor, apart: int) -> list[torch.Tensor]:
 
 def _banded_blocks(call: Call, x: torch.Tensor) -> torch.Tensor:
     """With few output channels a product yields a block of positions: a convolution of stride ``block`` whose output
-    channels are the positions of a block, with a kernel that holds the layer's at every place in it.
+    channels are the positions of a block, with a kernel that holds the layer's at every place in it. Costs some zeros.
     """
     apart = call.dilation
     cout, cin, k = call.kernel.shape
-    block = max(min(BLOCK_CHANNELS // cout, k), 1)
+    block = min(BLOCK_CHANNELS // cout, k)
 
     def make() -> torch.Tensor:
         band = call.kernel.new_zeros(block, cout, cin, k + block - 1)

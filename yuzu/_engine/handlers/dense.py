@@ -213,7 +213,7 @@ def _by_positions(
     while at < sites:
         low = int(start[at])
         sizes = np.arange(1, sites - at + 1) * (start[at:] + width - low) * (rows * channels * matrix.element_size())
-        last = at + max(int(np.searchsorted(sizes, SPREAD_BYTES, "right")), 1)
+        last = at + max(int(np.searchsorted(sizes, min(SPREAD_BYTES, x.nbytes), "right")), 1)
         starts, some_ends = start[at:last], ends[at:last]
         high = int(starts[-1]) + width
         # each site's window where it lies among all positions; what is not written is not read

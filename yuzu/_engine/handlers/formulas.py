@@ -122,11 +122,13 @@ class Rectifier(Rule):
         make: Callable[..., tuple[torch.Tensor, ...]],
     ) -> list[torch.Tensor]:
         """What ``make`` gives for the whole reference, made once, on the windows."""
-        source, layout = self.sources[0], self.source_layouts[0]
+        reference = run.reference.position_first(self.sources[0], self.source_layouts[0])
+        made: list[torch.Tensor] = []
 
         def table(place: int) -> torch.Tensor:
-            reference = run.reference.position_first(source, layout)
-            return make(reference, scale)[place].to(reference.dtype)
+            if not made:
+                made.extend(part.to(reference.dtype) for part in make(reference, scale))
+            return made[place]
 
         keys = [(self.node.index, name, scale is None) for name in names]
         return [run.made_on_window(k, lambda place=place: table(place), window) for place, k in enumerate(keys)]  # type: ignore[misc]
@@ -139,12 +141,13 @@ def _parts(reference: torch.Tensor, scale: torch.Tensor | None) -> tuple[torch.T
 
 
 def _bounds(reference: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Between what differences are kept, and what is added to them, where some factors are negative, or zero."""
-    reference, positive = reference / scale, scale > 0
-    none = ~(reference.abs() < 1 / SMALLEST)
+    """Between what differences are kept, and what is added to them, where some factors are negative, or zero: then the
+    kernel after it multiplies whatever comes by zero, as long as it is finite.
+    """
+    largest = min(1 / SMALLEST, torch.finfo(reference.dtype).max)
+    reference, positive = (reference / scale).nan_to_num(0.0).clamp(-largest, largest), scale > 0
     low, high = torch.where(positive, -reference, -torch.inf), torch.where(positive, torch.inf, -reference)
-    shift = torch.where(positive, reference.clamp(max=0), reference.clamp(min=0))
-    return low.masked_fill(none, 0), high.masked_fill(none, 0), shift.masked_fill(none, 0)
+    return low, high, torch.where(positive, reference.clamp(max=0), reference.clamp(min=0))
 
 
 def _exp(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
