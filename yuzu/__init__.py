@@ -1,16 +1,24 @@
 """Exact, fast in-silico saturation mutagenesis (ISM) for PyTorch sequence models."""
 
+from yuzu import attribution as attribution
+from yuzu import modisco as modisco
+from yuzu import product as product
+from yuzu import taylor as taylor
 from yuzu._engine.handlers.contract import Rule as Rule
 from yuzu._engine.handlers.contract import handles as handles
 from yuzu._engine.handlers.windowed import Windowed as Windowed
 from yuzu.errors import PrecomputationError as PrecomputationError
 from yuzu.errors import YuzuError as YuzuError
 from yuzu.errors import YuzuWarning as YuzuWarning
+from yuzu.hybrid_ism import hybrid_ism as hybrid_ism
 from yuzu.naive_ism import Check as Check
 from yuzu.naive_ism import check as check
 from yuzu.naive_ism import naive_ism as naive_ism
 from yuzu.precompute import Precomputation as Precomputation
 from yuzu.precompute import precompute as precompute
+from yuzu.predict import predict as predict
+from yuzu.saturation_mutagenesis import SaturationMutagenesisRawResult as SaturationMutagenesisRawResult
+from yuzu.saturation_mutagenesis import saturation_mutagenesis as saturation_mutagenesis
 from yuzu.yuzu_ism import yuzu_ism as yuzu_ism
 
 __version__ = "0.1.0"
@@ -19,12 +27,16 @@ __all__ = [
     "Precomputation",
     "PrecomputationError",
     "Rule",
+    "SaturationMutagenesisRawResult",
     "Windowed",
     "YuzuError",
     "YuzuWarning",
     "check",
     "handles",
+    "hybrid_ism",
     "naive_ism",
     "precompute",
+    "predict",
+    "saturation_mutagenesis",
     "yuzu_ism",
 ]

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from yuzu._engine import measure
+from yuzu._engine.capture import capture
 from yuzu._engine.graph import Weights
-from yuzu._engine.model_copy import evaluation_copy
+from yuzu._engine.model_copy import evaluation_copy, model_dtype
 from yuzu._engine.narrow import narrow
 from yuzu._engine.plan import Plan, make_plan
 from yuzu._engine.run import Derived
@@ -38,6 +39,7 @@ class Bound:
         self.derived = Derived()
         self._finite_plans: dict[tuple[int, ...], Plan] = {}
         self._narrowed: dict[tuple[int, ...], Bound | None] = {}
+        self._captured: Plan | None = None
 
     @property
     def model(self) -> torch.nn.Module:
@@ -55,6 +57,23 @@ class Bound:
                 dict.fromkeys(nodes, "its reference value is infinite or as large as a mask")
             )
         return self._finite_plans[key]
+
+    def captured(self, args: tuple[torch.Tensor, ...]) -> Plan:
+        """The plan; also where the model itself is faster than a plan, and so has none.
+
+        Raises
+        ------
+        CaptureError
+            For a model that cannot be captured.
+        """
+        if self.plan is not None:
+            return self.plan
+        if self._captured is None:
+            s, model = self.settings, self.model
+            graph = capture(model, (s.n_choices, s.seq_len), tuple(a[:1] for a in args), model_dtype(model))
+            naive = {int(i): reason for i, reason in self.decisions["naive"].items()}
+            self._captured = make_plan(graph, s.precision, naive)
+        return self._captured
 
     def narrowed(self, target: Any) -> Bound | None:
         """The same for the outputs ``target`` alone, where the others need not be computed; None elsewhere."""

@@ -43,15 +43,15 @@ def check_device(device: Any) -> torch.device:
 
 
 def check_sequences(
-    X: Any, dtype: torch.dtype, n_choices: int | None = None, seq_len: int | None = None
+    X: Any, dtype: torch.dtype | None, n_choices: int | None = None, seq_len: int | None = None
 ) -> torch.Tensor:
-    """``X_0`` as a CPU tensor of the model's dtype, shape ``(n, C, L)``."""
+    """``X_0`` as a CPU tensor of the model's dtype (None: of its own), shape ``(n, C, L)``."""
     if not isinstance(X, torch.Tensor | np.ndarray):
         raise YuzuError(f"X_0 must be a torch.Tensor or numpy.ndarray of shape (n, C, L), got {type(X).__name__}")
     if isinstance(X, np.ndarray):
         if X.dtype.kind not in "biuf":
             raise YuzuError(f"X_0 must hold numbers, got dtype {X.dtype}")
-        X = _from_numpy(X)
+        X = from_numpy(X)
     if X.is_complex():
         raise YuzuError(f"X_0 must hold real numbers, got dtype {X.dtype}")
     if X.dim() != 3:
@@ -65,10 +65,10 @@ def check_sequences(
     X = X.detach()
     if X.is_floating_point() and not bool(torch.isfinite(X).all()):
         raise YuzuError("X_0 must be finite, got NaN or infinity")
-    return X.to("cpu", dtype)
+    return X.to("cpu", dtype or X.dtype)
 
 
-def _from_numpy(array: np.ndarray) -> torch.Tensor:
+def from_numpy(array: np.ndarray) -> torch.Tensor:
     """A tensor of an array; read-only ones (memory-mapped files) are copied, for tensors are always writable."""
     array = np.ascontiguousarray(array)
     return torch.from_numpy(array if array.flags.writeable else array.copy())
@@ -85,7 +85,7 @@ def check_args(args: Any, n: int | None, name: str = "args") -> tuple[torch.Tens
     found = []
     for i, value in enumerate(args):
         if isinstance(value, np.ndarray):
-            value = _from_numpy(value)
+            value = from_numpy(value)
         if not isinstance(value, torch.Tensor):
             raise YuzuError(f"{name}[{i}] must be a tensor, got {type(value).__name__}")
         if value.dim() == 0 or value.shape[0] == 0 or (n is not None and value.shape[0] != n):
@@ -170,6 +170,8 @@ def check_ranges(ranges: Any, length: int) -> tuple[np.ndarray, int]:
 
 def to_user(value: torch.Tensor, as_numpy: bool) -> Any:
     """A result in the kind of array that came in."""
+    if as_numpy and value.dtype == torch.bfloat16:  # numpy has none
+        value = value.float()
     return value.numpy() if as_numpy else value
 
 

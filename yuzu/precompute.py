@@ -37,6 +37,7 @@ PRECISIONS = ("highest", "high", "medium")
 CPU_MEMORY = 1 << 30
 NAIVE_BATCH = 128  # mutants in one forward pass of a model that could not be captured
 Args = tuple[torch.Tensor, ...]
+DISAGREES = "the captured graph does not agree with the model"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -392,7 +393,7 @@ def _decide(
             if bad is None:
                 break
             if bad < 0:
-                reason = "the captured graph does not agree with the model"
+                reason = DISAGREES
                 decisions["naive_model"] = reason
                 _warn_naive_model(model, reason)
                 return decisions

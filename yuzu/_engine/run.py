@@ -152,12 +152,12 @@ class Run:
         values: list[Any] = []
         for node in self.plan.graph.nodes:
             values.append(
-                self._leaf(node, X, args) if node.kind != "call" else evaluate(node, values.__getitem__, self.device)
+                self.leaf(node, X, args) if node.kind != "call" else evaluate(node, values.__getitem__, self.device)
             )
         self.reference = Reference(values, X.shape[0])
         return self.reference
 
-    def _leaf(self, node: Node, X: torch.Tensor, args: Sequence[torch.Tensor]) -> Any:
+    def leaf(self, node: Node, X: torch.Tensor, args: Sequence[torch.Tensor]) -> Any:
         if node.kind == "sequence":
             return X
         if node.kind == "extra":

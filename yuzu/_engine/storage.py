@@ -7,8 +7,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from yuzu.errors import PrecomputationError
+from yuzu.files import written_whole
 
 FORMAT_NAME, FORMAT_VERSION = "yuzu precomputation", 1
 
@@ -32,14 +31,8 @@ def write(path: Path, settings: Any, decisions: dict[str, Any], arrays: dict[str
         "decisions": json.dumps(decisions),
     }
     arrays = arrays or {"empty": torch.zeros(1, device="cpu")}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    os.close(handle)
-    try:
-        save_file({k: v.contiguous() for k, v in arrays.items()}, temporary, header)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with written_whole(path) as part:
+        save_file({k: v.contiguous() for k, v in arrays.items()}, part, header)
 
 
 def read(path: Path) -> tuple[Any, dict[str, Any], dict[str, torch.Tensor]]:

@@ -129,7 +129,7 @@ def _first_wrong(
     values: list[Any] = []
     for node in graph.nodes:
         values.append(
-            run._leaf(node, mutants, rows) if node.kind != "call" else evaluate(node, values.__getitem__, run.device)
+            run.leaf(node, mutants, rows) if node.kind != "call" else evaluate(node, values.__getitem__, run.device)
         )
     if not all(_agree(values[o], t) for (o, _), t in zip(tensors, truth, strict=True)):
         return -1

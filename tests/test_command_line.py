@@ -1,0 +1,151 @@
+"""The command line: scores in a file, jobs that go on, and errors that say what to do."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import assert_close
+from safetensors.torch import save_file
+
+import yuzu
+from yuzu import command_line
+from yuzu.sequence import one_hot_encode
+
+h5py = pytest.importorskip("h5py", reason="the command line writes HDF5")
+
+MODEL = """
+import torch
+from beside import width
+
+def build():
+    layers = [torch.nn.Conv1d(4, width, 5), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(width * 16, 2)]
+    return torch.nn.Sequential(*layers)
+
+def number():
+    return 3
+"""
+SEQUENCES = ["ACGTACGTACGTACGTACGT", "TTTTTCCCCCNNNNNGGGGG", "ACACACACACACACACACAC", "GGGGGGGGGGGGGGGGGGGG", "CATCATCATCATCATCATCA"]
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """A folder with a model, its weights, sequences; and the arguments for them."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(MODEL)
+    (tmp_path / "beside.py").write_text("width = 6\n")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("net", "beside"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    torch.manual_seed(0)
+    model = command_line.load_model("net.py:build", None)
+    torch.save(model.state_dict(), "net.pt")
+    save_file(model.state_dict(), "net.safetensors")
+    (tmp_path / "x.fa").write_text("".join(f">peak{i}\n{s}\n" for i, s in enumerate(SEQUENCES)))
+    arguments = ["ism", "--model", "net.py:build", "--weights", "net.pt", "--fasta", "x.fa", "--out", "s.h5"]
+    yield model, [*arguments, "--device", "cpu", "--quiet"]
+    for name in ("net", "beside"):
+        sys.modules.pop(name, None)
+
+
+def read(path="s.h5"):
+    with h5py.File(path) as file:
+        return {k: v[:] for k, v in file.items()}
+
+
+@pytest.mark.parametrize("output", ["l2", "delta", "prediction", "hypothetical"])
+@pytest.mark.parametrize("target", [None, 1])
+def test_scores(job, output, target, capsys):
+    model, arguments = job
+    chosen = [] if target is None else ["--target", str(target)]
+    assert command_line.main([*arguments, "--output", output, *chosen, "--at-once", "2"]) == 0
+    assert "5 sequences in s.h5" in capsys.readouterr().out
+    found, X = read(), one_hot_encode(SEQUENCES)
+    kind = "delta" if output == "hypothetical" else output
+    wanted = yuzu.naive_ism(model, X, output=kind, target=target, device="cpu")
+    if output == "hypothetical":
+        wanted = wanted - wanted.mean(1, keepdim=True)
+    assert_close(torch.from_numpy(found["scores"]), wanted)
+    assert np.array_equal(found["sequences"], X.numpy()) and found["done"].all()
+    assert [n.decode() for n in found["names"]] == [f"peak{i}" for i in range(5)]
+
+
+def test_a_job_goes_on_where_it_stopped(job, monkeypatch):
+    _, arguments = job
+    scored = []
+    original = command_line._scores
+
+    def counted(model, X, made, options):
+        if len(scored) == 2:
+            raise KeyboardInterrupt
+        scored.append(len(X))
+        return original(model, X, made, options)
+
+    monkeypatch.setattr(command_line, "_scores", counted)
+    with pytest.raises(KeyboardInterrupt):
+        command_line.main([*arguments, "--at-once", "2"])
+    assert read()["done"].tolist() == [True] * 4 + [False]
+    scored.clear()
+    assert command_line.main(arguments) == 0
+    assert scored == [1], "only what was left"
+    again = read()
+    assert command_line.main(arguments) == 0 and scored == [1], "nothing is left"
+    monkeypatch.undo()
+    assert again["done"].all() and (again["scores"].reshape(5, -1).max(1) > 0).all()
+
+
+def test_precomputation(job, capsys):
+    model, arguments = job
+    plan = ["precompute", "--model", "net.py:build", "--fasta", "x.fa", "--out", "net.yuzu", "--device", "cpu"]
+    assert command_line.main(plan) == 0
+    assert "conv1d" in capsys.readouterr().out
+    assert command_line.main([*arguments, "--precomputation", "net.yuzu", "--weights", "net.safetensors"]) == 0
+    assert_close(torch.from_numpy(read()["scores"]), yuzu.naive_ism(model, one_hot_encode(SEQUENCES), device="cpu"))
+    assert command_line.main([*plan[:3], "--length", "30", "--out", "other.yuzu", "--device", "cpu"]) == 2, "the model wants 20"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--model", "net.py"], "must be FILE.py:NAME"),
+        (["--model", "nowhere.py:build"], "no file nowhere.py"),
+        (["--model", "net.py:missing"], "has no missing"),
+        (["--model", "no_such_package:Net"], "cannot import no_such_package"),
+        (["--model", "net.py:number"], "must make a torch.nn.Module, it returned int"),
+        (["--weights", "none.pt"], "no file none.pt"),
+        (["--weights", "x.fa"], "does not fit the model"),
+        (["--fasta", "none.fa"], "no file none.fa"),
+        (["--fasta", "uneven.fa"], "a has 4 letters, b has 3"),
+        (["--out", "missing/s.h5"], "no folder missing"),
+        (["--out", "foreign.h5"], "not a file of yuzu ism"),
+        (["--precomputation", "none.yuzu"], "make it with yuzu precompute"),
+        (["--precomputation", "x.fa"], "x.fa"),
+        (["--target", "7"], "target=7 does not exist"),
+        (["--at-once", "0"], "at least 1"),
+        (["--device", "quantum"], "device must be"),
+    ],
+)
+def test_errors(job, change, message, tmp_path, capsys):
+    _, arguments = job
+    (tmp_path / "uneven.fa").write_text(">a\nACGT\n>b\nACG\n")
+    with h5py.File("foreign.h5", "w") as file:
+        file["x"] = [1]
+    assert command_line.main([*arguments, *change]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("yuzu ism: ") and message in error
+
+
+def test_another_jobs_file_is_not_touched(job, capsys):
+    _, arguments = job
+    assert command_line.main(arguments) == 0
+    before = read()["scores"]
+    assert command_line.main([*arguments, "--target", "1"]) == 2
+    assert "another job's scores" in capsys.readouterr().err
+    assert np.array_equal(read()["scores"], before)
+
+
+def test_help_teaches(job):
+    for arguments in (["--help"], ["ism", "--help"]):
+        shown = subprocess.run([sys.executable, "-m", "yuzu", *arguments], capture_output=True, text=True, check=True)
+        assert "examples:" in shown.stdout and "goes on where it stopped" in shown.stdout

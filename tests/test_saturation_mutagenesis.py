@@ -1,0 +1,250 @@
+"""tangermeme's functions of the same names: their formulas here, and they themselves where tangermeme is installed."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from conftest import Net, oracle, sequences
+from torch import nn
+
+import yuzu
+
+L = 30
+
+
+def expected(model, X, start, stop, target=None, hypothetical=False, args=()):
+    """The scores by the formula, from naive ISM in float64."""
+    d = oracle(model, X, args=args, start=start, end=stop)["delta"]
+    d = d if target is None else d[:, :, :, target]
+    centred = d - d.mean(1, keepdim=True)
+    centred = centred.flatten(3).mean(3) if centred.dim() > 3 else centred
+    return centred if hypothetical else centred * X[:, :, start:stop]
+
+
+def test_the_signature_is_tangermemes():
+    found = inspect.signature(yuzu.saturation_mutagenesis)
+    names = "model X args start end batch_size target hypothetical raw_outputs dtype device verbose func fast".split()
+    assert list(found.parameters) == names
+    defaults = [found.parameters[n].default for n in names[2:]]
+    assert defaults == [None, 0, -1, 32, None, False, False, None, None, False, None, True]
+    names = "model X args func batch_size dtype device verbose".split()
+    assert list(inspect.signature(yuzu.predict).parameters) == names
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("target", [None, 0, -1, slice(0, 2), [1, 0]])
+@pytest.mark.parametrize("hypothetical", [True, False])
+@pytest.mark.parametrize(("start", "end", "stop"), [(0, -1, L), (4, 20, 20), (3, -5, L - 4)])
+def test_scores(net, device, fast, target, hypothetical, start, end, stop):
+    X = sequences(3, L)
+    X[0, :, 5] = 0
+    settings = {"target": target, "hypothetical": hypothetical, "start": start, "end": end}
+    found = yuzu.saturation_mutagenesis(net, X.to(torch.int8), fast=fast, device=device, **settings)
+    wanted = expected(net, X, start, stop, target, hypothetical)
+    assert found.dtype == torch.float32 and found.shape == (3, 4, stop - start)
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("target", [None, 1])
+def test_profiles_are_averaged(fast, target):
+    model = nn.Sequential(nn.Conv1d(4, 6, 5), nn.ReLU(), nn.Conv1d(6, 3, 3)).eval()
+    X = sequences(2, 40)
+    found = yuzu.saturation_mutagenesis(model, X, target=target, fast=fast, device="cpu")
+    wanted = expected(model, X, 0, 40, target)
+    assert found.shape == (2, 4, 40)
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-5
+
+
+def test_results_in_pieces(net, monkeypatch):
+    X = sequences(5, L)
+    whole = yuzu.saturation_mutagenesis(net, X, device="cpu")
+    monkeypatch.setattr(__import__("sys").modules["yuzu.saturation_mutagenesis"], "RESULTS_AT_ONCE", 1)
+    assert torch.allclose(yuzu.saturation_mutagenesis(net, X, device="cpu"), whole, atol=1e-6)
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(4, 3, 5)
+
+    def forward(self, x, scale):
+        y = self.conv(x).relu()
+        return y.amax(2) * scale, y
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_raw_outputs(net, fast):
+    X = sequences(2, L)
+    found = yuzu.saturation_mutagenesis(net, X, raw_outputs=True, start=2, end=9, fast=fast, device="cpu")
+    assert found._fields == ("y0", "y_hat")
+    truth = oracle(net, X, start=2, end=9)["prediction"]
+    assert torch.allclose(found.y0, net.eval()(X)) and found.y_hat.shape == truth.shape
+    assert float((found.y_hat - truth).norm() / truth.norm()) < 1e-5
+    model, scale = Pair().eval(), torch.rand(2, 1)
+    y0, y_hat = yuzu.saturation_mutagenesis(model, X, args=(scale,), raw_outputs=True, fast=fast, device="cpu")
+    assert isinstance(y0, list) and isinstance(y_hat, list)
+    for mine, other in zip(y_hat, oracle(model, X, args=(scale,))["prediction"], strict=True):
+        assert torch.allclose(mine.double(), other, atol=1e-5)
+    with pytest.raises(yuzu.YuzuError, match="raw_outputs=True is needed"):
+        yuzu.saturation_mutagenesis(model, X, args=(scale,), device="cpu")
+    picked = yuzu.saturation_mutagenesis(model, X, args=(scale,), func=lambda y: y[0], device="cpu")
+    assert picked.shape == (2, 4, L)
+
+
+def test_arrays_and_mixed_precision(net):
+    X = sequences(2, L)
+    plain = yuzu.saturation_mutagenesis(net, X, device="cpu")
+    as_numpy = yuzu.saturation_mutagenesis(net, X.numpy().astype(bool), device="cpu")
+    assert isinstance(as_numpy, np.ndarray) and np.allclose(as_numpy, plain, atol=1e-6)
+    mixed = yuzu.saturation_mutagenesis(net, X, dtype="bfloat16", device="cpu")
+    wrong = float((mixed - plain).norm() / plain.norm())
+    assert mixed.dtype == torch.float32 and 1e-5 < wrong < 0.5, "bfloat16 throughout, as naive ISM has it"
+    assert torch.equal(yuzu.saturation_mutagenesis(net, X, dtype="float32", device="cpu"), plain)
+
+
+def test_a_model_that_writes_over_its_input():
+    class Shifting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv1d(4, 3, 5)
+
+        def forward(self, x):
+            x -= 0.25
+            return self.conv(x).relu().amax(2)
+
+    model, X = Shifting().eval(), sequences(2, L)
+    before = X.clone()
+    found = yuzu.predict(model, X, device="cpu")
+    assert torch.equal(X, before) and torch.allclose(found, model(X.clone()), atol=1e-6)
+    yuzu.taylor.takegrad(X, model, device="cpu")
+    assert torch.equal(X, before)
+
+
+def test_reverse_complements_and_gradients(net):
+    X = sequences(2, L).numpy()
+    flipped = X[:, ::-1, ::-1]
+    found = yuzu.saturation_mutagenesis(net, flipped, device="cpu")
+    assert np.allclose(found, yuzu.saturation_mutagenesis(net, flipped.copy(), device="cpu"))
+    given = torch.from_numpy(X).requires_grad_()
+    assert not yuzu.saturation_mutagenesis(net, given, device="cpu").requires_grad
+    assert isinstance(yuzu.predict(net, X, dtype="bfloat16", device="cpu"), np.ndarray)
+
+
+class Packed:
+    def __init__(self, X):
+        self.X = X
+
+    def to_one_hot(self):
+        return self.X
+
+
+def test_packed_sequences(net):
+    X = sequences(2, L)
+    found = yuzu.saturation_mutagenesis(net, Packed(X.to(torch.int8)), device="cpu")
+    assert torch.equal(found, yuzu.saturation_mutagenesis(net, X, device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"start": 5, "end": 5}, "0 <= start < end"),
+        ({"start": -1}, "0 <= start < end"),
+        ({"end": L + 1}, "0 <= start < end"),
+        ({"end": None}, "end must be an integer"),
+        ({"dtype": "float64"}, "dtype must be"),
+        ({"dtype": "int8"}, "dtype must be"),
+        ({"target": 7}, "target=7 does not exist"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"args": (torch.zeros(1, 2),)}, "2 rows, one for each sequence"),
+        ({"X": torch.zeros(4, L)}, "3 axes"),
+        ({"device": "quantum"}, "device must be"),
+    ],
+)
+def test_bad_input(net, settings, message):
+    with pytest.raises(yuzu.YuzuError, match=message):
+        yuzu.saturation_mutagenesis(**{"model": net, "X": sequences(2, L), "device": "cpu", **settings})
+
+
+# ---- predict
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+def test_predict(net, device, batch_size):
+    X = sequences(5, L)
+    found = yuzu.predict(net, X.to(torch.int8), batch_size=batch_size, device=device)
+    assert torch.allclose(found, net.eval()(X), atol=1e-5) and found.device.type == "cpu" and not found.requires_grad
+    assert isinstance(yuzu.predict(net, X.numpy(), device=device), np.ndarray)
+    doubled = yuzu.predict(net, X, func=lambda y: 2 * y, batch_size=batch_size, device=device)
+    assert torch.allclose(doubled, 2 * found, atol=1e-5)
+
+
+def test_predict_with_several_outputs_and_inputs():
+    model, X, scale = Pair().eval(), sequences(5, L), torch.rand(5, 1)
+    found = yuzu.predict(model, X, args=(scale,), batch_size=2, device="cpu")
+    assert isinstance(found, list)
+    for mine, other in zip(found, model(X, scale), strict=True):
+        assert torch.allclose(mine, other, atol=1e-6)
+
+    class Named(nn.Module):
+        def forward(self, x):
+            return {"sum": x.sum(2), "rows": (x[:, 0], x[:, 1])}
+
+    found = yuzu.predict(Named(), X, batch_size=2, device="cpu")
+    assert torch.equal(found["sum"], X.sum(2)) and torch.equal(found["rows"][1], X[:, 1])
+
+
+def test_predict_leaves_the_model_alone():
+    model = Net().train()
+    yuzu.predict(model, sequences(2, L), device="cpu")
+    assert model.training
+    mixed = yuzu.predict(model, sequences(2, L), dtype=torch.bfloat16, device="cpu")
+    assert mixed.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"func": 1}, "func must be callable"),
+        ({"func": lambda y: y.sum()}, "one row for each"),
+        ({"func": lambda y: 3}, "one row for each"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"X": torch.full((1, 4, L), torch.nan)}, "finite"),
+        ({"X": torch.zeros(0, 4, L)}, "at least one sequence"),
+    ],
+)
+def test_predict_bad_input(net, settings, message):
+    with pytest.raises(yuzu.YuzuError, match=message):
+        yuzu.predict(**{"model": net, "X": sequences(2, L), "device": "cpu", **settings})
+
+
+# ---- tangermeme itself
+
+
+@pytest.mark.parametrize("settings", [{}, {"target": 1}, {"hypothetical": True}, {"start": 3, "end": -4}, {"target": slice(1, 3)}])
+def test_the_numbers_are_tangermemes(net, settings):
+    theirs = pytest.importorskip("tangermeme.saturation_mutagenesis", reason="compares with tangermeme")
+    X = sequences(3, L)
+    X[1, :, 7] = 0
+    X = X.to(torch.int8)
+    mine = yuzu.saturation_mutagenesis(net, X, device="cpu", **settings)
+    other = theirs.saturation_mutagenesis(net, X, device="cpu", fast=False, **settings)
+    assert mine.dtype == other.dtype and torch.allclose(mine, other, atol=1e-5)
+    raw, raw_other = (f(net, X, device="cpu", raw_outputs=True) for f in (yuzu.saturation_mutagenesis, theirs.saturation_mutagenesis))
+    assert torch.allclose(raw.y0, raw_other.y0, atol=1e-5) and torch.allclose(raw.y_hat, raw_other.y_hat, atol=1e-5)
+
+
+def test_as_func_of_tangermeme():
+    product = pytest.importorskip("tangermeme.product", reason="hands our functions to tangermeme's")
+    model, X, scale = Pair().eval(), sequences(3, L), torch.rand(4, 1)
+
+    def first(y):
+        return y[0]
+
+    for func in (yuzu.saturation_mutagenesis, yuzu.yuzu_ism, yuzu.predict):
+        chosen = {"func": first}
+        found = product.apply_pairwise(func, model, X, (scale,), additional_func_kwargs=chosen, device="cpu")
+        assert found.shape[:2] == (3, 4)
+        alone = func(model, X[2:3], args=(scale[1:2],), func=first, device="cpu")
+        assert torch.allclose(found[2, 1], alone[0], atol=1e-5)

@@ -1,0 +1,241 @@
+"""``yuzu ism`` and ``yuzu precompute``: scores of the sequences of a FASTA file, for batch jobs."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+import yuzu
+from yuzu.attribution import hypothetical
+from yuzu.errors import YuzuError
+from yuzu.inputs import OUTPUTS
+from yuzu.sequence import DNA, PROTEIN, one_hot_encode, read_fasta
+
+ALPHABETS = {"dna": DNA, "agct": "AGCT", "rna": "ACGU", "protein": PROTEIN}
+EXAMPLES = """
+examples:
+  yuzu precompute --model net.py:build --fasta peaks.fa --out net.yuzu
+  yuzu ism --model net.py:build --weights net.pt --fasta peaks.fa --out scores.h5 --precomputation net.yuzu --target 0
+  yuzu ism --model package.module:Net --weights net.safetensors --fasta peaks.fa --out scores.h5 --device cuda
+
+net.py:build is a file and a function (or class) in it that is called without arguments and returns the model; the
+weights are a state_dict, saved by torch.save or as safetensors. Sequences must all have one length.
+
+scores.h5 holds `scores` (n, C, L, ...), `sequences` (n, C, L), `names` (n,) and `done` (n,). A job that was interrupted
+goes on where it stopped when it is started again with the same arguments.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    made = argparse.ArgumentParser(
+        prog="yuzu",
+        description="Exact, fast in-silico saturation mutagenesis of PyTorch sequence models.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--version", action="version", version=yuzu.__version__)
+    commands = made.add_subparsers(dest="command", required=True, metavar="{ism,precompute}")
+    settings: dict[str, Any] = {"epilog": EXAMPLES, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    ism = commands.add_parser("ism", help="score every substitution of every sequence", **settings)
+    precompute = commands.add_parser("precompute", help="plan once for a model and a length, and keep it", **settings)
+    for command in (ism, precompute):
+        command.add_argument("--model", required=True, metavar="FILE.py:NAME", help="or MODULE:NAME; makes the model")
+        command.add_argument("--weights", type=Path, metavar="FILE", help="its state_dict: .pt, .pth or .safetensors")
+        command.add_argument("--alphabet", default="dna", choices=list(ALPHABETS), help="default: dna, ACGT")
+        command.add_argument("--device", help="default: cuda where there is one, else cpu")
+    ism.add_argument("--fasta", required=True, type=Path, metavar="FILE", help="sequences of one length, also gzipped")
+    ism.add_argument(
+        "--out", required=True, type=Path, metavar="FILE.h5", help="scores; goes on with an unfinished one"
+    )
+    ism.add_argument("--precomputation", type=Path, metavar="FILE", help="made by yuzu precompute; default: made anew")
+    ism.add_argument("--target", type=int, help="the output to score; default: all")
+    ism.add_argument(
+        "--output",
+        default="l2",
+        choices=[*OUTPUTS, "hypothetical"],
+        help="l2: norm over the outputs (default); delta: mutant minus reference; prediction; hypothetical: delta less "
+        "its mean over the letters, TF-MoDISco's input",
+    )
+    ism.add_argument("--at-once", type=int, default=16, metavar="N", help="sequences between two writes; default: 16")
+    ism.add_argument("--quiet", action="store_true", help="no progress bar")
+    precompute.add_argument("--fasta", type=Path, metavar="FILE", help="for the length of its sequences")
+    precompute.add_argument("--length", type=int, metavar="L", help="or the length itself")
+    precompute.add_argument("--out", required=True, type=Path, metavar="FILE", help="the precomputation")
+    precompute.add_argument("--precision", default="highest", choices=["highest", "high", "medium"])
+    return made
+
+
+def load_model(place: str, weights: Path | None) -> torch.nn.Module:
+    """The model that ``FILE.py:NAME`` or ``MODULE:NAME`` makes, with its weights."""
+    where, _, name = place.rpartition(":")
+    if not where or not name:
+        raise YuzuError(f"--model must be FILE.py:NAME or MODULE:NAME, got {place!r}")
+    if where.endswith(".py"):
+        if not Path(where).is_file():
+            raise YuzuError(f"--model: there is no file {where}")
+        spec = importlib.util.spec_from_file_location(Path(where).stem, where)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules.setdefault(spec.name, module)
+        sys.path.insert(0, str(Path(where).resolve().parent))  # what it imports lies beside it
+        spec.loader.exec_module(module)
+    else:
+        try:
+            module = importlib.import_module(where)
+        except ImportError as error:
+            raise YuzuError(f"--model: cannot import {where}: {error}") from error
+    if not hasattr(module, name):
+        raise YuzuError(f"--model: {where} has no {name}")
+    made = getattr(module, name)
+    model = made if isinstance(made, torch.nn.Module) else made()
+    if not isinstance(model, torch.nn.Module):
+        raise YuzuError(f"--model: {place} must make a torch.nn.Module, it returned {type(model).__name__}")
+    if weights is not None:
+        if not weights.is_file():
+            raise YuzuError(f"--weights: there is no file {weights}")
+        try:
+            model.load_state_dict(_read_weights(weights))
+        except Exception as error:
+            raise YuzuError(f"--weights: {weights} does not fit the model: {error}") from error
+    return model.eval()
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    nested = found.get("state_dict") if isinstance(found, dict) else None  # as training frameworks keep it
+    return nested if isinstance(nested, dict) else found
+
+
+def read_sequences(path: Path, alphabet: str) -> tuple[list[str], torch.Tensor]:
+    """Names and one-hot sequences of a FASTA file."""
+    if not path.is_file():
+        raise YuzuError(f"--fasta: there is no file {path}")
+    names, sequences = read_fasta(path)
+    for name, sequence in zip(names, sequences, strict=True):
+        if len(sequence) != len(sequences[0]):
+            raise YuzuError(
+                f"--fasta: all sequences must have one length; {names[0]} has {len(sequences[0])} letters, {name} has "
+                f"{len(sequence)}"
+            )
+    return list(names), one_hot_encode(list(sequences), alphabet=ALPHABETS[alphabet], dtype=torch.int8)
+
+
+def run_precompute(options: argparse.Namespace) -> None:
+    """``yuzu precompute``"""
+    if (options.fasta is None) == (options.length is None):
+        raise YuzuError("give either --fasta or --length")
+    length = (
+        options.length if options.length is not None else read_sequences(options.fasta, options.alphabet)[1].shape[2]
+    )
+    model = load_model(options.model, options.weights)
+    settings = {"precision": options.precision, "device": options.device}
+    made = yuzu.precompute(model, length, n_choices=len(ALPHABETS[options.alphabet]), **settings)
+    made.save(options.out)
+    print(made.summary())
+    print(f"written to {options.out}")
+
+
+def run_ism(options: argparse.Namespace) -> None:
+    """``yuzu ism``"""
+    try:
+        import h5py
+    except ImportError as error:
+        raise YuzuError("--out: HDF5 files need h5py: pip install 'yuzu-ism[command-line]'") from error
+    if options.at_once < 1:
+        raise YuzuError(f"--at-once must be at least 1, got {options.at_once}")
+    if not options.out.parent.is_dir():
+        raise YuzuError(f"--out: there is no folder {options.out.parent}")
+    names, X = read_sequences(options.fasta, options.alphabet)
+    model = load_model(options.model, options.weights)
+    made = None
+    if options.precomputation is not None:
+        if not options.precomputation.is_file():
+            raise YuzuError(
+                f"--precomputation: there is no file {options.precomputation}; make it with yuzu precompute"
+            )
+        made = yuzu.Precomputation.load(options.precomputation, options.device)
+    job = _job(options, model, names, X)
+    with h5py.File(options.out, "a") as file:
+        if "job" in file.attrs and file.attrs["job"] != job:
+            raise YuzuError(
+                f"--out: {options.out} holds another job's scores (other sequences, model, weights or options); give "
+                "another file, or delete it"
+            )
+        if "job" not in file.attrs and len(file):
+            raise YuzuError(f"--out: {options.out} exists and is not a file of yuzu ism; give another file")
+        left = np.flatnonzero(~file["done"][:]) if "done" in file else np.arange(len(X))
+        bar = tqdm(total=len(X), initial=len(X) - len(left), disable=options.quiet, unit="sequence")
+        for first in range(0, len(left), options.at_once):
+            rows = left[first : first + options.at_once]
+            scores = _scores(model, X[torch.from_numpy(rows)], made, options)
+            if "done" not in file:
+                _lay_out(file, job, names, X, scores)
+            file["scores"][rows] = scores
+            file.flush()
+            file["done"][rows] = True  # only what is safely there
+            file.flush()
+            bar.update(len(rows))
+        bar.close()
+    print(f"{len(X)} sequences in {options.out}" + (", as before" if not len(left) else ""))
+
+
+def _scores(model: torch.nn.Module, X: torch.Tensor, made: Any, options: argparse.Namespace) -> np.ndarray:
+    kind = "delta" if options.output == "hypothetical" else options.output
+    settings = {"output": kind, "target": options.target, "device": options.device}
+    found = yuzu.yuzu_ism(model, X, made, **settings)
+    if not isinstance(found, torch.Tensor):
+        raise YuzuError(f"--output {options.output} needs a model that returns one tensor: use --output l2, or wrap it")
+    return (hypothetical(found) if options.output == "hypothetical" else found).numpy()
+
+
+def _lay_out(file: Any, job: str, names: list[str], X: torch.Tensor, scores: np.ndarray) -> None:
+    import h5py
+
+    file.create_dataset("scores", (len(X), *scores.shape[1:]), scores.dtype, chunks=(1, *scores.shape[1:]))
+    file.create_dataset("sequences", data=X.numpy())
+    file.create_dataset("names", data=names, dtype=h5py.string_dtype())
+    file.create_dataset("done", data=np.zeros(len(X), dtype=bool))
+    file.attrs["yuzu"], file.attrs["job"] = yuzu.__version__, job
+
+
+def _job(options: argparse.Namespace, model: torch.nn.Module, names: list[str], X: torch.Tensor) -> str:
+    """What tells one job's scores from another's."""
+    digest = hashlib.sha256(X.numpy().tobytes())
+    digest.update("\n".join(names).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    settings = {
+        "model": options.model,
+        "output": options.output,
+        "target": options.target,
+        "alphabet": options.alphabet,
+    }
+    return json.dumps({**settings, "digest": digest.hexdigest()}, sort_keys=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 2 for bad input, with one line that says what to do."""
+    options = parser().parse_args(arguments)
+    try:
+        {"ism": run_ism, "precompute": run_precompute}[options.command](options)
+    except YuzuError as error:
+        print(f"yuzu {options.command}: {error}", file=sys.stderr)
+        return 2
+    return 0

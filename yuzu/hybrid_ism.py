@@ -1,0 +1,266 @@
+"""ISM that is exact in the local part of a model and first order in what mixes all positions."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from yuzu._engine import measure
+from yuzu._engine.capture import CaptureError
+from yuzu._engine.delta import Change, Layout, read_windows
+from yuzu._engine.gate import running
+from yuzu._engine.graph import Weights, evaluate
+from yuzu._engine.local_part import LocalPart, local_part
+from yuzu._engine.model_copy import model_dtype
+from yuzu._engine.plan import Plan, make_plan
+from yuzu._engine.precision import products
+from yuzu._engine.run import Derived, Run, keep_freed_memory
+from yuzu.errors import YuzuError, YuzuWarning
+from yuzu.gradients import backward_in_evaluation, check_tracks, flat_outputs, gradients
+from yuzu.inputs import check_args, check_count, check_device, check_model, check_sequences, to_user
+from yuzu.mutations import Mutations, batches, letters_of
+from yuzu.precompute import DISAGREES, obtain
+from yuzu.predict import predict
+from yuzu.scores import Scores, result_dtype
+from yuzu.taylor import ism as taylor_shaped_ism
+from yuzu.taylor import takegrad
+
+RECURRENT = {"aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu"}
+SLOPES_BYTES = 1 << 28  # of the gradients at the border of some tracks
+
+
+def hybrid_ism(
+    model: torch.nn.Module,
+    X_0: Any,
+    precomputation: Any = None,
+    *,
+    args: tuple[Any, ...] | None = None,
+    tracks: int | Sequence[int] | None = None,
+    func: Callable[[Any], Any] | None = None,
+    start: int | None = 0,
+    end: int | None = None,
+    batch_size: int = 8,
+    device: Any = None,
+    verbose: bool = False,
+) -> Any:
+    """Approximate in-silico saturation mutagenesis: between Taylor ISM and ISM in time and in accuracy.
+
+    Where a mutation reaches a window only (convolutions, pools, activations: the local part) its effect is computed
+    exactly, as by `yuzu_ism`. At the border to what mixes all positions (attention, dense layers on everything,
+    recurrent layers) it is multiplied by the gradient of the output there, which a forward and a backward pass give:
+
+        ``y(mutant) - y(reference)  ~  sum over the border's values h of  (h(mutant) - h(reference)) * dy/dh``
+
+    A model without such a border is scored exactly, one that mixes all positions at once by Taylor ISM
+    (`yuzu.taylor.takegrad` with ``"tism"``).
+
+    Parameters
+    ----------
+    model, X_0, precomputation, args, func, start, end, device, verbose
+        As for `yuzu_ism`. ``func`` must be differentiable.
+    tracks: int, list of int or None
+        The outputs, counted as in `yuzu.taylor.takegrad`; the time grows with their number. Default None: all.
+    batch_size: int
+        Sequences in one backward pass. Default 8.
+
+    Returns
+    -------
+    torch.Tensor (numpy.ndarray for a numpy ``X_0``), shape=(n, tracks, C, end - start)
+        Signed differences, 0 at the reference character.
+
+    Raises
+    ------
+    ValueError
+        For bad input, before any work.
+
+    Warns
+    -----
+    YuzuWarning
+        Where the model's operations cannot be captured: then it is Taylor ISM.
+    """
+    check_model(model)
+    dtype, found = model_dtype(model), check_device(device)
+    X = check_sequences(X_0, dtype)
+    extra = check_args(args, len(X))
+    batch_size = check_count("batch_size", batch_size)
+    if func is not None and not callable(func):
+        raise YuzuError(f"func must be callable, got {type(func).__name__}")
+    mutations = Mutations(X.shape[1], X.shape[2], start, end, None, None)
+    one = predict(model, X[:1], tuple(a[:1] for a in extra) or None, func, device=found)
+    chosen = check_tracks(tracks, flat_outputs(one, 1).shape[1])
+    bound = obtain(model, precomputation, X.shape[2], X.shape[1], extra, found)
+    try:
+        if bound.decisions["naive_model"] == DISAGREES:
+            raise CaptureError(DISAGREES)
+        plan = bound.captured(extra)
+    except CaptureError as error:
+        warnings.warn(f"hybrid_ism is Taylor ISM for this model: {error}", YuzuWarning, stacklevel=2)
+        scores = takegrad(X, model, chosen, "tism", found, args=extra, func=func, batch_size=batch_size)
+        return to_user(scores[..., mutations.start : mutations.end].contiguous(), isinstance(X_0, np.ndarray))
+    if func is None and local_part(plan).whole:
+        exact = {"args": extra or None, "precomputation": precomputation, "device": found, "verbose": verbose}
+        result = taylor_shaped_ism(X, model, chosen, mutations.start, mutations.end, **exact)
+        return to_user(result, isinstance(X_0, np.ndarray))
+    keep_freed_memory()
+    hybrid = _Hybrid(model, plan, bound.plan is not None, mutations, found)
+    with torch.no_grad():
+        result = hybrid.run(X, extra, func, chosen, batch_size, verbose)
+    return to_user(result, isinstance(X_0, np.ndarray))
+
+
+class _Hybrid:
+    """A plan, cut at its border, put to use.
+
+    What is cut depends on the sequences: where a reference is infinite there are no differences, and the border lies
+    before it.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, plan: Plan, timed: bool, mutations: Mutations, device: torch.device
+    ) -> None:
+        self.plan, self.mutations, self.device = plan, mutations, device
+        self.timed = timed  # whether the plan's ways were measured
+        self.weights, self.derived = Weights(model, device), Derived()
+        self.whole = Run(plan, self.weights, self.derived, device)
+        self._cut: dict[tuple[int, ...], tuple[LocalPart, Run]] = {}
+
+    def run(
+        self,
+        X: torch.Tensor,
+        args: tuple[torch.Tensor, ...],
+        func: Callable[[Any], Any] | None,
+        tracks: list[int],
+        batch_size: int,
+        verbose: bool,
+    ) -> torch.Tensor:
+        """``(n, tracks, C, L')``"""
+        part, _ = self._prepared(())
+        nodes, batch_size = self.plan.graph.nodes, min(batch_size, len(X))
+        numbers = sum(math.prod(s for s in nodes[i].shape or () if s) for i in part.border)
+        block = max(SLOPES_BYTES // (batch_size * numbers * X.element_size()), 1)
+        blocks = [tracks[i : i + block] for i in range(0, len(tracks), block)]
+        bar = tqdm(total=len(X) * len(blocks), disable=not verbose, desc="hybrid ISM", unit="sequence")
+        letters = letters_of(X)
+        found = []
+        with bar, products(self.plan.precision, self.device):
+            for some in blocks:
+                scores = Scores("delta", len(X), self.mutations.result_shape, result_dtype(X.dtype))
+                for first in range(0, len(X), batch_size):
+                    rows = slice(first, first + batch_size)
+                    x, rest = X[rows].to(self.device), [a[rows].to(self.device) for a in args]
+                    self._batch(scores, first, x, rest, letters[rows], func, some)
+                    bar.update(len(x))
+                found.append(scores.results[0])
+        return torch.cat(found, 3).permute(0, 3, 1, 2).contiguous()
+
+    def _batch(
+        self,
+        scores: Scores,
+        first: int,
+        x: torch.Tensor,
+        args: list[torch.Tensor],
+        letters: torch.Tensor,
+        func: Callable[[Any], Any] | None,
+        tracks: list[int],
+    ) -> None:
+        part, run = self._prepared(())
+        run.set_reference(x, args)
+        infinite = tuple(part.kept[i] for i in run.unfit_for_differences())
+        if infinite:
+            part, run = self._prepared(infinite)
+            run.set_reference(x, args)
+        values, slopes = self._slopes(part, x, args, func, tracks)
+        tables = [_table(s, run.plan.layouts[o]) for s, o in zip(slopes, part.graph.output_nodes, strict=True)]
+        at_once = self._sites_at_once(part, run, tables)
+        reachable, regular = run.plan.reach(self.mutations.positions, 1)
+        scores.begin(first, [values])
+        for group in self.mutations.groups(letters, reachable):
+            for some in batches(group, at_once, regular):
+                sites, written = self.mutations.sites(x, letters.to(self.device), some)
+                changes = run.chunk(sites)
+                total = sites.difference.new_zeros(*sites.difference.shape[:2], len(tracks))
+                for change, table in zip(changes, tables, strict=True):
+                    if change is not None:
+                        total += _along(run, change, table)
+                scores.write(some.sequence, some.slot, written, [total])
+        scores.end()
+
+    def _prepared(self, infinite: tuple[int, ...]) -> tuple[LocalPart, Run]:
+        if infinite not in self._cut:
+            plan = self.plan.without(dict.fromkeys(infinite, "its reference is infinite")) if infinite else self.plan
+            part = local_part(plan)
+            local = make_plan(part.graph, plan.precision)
+            for rule, place in zip(local.rules, part.kept, strict=True):
+                mine = plan.rules[place]
+                if rule is not None and mine is not None:
+                    rule.way = mine.way
+            self._cut[infinite] = part, Run(local, self.weights, self.derived, self.device)
+        return self._cut[infinite]
+
+    def _slopes(
+        self,
+        part: LocalPart,
+        x: torch.Tensor,
+        args: list[torch.Tensor],
+        func: Callable[[Any], Any] | None,
+        tracks: list[int],
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The chosen outputs ``(n, T)``, and their gradients ``(T, n, ...)`` at each value of the border."""
+        graph, run = self.plan.graph, self.whole
+        border, values = set(part.border), list[Any]()
+        recurrent = any(node.op in RECURRENT for node in graph.nodes)
+        with running(), torch.enable_grad(), backward_in_evaluation(recurrent):
+            for node in graph.nodes:
+                if node.kind == "call":
+                    value = evaluate(node, values.__getitem__, run.device)
+                else:
+                    value = run.leaf(node, x, args)
+                values.append(value.detach().requires_grad_() if node.index in border else value)
+            output = graph.rebuild([values[o] if isinstance(o, int) else o[0] for o in graph.outputs])
+            flat = flat_outputs(output if func is None else func(output), len(x))[:, tracks]
+            pieces = [found for _, found in gradients(flat, [values[i] for i in part.border])]
+        return flat.detach(), [torch.cat(parts) for parts in zip(*pieces, strict=True)]
+
+    def _sites_at_once(self, part: LocalPart, run: Run, tables: list[torch.Tensor]) -> int:
+        """How many sites fill the cache, the gradients on their windows included; and ways for the local part."""
+        m, plan, c = self.mutations, run.plan, self.mutations.n_choices
+
+        def most() -> int:
+            memory = measure.memory_of(plan, m.length, c, 1, tables[0].element_size(), c)
+            middle = plan.windows(np.array([m.length // 2]), 1)
+            for table, o in zip(tables, plan.graph.output_nodes, strict=True):
+                window = middle[o]
+                slopes = 0 if window is None else window.width * table[0, 0].numel() * table.element_size()
+                memory = dataclasses.replace(memory, block=max(memory.block, slopes))
+            target = measure.CACHE_TARGET.get(run.device.type, measure.CACHE_TARGET["cpu"])
+            return max(target // max(memory.block, 1), 1)
+
+        if not self.timed:
+            measure.choose_ways(run, None, c - 1, c, m.length, most(), most(), 0)
+            for rule, place in zip(plan.rules, part.kept, strict=True):
+                mine = self.plan.rules[place]
+                if rule is not None and mine is not None:
+                    mine.way = rule.way
+            self.timed = True
+        return most()
+
+
+def _table(slopes: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """Gradients ``(T, n, ...)`` with positions first and tracks last: ``(n, P, R, T)``."""
+    table = layout.position_first(slopes.flatten(0, 1))  # (T * n, P, ...)
+    table = table.flatten(2) if table.dim() > 2 else table.unsqueeze(2)
+    return table.unflatten(0, slopes.shape[:2]).permute(1, 2, 3, 0).contiguous()
+
+
+def _along(run: Run, change: Change, table: torch.Tensor) -> torch.Tensor:
+    """The change of a value of the border times the gradients there: ``(S, A, T)``."""
+    assert change.window is not None
+    there = read_windows(table, change.window, run.sites.sequence, run.sites.only).flatten(1, 2)  # (S, w * R, T)
+    return torch.bmm(change.tensor.flatten(2).to(there.dtype), there)

@@ -1,0 +1,86 @@
+"""The two files that TF-MoDISco reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from yuzu.errors import YuzuError
+from yuzu.files import written_whole
+
+
+class ModiscoFiles(NamedTuple):
+    """Where the sequences and their scores were written."""
+
+    sequences: Path
+    attributions: Path
+
+
+def to_modisco(path: str | Path, X: Any, scores: Any) -> ModiscoFiles:
+    """Write sequences and hypothetical scores for TF-MoDISco.
+
+    ``modisco motifs -s PATH.ohe.npz -a PATH.attr.npz -n 2000 -o motifs.h5`` reads them. Both hold one array, ``arr_0``,
+    of shape ``(N, 4, L)``: the one-hot sequences as int8, the scores as float32. The names are those of bpnet-lite.
+
+    Parameters
+    ----------
+    path: str or Path
+        Without an ending: ``.ohe.npz`` and ``.attr.npz`` are added. Its folder must exist.
+    X: torch.Tensor or numpy.ndarray, shape=(N, 4, L)
+        One-hot sequences over ``ACGT``; all-zero columns are ``N``.
+    scores: torch.Tensor or numpy.ndarray, shape=(N, 4, L)
+        Hypothetical scores (see `yuzu.attribution.hypothetical`) of one output.
+
+    Returns
+    -------
+    ModiscoFiles
+        ``(sequences, attributions)``: the two paths, in the order of ``-s`` and ``-a``.
+
+    Raises
+    ------
+    ValueError
+        For other shapes, other than 4 letters, soft sequences, values that are not finite; and for scores that are
+        plainly not hypothetical: projected ones (0 at every other letter), or plain differences (0 at every reference).
+    """
+    sequences = _array("X", X)
+    values = _array("scores", scores)
+    if sequences.ndim != 3 or sequences.shape[1] != 4 or 0 in sequences.shape:
+        raise YuzuError(f"X must have shape (N, 4, L), got {sequences.shape}")
+    if values.shape != sequences.shape:
+        raise YuzuError(f"scores must have the shape of X, {sequences.shape}, got {values.shape}")
+    if not (np.isin(sequences, (0, 1)).all() and (sequences.sum(1) <= 1).all()):
+        raise YuzuError("X must be one-hot: 0 and 1, at most one 1 in a column")
+    if not np.isfinite(values).all():
+        raise YuzuError("scores must be finite, got NaN or infinity")
+    reference = sequences == 1
+    if values.any() and not values[~reference].any():
+        raise YuzuError(
+            "scores are 0 at every letter but the reference, so they are projected; TF-MoDISco needs the hypothetical "
+            "ones: pass the scores before they were multiplied by the sequence"
+        )
+    if values.any() and reference.any() and not values[reference].any():
+        raise YuzuError(
+            "scores are 0 at every reference letter, so they are plain differences; TF-MoDISco needs hypothetical: "
+            "pass yuzu.attribution.hypothetical(scores)"
+        )
+    path = Path(path)
+    files = ModiscoFiles(path.with_name(path.name + ".ohe.npz"), path.with_name(path.name + ".attr.npz"))
+    _save(files.sequences, sequences.astype(np.int8))
+    _save(files.attributions, values.astype(np.float32))
+    return files
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray):
+        return value
+    raise YuzuError(f"{name} must be a torch.Tensor or numpy.ndarray of shape (N, 4, L), got {type(value).__name__}")
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with written_whole(path) as part, open(part, "wb") as file:
+        np.savez_compressed(file, array)

@@ -1,0 +1,105 @@
+"""Predictions in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+from tqdm.auto import tqdm
+
+from yuzu._engine.gate import running
+from yuzu._engine.model_copy import evaluation_copy, model_dtype
+from yuzu._engine.precision import products
+from yuzu.errors import YuzuError
+from yuzu.inputs import check_args, check_count, check_device, check_model, check_sequences, to_user
+
+
+def predict(
+    model: torch.nn.Module,
+    X: Any,
+    args: tuple[Any, ...] | None = None,
+    func: Callable[[Any], Any] | None = None,
+    batch_size: int = 32,
+    dtype: str | torch.dtype | None = None,
+    device: Any = None,
+    verbose: bool = False,
+) -> Any:
+    """What the model returns for sequences, a batch at a time; tangermeme's function of that name.
+
+    The model runs with evaluation semantics and is never changed; it stays where it is.
+
+    Parameters
+    ----------
+    model: torch.nn.Module
+    X: torch.Tensor or numpy.ndarray, shape=(n, C, L)
+        One-hot sequences, of any number type: each batch is cast to ``dtype``.
+    args: tuple of arrays or None
+        The inputs after the sequence, each with ``n`` rows: floating point ones in the model's dtype, others (indices,
+        masks) as they are. Default None.
+    func: callable or None
+        Applied to the model's output for each batch. Default None.
+    batch_size: int
+        Sequences in one forward pass. Default 32.
+    dtype: str, torch.dtype or None
+        Another dtype than the model's runs it in mixed precision (autocast). Default None: the model's.
+    device: str, torch.device or None
+        Default None: CUDA when available and the CPU otherwise.
+    verbose: bool
+        Whether to show a progress bar. Default False.
+
+    Returns
+    -------
+    torch.Tensor, list or dict of them, on the CPU (arrays for a numpy ``X``)
+        ``(n, ...)``. A tuple becomes a list, as in tangermeme; other containers stay.
+
+    Raises
+    ------
+    ValueError
+        For bad input, before any work, and for an output without a row for each sequence.
+    """
+    check_model(model)
+    found, batch_size = check_device(device), check_count("batch_size", batch_size)
+    own = model_dtype(model)
+    wanted = check_dtype(dtype, own)
+    as_numpy = isinstance(X, np.ndarray)
+    sequences = check_sequences(X, None)
+    extra = check_args(args, len(sequences))
+    if func is not None and not callable(func):
+        raise YuzuError(f"func must be callable, got {type(func).__name__}")
+    twin = evaluation_copy(model, found)
+    parts: list[list[torch.Tensor]] = []
+    spec: Any = None
+    starts = range(0, len(sequences), batch_size)
+    for first in tqdm(starts, disable=not verbose, desc="predictions", unit="batch"):
+        rows = slice(first, first + batch_size)
+        # copies: a model may write over what it is given
+        x = sequences[rows].to(found).to(own, copy=True)
+        rest = [a[rows].to(found, own if a.is_floating_point() else None, copy=True) for a in extra]
+        with running(), torch.no_grad(), products("highest", found):
+            with torch.autocast(found.type, wanted, enabled=wanted != own):
+                output = twin(x, *rest)
+        if func is not None:
+            output = func(output)
+        leaves, spec = pytree.tree_flatten(list(output) if isinstance(output, tuple) else output)
+        if not leaves or not all(isinstance(v, torch.Tensor) and v.dim() and len(v) == len(x) for v in leaves):
+            raise YuzuError(
+                f"the model{' (after func)' if func is not None else ''} must return tensors with one row for each "
+                f"sequence, got {[tuple(getattr(v, 'shape', ())) for v in leaves]} "
+                f"for {len(x)} sequences"
+            )
+        parts.append([v.detach().cpu() for v in leaves])
+    values = [to_user(torch.cat(pieces), as_numpy) for pieces in zip(*parts, strict=True)]
+    return pytree.tree_unflatten(values, spec)
+
+
+def check_dtype(dtype: Any, own: torch.dtype) -> torch.dtype:
+    """The dtype to run a model of dtype ``own`` in: its own, or one that autocast knows."""
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if found is None and dtype is None:
+        return own
+    if not isinstance(found, torch.dtype) or found not in (own, torch.float16, torch.bfloat16):
+        raise YuzuError(f"dtype must be None, the model's own {own}, float16 or bfloat16, got {dtype!r}")
+    return found
