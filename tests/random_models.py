@@ -245,7 +245,7 @@ class Laboratory:
         for X in (item.mutants, self.X.double()[torch.from_numpy(sequence)]):
             values: list[Any] = []
             for node in self.graph.nodes:
-                values.append(run._leaf(node, X, args) if node.kind != "call" else evaluate(node, values.__getitem__, CPU))
+                values.append(run.leaf(node, X, args) if node.kind != "call" else evaluate(node, values.__getitem__, CPU))
             found.append(values)
         self._truths[item.name] = (found[0], found[1])
         return self._truths[item.name]
