@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 import yuzu
 from yuzu import models
+from yuzu.mixed_precision import MixedPrecision
 
 RESULTS = Path(__file__).resolve().parent / "results"
 LENGTHS = {
@@ -31,18 +32,6 @@ LENGTHS = {
     "BPNet": 1000,
     "SpliceAI-400": 1400,
 }
-
-
-class Autocast(torch.nn.Module):
-    """A model in bfloat16 where autocast has it so."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: torch.Tensor) -> Any:
-        with torch.autocast(x.device.type, torch.bfloat16):
-            return pytree.tree_map(lambda v: v.float(), self.model(x))
 
 
 def flat(result: Any) -> torch.Tensor:
@@ -66,7 +55,7 @@ def measured(name: str, length: int, device: str) -> dict[str, float]:
         made = yuzu.precompute(model, length, precision=precision, device=device)
         found[precision] = scores(yuzu.yuzu_ism, model, X, made)
     found["naive float32"] = scores(yuzu.naive_ism, model, X)
-    found["naive bfloat16"] = scores(yuzu.naive_ism, Autocast(model), X)
+    found["naive bfloat16"] = scores(yuzu.naive_ism, MixedPrecision(model, torch.bfloat16), X)
     return {kind: float((value - truth).norm() / truth.norm()) for kind, value in found.items()}
 
 

@@ -20,7 +20,7 @@ import torch
 from beside import width
 
 def build():
-    layers = [torch.nn.Conv1d(4, width, 5), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(width * 16, 2)]
+    layers = [torch.nn.Conv1d(4, width, 5), torch.nn.BatchNorm1d(width), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(width * 16, 2)]
     return torch.nn.Sequential(*layers)
 
 def number():
@@ -119,6 +119,8 @@ def test_precomputation(job, capsys):
         (["--fasta", "uneven.fa"], "a has 4 letters, b has 3"),
         (["--out", "missing/s.h5"], "no folder missing"),
         (["--out", "foreign.h5"], "not a file of yuzu ism"),
+        (["--out", "x.fa"], "is not HDF5"),
+        (["--out", "."], "is a folder"),
         (["--precomputation", "none.yuzu"], "make it with yuzu precompute"),
         (["--precomputation", "x.fa"], "x.fa"),
         (["--target", "7"], "target=7 does not exist"),
@@ -134,6 +136,18 @@ def test_errors(job, change, message, tmp_path, capsys):
     assert command_line.main([*arguments, *change]) == 2
     error = capsys.readouterr().err
     assert error.startswith("yuzu ism: ") and message in error
+
+
+def test_errors_of_precompute(job, capsys):
+    arguments = ["precompute", "--model", "net.py:build", "--length", "20", "--device", "cpu"]
+    for change, message in [
+        (["--out", "missing/net.yuzu"], "no folder missing"),
+        (["--out", "net.yuzu", "--fasta", "x.fa"], "either --fasta or --length"),
+        (["--out", "."], "is a folder"),
+    ]:
+        assert command_line.main([*arguments, *change]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("yuzu precompute: ") and message in error
 
 
 def test_another_jobs_file_is_not_touched(job, capsys):

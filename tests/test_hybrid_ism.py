@@ -11,6 +11,8 @@ from torch import nn
 
 import yuzu
 from yuzu import taylor
+from yuzu._engine import measure
+from yuzu._engine.run import Run
 
 L = 40
 
@@ -171,6 +173,28 @@ def test_a_precomputation_and_weights_that_change():
     after = yuzu.hybrid_ism(model, X, made, device="cpu")
     assert not torch.allclose(before, after) and correlation(after, wanted(model, X)) > 0.95
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("conv", ["cyclic", "gaussian"])
+def test_a_precomputation_with_probes(conv):
+    model, X = Attention().double().eval(), sequences(2, L, dtype=torch.float64)
+    made = yuzu.precompute(model, L, conv=conv, alpha=1.5 if conv == "gaussian" else None, device="cpu")
+    found = yuzu.hybrid_ism(model, X, made, device="cpu")
+    assert torch.allclose(found, yuzu.hybrid_ism(model, X, device="cpu"), atol=1e-10), "probes are for whole runs"
+
+
+@pytest.mark.parametrize("target", [1, 3000, 50_000])
+def test_results_do_not_depend_on_the_chunks(target, monkeypatch):
+    model, X, cell = Joined().double().eval(), sequences(3, L, dtype=torch.float64), torch.randn(3, 3).double()
+    X[1, :, 7] = 0
+    whole = yuzu.hybrid_ism(model, X, args=(cell,), device="cpu")
+    monkeypatch.setitem(measure.CACHE_TARGET, "cpu", target)
+    counts = []
+    original = Run.chunk
+    monkeypatch.setattr(Run, "chunk", lambda self, sites: counts.append(len(sites.sequence)) or original(self, sites))
+    found = yuzu.hybrid_ism(model, X, args=(cell,), device="cpu")
+    assert torch.allclose(found, whole, atol=1e-12)
+    assert len(counts) > 3 and (target > 1 or max(counts) == 1)
 
 
 def test_what_cannot_be_captured_is_taylor_ism():

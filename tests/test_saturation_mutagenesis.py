@@ -140,6 +140,15 @@ class Packed:
         return self.X
 
 
+def test_args_are_cast_to_the_models_dtype():
+    model, X, scale = Pair().eval(), sequences(2, L), np.random.default_rng(0).random((2, 1))
+    found, wanted = (
+        yuzu.saturation_mutagenesis(model, X, args=(a,), func=lambda y: y[0], device="cpu")
+        for a in (scale, torch.from_numpy(scale).float())
+    )
+    assert found.dtype == torch.float32 and torch.equal(found, wanted)
+
+
 def test_packed_sequences(net):
     X = sequences(2, L)
     found = yuzu.saturation_mutagenesis(net, Packed(X.to(torch.int8)), device="cpu")
@@ -158,7 +167,7 @@ def test_packed_sequences(net):
         ({"target": 7}, "target=7 does not exist"),
         ({"batch_size": 0}, "batch_size"),
         ({"args": (torch.zeros(1, 2),)}, "2 rows, one for each sequence"),
-        ({"X": torch.zeros(4, L)}, "3 axes"),
+        ({"X": torch.zeros(4, L)}, "^X must have 3 axes"),
         ({"device": "quantum"}, "device must be"),
     ],
 )
@@ -210,7 +219,7 @@ def test_predict_leaves_the_model_alone():
         ({"func": lambda y: y.sum()}, "one row for each"),
         ({"func": lambda y: 3}, "one row for each"),
         ({"batch_size": 0}, "batch_size"),
-        ({"X": torch.full((1, 4, L), torch.nan)}, "finite"),
+        ({"X": torch.full((1, 4, L), torch.nan)}, "^X must be finite"),
         ({"X": torch.zeros(0, 4, L)}, "at least one sequence"),
     ],
 )

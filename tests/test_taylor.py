@@ -182,7 +182,8 @@ def test_recurrent_layers():
         ({"baseline": np.zeros(3)}, "baseline must have one of the shapes"),
         ({"baseline": "uniform"}, "baseline must be an array of numbers"),
         ({"baseline": [np.nan] * 4}, "baseline must be finite"),
-        ({"x": torch.zeros(2, 4)}, "3 axes"),
+        ({"x": torch.zeros(2, 4)}, "^x must have 3 axes"),
+        ({"tracks": torch.zeros(1, 1).long()}, "tracks must be integers"),
         ({"model": "model"}, "model must be a torch.nn.Module"),
         ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
         ({"func": 3}, "func must be callable"),
@@ -194,6 +195,13 @@ def test_bad_input(change, message):
     given = {"x": sequences(2, L), "model": Linear().eval(), "device": "cpu", **change}
     with pytest.raises(yuzu.YuzuError, match=message):
         taylor.takegrad(**given)
+
+
+@pytest.mark.parametrize("tracks", [1, np.int64(1), np.array(1), torch.tensor(1), [1], np.array([1]), torch.tensor([1]), (torch.tensor(1),)])
+def test_one_track_in_any_form(tracks):
+    model, X = Linear().eval(), sequences(2, L)
+    found = taylor.takegrad(X, model, tracks, device="cpu")
+    assert torch.equal(found, taylor.takegrad(X, model, device="cpu")[:, 1:2])
 
 
 def test_bad_input_of_the_others():

@@ -136,6 +136,13 @@ def read_sequences(path: Path, alphabet: str) -> tuple[list[str], torch.Tensor]:
     return list(names), one_hot_encode(list(sequences), alphabet=ALPHABETS[alphabet], dtype=torch.int8)
 
 
+def _check_folder(out: Path) -> None:
+    if not out.absolute().parent.is_dir():
+        raise YuzuError(f"--out: there is no folder {out.parent}")
+    if out.is_dir():
+        raise YuzuError(f"--out: {out} is a folder; give a file in it")
+
+
 def run_precompute(options: argparse.Namespace) -> None:
     """``yuzu precompute``"""
     if (options.fasta is None) == (options.length is None):
@@ -143,6 +150,7 @@ def run_precompute(options: argparse.Namespace) -> None:
     length = (
         options.length if options.length is not None else read_sequences(options.fasta, options.alphabet)[1].shape[2]
     )
+    _check_folder(options.out)
     model = load_model(options.model, options.weights)
     settings = {"precision": options.precision, "device": options.device}
     made = yuzu.precompute(model, length, n_choices=len(ALPHABETS[options.alphabet]), **settings)
@@ -159,8 +167,9 @@ def run_ism(options: argparse.Namespace) -> None:
         raise YuzuError("--out: HDF5 files need h5py: pip install 'yuzu-ism[command-line]'") from error
     if options.at_once < 1:
         raise YuzuError(f"--at-once must be at least 1, got {options.at_once}")
-    if not options.out.parent.is_dir():
-        raise YuzuError(f"--out: there is no folder {options.out.parent}")
+    _check_folder(options.out)
+    if options.out.exists() and not h5py.is_hdf5(options.out):
+        raise YuzuError(f"--out: {options.out} exists and is not HDF5; give another file")
     names, X = read_sequences(options.fasta, options.alphabet)
     model = load_model(options.model, options.weights)
     made = None
@@ -220,7 +229,7 @@ def _job(options: argparse.Namespace, model: torch.nn.Module, names: list[str], 
     digest.update("\n".join(names).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     settings = {
         "model": options.model,
         "output": options.output,

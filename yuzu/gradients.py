@@ -42,10 +42,12 @@ def check_tracks(tracks: Any, count: int) -> list[int]:
     """Places among ``count`` outputs; None means all."""
     if tracks is None:
         return list(range(count))
-    given = tracks if isinstance(tracks, Sequence | np.ndarray | torch.Tensor) else [tracks]
+    listed = isinstance(tracks, Sequence) or (isinstance(tracks, np.ndarray | torch.Tensor) and tracks.ndim > 0)
+    given = tracks if listed else [tracks]
     chosen = []
     for track in given:
-        number = track.item() if isinstance(track, torch.Tensor | np.generic) else track
+        array = isinstance(track, torch.Tensor | np.ndarray | np.generic)
+        number = track.item() if array and track.ndim == 0 else track
         if isinstance(number, bool) or not isinstance(number, int) or not -count <= number < count:
             raise YuzuError(f"tracks must be integers from 0 to {count - 1}, the model's outputs, got {tracks!r}")
         chosen.append(number % count)

@@ -17,6 +17,7 @@ from yuzu._engine.capture import CaptureError
 from yuzu._engine.delta import Change, Layout, read_windows
 from yuzu._engine.gate import running
 from yuzu._engine.graph import Weights, evaluate
+from yuzu._engine.handlers.compressed_sensing import SENSING_WAYS
 from yuzu._engine.local_part import LocalPart, local_part
 from yuzu._engine.model_copy import model_dtype
 from yuzu._engine.plan import Plan, make_plan
@@ -78,7 +79,7 @@ def hybrid_ism(
     Raises
     ------
     ValueError
-        For bad input, before any work.
+        For bad input, before any work but a forward pass that counts the outputs.
 
     Warns
     -----
@@ -199,7 +200,8 @@ class _Hybrid:
             local = make_plan(part.graph, plan.precision)
             for rule, place in zip(local.rules, part.kept, strict=True):
                 mine = plan.rules[place]
-                if rule is not None and mine is not None:
+                # probes hold the mutants of a whole plan's chunks, and are prepared with it
+                if rule is not None and mine is not None and mine.way not in SENSING_WAYS:
                     rule.way = mine.way
             self._cut[infinite] = part, Run(local, self.weights, self.derived, self.device)
         return self._cut[infinite]

@@ -43,28 +43,32 @@ def check_device(device: Any) -> torch.device:
 
 
 def check_sequences(
-    X: Any, dtype: torch.dtype | None, n_choices: int | None = None, seq_len: int | None = None
+    X: Any,
+    dtype: torch.dtype | None,
+    n_choices: int | None = None,
+    seq_len: int | None = None,
+    name: str = "X_0",
 ) -> torch.Tensor:
-    """``X_0`` as a CPU tensor of the model's dtype (None: of its own), shape ``(n, C, L)``."""
+    """Sequences as a CPU tensor of the model's dtype (None: of its own), shape ``(n, C, L)``."""
     if not isinstance(X, torch.Tensor | np.ndarray):
-        raise YuzuError(f"X_0 must be a torch.Tensor or numpy.ndarray of shape (n, C, L), got {type(X).__name__}")
+        raise YuzuError(f"{name} must be a torch.Tensor or numpy.ndarray of shape (n, C, L), got {type(X).__name__}")
     if isinstance(X, np.ndarray):
         if X.dtype.kind not in "biuf":
-            raise YuzuError(f"X_0 must hold numbers, got dtype {X.dtype}")
+            raise YuzuError(f"{name} must hold numbers, got dtype {X.dtype}")
         X = from_numpy(X)
     if X.is_complex():
-        raise YuzuError(f"X_0 must hold real numbers, got dtype {X.dtype}")
+        raise YuzuError(f"{name} must hold real numbers, got dtype {X.dtype}")
     if X.dim() != 3:
-        raise YuzuError(f"X_0 must have 3 axes (n, C, L), got shape {tuple(X.shape)}")
+        raise YuzuError(f"{name} must have 3 axes (n, C, L), got shape {tuple(X.shape)}")
     if 0 in X.shape:
-        raise YuzuError(f"X_0 must hold at least one sequence, character and position, got shape {tuple(X.shape)}")
+        raise YuzuError(f"{name} must hold at least one sequence, character and position, got shape {tuple(X.shape)}")
     if n_choices is not None and X.shape[1] != n_choices:
-        raise YuzuError(f"X_0 must have C = {n_choices} characters, got shape {tuple(X.shape)}")
+        raise YuzuError(f"{name} must have C = {n_choices} characters, got shape {tuple(X.shape)}")
     if seq_len is not None and X.shape[2] != seq_len:
-        raise YuzuError(f"X_0 must have L = {seq_len} positions, got shape {tuple(X.shape)}")
+        raise YuzuError(f"{name} must have L = {seq_len} positions, got shape {tuple(X.shape)}")
     X = X.detach()
     if X.is_floating_point() and not bool(torch.isfinite(X).all()):
-        raise YuzuError("X_0 must be finite, got NaN or infinity")
+        raise YuzuError(f"{name} must be finite, got NaN or infinity")
     return X.to("cpu", dtype or X.dtype)
 
 

@@ -28,8 +28,7 @@ from yuzu._engine.verify import disagreeing_node
 from yuzu.bound import Bound
 from yuzu.errors import PrecomputationError, YuzuError, YuzuWarning
 from yuzu.inputs import argument_kinds, check_args, check_count, check_device, check_model, describe_inputs
-from yuzu.mutations import Mutations
-from yuzu.naive_ism import run_naively, try_model
+from yuzu.naive_ism import try_model
 
 FORMAT = 1
 CONV = ("auto", "windows", "cyclic", "banded", "fold", "gaussian")
@@ -343,7 +342,9 @@ def precompute(
     bound = Bound(model, plan, made, found)
     made.keep(model, structure_key(model), bound)
     if plan is not None and plan.sensing is not None:
-        _search_alpha(made, bound, X, tuple(a[:1] for a in extra), found)
+        from yuzu.alpha_search import search_alpha
+
+        search_alpha(made, bound, X, tuple(a[:1] for a in extra), found)
     if verbose:
         print(made.summary())
     return made
@@ -446,56 +447,6 @@ def _decide(
     decisions["layers"] = rows(plan, run, seconds)
     decisions["plan"] = plan
     return decisions
-
-
-def _search_alpha(made: Precomputation, bound: Bound, X: torch.Tensor, args: Args, device: torch.device) -> None:
-    """Raise ``alpha`` until the correlation with naive ISM reaches the threshold, as in the Yuzu paper.
-
-    All positions are scored, for the probes' load is that of a real run; some are compared, for running all
-    naively would take longer than the probes can save.
-    """
-    from yuzu.scores import Selection
-    from yuzu.yuzu_ism import run_planned
-
-    s, plan = made.settings, bound.plan
-    assert plan is not None
-    places = np.unique(np.linspace(0, s.seq_len - 1, min(s.seq_len, 33)).round().astype(np.int64))
-    some = Mutations.at(s.n_choices, s.seq_len, places)
-    everything = Mutations(s.n_choices, s.seq_len, 0, None, None, None)
-    truth = run_naively(bound.twin(), X, args, some, Selection(None, None), "l2", 128, device, False, False)
-    alphas = [s.alpha] if s.alpha is not None else [round(1 + 0.01 * i, 2) for i in range(51)]
-    correlation, condition = 0.0, 1.0
-    for alpha in alphas:
-        plan.sensing = Sensing(alpha, s.random_state)
-        found = run_planned(bound, X, args, everything, Selection(None, None), "l2", None, device, False, False)
-        correlation = _correlation(found[:, :, places], truth)
-        condition = plan.sensing.condition
-        if correlation >= s.threshold:
-            break
-    sensing = plan.sensing
-    assert sensing is not None
-    made.decisions.update(
-        alpha=sensing.alpha, probes=dict(sensing.probes), correlation=correlation, condition=condition
-    )
-    for row in made.decisions["layers"]:
-        row[4] = str(sensing.probes[row[-1]]) if row[-1] in sensing.probes else row[4]
-    if correlation < s.threshold:
-        warnings.warn(
-            f"Gaussian probes with alpha={sensing.alpha:g} are badly conditioned: the largest condition number is "
-            f"{condition:.3g}, and the "
-            f"correlation with naive ISM {correlation:.6f}, below threshold={s.threshold:g}. A larger alpha helps; "
-            "conv='cyclic' is exact.",
-            YuzuWarning,
-            stacklevel=4,
-        )
-
-
-def _correlation(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Pearson correlation; 1 for results that are equal and constant."""
-    x, y = a.double().flatten(), b.double().flatten()
-    x, y = x - x.mean(), y - y.mean()
-    scale = float(x.norm() * y.norm())
-    return float(x @ y) / scale if scale > 0 and math.isfinite(scale) else float(torch.equal(a, b))
 
 
 def terminal_nodes(model: torch.nn.Module, graph: Graph, terminal: tuple[type, ...]) -> dict[int, str]:

@@ -15,6 +15,7 @@ from yuzu._engine.model_copy import evaluation_copy, model_dtype
 from yuzu._engine.precision import products
 from yuzu.errors import YuzuError
 from yuzu.inputs import check_args, check_count, check_device, check_model, check_sequences, to_user
+from yuzu.mixed_precision import check_dtype
 
 
 def predict(
@@ -65,7 +66,7 @@ def predict(
     own = model_dtype(model)
     wanted = check_dtype(dtype, own)
     as_numpy = isinstance(X, np.ndarray)
-    sequences = check_sequences(X, None)
+    sequences = check_sequences(X, None, name="X")
     extra = check_args(args, len(sequences))
     if func is not None and not callable(func):
         raise YuzuError(f"func must be callable, got {type(func).__name__}")
@@ -93,13 +94,3 @@ def predict(
         parts.append([v.detach().cpu() for v in leaves])
     values = [to_user(torch.cat(pieces), as_numpy) for pieces in zip(*parts, strict=True)]
     return pytree.tree_unflatten(values, spec)
-
-
-def check_dtype(dtype: Any, own: torch.dtype) -> torch.dtype:
-    """The dtype to run a model of dtype ``own`` in: its own, or one that autocast knows."""
-    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
-    if found is None and dtype is None:
-        return own
-    if not isinstance(found, torch.dtype) or found not in (own, torch.float16, torch.bfloat16):
-        raise YuzuError(f"dtype must be None, the model's own {own}, float16 or bfloat16, got {dtype!r}")
-    return found

@@ -7,14 +7,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.utils import _pytree as pytree
 from tqdm.auto import tqdm
 
+from yuzu._engine.model_copy import model_dtype
 from yuzu.attribution import hypothetical as centred
 from yuzu.attribution import projected
 from yuzu.errors import YuzuError
 from yuzu.inputs import check_args, check_count, check_model, check_sequences, from_numpy, to_user
+from yuzu.mixed_precision import MixedPrecision, check_dtype, in_dtype
 from yuzu.naive_ism import naive_ism
-from yuzu.predict import check_dtype, predict
+from yuzu.predict import predict
 from yuzu.yuzu_ism import yuzu_ism
 
 RESULTS_AT_ONCE = 1 << 28  # bytes of differences before they are averaged over outputs
@@ -57,7 +60,8 @@ def saturation_mutagenesis(
         One-hot sequences of any number type. A soft column has no reference, as all-zero ones (tangermeme truncates it
         to whole numbers).
     args: tuple of arrays or None
-        The inputs after the sequence, each with ``n`` rows. Default None.
+        The inputs after the sequence, each with ``n`` rows; floating point ones are cast to the model's dtype. Default
+        None.
     start, end: int
         Mutated are the positions from ``start`` up to but without ``end``; negative ends count from ``L + 1``, so that
         -1 includes the last position. Default 0 and -1.
@@ -94,14 +98,16 @@ def saturation_mutagenesis(
     X = X.to_one_hot() if hasattr(X, "to_one_hot") else X  # tangermeme's packed sequences
     as_numpy = isinstance(X, np.ndarray)
     X = from_numpy(X) if as_numpy else X
-    X = check_sequences(X, None)
+    X = check_sequences(X, None, name="X")
     check_count("batch_size", batch_size)
-    own = next((t.dtype for t in model.parameters() if t.is_floating_point()), torch.float32)
-    mixed = check_dtype(dtype, own) != own
-    y0 = predict(model, X, args, func, batch_size, dtype, device)
+    own = model_dtype(model)
+    wanted = check_dtype(dtype, own)
+    mixed = wanted != own
+    extra = tuple(a.to(own) if a.is_floating_point() else a for a in check_args(args, len(X)))
+    y0 = predict(model, X, extra or None, func, batch_size, dtype, device)
     span = {"start": start, "end": _end(start, end, X.shape[-1])}
     several = not isinstance(y0, torch.Tensor)
-    y0 = torch.utils._pytree.tree_map(lambda v: v.to(own) if v.is_floating_point() else v, y0)
+    y0 = in_dtype(y0, own)
     if several and not raw_outputs:
         raise YuzuError(
             "raw_outputs=True is needed for a model that returns several tensors: a score needs a single one; or "
@@ -109,18 +115,17 @@ def saturation_mutagenesis(
         )
     settings = {"func": func, "device": device, **span}
     if mixed:
-        model = _Mixed(model, check_dtype(dtype, own))
+        model = MixedPrecision(model, wanted)
     if mixed or not fast:
         run: Callable[..., Any] = naive_ism
         settings["batch_size"] = batch_size
     else:
         run = yuzu_ism
     if raw_outputs:
-        found = run(model, X, args=args, output="prediction", verbose=verbose, **settings)
+        found = run(model, X, args=extra or None, output="prediction", verbose=verbose, **settings)
         y_hat = list(found) if isinstance(found, tuple) else found
         return SaturationMutagenesisRawResult(*(_user(v, as_numpy) for v in (y0, y_hat)))
     scores = []
-    extra = check_args(args, len(X))
     bytes_each = X.shape[1] * (span["end"] - start) * max(y0[0].numel(), 1) * 8
     size = max(RESULTS_AT_ONCE // bytes_each, 1)
     for first in tqdm(range(0, len(X), size), disable=not verbose or size >= len(X), unit="batch"):
@@ -148,19 +153,5 @@ def _end(start: Any, end: Any, length: int) -> int:
     return stop
 
 
-class _Mixed(torch.nn.Module):
-    """A model in mixed precision, with results in its own dtype."""
-
-    def __init__(self, model: torch.nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.model, self.dtype = model, dtype
-
-    def forward(self, X: torch.Tensor, *args: torch.Tensor) -> Any:
-        with torch.autocast(X.device.type, self.dtype):
-            output = self.model(X, *args)
-        widen = lambda v: v.to(X.dtype) if isinstance(v, torch.Tensor) and v.is_floating_point() else v  # noqa: E731
-        return torch.utils._pytree.tree_map(widen, output)
-
-
 def _user(value: Any, as_numpy: bool) -> Any:
-    return torch.utils._pytree.tree_map(lambda v: to_user(v, as_numpy), value)
+    return pytree.tree_map(lambda v: to_user(v, as_numpy), value)

@@ -97,7 +97,7 @@ def takegrad(
     check_model(model)
     _check_output(output, OUTPUTS)
     dtype, found = model_dtype(model), check_device(device)
-    X = check_sequences(x, dtype)
+    X = check_sequences(x, dtype, name="x")
     base = _check_baseline(baseline, X)
     extra = check_args(args, len(X))
     batch_size = check_count("batch_size", batch_size)
@@ -190,7 +190,7 @@ def correct_multipliers(grad: Any, output: str, x: Any, baseline: Any = None, ch
             f"channel_axis={channel_axis} must be an axis of grad between the first and the last, got shape "
             f"{tuple(values.shape)}"
         )
-    X = check_sequences(x, values.dtype)
+    X = check_sequences(x, values.dtype, name="x")
     if (values.shape[0], *values.shape[axis : axis + 2]) != tuple(X.shape):
         raise YuzuError(
             f"x must have the sequences, characters and positions of grad, got {tuple(X.shape)} for "
@@ -261,7 +261,7 @@ def ism(
     check_model(model)
     kind = "prediction" if output == "predictions" else "delta"
     extra = check_args(args, None)
-    check_sequences(x, None)
+    check_sequences(x, None, name="x")
     one = predict(model, x[:1], tuple(a[:1] for a in extra) or None, func, device=device)
     # of a single (n, T) tensor the engine computes the tracks alone
     single = isinstance(one, torch.Tensor | np.ndarray) and one.ndim == 2
@@ -332,7 +332,7 @@ def deepliftshap(
     except ImportError as error:
         raise ImportError("deepliftshap runs tangermeme's: pip install tangermeme") from error
     dtype, found = model_dtype(model), check_device(device)
-    X = check_sequences(x, dtype)
+    X = check_sequences(x, dtype, name="x")
     base = _check_baseline(baseline, X)
     extra = check_args(args, len(X))
     twin = evaluation_copy(model, found)

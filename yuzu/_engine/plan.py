@@ -12,7 +12,7 @@ from yuzu._engine.delta import CONSTANT, ROWS, VALUES, Layout
 from yuzu._engine.graph import Graph
 from yuzu._engine.handlers import Rule, View, find_rule
 from yuzu._engine.handlers.affine import Scaled
-from yuzu._engine.handlers.compressed_sensing import Sensing
+from yuzu._engine.handlers.compressed_sensing import SENSING_WAYS, Sensing
 from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.handlers.formulas import Rectifier
 from yuzu._engine.window import Window
@@ -144,7 +144,7 @@ class Plan:
     @property
     def senses(self) -> bool:
         """Whether any layer is run by compressed sensing."""
-        return any(rule is not None and rule.way in ("cyclic", "gaussian") for rule in self.rules)
+        return any(rule is not None and rule.way in SENSING_WAYS for rule in self.rules)
 
     def without(self, nodes: dict[int, str]) -> Plan:
         """The same plan with more nodes run naively, for the reasons given."""

@@ -254,3 +254,4 @@ def gaussian(call: Call) -> torch.Tensor:
 
 WAYS["cyclic"] = WayEntry(cyclic, always, everywhere=True)
 WAYS["gaussian"] = WayEntry(gaussian, always, exact=False, everywhere=True)
+SENSING_WAYS = ("cyclic", "gaussian")
