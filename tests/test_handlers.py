@@ -27,6 +27,7 @@ from yuzu._engine.handlers import registered
 from yuzu._engine.handlers.compressed_sensing import Sensing
 from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.handlers.convolution_ways import WAYS
+from yuzu._engine.run import Reference
 from yuzu._engine.simplify import First
 
 CHANNELS = 6  # after a case's first convolution; divisible by 2 and 3
@@ -957,6 +958,33 @@ def test_the_law_for_graphs_by_hand(target: Any, arguments: Arguments, shapes: l
     assert not found, "\n".join(found[:8])
     last = len(laboratory.graph.nodes) - 1
     assert fits(wanted, laboratory.families()[last], laboratory.plan.layouts[last].kind, {"windows"}), laboratory.plan.reasons
+
+
+@pytest.mark.parametrize("name", list(BENCHES))
+def test_what_does_not_read_the_reference(name: str) -> None:
+    """The change is the same when every value that depends on the batch is another one."""
+    laboratory = bench_findings(name).laboratory
+    run, checked = laboratory.run(), 0
+    nodes = laboratory.graph.nodes
+    floating = [n.shape is not None and n.dtype.is_floating_point for n in nodes]
+    run.keep_all = True
+    with torch.no_grad():
+        for item in bench_chunks(name):
+            if item.name not in FLOAT32_CHUNKS:
+                continue
+            windows = run.set_sites(item.sites)
+            run.chunk(item.sites)
+            changes, true = list(run._changes), run.reference
+            scrambled = [torch.randn_like(v) if f and n.batched else v for n, f, v in zip(nodes, floating, true.values, strict=True)]
+            run.reference = Reference(scrambled, true.batch)
+            for node, rule, change in zip(nodes, run.plan.rules, changes, strict=True):
+                if rule is None or rule.reads_reference or change is None or not all(floating[i] for i in (node.index, *rule.sources)):
+                    continue
+                again = rule.run(run, [changes[s] for s in rule.sources], windows[node.index])
+                assert torch.equal(again, change.tensor), f"{item.name}: {node.op} ({node.index})"
+                checked += 1
+            run.reference = true
+    assert checked, "no rule says so"
 
 
 def test_every_registered_operation_has_a_case() -> None:

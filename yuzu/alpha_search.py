@@ -36,8 +36,8 @@ def search_alpha(
     correlation, condition = 0.0, 1.0
     for alpha in alphas:
         plan.sensing = Sensing(alpha, s.random_state)
-        found = run_planned(bound, X, args, everything, Selection(None, None), "l2", None, device, False, False)
-        correlation = _correlation(found[:, :, places], truth)
+        found = run_planned(bound, X, [args], everything, Selection(None, None), "l2", None, device, False, False)
+        correlation = _correlation(found[0][:, :, places], truth)
         condition = plan.sensing.condition
         if correlation >= s.threshold:
             break

@@ -136,3 +136,7 @@ class Bound:
         memory = self.memory(mutations)
         wanted = max(self.sites_at_once(mutations) // max(len(mutations.positions), 1), 1)
         return max(min(wanted, self.settings.max_memory // (2 * max(memory.sequence, 1))), 1)
+
+    def states_at_once(self, mutations: Mutations, sequences: int) -> int:
+        """With how many values of the other inputs these sequences' references are kept."""
+        return max(self.settings.max_memory // (2 * max(self.memory(mutations).sequence * sequences, 1)), 1)

@@ -208,11 +208,10 @@ def check(
     twin, double = evaluation_copy(model, found), evaluation_copy(model, found, torch.float64)
     doubles = tuple(a.double() if a.is_floating_point() else a for a in extra)
     selection = Selection(None, None)
-    run_planned(
-        bound, X, extra, mutations, selection, "delta", None, found, False, False
-    )  # first use prepares the weights
+    settings = (mutations, selection, "delta", None, found, False, False)
+    run_planned(bound, X, [extra], *settings)  # first use prepares the weights
     begin = time.perf_counter()
-    ours = run_planned(bound, X, extra, mutations, selection, "delta", None, found, False, False)
+    (ours,) = run_planned(bound, X, [extra], *settings)
     middle = time.perf_counter()
     naive = run_naively(twin, X, extra, mutations, selection, "delta", 128, found, False, False)
     end = time.perf_counter()

@@ -4,6 +4,7 @@ hundreds of cell states.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,14 @@ from tqdm.auto import tqdm
 
 from yuzu.errors import YuzuError
 from yuzu.inputs import check_args, check_count, check_device, check_model, from_numpy, to_user
+from yuzu.saturation_mutagenesis import saturation_mutagenesis, saturation_mutagenesis_of_states
+from yuzu.yuzu_ism import ism_of_states, yuzu_ism
+
+# functions that score the same sequences with many states at once
+SHARING: list[tuple[Callable[..., Any], Callable[..., list[Any]]]] = [
+    (yuzu_ism, ism_of_states),
+    (saturation_mutagenesis, saturation_mutagenesis_of_states),
+]
 
 
 def apply_pairwise(
@@ -29,19 +38,22 @@ def apply_pairwise(
 ) -> Any:
     """Apply a function to every sequence with every row of the other inputs, which belong together row by row.
 
+    With `yuzu.yuzu_ism` and `yuzu.saturation_mutagenesis` what does not depend on the other inputs is computed once for
+    each sequence: where they join after the convolutions, that is nearly everything.
+
     Parameters
     ----------
     func: callable
         Called as ``func(model, X, args=..., batch_size=..., device=..., verbose=False, **kwargs)`` with up to
         ``batch_size`` pairs: `yuzu.yuzu_ism`, `yuzu.saturation_mutagenesis`, `yuzu.predict`, tangermeme's ``predict``,
-        ``deep_lift_shap``, ``marginalize``.
+        ``deep_lift_shap``, ``marginalize``. A ``functools.partial`` of the first two is known as theirs.
     model: torch.nn.Module
     X: torch.Tensor or numpy.ndarray, shape=(n, C, L)
         One-hot sequences.
     args: sequence of arrays, each of ``m`` rows
         The model's inputs after the sequence; row ``j`` of all of them is one state.
     batch_size: int
-        Pairs handed to ``func`` at once. Default 32.
+        Pairs handed to ``func`` at once (of no use to the functions that share). Default 32.
     device: str, torch.device or None
         Handed to ``func`` as a string. Default None: CUDA when available and the CPU otherwise.
     additional_func_kwargs: dict or None
@@ -69,12 +81,9 @@ def apply_pairwise(
             f"args must all have the same number of rows, which belong together, got {counts}; apply_product "
             "pairs every row with every other"
         )
-    grid = (len(sequences), *counts[:1])
-    places = np.indices(grid).reshape(len(grid), -1)
-    rows = [places[0], *[places[-1]] * len(extra)]
-    return _apply(
-        func, model, sequences, extra, grid, rows, batch_size, device, additional_func_kwargs, verbose, kwargs, as_numpy
-    )
+    states = [torch.arange(counts[0])] * len(extra)
+    settings = (batch_size, device, additional_func_kwargs, verbose, kwargs)
+    return _apply(func, model, sequences, extra, states, counts[:1], as_numpy, *settings)
 
 
 def apply_product(
@@ -104,11 +113,10 @@ def apply_product(
     """
     sequences, extra = _check(X, args)
     as_numpy = isinstance(X, np.ndarray)
-    grid = (len(sequences), *(len(a) for a in extra))
-    rows = list(np.indices(grid).reshape(len(grid), -1))
-    return _apply(
-        func, model, sequences, extra, grid, rows, batch_size, device, additional_func_kwargs, verbose, kwargs, as_numpy
-    )
+    counts = [len(a) for a in extra]
+    states = [torch.from_numpy(rows) for rows in np.indices(counts).reshape(len(extra), -1)]
+    settings = (batch_size, device, additional_func_kwargs, verbose, kwargs)
+    return _apply(func, model, sequences, extra, states, counts, as_numpy, *settings)
 
 
 def _check(X: Any, args: Any) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
@@ -126,34 +134,61 @@ def _apply(
     model: torch.nn.Module,
     X: torch.Tensor,
     args: tuple[torch.Tensor, ...],
-    grid: tuple[int, ...],
-    rows: list[np.ndarray],
+    states: list[torch.Tensor],
+    counts: list[int],
+    as_numpy: bool,
     batch_size: int,
     device: Any,
     additional: dict[str, Any] | None,
     verbose: bool,
     kwargs: dict[str, Any],
-    as_numpy: bool,
 ) -> Any:
+    """``states`` holds for each of ``args`` its row in each state, of which there are the product of ``counts``."""
     if not callable(func):
         raise YuzuError(f"func must be callable, got {type(func).__name__}")
     check_model(model)
-    check_count("batch_size", batch_size)
-    where = str(check_device(device))
+    batch_size = check_count("batch_size", batch_size)
+    settings = {"batch_size": batch_size, "device": str(check_device(device)), **(additional or {}), **kwargs}
+    partial = isinstance(func, functools.partial) and not func.args
+    known, preset = (func.func, func.keywords) if partial else (func, {})  # type: ignore[attr-defined]
+    sharing = next((f for own, f in SHARING if own is known), None)
+    if sharing is None or {**preset, **settings}.get("return_timings"):
+        whole, spec = _pair_by_pair(func, model, X, args, states, batch_size, verbose, settings)
+    else:
+        if known is yuzu_ism and "batch_size" not in (additional or {}):
+            del settings["batch_size"]  # pairs there, sequences here
+        rows = [[a[r : r + 1] for a, r in zip(args, state, strict=True)] for state in zip(*states, strict=True)]
+        inputs = [tuple(a.expand(len(X), *a.shape[1:]) for a in state) for state in rows]
+        found = sharing(model, X, states=inputs, **{"verbose": verbose, **preset, **settings})
+        each = [pytree.tree_flatten(_lists(f)) for f in found]
+        whole, spec = [torch.stack(parts, 1) for parts in zip(*(f[0] for f in each), strict=True)], each[0][1]
+    return pytree.tree_unflatten([to_user(w.reshape(len(X), *counts, *w.shape[2:]), as_numpy) for w in whole], spec)
+
+
+def _pair_by_pair(
+    func: Callable[..., Any],
+    model: torch.nn.Module,
+    X: torch.Tensor,
+    args: tuple[torch.Tensor, ...],
+    states: list[torch.Tensor],
+    batch_size: int,
+    verbose: bool,
+    settings: dict[str, Any],
+) -> tuple[list[torch.Tensor], Any]:
+    """The tensors that ``func`` returns, ``(n, states, ...)``, and how it packs them."""
     results: list[list[torch.Tensor]] = []
     spec: Any = None
-    total = len(rows[0])
-    with tqdm(total=total, disable=not verbose, unit="pair") as progress:
-        for first in range(0, total, batch_size):
-            of_x, *of_args = (torch.from_numpy(r[first : first + batch_size]) for r in rows)
-            pairs = [a[r.to(a.device)] for a, r in zip(args, of_args, strict=True)]
-            settings = {"batch_size": batch_size, "device": where, "verbose": False, **(additional or {})}
-            found = func(model, X[of_x.to(X.device)], args=pairs, **settings, **kwargs)
+    count = len(states[0])
+    pairs = torch.arange(len(X) * count)
+    with tqdm(total=len(pairs), disable=not verbose, unit="pair") as progress:
+        for some in pairs.split(batch_size):
+            sequence, state = some // count, some % count
+            inputs = [a[rows[state].to(a.device)] for a, rows in zip(args, states, strict=True)]
+            found = func(model, X[sequence.to(X.device)], args=inputs, **{"verbose": False, **settings})
             leaves, spec = pytree.tree_flatten(_lists(found))
             results.append([torch.as_tensor(leaf) for leaf in leaves])
-            progress.update(len(of_x))
-    whole = [torch.cat(parts) for parts in zip(*results, strict=True)]
-    return pytree.tree_unflatten([to_user(w.reshape(*grid, *w.shape[1:]), as_numpy) for w in whole], spec)
+            progress.update(len(some))
+    return [torch.cat(parts).unflatten(0, (len(X), count)) for parts in zip(*results, strict=True)], spec
 
 
 def _lists(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +14,11 @@ from yuzu._engine.model_copy import model_dtype
 from yuzu.attribution import hypothetical as centred
 from yuzu.attribution import projected
 from yuzu.errors import YuzuError
-from yuzu.inputs import check_args, check_count, check_model, check_sequences, from_numpy, to_user
+from yuzu.inputs import check_args, check_count, check_model, check_sequences, to_user
 from yuzu.mixed_precision import MixedPrecision, check_dtype, in_dtype
 from yuzu.naive_ism import naive_ism
 from yuzu.predict import predict
-from yuzu.yuzu_ism import yuzu_ism
+from yuzu.yuzu_ism import ism_of_states
 
 RESULTS_AT_ONCE = 1 << 28  # bytes of differences before they are averaged over outputs
 
@@ -94,50 +94,103 @@ def saturation_mutagenesis(
     ValueError
         For bad input; also where the model returns several tensors and ``raw_outputs`` is False.
     """
+    settings = (start, end, batch_size, target, hypothetical, raw_outputs, dtype, device, verbose, func, fast)
+    return saturation_mutagenesis_of_states(model, X, [args], *settings)[0]
+
+
+def saturation_mutagenesis_of_states(
+    model: torch.nn.Module,
+    X: Any,
+    states: Sequence[tuple[Any, ...] | None],
+    start: int = 0,
+    end: int = -1,
+    batch_size: int = 32,
+    target: Any = None,
+    hypothetical: bool = False,
+    raw_outputs: bool = False,
+    dtype: str | torch.dtype | None = None,
+    device: Any = None,
+    verbose: bool = False,
+    func: Callable[[Any], Any] | None = None,
+    fast: bool = True,
+) -> list[Any]:
+    """`saturation_mutagenesis` with each of several ``args`` for the same sequences: a result for each. What does not
+    depend on them is computed once.
+    """
     check_model(model)
     X = X.to_one_hot() if hasattr(X, "to_one_hot") else X  # tangermeme's packed sequences
     as_numpy = isinstance(X, np.ndarray)
-    X = from_numpy(X) if as_numpy else X
     X = check_sequences(X, None, name="X")
     check_count("batch_size", batch_size)
     own = model_dtype(model)
     wanted = check_dtype(dtype, own)
-    mixed = wanted != own
-    extra = tuple(a.to(own) if a.is_floating_point() else a for a in check_args(args, len(X)))
-    y0 = predict(model, X, extra or None, func, batch_size, dtype, device)
+    extras = [
+        tuple(a.to(own) if a.is_floating_point() else a for a in check_args(args, len(X))) or None for args in states
+    ]
     span = {"start": start, "end": _end(start, end, X.shape[-1])}
-    several = not isinstance(y0, torch.Tensor)
-    y0 = in_dtype(y0, own)
-    if several and not raw_outputs:
+    first = tuple(a[:1] for a in extras[0] or ()) or None
+    one = predict(model, X[:1], first, func, batch_size, dtype, device)
+    if not isinstance(one, torch.Tensor) and not raw_outputs:
         raise YuzuError(
             "raw_outputs=True is needed for a model that returns several tensors: a score needs a single one; or "
             "select one with func"
         )
     settings = {"func": func, "device": device, **span}
-    if mixed:
-        model = MixedPrecision(model, wanted)
-    if mixed or not fast:
-        run: Callable[..., Any] = naive_ism
+    run: Callable[..., list[Any]] = ism_of_states
+    if wanted != own or not fast:
+        run = _naively
         settings["batch_size"] = batch_size
-    else:
-        run = yuzu_ism
+    runs = model if wanted == own else MixedPrecision(model, wanted)
     if raw_outputs:
-        found = run(model, X, args=extra or None, output="prediction", verbose=verbose, **settings)
-        y_hat = list(found) if isinstance(found, tuple) else found
-        return SaturationMutagenesisRawResult(*(_user(v, as_numpy) for v in (y0, y_hat)))
-    scores = []
-    bytes_each = X.shape[1] * (span["end"] - start) * max(y0[0].numel(), 1) * 8
-    size = max(RESULTS_AT_ONCE // bytes_each, 1)
-    for first in tqdm(range(0, len(X), size), disable=not verbose or size >= len(X), unit="batch"):
-        rows = slice(first, first + size)
-        given = tuple(a[rows] for a in extra) or None
-        shown = verbose and size >= len(X)
-        deltas = run(model, X[rows], args=given, output="delta", target=target, verbose=shown, **settings)
-        scores.append(deltas.flatten(3).mean(3) if deltas.dim() > 3 else deltas)
-    result = centred(torch.cat(scores))
+        found = run(runs, X, states=extras, output="prediction", verbose=verbose, **settings)
+        references = [in_dtype(predict(model, X, args, func, batch_size, dtype, device), own) for args in extras]
+        return [_raw(y0, y_hat, as_numpy) for y0, y_hat in zip(references, found, strict=True)]
+    bytes_each = X.shape[1] * (span["end"] - start) * max(one[0].numel(), 1) * 8
+    at_once = max(RESULTS_AT_ONCE // bytes_each, 1)
+    results = [centred(d) for d in _mean_deltas(run, runs, X, extras, at_once, verbose, {"target": target, **settings})]
     if not hypothetical:
-        result = projected(result, X[:, :, start : span["end"]])
-    return to_user(result, as_numpy)
+        results = [projected(result, X[:, :, start : span["end"]]) for result in results]
+    return [to_user(result, as_numpy) for result in results]
+
+
+def _mean_deltas(
+    run: Callable[..., list[Any]],
+    model: torch.nn.Module,
+    X: torch.Tensor,
+    extras: Sequence[tuple[torch.Tensor, ...] | None],
+    at_once: int,
+    verbose: bool,
+    settings: dict[str, Any],
+) -> list[torch.Tensor]:
+    """For each state ``(n, C, L')``: differences averaged over outputs, for ``at_once`` pairs of a sequence and a state
+    at a time.
+    """
+    found: list[list[torch.Tensor]] = [[] for _ in extras]
+    states_at_once, rows_at_once = min(at_once, len(extras)), max(at_once // len(extras), 1)
+    with tqdm(total=len(X) * len(extras), disable=not verbose, unit="sequence") as bar:
+        for place in range(0, len(extras), states_at_once):
+            some = range(place, min(place + states_at_once, len(extras)))
+            for row in range(0, len(X), rows_at_once):
+                rows = slice(row, row + rows_at_once)
+                given = [None if (e := extras[i]) is None else tuple(a[rows] for a in e) for i in some]
+                deltas = run(model, X[rows], states=given, output="delta", **settings)
+                for i, delta in zip(some, deltas, strict=True):
+                    found[i].append(delta.flatten(3).mean(3) if delta.dim() > 3 else delta)
+                bar.update(len(X[rows]) * len(some))
+    return [torch.cat(parts) for parts in found]
+
+
+def _naively(model: torch.nn.Module, X: torch.Tensor, *, states: Sequence[Any], **settings: Any) -> list[Any]:
+    return [naive_ism(model, X, args=args, **settings) for args in states]
+
+
+def _raw(y0: Any, y_hat: Any, as_numpy: bool) -> SaturationMutagenesisRawResult:
+    return SaturationMutagenesisRawResult(
+        *(
+            pytree.tree_map(lambda v: to_user(v, as_numpy), list(part) if isinstance(part, tuple) else part)
+            for part in (y0, y_hat)
+        )
+    )
 
 
 def _end(start: Any, end: Any, length: int) -> int:
@@ -151,7 +204,3 @@ def _end(start: Any, end: Any, length: int) -> int:
             f"start={start}, end={end}"
         )
     return stop
-
-
-def _user(value: Any, as_numpy: bool) -> Any:
-    return pytree.tree_map(lambda v: to_user(v, as_numpy), value)

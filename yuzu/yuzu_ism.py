@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from yuzu._engine.model_copy import model_dtype
 from yuzu._engine.precision import products
 from yuzu._engine.run import Reference, Run, keep_freed_memory
 from yuzu.bound import Bound
@@ -104,30 +105,68 @@ def yuzu_ism(
     PrecomputationError
         If ``precomputation`` was made for something else.
     """
-    check_model(model)
-    from yuzu._engine.model_copy import model_dtype
+    timings: tuple[list[Any], list[Any]] | None = ([], []) if return_timings else None
+    found = ism_of_states(
+        model,
+        X_0,
+        precomputation,
+        states=[args],
+        output=output,
+        target=target,
+        func=func,
+        start=start,
+        end=end,
+        ranges=ranges,
+        replace_with=replace_with,
+        batch_size=batch_size,
+        device=device,
+        verbose=verbose,
+        timings=timings,
+    )
+    return found[0] if timings is None else (found[0], *timings)
 
+
+def ism_of_states(
+    model: torch.nn.Module,
+    X_0: Any,
+    precomputation: Any = None,
+    *,
+    states: Sequence[tuple[Any, ...] | None],
+    output: str = "l2",
+    target: Any = None,
+    func: Callable[[Any], Any] | None = None,
+    start: int | None = 0,
+    end: int | None = None,
+    ranges: Any = None,
+    replace_with: Any = None,
+    batch_size: int | None = None,
+    device: Any = None,
+    verbose: bool = False,
+    timings: tuple[list[Any], list[Any]] | None = None,
+) -> list[Any]:
+    """`yuzu_ism` with each of several ``args`` for the same sequences: a result for each. What does not depend on them
+    is computed once.
+    """
+    check_model(model)
     dtype = model_dtype(model)
     as_numpy = isinstance(X_0, np.ndarray)
     X = check_sequences(X_0, dtype)
-    extra = check_args(args, len(X))
+    extras = [check_args(args, len(X)) for args in states]
     check_output(output)
     mutations = Mutations(X.shape[1], X.shape[2], start, end, ranges, replace_with)
     selection = Selection(func, target)
     if batch_size is not None:
         batch_size = check_count("batch_size", batch_size)
     found = check_device(device)
-    bound = obtain(model, precomputation, X.shape[2], X.shape[1], extra, found)
-    timings: tuple[list[Any], list[Any]] | None = ([], []) if return_timings else None
-    scores = run_planned(bound, X, extra, mutations, selection, output, batch_size, found, verbose, as_numpy, timings)
-    return (scores, *timings) if timings is not None else scores
+    bound = obtain(model, precomputation, X.shape[2], X.shape[1], extras[0], found)
+    return run_planned(bound, X, extras, mutations, selection, output, batch_size, found, verbose, as_numpy, timings)
 
 
 @torch.no_grad()
 def run_planned(
     bound: Bound,
     X: torch.Tensor,
-    extra: tuple[torch.Tensor, ...],
+    states: Sequence[tuple[torch.Tensor, ...]],
     mutations: Mutations,
     selection: Selection,
     output: str,
@@ -136,80 +175,108 @@ def run_planned(
     verbose: bool,
     as_numpy: bool,
     timings: tuple[list[Any], list[Any]] | None = None,
-) -> Any:
-    """`yuzu_ism` on checked input with a precomputation bound to a model."""
+) -> list[Any]:
+    """`ism_of_states` on checked input with a precomputation bound to a model."""
     if selection.target is not None and selection.func is None:
         narrowed = bound.narrowed(selection.target)
         if narrowed is not None:
             one = isinstance(selection.target, int | np.integer)
             bound, selection = narrowed, Selection(None, 0 if one else None)
-    plan = bound.plan
-    if plan is None:
+    if bound.plan is None:
         begin = time.perf_counter()
-        result = run_naively(
-            bound.twin(), X, extra, mutations, selection, output, bound.naive_batch, device, verbose, as_numpy
-        )
+        settings = (mutations, selection, output, bound.naive_batch, device, verbose, as_numpy)
+        results = [run_naively(bound.twin(), X, extra, *settings) for extra in states]
         if timings is not None:
             timings[0].append([time.perf_counter() - begin])
             timings[1].append([None])
-        return result
+        return results
 
-    scores = Scores(output, len(X), mutations.result_shape, result_dtype(X.dtype))
-    run = Run(plan, bound.weights(), bound.derived, device)
-    runs: dict[tuple[int, ...], Run] = {(): run}
     keep_freed_memory()
-    given = letters_of(X)
-    letters = given.to(device)
-    reachable, regular = plan.reach(mutations.positions, mutations.width)
-    together = None if plan.senses else regular  # probes hold the stretch from the first site to the last
-    sites_at_once = bound.sites_at_once(mutations)
     size = batch_size or bound.sequences_at_once(mutations)
+    together = bound.states_at_once(mutations, min(size, len(X)))
+    job = _Job(bound, mutations, selection, output, device, timings)
+    found = []
     with (
-        products(plan.precision, device),
-        tqdm(total=len(X), disable=not verbose, desc="in-silico mutagenesis", unit="sequence") as progress,
+        products(bound.plan.precision, device),
+        tqdm(total=len(X) * len(states), disable=not verbose, desc="in-silico mutagenesis", unit="sequence") as bar,
     ):
-        for first in range(0, len(X), size):
-            batch = X[first : first + size]
-            x = batch.to(device)
-            run, reference = start_batch(runs, bound, x, tuple(a[first : first + size].to(device) for a in extra))
-            if timings is not None:
-                run.seconds = [0.0] * len(run.plan.graph.nodes)
+        for first in range(0, len(states), together):
+            some = states[first : first + together]
+            scores = [Scores(output, len(X), mutations.result_shape, result_dtype(X.dtype)) for _ in some]
+            for row in range(0, len(X), size):
+                x = X[row : row + size]
+                extras = [tuple(a[row : row + size].to(device) for a in extra) for extra in some]
+                job.score(x, extras, scores, row)
+                bar.update(len(x) * len(some))
+            found += [s.packed(selection, lambda r: to_user(r, as_numpy)) for s in scores]
+    return found
+
+
+class _Job:
+    """What is asked for, and a plan put to use for it."""
+
+    def __init__(
+        self,
+        bound: Bound,
+        mutations: Mutations,
+        selection: Selection,
+        output: str,
+        device: torch.device,
+        timings: tuple[list[Any], list[Any]] | None,
+    ) -> None:
+        assert bound.plan is not None
+        self.bound, self.mutations, self.selection, self.output = bound, mutations, selection, output
+        self.timings = timings
+        self.sites_at_once = bound.sites_at_once(mutations)
+        self.runs: dict[tuple[int, ...], Run] = {(): Run(bound.plan, bound.weights(), bound.derived, device)}
+
+    def score(self, X: torch.Tensor, extras: list[tuple[torch.Tensor, ...]], scores: list[Scores], first: int) -> None:
+        """Score some sequences, the ``first``-th and following, with each of ``extras`` after them."""
+        letters = letters_of(X)
+        device = self.runs[()].device
+        x, letters_there = X.to(device), letters.to(device)
+        run, references = self.references(x, extras)
+        plan = run.plan
+        if self.timings is not None:
+            run.seconds = [0.0] * len(plan.graph.nodes)
+        leaves = []
+        for score, reference in zip(scores, references, strict=True):
             outputs = [reference.values[o] if isinstance(o, int) else o[0] for o in plan.graph.outputs]
-            leaves = selection.leaves(plan.graph.rebuild(outputs))
-            selection.check(leaves, len(batch))
-            scores.begin(first, leaves)
-            for group in mutations.groups(given[first : first + size], reachable):
-                for part in batches(group, sites_at_once, together):
-                    sites, written = mutations.sites(x, letters[first : first + size], part)
-                    changes = run.chunk(sites)
-                    scores.write(
-                        part.sequence,
-                        part.slot,
-                        written,
-                        differences(run, changes, selection, leaves, output),
-                    )
-            scores.end()
-            progress.update(len(batch))
-            if timings is not None and run.seconds is not None:
-                kept = [run.seconds[n.index] for n in plan.graph.nodes if n.mutated and n.kind == "call"]
-                timings[0].append(kept)
-                timings[1].append([None] * len(kept))
-    return scores.packed(selection, lambda r: to_user(r, as_numpy))
+            leaves.append(self.selection.leaves(plan.graph.rebuild(outputs)))
+            self.selection.check(leaves[-1], len(X))
+            score.begin(first, leaves[-1])
+        reachable, regular = plan.reach(self.mutations.positions, self.mutations.width)
+        together = None if plan.senses else regular  # probes hold the stretch from the first site to the last
+        for group in self.mutations.groups(letters, reachable):
+            for part in batches(group, self.sites_at_once, together):
+                sites, written = self.mutations.sites(x, letters_there, part)
+                for i, changes in enumerate(run.chunk_for_each(sites, references)):
+                    found = differences(run, changes, self.selection, leaves[i], self.output)
+                    scores[i].write(part.sequence, part.slot, written, found)
+        for score in scores:
+            score.end()
+        if self.timings is not None and run.seconds is not None:
+            kept = [run.seconds[n.index] for n in plan.graph.nodes if n.mutated and n.kind == "call"]
+            self.timings[0].append(kept)
+            self.timings[1].append([None] * len(kept))
 
-
-def start_batch(
-    runs: dict[tuple[int, ...], Run], bound: Bound, x: torch.Tensor, extra: tuple[torch.Tensor, ...]
-) -> tuple[Run, Reference]:
-    """Run the reference; where it is infinite (a mask before a softmax) there is no difference: values are carried."""
-    run = runs[()]
-    reference = run.set_reference(x, extra)
-    infinite = tuple(run.unfit_for_differences())
-    if infinite:
-        if infinite not in runs:
-            runs[infinite] = Run(bound.plan_without(list(infinite)), run.weights, bound.derived, run.device)
-        run = runs[infinite]
-        run.reference = reference
-    return run, reference
+    def references(self, x: torch.Tensor, extras: list[tuple[torch.Tensor, ...]]) -> tuple[Run, list[Reference]]:
+        """The reference with each of ``extras``; and what runs the mutants: where a reference is infinite (a mask
+        before a softmax) there is no difference, and values are carried.
+        """
+        run = self.runs[()]
+        found = [run.set_reference(x, extras[0])]
+        unfit = set(run.unfit_for_differences())
+        for extra in extras[1:]:
+            found.append(run.set_reference(x, extra, like=found[0]))
+            unfit.update(run.unfit_for_differences(among=run.plan.sharing.values))
+        infinite = tuple(sorted(unfit))
+        if infinite:
+            if infinite not in self.runs:
+                plan = self.bound.plan_without(list(infinite))
+                self.runs[infinite] = Run(plan, run.weights, self.bound.derived, run.device)
+            run = self.runs[infinite]
+        return run, found
 
 
 def differences(

@@ -15,6 +15,7 @@ from yuzu._engine.handlers.affine import Scaled
 from yuzu._engine.handlers.compressed_sensing import SENSING_WAYS, Sensing
 from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.handlers.formulas import Rectifier
+from yuzu._engine.sharing import Sharing, find_sharing
 from yuzu._engine.window import Window
 
 WINDOWS_KEPT = 4096  # chunks whose windows are remembered
@@ -35,6 +36,8 @@ class Plan:
         The nodes that were asked to run naively.
     sensing: Sensing or None
         What the Gaussian way of running a convolution needs.
+    sharing: Sharing
+        What the same sequences have in common with other values of the model's other inputs.
     needed: list of (int, int)
         The positions of each windowed node that the output depends on.
     """
@@ -43,6 +46,7 @@ class Plan:
     layouts: list[Layout]
     rules: list[Rule | None]
     reasons: dict[int, str]
+    sharing: Sharing = field(init=False)
     precision: str = "highest"
     sensing: Sensing | None = None
     naive: dict[int, str] = field(default_factory=dict)
@@ -70,6 +74,7 @@ class Plan:
             if isinstance(rule, Convolution):
                 rule.lowered_result = self._read_lowered(rule.node.index)
         self._windows: OrderedDict[bytes, list[Window | None]] = OrderedDict()
+        self.sharing = find_sharing(self)
         self._lock = threading.Lock()
         self._reach: tuple[bytes, np.ndarray, np.ndarray] = (b"", np.empty(0), np.empty(0))  # of the last call
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -147,13 +147,18 @@ class Run:
 
     # ---- the reference
 
-    def set_reference(self, X: torch.Tensor, args: Sequence[torch.Tensor]) -> Reference:
-        """Run the graph on sequences ``(B, C, L)`` and keep each node's value."""
+    def set_reference(self, X: torch.Tensor, args: Sequence[torch.Tensor], like: Reference | None = None) -> Reference:
+        """Run the graph on sequences ``(B, C, L)`` and keep each node's value. Where ``like`` is the reference of the
+        same sequences with other inputs after them, only what depends on those is run.
+        """
         values: list[Any] = []
         for node in self.plan.graph.nodes:
-            values.append(
-                self.leaf(node, X, args) if node.kind != "call" else evaluate(node, values.__getitem__, self.device)
-            )
+            if like is not None and node.index not in self.plan.sharing.values:
+                values.append(like.values[node.index])
+            elif node.kind != "call":
+                values.append(self.leaf(node, X, args))
+            else:
+                values.append(evaluate(node, values.__getitem__, self.device))
         self.reference = Reference(values, X.shape[0])
         return self.reference
 
@@ -170,19 +175,22 @@ class Run:
         # a table made in forward follows the sequences' dtype, as verification in float64 wants it
         return value.to(X.dtype) if value.dtype == torch.float32 and X.dtype == torch.float64 else value
 
-    def unfit_for_differences(self) -> list[int]:
-        """The nodes whose reference is somewhere infinite, or as large as masks are (-1e9): a difference from it would
-        be NaN, or lose all digits of an ordinary mutant value.
+    def unfit_for_differences(self, among: Container[int] | None = None) -> list[int]:
+        """The nodes (``among`` some; default all) whose reference is somewhere infinite, or as large as masks are
+        (-1e9): a difference from it would be NaN, or lose all digits of an ordinary mutant value.
         """
         nodes = [
             n.index
             for n in self.plan.graph.nodes
             if n.mutated
+            and (among is None or n.index in among)
             and (n.kind != "call" or self.plan.rules[n.index] is not None)
             and n.dtype is not None
             and n.dtype.is_floating_point
         ]
         nodes = [i for i in nodes if self.value(i).numel()]
+        if not nodes:
+            return []
         limits = [1e12 if self.value(i).dtype == torch.float64 else 1e7 for i in nodes]
         small = torch.stack([self.value(i).abs().amax() < limit for i, limit in zip(nodes, limits, strict=True)])
         return [i for i, good in zip(nodes, small.tolist(), strict=True) if not good]
@@ -279,23 +287,55 @@ class Run:
         """The changes of the graph's outputs, in the order of ``graph.outputs``, for one chunk; None where
         nothing changes.
         """
+        return self._returned(self._walk(sites))
+
+    def chunk_for_each(self, sites: Sites, references: Sequence[Reference]) -> Iterator[list[Change | None]]:
+        """The same, one after the other, for references of the same sequences with other inputs after them. What these
+        have in common is run once.
+        """
+        self.reference = references[0]
+        if len(references) == 1:
+            yield self.chunk(sites)
+            return
+        sharing = self.plan.sharing
+        once = [n for n in self.plan.graph.nodes if n.index not in sharing.changes]
+        each = [n for n in self.plan.graph.nodes if n.index in sharing.changes]
+        shared = self._walk(sites, once, keep=sharing.border)
+        for reference in references:
+            self.reference = reference
+            yield self._returned(self._walk(sites, each, shared))
+
+    def _returned(self, changes: list[Change | None]) -> list[Change | None]:
+        return [changes[o] if isinstance(o, int) else None for o in self.plan.graph.outputs]
+
+    def _walk(
+        self,
+        sites: Sites,
+        nodes: Sequence[Node] | None = None,
+        given: Sequence[Change | None] | None = None,
+        keep: Container[int] = (),
+    ) -> list[Change | None]:
+        """Run some nodes (default: all), from the changes that are given, which are not written over. Each change is
+        dropped when nothing reads it any more, unless it is to be kept.
+        """
         windows = self.set_sites(sites)
         plan = self.plan
-        changes: list[Change | None] = [None] * len(plan.graph.nodes)
+        changes: list[Change | None] = [None] * len(plan.graph.nodes) if given is None else list(given)
         self._changes, self._owned = changes, [False] * len(changes)
         memo = self._memo = {}
-        for node in plan.graph.nodes:
+        for node in plan.graph.nodes if nodes is None else nodes:
             if not node.mutated or not plan.readers[node.index]:
                 continue
             begin = self._tick()
             self.at = node
             self._step(node, windows, memo)
             for i in () if self.keep_all else plan.last_reads[node.index]:
-                changes[i] = None
-                memo.pop(i, None)
+                if i not in keep:
+                    changes[i] = None
+                    memo.pop(i, None)
             if self.seconds is not None:
                 self.seconds[node.index] += self._tick() - begin
-        return [changes[o] if isinstance(o, int) else None for o in plan.graph.outputs]
+        return changes
 
     def _tick(self) -> float:
         if self.seconds is None:

@@ -39,6 +39,7 @@ class Scaled(Rule):
     ) -> None:
         super().__init__(view, layout)
         self.factor, self.operand, self.per_channel = factor, operand, per_channel
+        self.reads_reference = operand is not None and view.graph.nodes[operand].batched
 
     def absorb(self, factors: list[ChannelFactor]) -> None:
         """Leave the factor to a convolution: one that nothing else reads, or the only reader."""

@@ -94,12 +94,16 @@ class Rule:
         The one of `all_ways` that is used, if it has several.
     reads_lowered: bool
         Whether it copes with differences in the dtype of lowered products, and returns them in the node's own.
+    reads_reference: bool
+        Whether the change depends on values of the batch at hand, beside the changes before it: those of the reference,
+        or of another input. Where it does not, changes of floating point numbers are the same for every other input.
     """
 
     family = "naive"
     aliases = False
     way = ""
     reads_lowered = False
+    reads_reference = True
 
     def __init__(self, view: View, layout: Layout) -> None:
         self.node = view.node

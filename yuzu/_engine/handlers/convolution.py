@@ -32,6 +32,7 @@ class Convolution(Reading):
     """``conv1d``, or ``conv2d`` with one axis of positions, on windows."""
 
     family = "convolution"
+    reads_reference = False
 
     def __init__(self, view: View, layout: Layout, geometry: Geometry, groups: int, height: int | None) -> None:
         super().__init__(view, layout)
@@ -174,6 +175,7 @@ class LinearRows(Rule):
     """A linear operation on whole differences: the operation itself, without its bias."""
 
     family = "convolution"
+    reads_reference = False
 
     def __init__(self, view: View, bias: int | None) -> None:
         super().__init__(view, ROWS)
@@ -247,6 +249,7 @@ class TransposedConvolution(Rule):
     """
 
     family = "convolution"
+    reads_reference = False
 
     def __init__(self, view: View, layout: Layout, geometry: Geometry, groups: int) -> None:
         super().__init__(view, layout)

@@ -34,6 +34,7 @@ class OnChannels(Rule):
     """``x @ W^T`` along an axis that is not the positions, or on whole differences."""
 
     family = "dense"
+    reads_reference = False
 
     def __init__(self, view: View, layout: Layout, weight: int, transposed: bool) -> None:
         super().__init__(view, layout)
@@ -67,6 +68,7 @@ class OverPositions(Rule):
     """
 
     family = "dense"
+    reads_reference = False
     way = "slices"
 
     def __init__(self, view: View, weight: int, transposed: bool) -> None:

@@ -24,6 +24,7 @@ class Sum(Rule):
     """``a + alpha * b``."""
 
     family = "merge"
+    reads_reference = False
 
     def __init__(self, view: View, layout: Layout, factors: dict[int, float]) -> None:
         super().__init__(view, layout)
@@ -128,6 +129,7 @@ class Concatenation(Rule):
     """``cat`` along an axis that is not the positions: each branch on the union of the windows."""
 
     family = "merge"
+    reads_reference = False
 
     def __init__(self, view: View, layout: Layout, parts: list[int], axis: int) -> None:
         super().__init__(view, layout)
@@ -159,6 +161,7 @@ class Juxtaposition(Rule):
     """``cat`` along the positions: each branch's window moves by the length of those before it."""
 
     family = "merge"
+    reads_reference = False
 
     def __init__(self, view: View, layout: Layout, parts: list[tuple[int, int]]) -> None:
         super().__init__(view, layout)
@@ -243,6 +246,7 @@ class Stack(Rule):
     """``stack`` along a new axis."""
 
     family = "merge"
+    reads_reference = False
 
     def __init__(self, view: View, layout: Layout, parts: list[int], axis: int) -> None:
         super().__init__(view, layout)

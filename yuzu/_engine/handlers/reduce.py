@@ -25,6 +25,7 @@ class SumOverPositions(Rule):
     """``sum`` or ``mean`` over positions, and other axes with them."""
 
     family = "reduce"
+    reads_reference = False
 
     def __init__(self, view: View, axes: tuple[int, ...], keepdim: bool, divisor: int) -> None:
         super().__init__(view, ROWS)
@@ -43,6 +44,7 @@ class LinearLocal(Rule):
     """``sum`` or ``mean`` over other axes than positions: the operation itself on the differences."""
 
     family = "reduce"
+    reads_reference = False
 
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes

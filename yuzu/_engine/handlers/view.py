@@ -28,6 +28,7 @@ class Rearranged(Rule):
     """
 
     family = "view"
+    reads_reference = False
     aliases = True
 
     def __init__(self, view: View, layout: Layout, rearrange: Callable[[torch.Tensor], torch.Tensor]) -> None:
@@ -125,6 +126,7 @@ class Regrouped(Rule):
     """
 
     family = "view"
+    reads_reference = False
     aliases = True
 
     def __init__(self, view: View, layout: Layout, sizes: list[int]) -> None:
@@ -146,6 +148,7 @@ class Split(Reading):
     """
 
     family = "view"
+    reads_reference = False
 
     def __init__(self, view: View, layout: Layout, size: int, sizes: list[int]) -> None:
         super().__init__(view, layout)
@@ -187,6 +190,7 @@ class Moved(Reading):
     """Crops, strides and pads along positions: output ``j`` is input ``j*s - p``."""
 
     family = "view"
+    reads_reference = False
     aliases = True
 
     def __init__(
@@ -260,6 +264,7 @@ class OnePosition(Rule):
     """One position of all: a whole difference, zero for the mutations that do not reach it."""
 
     family = "view"
+    reads_reference = False
 
     def __init__(self, view: View, place: int) -> None:
         super().__init__(view, ROWS)
@@ -312,6 +317,7 @@ class Mirrored(Rule):
     """Positions in reverse order."""
 
     family = "view"
+    reads_reference = False
 
     def __init__(self, view: View, layout: Layout, others: list[int]) -> None:
         super().__init__(view, layout)
