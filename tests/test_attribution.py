@@ -8,6 +8,7 @@ from conftest import sequences
 import yuzu
 from yuzu.attribution import hypothetical, mean_effect, projected
 from yuzu.modisco import to_modisco
+from yuzu.sequence import decode, one_hot_encode
 
 DELTAS = np.array([[[0.0], [3.0], [6.0], [-1.0]]])  # (1, 4, 1); the reference is the first letter
 LETTERS = np.array([[[1], [0], [0], [0]]])
@@ -79,6 +80,32 @@ def test_to_modisco(tmp_path, net):
         assert np.array_equal(ohe["arr_0"], X.numpy()) and np.array_equal(attr["arr_0"], scores.numpy())
     to_modisco(str(tmp_path / "peaks"), X.numpy(), scores.numpy())  # over the old ones
     assert sorted(f.name for f in tmp_path.iterdir()) == ["peaks.attr.npz", "peaks.ohe.npz"]
+
+
+@pytest.mark.parametrize("alphabet", ["AGCT", "cgat", ["C", "A", "T", "G"]])
+@pytest.mark.parametrize("kind", ["torch", "numpy"])
+def test_to_modisco_writes_acgt_whatever_the_order(tmp_path, alphabet, kind):
+    texts = ["ACGTNACC", "GGTTACAN"]
+    letters = "".join(alphabet).upper()
+    X = one_hot_encode(texts, alphabet=alphabet)
+    scores = hypothetical(torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0)) * (1 - X))
+    if kind == "numpy":
+        X, scores = X.numpy(), scores.numpy()
+    files = to_modisco(tmp_path / "lua", X, scores, alphabet=alphabet)
+    with np.load(files.sequences) as ohe, np.load(files.attributions) as attr:
+        assert decode(ohe["arr_0"]) == texts
+        for place, letter in enumerate("ACGT"):
+            assert np.array_equal(attr["arr_0"][:, place], scores[:, letters.index(letter)])
+        assert ohe["arr_0"].dtype == np.int8 and attr["arr_0"].dtype == np.float32
+
+
+def test_to_modisco_is_for_dna(tmp_path):
+    X = sequences(2, 10)
+    scores = hypothetical(torch.randn(2, 4, 10) * (1 - X))
+    for alphabet in ("ACGU", "ACG", "ACGTN", "ACDEFGHIKLMNPQRSTVWY"):
+        with pytest.raises(yuzu.YuzuError, match=f"alphabet: got '{alphabet}', want the letters of DNA"):
+            to_modisco(tmp_path / "out", X, scores, alphabet=alphabet)
+    assert not list(tmp_path.iterdir())
 
 
 def test_to_modisco_refuses_what_is_not_hypothetical(tmp_path):

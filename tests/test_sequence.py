@@ -9,7 +9,18 @@ import pytest
 import torch
 
 from yuzu.errors import YuzuError
-from yuzu.sequence import DNA, PROTEIN, RNA, Fasta, decode, one_hot_encode, read_fasta
+from yuzu.sequence import (
+    DNA,
+    LUA_DNA,
+    PROTEIN,
+    RNA,
+    Fasta,
+    decode,
+    dna_order,
+    one_hot_encode,
+    read_fasta,
+    reorder_alphabet,
+)
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -142,6 +153,61 @@ def test_decode_takes_any_array():
 def test_decode_shapes(shape):
     with pytest.raises(YuzuError, match=r"X: got shape .*want \(4, L\) or \(n, 4, L\) for the alphabet"):
         decode(np.zeros(shape))
+
+
+# ------------------------------------------------------------------ reorder_alphabet
+
+
+def test_order_of_lua():
+    assert LUA_DNA == "AGCT"
+    X = one_hot_encode("ACGTN", alphabet=LUA_DNA)
+    assert X.argmax(0).tolist() == [0, 2, 1, 3, 0] and decode(X, alphabet=LUA_DNA) == "ACGTN"
+    assert decode(X) == "AGCTN", "read in the wrong order, C and G change places"
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy"])
+@pytest.mark.parametrize("source, target", [("ACGT", "AGCT"), ("AGCT", "ACGT"), ("ACGT", "tgca"), ("GTAC", ["A", "T", "C", "G"]), (PROTEIN, PROTEIN[3:] + PROTEIN[:3])])
+def test_reorder_alphabet(kind, source, target):
+    texts = [random_text(30, source + "X", seed) for seed in range(3)]
+    X, wanted = (one_hot_encode(texts, alphabet=a, unknown="X", dtype=torch.int8) for a in (source, target))
+    if kind == "numpy":
+        X, wanted = X.numpy(), wanted.numpy()
+    found = reorder_alphabet(X, source, target)
+    assert type(found) is type(X) and found.dtype == X.dtype and (found == wanted).all()
+    assert (reorder_alphabet(X[0], source, target) == wanted[0]).all(), "no batch axis"
+    assert (reorder_alphabet(found, target, source) == X).all()
+    scores = X[..., None] * np.ones(2, dtype=np.int8) if kind == "numpy" else X[..., None].repeat(1, 1, 1, 2)
+    assert (reorder_alphabet(scores, source, target, dim=1)[..., 1] == wanted).all()
+
+
+def test_reordered_is_a_copy_and_gradients_flow():
+    X = one_hot_encode(["ACGT"])
+    reorder_alphabet(X, DNA, DNA).zero_()
+    assert X.sum() == 4
+    scores = torch.arange(8.0).reshape(4, 2).requires_grad_()
+    reorder_alphabet(scores, DNA, LUA_DNA)[1].sum().backward()
+    assert scores.grad.tolist() == [[0, 0], [0, 0], [1, 1], [0, 0]]
+
+
+@pytest.mark.parametrize("args, text", [
+    ((np.zeros((4, 3)), "ACGT", "ACGU"), "to_alphabet: got 'ACGU', want the characters of 'ACGT' in some order"),
+    ((np.zeros((4, 3)), "ACGT", "ACG"), "to_alphabet: got 'ACG'"),
+    ((np.zeros((4, 3)), "ACGA", "ACGT"), "alphabet: got 'ACGA', want distinct"),
+    ((np.zeros((5, 3)), "ACGT", "AGCT"), r"X: got shape \(5, 3\), want 4 channels on axis -2 for the alphabet 'ACGT'"),
+    ((np.zeros((4, 3)), "ACGT", "AGCT", 2), r"X: got shape \(4, 3\), want 4 channels on axis 2"),
+    ((torch.zeros(4), "ACGT", "AGCT"), r"X: got shape \(4,\), want 4 channels on axis -2"),
+    (("ACGT", "ACGT", "AGCT"), "X: got str, want a torch.Tensor or numpy.ndarray"),
+])
+def test_bad_reorder(args, text):
+    with pytest.raises(YuzuError, match=text):
+        reorder_alphabet(*args)
+
+
+def test_dna_order():
+    assert dna_order("agct") == dna_order(["A", "g", "C", "T"]) == "AGCT"
+    for alphabet in ("ACGU", "ACG", "ACGTN", PROTEIN):
+        with pytest.raises(YuzuError, match=f"alphabet: got '{alphabet}', want the letters of DNA, 'ACGT', in some order"):
+            dna_order(alphabet)
 
 
 # ------------------------------------------------------------------ read_fasta

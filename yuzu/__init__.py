@@ -1,8 +1,10 @@
 """Exact, fast in-silico saturation mutagenesis (ISM) for PyTorch sequence models."""
 
 from yuzu import attribution as attribution
+from yuzu import bigwig as bigwig
 from yuzu import modisco as modisco
 from yuzu import product as product
+from yuzu import regions as regions
 from yuzu import taylor as taylor
 from yuzu._engine.handlers.contract import Rule as Rule
 from yuzu._engine.handlers.contract import handles as handles

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import torch
 
 from yuzu.errors import YuzuError
 from yuzu.files import written_whole
+from yuzu.sequence import DNA, dna_order, reorder_alphabet
 
 
 class ModiscoFiles(NamedTuple):
@@ -19,20 +21,24 @@ class ModiscoFiles(NamedTuple):
     attributions: Path
 
 
-def to_modisco(path: str | Path, X: Any, scores: Any) -> ModiscoFiles:
+def to_modisco(path: str | Path, X: Any, scores: Any, alphabet: str | Sequence[str] = DNA) -> ModiscoFiles:
     """Write sequences and hypothetical scores for TF-MoDISco.
 
     ``modisco motifs -s PATH.ohe.npz -a PATH.attr.npz -n 2000 -o motifs.h5`` reads them. Both hold one array, ``arr_0``,
-    of shape ``(N, 4, L)``: the one-hot sequences as int8, the scores as float32. The names are those of bpnet-lite.
+    of shape ``(N, 4, L)``: the one-hot sequences as int8, the scores as float32, both in the order ``ACGT`` that
+    TF-MoDISco takes for granted. The names are those of bpnet-lite.
 
     Parameters
     ----------
     path: str or Path
         Without an ending: ``.ohe.npz`` and ``.attr.npz`` are added. Its folder must exist.
     X: torch.Tensor or numpy.ndarray, shape=(N, 4, L)
-        One-hot sequences over ``ACGT``; all-zero columns are ``N``.
+        One-hot sequences over ``alphabet``; all-zero columns are ``N``.
     scores: torch.Tensor or numpy.ndarray, shape=(N, 4, L)
-        Hypothetical scores (see `yuzu.attribution.hypothetical`) of one output.
+        Hypothetical scores (see `yuzu.attribution.hypothetical`) of one output, over ``alphabet``.
+    alphabet: str, or list or tuple of single characters
+        The order of the letters in ``X`` and ``scores``: DNA's in some order, such as ``"AGCT"`` for models trained in
+        Lua Torch (DeepSEA, Beluga). The files are in the order ``ACGT`` all the same. Default ``"ACGT"``.
 
     Returns
     -------
@@ -42,9 +48,11 @@ def to_modisco(path: str | Path, X: Any, scores: Any) -> ModiscoFiles:
     Raises
     ------
     ValueError
-        For other shapes, other than 4 letters, soft sequences, values that are not finite; and for scores that are
-        plainly not hypothetical: projected ones (0 at every other letter), or plain differences (0 at every reference).
+        For other shapes, other than 4 letters, an alphabet that is not DNA's, soft sequences, values that are not
+        finite; and for scores that are plainly not hypothetical: projected ones (0 at every other letter), or plain
+        differences (0 at every reference).
     """
+    letters = dna_order(alphabet)
     sequences = _array("X", X)
     values = _array("scores", scores)
     if sequences.ndim != 3 or sequences.shape[1] != 4 or 0 in sequences.shape:
@@ -68,8 +76,8 @@ def to_modisco(path: str | Path, X: Any, scores: Any) -> ModiscoFiles:
         )
     path = Path(path)
     files = ModiscoFiles(path.with_name(path.name + ".ohe.npz"), path.with_name(path.name + ".attr.npz"))
-    _save(files.sequences, sequences.astype(np.int8))
-    _save(files.attributions, values.astype(np.float32))
+    _save(files.sequences, reorder_alphabet(sequences, letters, DNA).astype(np.int8))
+    _save(files.attributions, reorder_alphabet(values, letters, DNA).astype(np.float32))
     return files
 
 

@@ -7,16 +7,29 @@ import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
 from yuzu.errors import YuzuError
 
-__all__ = ["DNA", "PROTEIN", "RNA", "Fasta", "decode", "one_hot_encode", "read_fasta"]
+__all__ = [
+    "DNA",
+    "LUA_DNA",
+    "PROTEIN",
+    "RNA",
+    "Fasta",
+    "decode",
+    "dna_order",
+    "one_hot_encode",
+    "read_fasta",
+    "reorder_alphabet",
+    "text_lines",
+]
 
 DNA = "ACGT"
+LUA_DNA = "AGCT"  # of models trained in Lua Torch and converted: DeepSEA, Beluga
 RNA = "ACGU"
 PROTEIN = "ACDEFGHIKLMNPQRSTVWY"
 
@@ -187,6 +200,75 @@ def decode(
     return texts if values.ndim == 3 else texts[0]
 
 
+_Array = TypeVar("_Array", torch.Tensor, np.ndarray)
+
+
+def reorder_alphabet(
+    X: _Array, from_alphabet: str | Sequence[str], to_alphabet: str | Sequence[str], dim: int = -2
+) -> _Array:
+    """Put the channels of sequences or scores in the order of another alphabet.
+
+    Nearly everyone has DNA in the order ACGT; models trained in Lua Torch (DeepSEA, Beluga) have AGCT, `LUA_DNA`.
+
+    Parameters
+    ----------
+    X : torch.Tensor or numpy.ndarray
+        Any dtype; the channels are on axis `dim`, as in sequences `(n, C, L)` or scores `(n, C, L)`.
+    from_alphabet, to_alphabet : str, or list or tuple of single characters
+        The order that the channels have, and the one they shall have: the same characters, in either case.
+    dim : int, optional
+        The axis of the channels. Default is -2: `(C, L)` and `(n, C, L)`. Scores `(n, C, L, tracks)` need 1.
+
+    Returns
+    -------
+    torch.Tensor or numpy.ndarray
+        A copy, of the type, shape and dtype of `X`. Gradients flow through it.
+
+    Raises
+    ------
+    YuzuError
+        If the alphabets are not of the same characters, or `X` has no such axis or another number of channels.
+
+    Examples
+    --------
+    >>> X = one_hot_encode("ACGTN", alphabet=LUA_DNA)
+    >>> decode(reorder_alphabet(X, LUA_DNA, DNA))
+    'ACGTN'
+    """
+    source, target = (_check_alphabet(alphabet, "")[0] for alphabet in (from_alphabet, to_alphabet))
+    if sorted(source) != sorted(target):
+        raise YuzuError(f"to_alphabet: got {to_alphabet!r}, want the characters of {source!r} in some order")
+    if not isinstance(X, (torch.Tensor, np.ndarray)):
+        raise YuzuError(f"X: got {type(X).__name__}, want a torch.Tensor or numpy.ndarray")
+    if not -X.ndim <= dim < X.ndim or X.shape[dim] != len(source):
+        raise YuzuError(
+            f"X: got shape {tuple(X.shape)}, want {len(source)} channels on axis {dim} for the alphabet {source!r}"
+        )
+    order = [source.index(character) for character in target]
+    if isinstance(X, np.ndarray):
+        return np.take(X, order, axis=dim)
+    return X.index_select(dim, torch.tensor(order, device=X.device))
+
+
+def dna_order(alphabet: str | Sequence[str]) -> str:
+    """The alphabet as an upper-case str, if it is the letters of DNA in some order.
+
+    Parameters
+    ----------
+    alphabet : str, or list or tuple of single characters
+        Such as "ACGT", or "AGCT" for models trained in Lua Torch.
+
+    Raises
+    ------
+    YuzuError
+        If it is another alphabet.
+    """
+    letters = _check_alphabet(alphabet, "")[0]
+    if sorted(letters) != sorted(DNA):
+        raise YuzuError(f"alphabet: got {alphabet!r}, want the letters of DNA, {DNA!r}, in some order")
+    return letters
+
+
 class Fasta(NamedTuple):
     """What a FASTA file holds, record by record.
 
@@ -227,7 +309,8 @@ def read_fasta(path: str | os.PathLike[str]) -> Fasta:
     names: list[str] = []
     parts: list[list[str]] = []
     header_line = 1
-    for number, line in _lines(path):
+    for number, text in text_lines(path, "FASTA"):
+        line = text.strip()
         if line.startswith(">"):
             if parts and not parts[-1]:
                 raise YuzuError(f"{path}, line {header_line}: record {names[-1]!r} has no sequence")
@@ -249,8 +332,28 @@ def read_fasta(path: str | os.PathLike[str]) -> Fasta:
     return Fasta(names, ["".join(part) for part in parts])
 
 
-def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, stripped, with their numbers counted from 1."""
+def text_lines(path: str | os.PathLike[str], kind: str) -> Iterator[tuple[int, str]]:
+    """The lines of a text file, plain or gzipped, that are not blank, without their ends.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The file, in UTF-8. That it is gzipped is told from its first bytes. Lines may end as on Windows.
+    kind : str
+        What it should be, such as "FASTA", for the error.
+
+    Yields
+    ------
+    tuple of int and str
+        The number of the line, counted from 1, and the line.
+
+    Raises
+    ------
+    YuzuError
+        If the file is not text, or damaged gzip.
+    OSError
+        If the file cannot be opened.
+    """
     with open(path, "rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
     number = 0
@@ -258,9 +361,9 @@ def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
     try:
         with opener(path, "rt", encoding="utf-8-sig") as text:
             for number, line in enumerate(text, 1):
-                if line := line.strip():
-                    yield number, line
+                if line.strip():
+                    yield number, line.rstrip("\n")
     except UnicodeDecodeError as error:
-        raise YuzuError(f"{path}, after line {number}: not FASTA, not even text ({error})") from error
+        raise YuzuError(f"{path}, after line {number}: not {kind}, not even text ({error})") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise YuzuError(f"{path}, after line {number}: damaged gzip file ({error})") from error

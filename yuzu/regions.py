@@ -1,0 +1,497 @@
+"""Regions of a genome: BED and narrowPeak files, and the one-hot sequences that stand there.
+
+Coordinates are those of BED everywhere: 0-based, the end not included. A summit is the 0-based position of one base on
+the chromosome, not an offset. A window of width ``w`` on a summit is ``[summit - w // 2, summit - w // 2 + w)``, as
+ChromBPNet and bpnet-lite have it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from yuzu.errors import YuzuError, YuzuWarning
+from yuzu.files import written_whole
+from yuzu.sequence import DNA, dna_order, one_hot_encode, text_lines
+
+__all__ = ["Dropped", "OneHotRegions", "Regions", "one_hot_regions", "read_regions", "write_bed"]
+
+_IUPAC = "NRYSWKMBDHV"  # letters of a genome that stand for more than one base
+_COMPLEMENT = str.maketrans("ACGT", "TGCA")  # the others are columns of zeros on either strand
+_AT_ONCE = 4096  # windows that are encoded at once: what is needed besides the result stays small
+
+_NO_CHROMOSOME = "the genome has no such chromosome"
+_OUTSIDE = "the window runs over an end of its chromosome"
+_UNKNOWN = "too many unknown letters"
+
+
+class Regions:
+    """Regions of a genome, in columns: row ``i`` of every column is one region.
+
+    Parameters
+    ----------
+    chromosomes : sequence of str, length n
+    starts, ends : sequence of int, length n
+        0-based, the end not included: ``0 <= start < end``.
+    summits : sequence of int, length n, optional
+        0-based positions on the chromosome, within their regions. Default: the midpoints, ``(start + end) // 2``.
+    names : sequence of str, length n, optional
+        Default: "." for each.
+    strands : sequence of str, length n, optional
+        "+", "-" or "." (none). Default: "." for each.
+    lines : sequence of str, length n, optional
+        The lines that `write_bed` writes. Default: the columns given, as BED3, BED6 or narrowPeak.
+    flipped : sequence of bool, length n, optional
+        Whether the sequences and scores of a region run from its end to its start, which `one_hot_regions` says of
+        regions on the minus strand that it reverse-complemented. Default: none does.
+
+    Attributes
+    ----------
+    chromosomes, names, strands, lines : numpy.ndarray of str, shape=(n,)
+    starts, ends, summits : numpy.ndarray of int64, shape=(n,)
+    flipped : numpy.ndarray of bool, shape=(n,)
+
+    Raises
+    ------
+    YuzuError
+        If a column has another length or type, or a region is not as said above.
+
+    Examples
+    --------
+    >>> regions = Regions(["chr1", "chr2"], [10, 20], [14, 25])
+    >>> regions.summits.tolist(), regions[regions.chromosomes == "chr2"]
+    ([12, 22], Regions(1 of 'chr2'))
+    """
+
+    def __init__(
+        self,
+        chromosomes: Sequence[str],
+        starts: Sequence[int],
+        ends: Sequence[int],
+        summits: Sequence[int] | None = None,
+        names: Sequence[str] | None = None,
+        strands: Sequence[str] | None = None,
+        lines: Sequence[str] | None = None,
+        flipped: Sequence[bool] | None = None,
+    ) -> None:
+        self.chromosomes = _texts("chromosomes", chromosomes)
+        n = len(self.chromosomes)
+        self.starts = _positions("starts", starts, n)
+        self.ends = _positions("ends", ends, n)
+        self.summits = (self.starts + self.ends) // 2 if summits is None else _positions("summits", summits, n)
+        self.names = _texts("names", ["."] * n if names is None else names, n)
+        self.strands = _texts("strands", ["."] * n if strands is None else strands, n)
+        for name, column, bad, want in (
+            ("starts", self.starts, self.starts < 0, "0 or more"),
+            ("ends", self.ends, self.ends <= self.starts, "more than the start"),
+            ("summits", self.summits, (self.summits < self.starts) | (self.summits >= self.ends), _SUMMIT),
+            ("strands", self.strands, ~np.isin(self.strands.astype(str), ("+", "-", ".")), "'+', '-' or '.'"),
+        ):
+            if bad.any():
+                row = int(bad.argmax())
+                raise YuzuError(f"{name}: got {column[row]} in row {row}, want {want}")
+        if lines is None:
+            lines = self._lines(summits is not None, names is not None or strands is not None)
+        self.lines = _texts("lines", lines, n)
+        self.flipped = np.zeros(n, dtype=bool) if flipped is None else np.array(flipped)
+        if self.flipped.dtype != bool or self.flipped.shape != (n,):
+            raise YuzuError(f"flipped: got {self.flipped.dtype} of shape {self.flipped.shape}, want bool of ({n},)")
+
+    def _lines(self, with_summits: bool, with_strands: bool) -> list[str]:
+        """One line of the shortest format that holds what was given."""
+        found = []
+        for row in range(len(self)):
+            start = self.starts[row]
+            columns = [self.chromosomes[row], start, self.ends[row]]
+            if with_summits or with_strands:
+                columns += [self.names[row], 0, self.strands[row]]
+            if with_summits:
+                columns += [0, -1, -1, self.summits[row] - start]
+            found.append("\t".join(map(str, columns)))
+        return found
+
+    def __len__(self) -> int:
+        return len(self.chromosomes)
+
+    def __getitem__(self, rows: Any) -> Regions:
+        """Some of the regions: by a slice, a mask ``(n,)`` or a list of row numbers, in the order asked for."""
+        if not isinstance(rows, slice):
+            rows = np.asarray(rows)
+            rows = rows if rows.size else rows.astype(np.int64)  # numpy has [] as floats
+            if rows.ndim != 1 or rows.dtype.kind not in "biu":
+                raise YuzuError(f"rows: got {rows.dtype} of shape {rows.shape}, want a slice, a mask or row numbers")
+        return Regions(**{name: column[rows] for name, column in vars(self).items()})
+
+    def __repr__(self) -> str:
+        counts = Counter(self.chromosomes.tolist())
+        beside = f" and {len(counts) - 3} more" if len(counts) > 3 else ""
+        return f"Regions({len(self)} of {', '.join(map(repr, list(counts)[:3])) or 'none'}{beside})"
+
+
+_SUMMIT = "start <= summit < end: a position on the chromosome, not an offset"
+
+
+def _texts(name: str, values: Any, n: int | None = None) -> np.ndarray:
+    if isinstance(values, str) or not hasattr(values, "__iter__"):
+        raise YuzuError(f"{name}: got {type(values).__name__}, want a sequence of str")
+    column = np.array(list(values), dtype=object)
+    for row, value in enumerate(column):
+        if not isinstance(value, str):
+            raise YuzuError(f"{name}: got {value!r} in row {row}, want a str")
+    if n is not None and len(column) != n:
+        raise YuzuError(f"{name}: got {len(column)} rows, want {n}, as many as chromosomes")
+    return column
+
+
+def _positions(name: str, values: Any, n: int) -> np.ndarray:
+    column = np.asarray(values)
+    if column.shape != (n,) or (column.dtype.kind not in "iu" and n):
+        raise YuzuError(f"{name}: got {column.dtype} of shape {column.shape}, want whole numbers of shape ({n},)")
+    return column.astype(np.int64)
+
+
+# Files of regions
+
+
+def read_regions(path: str | os.PathLike[str], summits: bool | None = None) -> Regions:
+    """Read a BED or narrowPeak file, plain or gzipped (told from its first bytes, not from its name).
+
+    Lines that are blank or start with ``#``, ``track`` or ``browser`` are skipped. Columns stand between tabs, or
+    between blanks in a line without tabs. The first three are chromosome, start and end (0-based, the end not
+    included); the fourth is the name, the sixth the strand, the tenth of a narrowPeak the summit's offset from the
+    start. Others are kept in `Regions.lines` and not looked at.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The file.
+    summits : bool or None, optional
+        Whether the tenth column is the summit's offset, -1 where there is none; such a region, and every region with
+        False, has its midpoint as summit. Default is None: True for files of ten columns whose first row has numbers
+        or "." in columns 7 to 9 and a whole number in column 10, as narrowPeak and ChromBPNet's background regions
+        have. BED of ten columns, the ninth being a single number, looks the same: pass False.
+
+    Returns
+    -------
+    Regions
+        In the order of the file.
+
+    Raises
+    ------
+    YuzuError
+        If a line is malformed, with the file and the line; also if lines have different numbers of columns, and if
+        there is no region in the file or it is damaged.
+    OSError
+        If the file cannot be opened.
+    """
+    if summits is not None and not isinstance(summits, bool):
+        raise YuzuError(f"summits: got {summits!r}, want True, False or None")
+    rows: list[tuple] = []
+    first, width = 0, 0
+    for number, line in text_lines(path, "BED"):
+        if line.startswith("#") or line.split(maxsplit=1)[0] in ("track", "browser"):
+            continue
+        columns = line.split("\t") if "\t" in line else line.split()
+        where = f"{path}, line {number}"
+        if not rows:
+            first, width = number, len(columns)
+            summits = _looks_like_narrow_peak(columns) if summits is None else summits
+        if len(columns) != width:
+            raise YuzuError(f"{where}: got {len(columns)} columns, want {width} as on line {first}")
+        rows.append((*_row(columns, summits, where), line))
+    if not rows:
+        raise YuzuError(f"{path}: got no regions, want BED with at least one")
+    chromosomes, starts, ends, positions, names, strands, lines = zip(*rows, strict=True)
+    return Regions(chromosomes, starts, ends, positions, names, strands, lines)
+
+
+def _looks_like_narrow_peak(columns: list[str]) -> bool:
+    number = r"\.|[+-]?\d+\.?\d*([eE][+-]?\d+)?|[+-]?(inf|nan)"
+    if len(columns) != 10 or not re.fullmatch(r"-1|\d+", columns[9]):
+        return False
+    return all(re.fullmatch(number, column, re.IGNORECASE) for column in columns[6:9])
+
+
+def _row(columns: list[str], summits: bool | None, where: str) -> tuple[str, int, int, int, str, str]:
+    """Chromosome, start, end, summit, name and strand."""
+    if len(columns) < 3 or not columns[0]:
+        raise YuzuError(f"{where}: not BED; got {columns[:3]}, want chromosome, start and end between tabs or blanks")
+    start = _whole_number(columns[1], "start", where)
+    end = _whole_number(columns[2], "end", where)
+    if end <= start:
+        raise YuzuError(f"{where}: got end {end}, want more than the start {start}")
+    name = (columns[3] if len(columns) > 3 else "") or "."
+    strand = (columns[5] if len(columns) > 5 else "") or "."
+    if strand not in ("+", "-", "."):
+        raise YuzuError(f"{where}: got {strand!r} in column 6, want the strand '+', '-' or '.'")
+    summit = (start + end) // 2
+    if summits:
+        if len(columns) < 10:
+            raise YuzuError(f"{where}: got {len(columns)} columns, want the summit in column 10; or pass summits=False")
+        if columns[9] != "-1":
+            summit = start + _whole_number(columns[9], "the summit's offset or -1 in column 10", where)
+        if summit >= end:
+            raise YuzuError(
+                f"{where}: got {columns[9]} in column 10, want the summit's offset from the start, less than the "
+                f"region's width {end - start}; pass summits=False if the column is something else"
+            )
+    return columns[0], start, end, summit, name, strand
+
+
+def _whole_number(text: str, what: str, where: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,15}", text):
+        raise YuzuError(f"{where}: got {text!r}, want {what} as a whole number, 0 or more")
+    return int(text)
+
+
+def write_bed(path: str | os.PathLike[str], regions: Regions) -> None:
+    """Write the rows of regions as they stood in the file they were read from, in the order of `regions`.
+
+    So ``write_bed("kept.bed", found.regions)``, with `found` of `one_hot_regions`, has a row for each row of
+    ``found.X``, which is what fi-nemo and others ask for; all columns are kept, windows are not written.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The file, gzipped if its name ends in ".gz". It is written whole or not at all.
+    regions : Regions
+        What to write; regions that were not read from a file are written as BED3, BED6 or narrowPeak.
+
+    Raises
+    ------
+    YuzuError
+        If `regions` is something else.
+    OSError
+        If the file cannot be written.
+    """
+    if not isinstance(regions, Regions):
+        raise YuzuError(f"regions: got {type(regions).__name__}, want yuzu.regions.Regions")
+    content = "".join(f"{line}\n" for line in regions.lines).encode()
+    if str(path).endswith(".gz"):
+        content = gzip.compress(content, mtime=0)
+    with written_whole(Path(path)) as part:
+        part.write_bytes(content)
+
+
+# Sequences of regions
+
+
+class Dropped(NamedTuple):
+    """A region without a sequence: its row among those passed, counted from 0, and why it was dropped."""
+
+    row: int
+    reason: str
+
+
+class OneHotRegions(NamedTuple):
+    """What `one_hot_regions` gives: the first two have a row for each region kept, `kept` one for each passed.
+
+    Attributes
+    ----------
+    X : torch.Tensor, shape=(n, 4, width)
+        The one-hot sequences; unknown letters are columns of zeros.
+    regions : Regions, n rows
+        The regions kept, in the order passed. Their starts and ends are those of the windows, their lines the
+        original ones.
+    kept : numpy.ndarray of bool, shape=(number of regions passed,)
+        Which regions were kept: cuts other arrays about them to the rows of `X`.
+    dropped : list of Dropped
+        The row of each other region and the reason.
+    """
+
+    X: torch.Tensor
+    regions: Regions
+    kept: np.ndarray
+    dropped: list[Dropped]
+
+
+def one_hot_regions(
+    regions: Regions | str | os.PathLike[str],
+    genome: Any,
+    width: int | None = None,
+    alphabet: str | Sequence[str] = DNA,
+    dtype: torch.dtype = torch.float32,
+    reverse_complement: bool = False,
+    max_unknown: float = 1.0,
+) -> OneHotRegions:
+    """One-hot encode the sequences of regions, and say which regions had to be dropped.
+
+    A region is dropped, never cut or padded, if the genome lacks its chromosome, if its window runs over an end of the
+    chromosome, or if it has too many unknown letters; one warning says how many were dropped and why.
+
+    Parameters
+    ----------
+    regions : Regions, or str or os.PathLike
+        As `read_regions` gives them, or the BED or narrowPeak file to read.
+    genome : str or os.PathLike, pyfaidx.Fasta, or mapping of str to str
+        A FASTA file, which is opened with pyfaidx and gets an index ``.fai`` beside it where there is none; or the
+        opened file; or the sequences by chromosome. Lower case (soft masks) is read as upper case.
+    width : int or None, optional
+        The length of the windows, centred on the summits: ``[summit - width // 2, summit - width // 2 + width)``.
+        Default is None: the regions as they are, which must all be of one length.
+    alphabet : str, or list or tuple of single characters, optional
+        The order of the channels: the letters of DNA. Default is "ACGT"; models trained in Lua Torch have "AGCT".
+    dtype : torch.dtype, optional
+        Default is torch.float32; torch.int8 is a quarter of it.
+    reverse_complement : bool, optional
+        Whether regions on the minus strand are read from that strand; ``regions.flipped`` of the result says so, and
+        `yuzu.bigwig.write_bigwig` turns their scores back. Default is False: all are read from the plus strand.
+    max_unknown : float, optional
+        The largest fraction of letters other than A, C, G and T in a window, between 0 and 1. Default is 1: any.
+
+    Returns
+    -------
+    OneHotRegions
+        Named tuple ``(X, regions, kept, dropped)``.
+
+    Raises
+    ------
+    YuzuError
+        If no region is left, an argument is not as said above, the genome has something that is no letter of
+        DNA (N and the other letters of IUPAC are), is no FASTA, or its index cannot be written.
+    ImportError
+        If `genome` is a file and pyfaidx is not installed.
+    OSError
+        If a file cannot be opened.
+
+    Warns
+    -----
+    YuzuWarning
+        If regions were dropped.
+
+    Examples
+    --------
+    >>> from yuzu.sequence import decode
+    >>> found = one_hot_regions(Regions(["chr1", "chr1"], [2, 4], [4, 8]), {"chr1": "NNACgtAC"}, width=4)
+    >>> decode(found.X), found.regions.starts.tolist(), found.dropped
+    (['NACG', 'GTAC'], [1, 4], [])
+    """
+    letters = dna_order(alphabet)
+    if not isinstance(dtype, torch.dtype):
+        raise YuzuError(f"dtype: got {dtype!r}, want a torch.dtype")
+    if not isinstance(max_unknown, (int, float)) or not 0 <= max_unknown <= 1:
+        raise YuzuError(f"max_unknown: got {max_unknown!r}, want a fraction between 0 and 1")
+    if isinstance(regions, (str, os.PathLike)):
+        regions = read_regions(regions)
+    if not isinstance(regions, Regions) or not len(regions):
+        got = "none" if isinstance(regions, Regions) else type(regions).__name__
+        raise YuzuError(f"regions: got {got}, want Regions with at least one row, or a BED file")
+    starts, ends = _windows(regions, width)
+    with _opened(genome) as chromosomes:
+        texts, dropped = _fetch(regions.chromosomes, starts, ends, chromosomes, max_unknown)
+        _report(dropped, len(regions), chromosomes)
+    gone = {drop.row for drop in dropped}
+    kept = np.array([row not in gone for row in range(len(regions))])
+    flipped = (regions.strands == "-") & reverse_complement
+    texts = [
+        text.translate(_COMPLEMENT)[::-1] if flip else text for text, flip in zip(texts, flipped[kept], strict=True)
+    ]
+    X = torch.empty((len(texts), len(letters), len(texts[0])), dtype=dtype)
+    for first in range(0, len(texts), _AT_ONCE):
+        some = slice(first, first + _AT_ONCE)
+        X[some] = one_hot_encode(texts[some], letters, dtype, unknown=_IUPAC)
+    columns = {**vars(regions), "starts": starts, "ends": ends, "flipped": flipped}
+    return OneHotRegions(X, Regions(**{name: column[kept] for name, column in columns.items()}), kept, dropped)
+
+
+def _windows(regions: Regions, width: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Starts and ends, which may lie outside of the chromosomes."""
+    if width is None:
+        widths = regions.ends - regions.starts
+        if (widths != widths[0]).any():
+            row = int((widths != widths[0]).argmax())
+            raise YuzuError(
+                f"width: got None for regions of several lengths ({widths[0]} in row 0, {widths[row]} in row {row}), "
+                "want the length of the windows"
+            )
+        return regions.starts, regions.ends
+    if not isinstance(width, (int, np.integer)) or isinstance(width, bool) or width < 1:
+        raise YuzuError(f"width: got {width!r}, want a whole number, 1 or more, or None")
+    starts = regions.summits - width // 2
+    return starts, starts + width
+
+
+@contextlib.contextmanager
+def _opened(genome: Any) -> Iterator[Any]:
+    """The sequences by chromosome, each with a length and slices; a file is closed afterwards."""
+    if not isinstance(genome, (str, os.PathLike)):
+        if not (hasattr(genome, "keys") and hasattr(genome, "__getitem__")):
+            raise YuzuError(
+                f"genome: got {type(genome).__name__}, want a FASTA file, a pyfaidx.Fasta or sequences by chromosome"
+            )
+        yield genome
+        return
+    try:
+        import pyfaidx
+    except ImportError as error:
+        raise ImportError("a FASTA file is opened with pyfaidx: pip install 'yuzu-ism[regions]'") from error
+    with open(genome, "rb"):  # a file that is missing raises as it does elsewhere
+        pass
+    try:
+        fasta = pyfaidx.Fasta(os.fspath(genome))
+    except (pyfaidx.FastaIndexingError, pyfaidx.UnsupportedCompressionFormat, ValueError) as error:
+        raise YuzuError(f"genome: got {genome}, want FASTA ({error})") from error
+    except OSError as error:
+        raise YuzuError(
+            f"genome: the index {genome}.fai is missing or older than the genome, and cannot be written ({error}); "
+            "make it with 'samtools faidx', or pass pyfaidx.Fasta(..., indexname=...) with a file that can be written"
+        ) from error
+    with fasta:
+        yield fasta
+
+
+def _fetch(
+    names: np.ndarray, starts: np.ndarray, ends: np.ndarray, genome: Mapping[str, Any], max_unknown: float
+) -> tuple[list[str], list[Dropped]]:
+    """The sequences of the windows in upper case, and the windows without one."""
+    lengths = {name: len(genome[name]) if name in genome else None for name in dict.fromkeys(names.tolist())}
+    texts, dropped = [], []
+    for row, (name, start, end) in enumerate(zip(names.tolist(), starts.tolist(), ends.tolist(), strict=True)):
+        length, place = lengths[name], f"{name}:{start}-{end}"
+        if length is None:
+            dropped.append(Dropped(row, f"{_NO_CHROMOSOME}: {name!r}"))
+            continue
+        if start < 0 or end > length:
+            dropped.append(Dropped(row, f"{_OUTSIDE}: {place}, of length {length}"))
+            continue
+        text = str(genome[name][start:end]).upper()
+        if len(text) != end - start:
+            raise YuzuError(
+                f"genome: got {len(text)} letters for {place}, want {end - start}; is it damaged, or no str?"
+            )
+        if bad := re.search(rf"[^ACGT{_IUPAC}]", text):
+            raise YuzuError(
+                f"genome: got {bad.group()!r} at {name}:{start + bad.start()} (from 0), want letters of DNA"
+            )
+        unknown = len(text) - sum(map(text.count, DNA))
+        if unknown > max_unknown * len(text):
+            dropped.append(Dropped(row, f"{_UNKNOWN}: {unknown} of the {len(text)} of {place}"))
+            continue
+        texts.append(text)
+    return texts, dropped
+
+
+def _report(dropped: list[Dropped], n: int, genome: Any) -> None:
+    """One warning about all regions that were dropped; an error if that is all there are."""
+    if not dropped:
+        return
+    counts = Counter(drop.reason.split(":")[0] for drop in dropped)
+    why = ", ".join(f"{count} because {reason}" for reason, count in counts.items())
+    if len(dropped) < n:
+        message = f"one_hot_regions dropped {len(dropped)} of {n} regions: {why}; `dropped` of the result lists them"
+        warnings.warn(message, YuzuWarning, stacklevel=3)
+        return
+    has = ", ".join(map(repr, list(genome.keys())[:3]))
+    raise YuzuError(
+        f"regions: all {n} were dropped, {why}; the first is row 0, {dropped[0].reason}; the genome has {has}, ..."
+    )
