@@ -231,29 +231,115 @@ def test_predict_bad_input(net, settings, message):
 # ---- tangermeme itself
 
 
-@pytest.mark.parametrize("settings", [{}, {"target": 1}, {"hypothetical": True}, {"start": 3, "end": -4}, {"target": slice(1, 3)}])
-def test_the_numbers_are_tangermemes(net, settings):
+def flat(value):
+    return torch.utils._pytree.tree_leaves(list(value) if isinstance(value, tuple) else value)
+
+
+def same(mine, other):
+    """The same containers of the same numbers."""
+    assert len(flat(mine)) == len(flat(other))
+    for a, b in zip(flat(mine), flat(other), strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape and torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"target": 1},
+        {"target": -1},
+        {"target": [1, 0], "hypothetical": True},
+        {"target": slice(1, 3)},
+        {"start": 3, "end": -4},
+        {"start": 0, "end": 7, "hypothetical": True},
+        {"raw_outputs": True},
+        {"raw_outputs": True, "start": 3, "end": 20},
+        {"func": lambda y: (y**2).sum(1, keepdim=True)},
+        {"batch_size": 5},
+    ],
+)
+def test_the_numbers_are_tangermemes(net, settings, fast):
     theirs = pytest.importorskip("tangermeme.saturation_mutagenesis", reason="compares with tangermeme")
     X = sequences(3, L)
     X[1, :, 7] = 0
-    X = X.to(torch.int8)
-    mine = yuzu.saturation_mutagenesis(net, X, device="cpu", **settings)
-    other = theirs.saturation_mutagenesis(net, X, device="cpu", fast=False, **settings)
-    assert mine.dtype == other.dtype and torch.allclose(mine, other, atol=1e-5)
-    raw, raw_other = (f(net, X, device="cpu", raw_outputs=True) for f in (yuzu.saturation_mutagenesis, theirs.saturation_mutagenesis))
-    assert torch.allclose(raw.y0, raw_other.y0, atol=1e-5) and torch.allclose(raw.y_hat, raw_other.y_hat, atol=1e-5)
+    for x in (X.to(torch.int8), X):
+        same(*(f(net, x, device="cpu", fast=fast, **settings) for f in (yuzu.saturation_mutagenesis, theirs.saturation_mutagenesis)))
 
 
-def test_as_func_of_tangermeme():
-    product = pytest.importorskip("tangermeme.product", reason="hands our functions to tangermeme's")
+@pytest.mark.parametrize("settings", [{"func": lambda y: y[0]}, {"func": lambda y: y[1], "target": 1}, {"raw_outputs": True}])
+def test_the_numbers_are_tangermemes_with_other_inputs(settings):
+    theirs = pytest.importorskip("tangermeme.saturation_mutagenesis", reason="compares with tangermeme")
+    model, X, scale = Pair().eval(), sequences(3, L), torch.rand(3, 1)
+    for args in ((scale,), [scale]):
+        same(*(f(model, X, args=args, device="cpu", **settings) for f in (yuzu.saturation_mutagenesis, theirs.saturation_mutagenesis)))
+
+
+@pytest.mark.parametrize("settings", [{"start": 5, "end": 5}, {"start": -1}, {"end": L + 1}, {"end": -L - 2}])
+def test_what_tangermeme_refuses(net, settings):
+    theirs = pytest.importorskip("tangermeme.saturation_mutagenesis", reason="compares with tangermeme")
+    for f in (yuzu.saturation_mutagenesis, theirs.saturation_mutagenesis):
+        with pytest.raises(ValueError, match="start and end must satisfy"):
+            f(net, sequences(1, L), device="cpu", **settings)
+
+
+OURS = {
+    "saturation_mutagenesis": (yuzu.saturation_mutagenesis, {"target": 1}),
+    "yuzu_ism": (yuzu.yuzu_ism, {"output": "delta", "target": 1}),
+    "predict": (yuzu.predict, {}),
+}
+
+
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("module", ["marginalize", "ablate"])
+def test_as_func_of_their_experiments(net, name, module):
+    theirs = pytest.importorskip(f"tangermeme.{module}", reason="hands our functions to tangermeme's")
+    func, settings = OURS[name]
+    X = sequences(3, L)
+    place = {"motif": "TGACTCA", "start": 8} if module == "marginalize" else {"start": 8, "end": 15, "n": 2, "random_state": 0}
+    before, after = getattr(theirs, module)(net, X, func=func, device="cpu", **place, additional_func_kwargs=settings)
+    same(before, func(net, X, device="cpu", **settings))
+    assert after.shape == (before.shape if module == "marginalize" else (3, 2, *before.shape[1:]))
+    changed = X.clone()
+    if module == "marginalize":
+        changed[:, :, 8:15] = yuzu.sequence.one_hot_encode("TGACTCA")
+        same(after, func(net, changed, device="cpu", **settings))
+    else:
+        assert not torch.allclose(before[:, None].expand_as(after), after)
+
+
+@pytest.mark.parametrize("name", ["apply_pairwise", "apply_product"])
+def test_as_func_of_their_products(name):
+    theirs = pytest.importorskip("tangermeme.product", reason="hands our functions to tangermeme's")
     model, X, scale = Pair().eval(), sequences(3, L), torch.rand(4, 1)
-
-    def first(y):
-        return y[0]
-
     for func in (yuzu.saturation_mutagenesis, yuzu.yuzu_ism, yuzu.predict):
-        chosen = {"func": first}
-        found = product.apply_pairwise(func, model, X, (scale,), additional_func_kwargs=chosen, device="cpu")
+        settings = {"additional_func_kwargs": {"func": lambda y: y[0]}, "device": "cpu"}
+        found = getattr(theirs, name)(func, model, X, (scale,), **settings)
         assert found.shape[:2] == (3, 4)
-        alone = func(model, X[2:3], args=(scale[1:2],), func=first, device="cpu")
+        same(found, getattr(yuzu.product, name)(func, model, X, (scale,), **settings))
+        alone = func(model, X[2:3], args=(scale[1:2],), func=lambda y: y[0], device="cpu")
         assert torch.allclose(found[2, 1], alone[0], atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Convergence deltas")  # amax has no DeepLIFT rule
+@pytest.mark.parametrize("name", ["apply_pairwise", "apply_product"])
+def test_their_functions_in_our_products(name):
+    product = pytest.importorskip("tangermeme.product", reason="hands tangermeme's functions to ours")
+    from tangermeme.deep_lift_shap import deep_lift_shap
+    from tangermeme.marginalize import marginalize
+    from tangermeme.predict import predict
+    from tangermeme.saturation_mutagenesis import saturation_mutagenesis
+
+    class One(Pair):
+        def forward(self, x, scale):
+            return super().forward(x, scale)[0]
+
+    model, X, scale = One().eval(), sequences(3, L), torch.rand(4, 1)
+    for func, settings in (
+        (predict, {}),
+        (saturation_mutagenesis, {"target": 0}),
+        (deep_lift_shap, {"target": 0, "n_shuffles": 2, "random_state": 0}),
+        (marginalize, {"motif": "TGACTCA"}),
+    ):
+        mine, other = (f(func, model, X, (scale,), device="cpu", **settings) for f in (getattr(yuzu.product, name), getattr(product, name)))
+        same(mine, other)

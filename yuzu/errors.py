@@ -10,4 +10,6 @@ class PrecomputationError(YuzuError):
 
 
 class YuzuWarning(UserWarning):
-    """A result stays exact, but something will be slower than the user may expect."""
+    """Something is other than the user may expect: slower, or approximate, or regions were left out. Never a wrong
+    result.
+    """
