@@ -12,7 +12,7 @@ from torch import nn
 
 import yuzu
 from yuzu._engine.handlers.convolution import Convolution
-from yuzu._engine.handlers.dense import OnChannels
+from yuzu._engine.handlers.dense import OnChannels, OverPositions
 from yuzu.product import apply_pairwise, apply_product
 
 L, STATES = 30, 5
@@ -159,7 +159,7 @@ def test_what_the_states_share_runs_once(monkeypatch):
     found = []
     for rows in (cells[:1], cells):
         with monkeypatch.context() as patch:
-            counted = [runs_of(patch, rule) for rule in (Convolution, OnChannels)]
+            counted = [runs_of(patch, rule) for rule in (Convolution, OnChannels, OverPositions)]
             apply_pairwise(yuzu.yuzu_ism, model, X, (rows,), device="cpu", precomputation=made)
         ran = [label for labels in counted for label in labels]
         found.append({label: ran.count(label) for label in ("conv", "dense", "head")})

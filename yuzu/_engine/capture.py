@@ -24,6 +24,7 @@ from yuzu._engine.gate import tracing
 from yuzu._engine.graph import Graph, Node, Ref
 from yuzu._engine.model_copy import evaluation_copy, held_tensors
 from yuzu._engine.reorder import pools_first
+from yuzu._engine.separate import separate_joined
 from yuzu._engine.simplify import simplify
 
 # Results of these depend on their first argument's shape alone.
@@ -247,7 +248,7 @@ def _exported(
         raise CaptureError("the model does not take the sequence as its first argument")
     leaves = [index[o] if isinstance(o, torch.fx.Node) else (o,) for o in output]
     spec = program.call_spec.out_spec
-    nodes, leaves = pools_first(*simplify(nodes, leaves))
+    nodes, leaves = separate_joined(*pools_first(*simplify(nodes, leaves)))
     return Graph(nodes, leaves, lambda values: pytree.tree_unflatten(values, spec), str(spec), road)
 
 

@@ -74,6 +74,8 @@ class Node:
         Whether it depends on any input or on the batch size.
     rows: tuple of int or None
         Of a weight, the rows that are used; None for all.
+    columns: (int, int) or None
+        Of a weight, the first and the stop of what is used of its second axis; None for all.
     """
 
     index: int
@@ -90,6 +92,7 @@ class Node:
     mutated: bool = False
     batched: bool = False
     rows: tuple[int, ...] | None = None
+    columns: tuple[int, int] | None = None
 
     @property
     def inputs(self) -> list[int]:

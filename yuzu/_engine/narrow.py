@@ -15,33 +15,34 @@ def narrow(graph: Graph, chosen: tuple[int, ...]) -> Graph | None:
     """The graph of a model with one output tensor ``(N, T, ...)``, with only the rows ``chosen`` of the axis ``T``.
 
     Nodes keep their places. None where that axis is not made by a linear layer or a convolution with weights of its
-    own, followed by nothing but functions of single numbers and new axes behind it.
+    own, or sums of such, followed by nothing but functions of single numbers and new axes behind it.
     """
     if len(graph.outputs) != 1 or not isinstance(graph.outputs[0], int):
         return None
     nodes = list(graph.nodes)
-    at = nodes[graph.outputs[0]]
     readers = [len(c) for c in graph.consumers]
-    readers[at.index] += 1
-    after: list[Node] = []
-    while at.op not in LAST_LAYERS:
-        if not _keeps_rows(at) or readers[at.index] != 1:
+    readers[graph.outputs[0]] += 1
+    waiting = [graph.outputs[0]]
+    while waiting:
+        at = nodes[waiting.pop()]
+        if readers[at.index] != 1 or at.shape is None:
             return None
-        after.append(at)
-        at = nodes[at.args[0].index]
-    if readers[at.index] != 1 or not _makes_rows(at):
-        return None
-    weights = [at.args[1], at.argument(2, "bias")]
-    for ref in weights:
-        if ref is None:
+        nodes[at.index] = dataclasses.replace(at, shape=(at.shape[0], len(chosen), *at.shape[2:]))
+        if at.op in LAST_LAYERS and _makes_rows(at):
+            weights = [ref for ref in (at.args[1], at.argument(2, "bias")) if ref is not None]
+        elif _adds(at, nodes):
+            waiting.extend(at.inputs)
             continue
-        weight = nodes[ref.index]
-        if weight.kind != "weight" or readers[weight.index] != 1 or weight.shape is None or weight.rows is not None:
+        elif _keeps_rows(at):
+            waiting.append(at.args[0].index)
+            continue
+        else:
             return None
-        nodes[weight.index] = dataclasses.replace(weight, rows=chosen, shape=(len(chosen), *weight.shape[1:]))
-    for node in (at, *after):
-        assert node.shape is not None
-        nodes[node.index] = dataclasses.replace(node, shape=(node.shape[0], len(chosen), *node.shape[2:]))
+        for ref in weights:
+            weight = nodes[ref.index]
+            if weight.kind != "weight" or readers[weight.index] != 1 or weight.shape is None or weight.rows is not None:
+                return None
+            nodes[weight.index] = dataclasses.replace(weight, rows=chosen, shape=(len(chosen), *weight.shape[1:]))
     return Graph(nodes, graph.outputs, graph.rebuild, graph.container, graph.road)
 
 
@@ -50,6 +51,12 @@ def _makes_rows(node: Node) -> bool:
     if node.op == "aten.linear":
         return len(node.shape or ()) == 2
     return node.argument(6, "groups", 1) == 1
+
+
+def _adds(node: Node, nodes: list[Node]) -> bool:
+    """Whether a node is the sum of two tensors of its own shape."""
+    sides = node.inputs
+    return node.op == "aten.add" and len(sides) == 2 and all(nodes[i].shape == node.shape for i in sides)
 
 
 def _keeps_rows(node: Node) -> bool:

@@ -169,6 +169,7 @@ class Run:
             return args[node.key]
         if node.kind == "weight":
             weight = self.weights[node.key]
+            weight = weight if node.columns is None else weight[:, slice(*node.columns)]
             return weight if node.rows is None else weight[list(node.rows)]
         assert node.value is not None
         value = node.value.to(self.device)
