@@ -103,29 +103,36 @@ def measured(name: str, model: nn.Module, X: torch.Tensor) -> dict[str, Any]:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Correlations at the left and seconds at the right, a row for each model in both."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.3), constrained_layout=True)
+    from yuzu.plot import plot_timings
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.9), layout="constrained")
+    names = [f"{row['model']}\n{row['positions']:,} bp" for row in rows]
     for at, row in enumerate(rows):
         for i, kind in enumerate(COLORS):
-            place = at + 0.26 * (i - 1)
-            label = kind if at == 0 else None
-            left.bar(place, row[kind]["correlation"], 0.24, color=COLORS[kind], label=label)
-            right.bar(place, row[kind]["seconds"], 0.24, color=COLORS[kind])
-            left.text(
-                place, row[kind]["correlation"] + 0.01, f"{row[kind]['correlation']:.2f}", ha="center", fontsize=7
-            )
-    for axes, title in ((left, "Pearson correlation with exact ISM"), (right, "seconds a sequence")):
-        axes.set_xticks(range(len(rows)), [f"{r['model']}\n{r['positions']:,} bp" for r in rows], fontsize=8)
-        axes.set_title(title, fontsize=9)
-        axes.spines[["top", "right"]].set_visible(False)
-    left.set_ylim(0, 1.15)
+            value, place = row[kind]["correlation"], at + 0.26 * (i - 1)
+            left.barh(place, value, 0.22, color=COLORS[kind], label=kind if at == 0 else None)
+            left.text(value + 0.01, place, f"{value:.2f}", va="center", fontsize=7.5)
+    left.set_yticks(range(len(rows)), names, fontsize=8)
+    left.set_ylim(len(rows) - 0.5, -0.5)
+    left.set_xlim(0, 1.1)
+    left.set_xlabel("Pearson correlation with exact ISM", fontsize=8)
+    left.tick_params(axis="x", labelsize=8)
+    left.tick_params(axis="y", length=0)
+    left.spines[["top", "right"]].set_visible(False)
+    seconds = {
+        kind: {name: row[kind]["seconds"] for name, row in zip(names, rows, strict=True)} for kind in COLORS
+    }
+    plot_timings(seconds, right, baseline="exact", colors=COLORS, xlabel="seconds a sequence", legend=False)
+    right.set_yticks([])
     figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=3)
-    right.set_yscale("log")
     figure.savefig(path, dpi=150)
+    plt.close(figure)
 
 
 def main() -> None:

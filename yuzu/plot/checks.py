@@ -1,0 +1,97 @@
+"""Checks of arguments, shared by all pictures; each raises before anything is drawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from yuzu.errors import YuzuError
+from yuzu.sequence import DNA, PROTEIN
+
+ALPHABETS = {len(letters): letters for letters in (DNA, PROTEIN)}
+
+
+def require_matplotlib(function: str) -> None:
+    """Raise an ImportError that says what to install, if matplotlib is not there."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"{function} draws with matplotlib, which is not installed: pip install 'yuzu-ism[plot]'"
+        ) from error
+
+
+def check_axes(ax: Any) -> None:
+    """Whether `ax` is one matplotlib axes or None; the array that `plt.subplots` returns is taken for one easily."""
+    from matplotlib.axes import Axes
+
+    if ax is not None and not isinstance(ax, Axes):
+        raise YuzuError(f"ax: got {type(ax).__name__}, want one matplotlib.axes.Axes or None")
+
+
+def as_array(name: str, value: Any) -> np.ndarray:
+    """A float64 copy or view on the CPU, of any shape; finite."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().double().numpy()
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise YuzuError(f"{name}: got {type(value).__name__}, want an array of numbers") from error
+    finite = np.isfinite(array)
+    if not finite.all():
+        where = tuple(np.argwhere(~finite)[0].tolist())
+        raise YuzuError(f"{name}: got {array[where]} at {list(where)}, want finite numbers")
+    return array
+
+
+def as_matrix(name: str, value: Any, shape: tuple[int, ...] | None = None, like: str = "attribution") -> np.ndarray:
+    """The same with the two axes (C, L), and the shape of the argument `like` where `shape` is given."""
+    matrix = as_array(name, value)
+    if matrix.ndim != 2 or matrix.size == 0:
+        raise YuzuError(f"{name}: got shape {matrix.shape}, want the two axes (C, L), neither of them empty")
+    if shape is not None and matrix.shape != shape:
+        raise YuzuError(f"{name}: got shape {matrix.shape}, want {shape}, the shape of {like}")
+    return matrix
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise YuzuError(f"{name}: got {value!r}, want one of {', '.join(map(repr, choices))}")
+
+
+def check_positive(name: str, value: float | None) -> None:
+    if value is not None and not value > 0:
+        raise YuzuError(f"{name}: got {value!r}, want a positive number or None")
+
+
+def check_alphabet(alphabet: str | None, n_choices: int) -> str:
+    """The characters of the rows, by default those of DNA or of proteins."""
+    if alphabet is None:
+        if n_choices not in ALPHABETS:
+            raise YuzuError(
+                f"alphabet: got None for {n_choices} rows, want a string with one character a row; only 4 "
+                f"({DNA}) and 20 ({PROTEIN}) have a default"
+            )
+        return ALPHABETS[n_choices]
+    if len(alphabet) != n_choices:
+        raise YuzuError(f"alphabet: got {alphabet!r}, want one character for each of the {n_choices} rows")
+    return alphabet
+
+
+def reference_rows(reference: Any, letters: str, shape: tuple[int, ...], like: str) -> np.ndarray:
+    """The row of the observed character at each position, shape (L,); -1 where there is none.
+
+    `reference` is a string, or one-hot with the `shape` of the argument `like`.
+    """
+    if isinstance(reference, str):
+        if len(reference) != shape[1]:
+            raise YuzuError(f"reference: got {len(reference)} characters, want {shape[1]}, one a position")
+        return np.array([letters.find(letter) for letter in reference.upper()])
+    return single_rows(as_matrix("reference", reference, shape, like) != 0)
+
+
+def single_rows(chosen: np.ndarray) -> np.ndarray:
+    """The row of the one true entry of each column of booleans (C, L); -1 where there is none, or more than one."""
+    return np.where(chosen.sum(axis=0) == 1, chosen.argmax(axis=0), -1)

@@ -1,0 +1,109 @@
+"""New figures, axes divided into parts, and the ticks of positions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.gridspec import GridSpecFromSubplotSpec, SubplotSpec
+
+GAP = BAR = 0.1  # inches: between heat map and colour bar, and the width of the bar
+BAR_LABELS = 0.55  # inches: the numbers and the label of a colour bar
+POSITION = 0.13  # inches of a position in a new figure
+WIDEST = 30.0  # inches; what is longer gets narrower positions
+
+
+def new_axes(width: float, height: float) -> Axes:
+    """The axes of a new figure; sizes in inches."""
+    import matplotlib.pyplot as plt
+
+    _, ax = plt.subplots(figsize=(width, height), layout="constrained")
+    return ax
+
+
+def width_for(length: int) -> float:
+    """Inches of a new figure that shows so many positions."""
+    return float(np.clip(POSITION * length + 1.5, 4.0, WIDEST))
+
+
+def size_in_inches(ax: Axes) -> tuple[float, float]:
+    box = ax.get_window_extent()
+    return box.width / ax.figure.dpi, box.height / ax.figure.dpi
+
+
+def divide(ax: Axes, heights: tuple[float, float, float], colorbar: bool) -> tuple[Axes, Axes | None]:
+    """Divide these axes: they keep the upper part, and the lower part and its colour bar are returned.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+    heights : tuple of three floats
+        Relative heights of the upper part, the space between, and the lower part.
+    colorbar : bool
+        Whether the lower part has a bar at its right.
+
+    Returns
+    -------
+    tuple of matplotlib.axes.Axes
+        The lower part, which shares its positions with the upper one, and the bar or None.
+    """
+    grid = _grid_within(ax, heights, colorbar)
+    lower = _add(ax, grid[2, 0], shared=True)
+    return lower, _add(ax, grid[2, 2]) if colorbar else None
+
+
+def add_bar(ax: Axes) -> Axes:
+    """Axes for a colour bar, at the right of these axes, which make room for it."""
+    return _add(ax, _grid_within(ax, (1.0,), colorbar=True)[0, 2])
+
+
+def _grid_within(ax: Axes, heights: tuple[float, ...], colorbar: bool) -> GridSpecFromSubplotSpec:
+    """A grid in the place of these axes, which keep its first cell; its third column is for the bar."""
+    # Rows and columns of their own keep the parts apart: constrained layout takes hspace and wspace as shares
+    # of the whole figure, which would tear them far apart in a tall one.
+    columns = [GAP, BAR] if colorbar else []
+    if colorbar and ax.figure.get_layout_engine() is None:
+        columns.append(BAR_LABELS)  # a layout engine finds this room by itself
+    grid = _own_cell(ax).subgridspec(
+        len(heights),
+        1 + len(columns),
+        height_ratios=heights,
+        width_ratios=[max(size_in_inches(ax)[0] - sum(columns), 0.5), *columns],
+        hspace=0,
+        wspace=0,
+    )
+    ax.set_subplotspec(grid[0, 0])
+    return grid
+
+
+def _add(ax: Axes, cell: SubplotSpec, shared: bool = False) -> Axes:
+    figure = ax.figure
+    current = figure.gca()
+    added = figure.add_subplot(cell, sharex=ax if shared else None)
+    figure.sca(current)  # add_subplot moved pyplot's current axes, which a caller may go on drawing on
+    return added
+
+
+def _own_cell(ax: Axes) -> SubplotSpec:
+    """The grid cell of these axes; axes placed by hand get a grid of one cell where they are."""
+    cell = ax.get_subplotspec()
+    if cell is None:
+        box = ax.get_position()
+        grid = ax.figure.add_gridspec(1, 1, left=box.x0, right=box.x1, bottom=box.y0, top=box.y1)
+        cell = grid[0, 0]
+    return cell
+
+
+def show_positions(ax: Axes, start: int, length: int) -> None:
+    """Limits and ticks of an x-axis of positions: whole numbers, as many as there is room for."""
+    from matplotlib.ticker import MaxNLocator
+
+    ax.set_xlim(start - 0.5, start + length - 0.5)
+    label = len(f"{start + length - 1:,}") * 0.09 + 0.25  # inches, with some space
+    ticks = int(np.clip(size_in_inches(ax)[0] / label, 1, 10))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=ticks, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+    # Matplotlib's own formatter takes out a common offset, which nobody can read in a genome's coordinates.
+    ax.xaxis.set_major_formatter("{x:,.0f}")
