@@ -71,6 +71,37 @@ def test_scores(job, output, target, capsys):
     assert [n.decode() for n in found["names"]] == [f"peak{i}" for i in range(5)]
 
 
+def test_regions(job, tmp_path, capsys):
+    """Windows on summits; one that runs over the end of its chromosome is left out."""
+    model, arguments = job
+    genome = {"chr1": "".join(SEQUENCES), "chr2": SEQUENCES[2] * 2}
+    (tmp_path / "genome.fa").write_text("".join(f">{name}\n{text}\n" for name, text in genome.items()))
+    lines = ["chr1\t20\t50\tp\t0\t.\t1\t1\t1\t13", "chr2\t0\t30\tq\t0\t.\t1\t1\t1\t3", "chr2\t5\t35\tr\t0\t.\t1\t1\t1\t15"]
+    (tmp_path / "peaks.narrowPeak").write_text("".join(line + "\n" for line in lines))
+    place = arguments.index("--fasta")
+    given = [*arguments[:place], *arguments[place + 2 :], "--regions", "peaks.narrowPeak", "--genome", "genome.fa", "--width", "20"]
+    with pytest.warns(yuzu.YuzuWarning, match="1 of 3"):
+        assert command_line.main([*given, "--output", "delta", "--alphabet", "agct"]) == 0
+    found = read()
+    assert [n.decode() for n in found["names"]] == ["chr1:23-43", "chr2:10-30"]
+    X = one_hot_encode([genome["chr1"][23:43], genome["chr2"][10:30]], alphabet="AGCT")
+    assert np.array_equal(found["sequences"], X.numpy())
+    assert_close(torch.from_numpy(found["scores"]), yuzu.naive_ism(model, X, output="delta", device="cpu"))
+    assert (tmp_path / "s.h5.bed").read_text().splitlines() == [lines[0], lines[2]]
+    for change, message in [
+        (["--fasta", "x.fa"], "either --fasta, or --regions"),
+        (["--genome", "none.fa"], "no file none.fa"),
+        (["--regions", "none.bed"], "no file none.bed"),
+        (["--alphabet", "protein"], "--regions are DNA"),
+        (["--width", "0"], "width"),
+    ]:
+        assert command_line.main([*given, *change]) == 2
+        assert message in capsys.readouterr().err
+    assert command_line.main([*arguments, "--width", "20"]) == 2
+    assert command_line.main([*arguments[:place], *arguments[place + 2 :], "--regions", "peaks.narrowPeak"]) == 2
+    assert "--regions needs --genome" in capsys.readouterr().err
+
+
 def test_a_job_goes_on_where_it_stopped(job, monkeypatch):
     _, arguments = job
     scored = []

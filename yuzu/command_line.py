@@ -1,4 +1,4 @@
-"""``yuzu ism`` and ``yuzu precompute``: scores of the sequences of a FASTA file, for batch jobs."""
+"""``yuzu ism`` and ``yuzu precompute``: scores of the sequences of a FASTA file, or of regions, for batch jobs."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import yuzu
 from yuzu.attribution import hypothetical
 from yuzu.errors import YuzuError
 from yuzu.inputs import OUTPUTS
+from yuzu.regions import one_hot_regions, write_bed
 from yuzu.sequence import DNA, PROTEIN, one_hot_encode, read_fasta
 
 ALPHABETS = {"dna": DNA, "agct": "AGCT", "rna": "ACGU", "protein": PROTEIN}
@@ -28,12 +29,15 @@ examples:
   yuzu precompute --model net.py:build --fasta peaks.fa --out net.yuzu
   yuzu ism --model net.py:build --weights net.pt --fasta peaks.fa --out scores.h5 --precomputation net.yuzu --target 0
   yuzu ism --model package.module:Net --weights net.safetensors --fasta peaks.fa --out scores.h5 --device cuda
+  yuzu ism --model net.py:build --regions peaks.narrowPeak --genome hg38.fa --width 2114 --out scores.h5
 
 net.py:build is a file and a function (or class) in it that is called without arguments and returns the model; the
-weights are a state_dict, saved by torch.save or as safetensors. Sequences must all have one length.
+weights are a state_dict, saved by torch.save or as safetensors. Sequences must all have one length. Regions are BED or
+narrowPeak, windows of --width on their summits; those that run over a chromosome's end are left out, with a warning.
 
-scores.h5 holds `scores` (n, C, L, ...), `sequences` (n, C, L), `names` (n,) and `done` (n,). A job that was interrupted
-goes on where it stopped when it is started again with the same arguments.
+scores.h5 holds `scores` (n, C, L, ...), `sequences` (n, C, L), `names` (n,) and `done` (n,); names of regions are
+chromosome:start-end (0-based, the end not included), and scores.h5.bed has the lines of those kept, row for row. A
+job that was interrupted goes on where it stopped when it is started again with the same arguments.
 """
 
 
@@ -55,7 +59,10 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--weights", type=Path, metavar="FILE", help="its state_dict: .pt, .pth or .safetensors")
         command.add_argument("--alphabet", default="dna", choices=list(ALPHABETS), help="default: dna, ACGT")
         command.add_argument("--device", help="default: cuda where there is one, else cpu")
-    ism.add_argument("--fasta", required=True, type=Path, metavar="FILE", help="sequences of one length, also gzipped")
+    ism.add_argument("--fasta", type=Path, metavar="FILE", help="sequences of one length, also gzipped")
+    ism.add_argument("--regions", type=Path, metavar="FILE", help="or BED or narrowPeak, with --genome")
+    ism.add_argument("--genome", type=Path, metavar="FILE", help="FASTA that --regions are of")
+    ism.add_argument("--width", type=int, metavar="L", help="length of windows on the summits; default: the regions'")
     ism.add_argument(
         "--out", required=True, type=Path, metavar="FILE.h5", help="scores; goes on with an unfinished one"
     )
@@ -136,6 +143,30 @@ def read_sequences(path: Path, alphabet: str) -> tuple[list[str], torch.Tensor]:
     return list(names), one_hot_encode(list(sequences), alphabet=ALPHABETS[alphabet], dtype=torch.int8)
 
 
+def read_input(options: argparse.Namespace) -> tuple[list[str], torch.Tensor, Any]:
+    """Names, one-hot sequences and, where they are regions of a genome, those kept (else None)."""
+    if (options.fasta is None) == (options.regions is None):
+        raise YuzuError("give either --fasta, or --regions with --genome")
+    if options.fasta is not None:
+        if options.genome is not None or options.width is not None:
+            raise YuzuError("--genome and --width are for --regions")
+        return *read_sequences(options.fasta, options.alphabet), None
+    if options.genome is None:
+        raise YuzuError("--regions needs --genome, a FASTA file")
+    for name in ("regions", "genome"):
+        if not (path := getattr(options, name)).is_file():
+            raise YuzuError(f"--{name}: there is no file {path}")
+    if set(ALPHABETS[options.alphabet]) != set(DNA):
+        raise YuzuError(f"--regions are DNA, got --alphabet {options.alphabet}")
+    alphabet = ALPHABETS[options.alphabet]
+    try:
+        found = one_hot_regions(options.regions, options.genome, options.width, alphabet, torch.int8)
+    except ImportError as error:
+        raise YuzuError(str(error)) from error
+    columns = zip(found.regions.chromosomes, found.regions.starts, found.regions.ends, strict=True)
+    return [f"{chromosome}:{start}-{end}" for chromosome, start, end in columns], found.X, found.regions
+
+
 def _check_folder(out: Path) -> None:
     if not out.absolute().parent.is_dir():
         raise YuzuError(f"--out: there is no folder {out.parent}")
@@ -170,7 +201,7 @@ def run_ism(options: argparse.Namespace) -> None:
     _check_folder(options.out)
     if options.out.exists() and not h5py.is_hdf5(options.out):
         raise YuzuError(f"--out: {options.out} exists and is not HDF5; give another file")
-    names, X = read_sequences(options.fasta, options.alphabet)
+    names, X, regions = read_input(options)
     model = load_model(options.model, options.weights)
     made = None
     if options.precomputation is not None:
@@ -201,6 +232,8 @@ def run_ism(options: argparse.Namespace) -> None:
             file.flush()
             bar.update(len(rows))
         bar.close()
+    if regions is not None:
+        write_bed(options.out.with_name(options.out.name + ".bed"), regions)
     print(f"{len(X)} sequences in {options.out}" + (", as before" if not len(left) else ""))
 
 
