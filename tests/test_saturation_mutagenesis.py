@@ -228,6 +228,24 @@ def test_predict_bad_input(net, settings, message):
         yuzu.predict(**{"model": net, "X": sequences(2, L), "device": "cpu", **settings})
 
 
+def test_mixed_precision_gives_results_in_the_models_dtype(net):
+    from yuzu.mixed_precision import MixedPrecision
+
+    class Kinds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            y = self.net(x)
+            return {"own": y, "place": y.argmax(1), "kind": str(y.dtype)}
+
+    X = sequences(2, L)
+    found = MixedPrecision(Kinds(), torch.bfloat16)(X)
+    assert found["kind"] == "torch.bfloat16" and found["own"].dtype == torch.float32 and found["place"].dtype == torch.int64
+    assert torch.allclose(found["own"], net(X), atol=0.1) and not torch.equal(found["own"], net(X))
+
+
 # ---- tangermeme itself
 
 

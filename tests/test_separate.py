@@ -127,6 +127,21 @@ def test_medium_precision():
     assert float((found - wanted).norm() / wanted.norm()) < 0.02
 
 
+def test_a_layer_that_something_else_reads_is_not_narrowed():
+    class Read(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.a, self.b = nn.Conv1d(4, 5, 5), nn.Linear(5, 6), nn.Linear(6, 6)
+
+        def forward(self, x):
+            y = self.a(self.conv(x).relu().amax(2))
+            return y.relu() + self.b(y)
+
+    model, (X, _) = randomized(Read(), seed=1).double().eval(), inputs()
+    found = yuzu.yuzu_ism(model, X, output="delta", target=[4, 1], device="cpu")
+    assert torch.allclose(found, oracle(model, X)["delta"][..., [4, 1]], atol=1e-10)
+
+
 def test_sums_of_last_layers_are_narrowed():
     class Two(nn.Module):
         def __init__(self):

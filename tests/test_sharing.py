@@ -47,6 +47,9 @@ class Joins(nn.Module):
             y = y + y.masked_fill((z > 0.5) & (torch.arange(L) < 9), -torch.inf).softmax(2)
         elif self.how == "a comparison":
             y = torch.where(self.after(y) > z, y, z)
+        elif self.how == "read again later":
+            scaled = y * z.sigmoid()  # what the states share is read by what they do not, and then by what they do
+            y = scaled + self.after(y) + self.after(y).flip(2)
         elif self.how == "positions":
             y = F.max_pool1d(torch.cat([self.after(y), z.expand(-1, -1, 4)], 2), 3, 1)[:, :, :L]
             y = F.pad(y, (0, L - y.shape[2]))
@@ -55,7 +58,7 @@ class Joins(nn.Module):
 
 
 HOW = ["at the end", "embedding", "a factor", "a term", "a mask", "an infinite mask", "a comparison", "positions", "attention"]
-HOW += ["two outputs", "at the first layer"]
+HOW += ["two outputs", "at the first layer", "read again later"]
 
 
 def state(n=STATES, seed=1):

@@ -44,10 +44,8 @@ def find_sharing(plan: Plan) -> Sharing:
             continue
         sources = [s for s in node.inputs if nodes[s].mutated]
         rule = plan.rules[i]
-        # masks and whole numbers are carried as values, into which the reference has gone
-        floating = all((d := nodes[s].dtype) is not None and d.is_floating_point for s in (i, *sources))
-        alike = rule is not None and not rule.reads_reference and floating
-        if any(s in changes for s in sources) or (joined and not alike):
+        reads = rule is None or rule.reads_reference
+        if any(s in changes for s in sources) or (joined and reads):
             changes.add(i)
             border.update(sources)
     return Sharing(frozenset(values), frozenset(changes), frozenset(border - changes))

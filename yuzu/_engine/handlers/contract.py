@@ -96,7 +96,7 @@ class Rule:
         Whether it copes with differences in the dtype of lowered products, and returns them in the node's own.
     reads_reference: bool
         Whether the change depends on values of the batch at hand, beside the changes before it: those of the reference,
-        or of another input. Where it does not, changes of floating point numbers are the same for every other input.
+        or of another input. Where it does not, it is the same whatever the other inputs are.
     """
 
     family = "naive"
