@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # Where pip's own index holds torch with CUDA and the CPU build is wanted, pass PyTorch's CPU index: make test TORCH_INDEX=URL
 TORCH_INDEX ?=
 
-.PHONY: demo test lint benchmark benchmark-full figures train clean
+.PHONY: demo test lint benchmark benchmark-full figures train tutorials clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml setup.py constraints.txt
@@ -39,6 +39,10 @@ figures: $(STAMP)
 
 train: $(STAMP)
 	$(BIN)/python tutorials/train_ctcf_model.py $(ARGS)
+
+# runs the notebooks and writes their outputs back; some of them: make tutorials ARGS="01 03"
+tutorials: $(STAMP)
+	$(BIN)/python tutorials/run.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
