@@ -71,6 +71,25 @@ def test_scores(job, output, target, capsys):
     assert [n.decode() for n in found["names"]] == [f"peak{i}" for i in range(5)]
 
 
+def test_a_job_killed_in_its_first_batch_leaves_nothing(job, monkeypatch, tmp_path):
+    _, arguments = job
+    with monkeypatch.context() as patch:
+        patch.setattr(command_line, "_scores", lambda *_: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            command_line.main(arguments)
+    assert not (tmp_path / "s.h5").exists()
+    assert command_line.main(arguments) == 0 and read()["done"].all()
+
+
+def test_part_of_the_positions(job, capsys):
+    model, arguments = job
+    assert command_line.main([*arguments, "--start", "4", "--end", "-6", "--output", "delta"]) == 0
+    found = torch.from_numpy(read()["scores"])
+    assert_close(found, yuzu.naive_ism(model, one_hot_encode(SEQUENCES), output="delta", start=4, end=-6, device="cpu"))
+    assert command_line.main([*arguments, "--start", "5", "--end", "-6", "--output", "delta"]) == 2
+    assert "another job's scores" in capsys.readouterr().err
+
+
 def test_regions(job, tmp_path, capsys):
     """Windows on summits; one that runs over the end of its chromosome is left out."""
     model, arguments = job
@@ -150,7 +169,10 @@ def test_precomputation(job, capsys):
         (["--fasta", "uneven.fa"], "a has 4 letters, b has 3"),
         (["--out", "missing/s.h5"], "no folder missing"),
         (["--out", "foreign.h5"], "not a file of yuzu ism"),
-        (["--out", "x.fa"], "is not HDF5"),
+        (["--out", "x.fa"], "is not HDF5, or damaged"),
+        (["--out", "cut.h5"], "is not HDF5, or damaged"),
+        (["--start", "20"], "select no position"),
+        (["--reverse-complement"], "are for --regions"),
         (["--out", "."], "is a folder"),
         (["--precomputation", "none.yuzu"], "make it with yuzu precompute"),
         (["--precomputation", "x.fa"], "x.fa"),
@@ -164,6 +186,7 @@ def test_errors(job, change, message, tmp_path, capsys):
     (tmp_path / "uneven.fa").write_text(">a\nACGT\n>b\nACG\n")
     with h5py.File("foreign.h5", "w") as file:
         file["x"] = [1]
+    (tmp_path / "cut.h5").write_bytes((tmp_path / "foreign.h5").read_bytes()[:96])
     assert command_line.main([*arguments, *change]) == 2
     error = capsys.readouterr().err
     assert error.startswith("yuzu ism: ") and message in error

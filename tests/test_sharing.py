@@ -1,6 +1,7 @@
 """Many values of the other inputs for the same sequences: what does not depend on them is run once."""
 
 import functools
+import re
 import sys
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import nn
 import yuzu
 from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.handlers.dense import OnChannels, OverPositions
+from yuzu._engine.run import Run
 from yuzu.product import apply_pairwise, apply_product
 
 L, STATES = 30, 5
@@ -132,18 +134,56 @@ def test_with_a_precomputation(conv):
 
 
 def test_memory_bounds_how_many_states_are_kept(monkeypatch):
-    model, X, cells = model_of("a term"), sequences(2, L, dtype=torch.float64), state()
+    model, X, cells = model_of("a term"), sequences(2, L, dtype=torch.float64), state(7)
     found = apply_pairwise(yuzu.yuzu_ism, model, X, (cells,), device="cpu")
-    bound = sys.modules["yuzu.bound"].Bound
-    monkeypatch.setattr(bound, "states_at_once", lambda *_: 2)
-    assert torch.equal(found, apply_pairwise(yuzu.yuzu_ism, model, X, (cells,), device="cpu"))
-    monkeypatch.undo()
-    least = yuzu.precompute(model, L, args=(cells[:1],), device="cpu", max_memory=1 << 30)
-    memory = least.bind(model, L, 4, (cells[:1],), torch.device("cpu"))
-    from yuzu.mutations import Mutations
+    together = []
+    original = Run.chunk_for_each
+    monkeypatch.setattr(Run, "chunk_for_each", lambda self, sites, some: together.append(len(some)) or original(self, sites, some))
+    made = yuzu.precompute(model, L, args=(cells[:1],), device="cpu")
+    apply_pairwise(yuzu.yuzu_ism, model, X, (cells,), device="cpu", precomputation=made)
+    assert set(together) == {7}
+    with pytest.raises(yuzu.YuzuError, match="least that works") as refused:
+        yuzu.precompute(model, L, args=(cells[:1],), device="cpu", conv="windows", max_memory=1)
+    least = int(re.search(r"works is (\d+)", str(refused.value)).group(1))
+    for memory in (least, 6 * least):
+        together.clear()
+        made = yuzu.precompute(model, L, args=(cells[:1],), device="cpu", conv="windows", max_memory=memory)
+        again = apply_pairwise(yuzu.yuzu_ism, model, X, (cells,), device="cpu", precomputation=made)
+        assert torch.allclose(found, again, atol=1e-12) and max(together) < 7
+    assert max(together) > 1, "more memory, more states"
 
-    mutations = Mutations(4, L, 0, None, None, None)
-    assert memory.states_at_once(mutations, 4) == (1 << 30) // (8 * memory.memory(mutations).sequence)
+
+def test_what_is_no_tensor_stays():
+    class Kinds(Joins):
+        def forward(self, x, state):
+            return {"y": super().forward(x, state), "kind": "a cell", "nothing": None}
+
+    model, X, cells = randomized(Kinds("at the end"), seed=3).double().eval(), sequences(2, L, dtype=torch.float64), state(3)
+    shared = apply_pairwise(yuzu.yuzu_ism, model, X, (cells,), device="cpu", output="delta")
+    alone = apply_pairwise(yuzu.naive_ism, model, X, (cells,), device="cpu", output="delta")
+    for found in (shared, alone):
+        assert found["kind"] == "a cell" and found["nothing"] is None and found["y"].shape == (2, 3, 4, L, 2)
+    assert torch.allclose(shared["y"], alone["y"], atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [({"return_timings": True}, yuzu.YuzuError, "return_timings"), ({"outputs": "delta"}, TypeError, "^got an unexpected keyword argument 'outputs'")],
+)
+def test_what_products_refuse(settings, error, message):
+    with pytest.raises(error, match=message):
+        apply_pairwise(yuzu.yuzu_ism, model_of("at the end"), sequences(2, L), (state(2),), device="cpu", **settings)
+
+
+def test_args_of_another_dtype_are_cast_once(monkeypatch):
+    """Not for each of the sequences that they are paired with."""
+    model, X, cells = randomized(Joins("at the end"), seed=3).eval(), sequences(6, L), state(4)
+    module = sys.modules["yuzu.saturation_mutagenesis"]
+    original, seen = module.ism_of_states, []
+    monkeypatch.setattr(module, "ism_of_states", lambda *a, states, **k: seen.extend(states) or original(*a, states=states, **k))
+    found = apply_pairwise(yuzu.saturation_mutagenesis, model, X, (cells.numpy(),), device="cpu")
+    assert all(a.dtype == torch.float32 and a.stride(0) == 0 for (a,) in seen) and len(seen) == 4
+    assert torch.equal(found, apply_pairwise(yuzu.saturation_mutagenesis, model, X, (cells.float(),), device="cpu"))
 
 
 def runs_of(monkeypatch, rule):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import numpy as np
 import torch
 
 from yuzu._engine.handlers.compressed_sensing import Sensing
 from yuzu.bound import Bound
-from yuzu.errors import YuzuWarning
+from yuzu.errors import warn_user
 from yuzu.mutations import Mutations
 from yuzu.naive_ism import run_naively
 from yuzu.precompute import Precomputation
@@ -37,7 +36,7 @@ def search_alpha(
     for alpha in alphas:
         plan.sensing = Sensing(alpha, s.random_state)
         found = run_planned(bound, X, [args], everything, Selection(None, None), "l2", None, device, False, False)
-        correlation = _correlation(found[0][:, :, places], truth)
+        correlation = _correlation(found[:, 0][:, :, places], truth)
         condition = plan.sensing.condition
         if correlation >= s.threshold:
             break
@@ -49,13 +48,11 @@ def search_alpha(
     for row in made.decisions["layers"]:
         row[4] = str(sensing.probes[row[-1]]) if row[-1] in sensing.probes else row[4]
     if correlation < s.threshold:
-        warnings.warn(
+        warn_user(
             f"Gaussian probes with alpha={sensing.alpha:g} are badly conditioned: the largest condition number is "
             f"{condition:.3g}, and the "
             f"correlation with naive ISM {correlation:.6f}, below threshold={s.threshold:g}. A larger alpha helps; "
-            "conv='cyclic' is exact.",
-            YuzuWarning,
-            stacklevel=4,
+            "conv='cyclic' is exact."
         )
 
 

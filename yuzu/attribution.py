@@ -97,7 +97,7 @@ def projected(scores: Any, X: Any, channel_axis: int = 1) -> Any:
         For shapes that do not fit.
     """
     values, as_numpy = _array("scores", scores, channel_axis)
-    return to_user(values * _letters(X, values, channel_axis), as_numpy)
+    return to_user(values * _letters(X, values, channel_axis) + 0.0, as_numpy)  # no -0
 
 
 def _array(name: str, value: Any, channel_axis: int) -> tuple[torch.Tensor, bool]:

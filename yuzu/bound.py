@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import threading
 import weakref
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,7 +40,8 @@ class Bound:
         self.settings, self.decisions = precomputation.settings, precomputation.decisions
         self.derived = Derived()
         self._finite_plans: dict[tuple[int, ...], Plan] = {}
-        self._narrowed: dict[tuple[int, ...], Bound | None] = {}
+        self._narrowed: OrderedDict[tuple[int, ...], Bound | None] = OrderedDict()
+        self._lock = threading.Lock()
         self._captured: Plan | None = None
 
     @property
@@ -89,18 +92,24 @@ class Bound:
         except IndexError:
             return None  # it is refused with the output at hand
         chosen = tuple(found)
-        if chosen not in self._narrowed:
-            if len(self._narrowed) >= NARROWED_KEPT:
-                self._narrowed.clear()
-            graph = narrow(self.plan.graph, chosen) if 0 < len(chosen) < len(places) else None
-            self._narrowed[chosen] = None
-            if graph is not None:
-                other = self._narrowed[chosen] = copy.copy(self)
-                other.plan, other._finite_plans = make_plan(graph, self.plan.precision, self.plan.naive), {}
-                for mine, theirs in zip(self.plan.rules, other.plan.rules, strict=True):
-                    if mine is not None and theirs is not None:
-                        theirs.way = mine.way
-        return self._narrowed[chosen]
+        with self._lock:
+            if chosen not in self._narrowed:
+                while len(self._narrowed) >= NARROWED_KEPT:
+                    self._narrowed.popitem(last=False)
+                self._narrowed[chosen] = self._narrow(chosen, len(places))
+            return self._narrowed[chosen]
+
+    def _narrow(self, chosen: tuple[int, ...], size: int) -> Bound | None:
+        assert self.plan is not None
+        graph = narrow(self.plan.graph, chosen) if 0 < len(chosen) < size else None
+        if graph is None:
+            return None
+        other = copy.copy(self)
+        other.plan, other._finite_plans = make_plan(graph, self.plan.precision, self.plan.naive), {}
+        for mine, theirs in zip(self.plan.rules, other.plan.rules, strict=True):
+            if mine is not None and theirs is not None:
+                theirs.way = mine.way
+        return other
 
     def weights(self) -> Weights:
         """The model's weights at their values now."""
@@ -122,21 +131,24 @@ class Bound:
         itemsize = torch.empty(0, dtype=getattr(torch, s.dtype.removeprefix("torch."))).element_size()
         return measure.memory_of(self.plan, s.seq_len, s.n_choices, mutations.width, itemsize, edits)
 
-    def sites_at_once(self, mutations: Mutations) -> int:
-        """How many sites a chunk holds."""
+    def sites_at_once(self, mutations: Mutations, references: int = 1) -> int:
+        """How many sites a chunk holds, beside the references of so many sequences (or of one with many states)."""
         memory = self.memory(mutations)
-        room = self.settings.max_memory - memory.sequence - memory.weights
+        room = self.settings.max_memory - memory.sequence * references - memory.weights
         count = int(self.decisions["sites"])
         if mutations.width > 1 or not mutations.substitutions:
             count = count * max(self.settings.n_choices - 1, 1)
         return max(min(count, room // max(memory.site, 1)), 1)
 
-    def sequences_at_once(self, mutations: Mutations) -> int:
-        """How many sequences are carried at once: enough to fill a chunk, as memory allows."""
+    def sequences_at_once(self, mutations: Mutations, result_bytes: int = 0) -> int:
+        """How many sequences are carried at once: enough to fill a chunk, as memory allows; ``result_bytes`` is what
+        the results of each take on the device.
+        """
         memory = self.memory(mutations)
         wanted = max(self.sites_at_once(mutations) // max(len(mutations.positions), 1), 1)
-        return max(min(wanted, self.settings.max_memory // (2 * max(memory.sequence, 1))), 1)
+        return max(min(wanted, self.settings.max_memory // (2 * max(memory.sequence + result_bytes, 1))), 1)
 
-    def states_at_once(self, mutations: Mutations, sequences: int) -> int:
-        """With how many values of the other inputs these sequences' references are kept."""
-        return max(self.settings.max_memory // (2 * max(self.memory(mutations).sequence * sequences, 1)), 1)
+    def states_at_once(self, mutations: Mutations, sequences: int, result_bytes: int = 0) -> int:
+        """With how many values of the other inputs the references of these sequences are kept."""
+        each = self.memory(mutations).sequence + result_bytes
+        return max(self.settings.max_memory // (2 * max(each * sequences, 1)), 1)

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 import yuzu
 from yuzu.attribution import hypothetical
 from yuzu.errors import YuzuError
 from yuzu.inputs import OUTPUTS
+from yuzu.progress import tqdm
 from yuzu.regions import one_hot_regions, write_bed
 from yuzu.sequence import DNA, PROTEIN, one_hot_encode, read_fasta
 
@@ -35,9 +35,9 @@ net.py:build is a file and a function (or class) in it that is called without ar
 weights are a state_dict, saved by torch.save or as safetensors. Sequences must all have one length. Regions are BED or
 narrowPeak, windows of --width on their summits; those that run over a chromosome's end are left out, with a warning.
 
-scores.h5 holds `scores` (n, C, L, ...), `sequences` (n, C, L), `names` (n,) and `done` (n,); names of regions are
-chromosome:start-end (0-based, the end not included), and scores.h5.bed has the lines of those kept, row for row. A
-job that was interrupted goes on where it stopped when it is started again with the same arguments.
+scores.h5 holds `scores` (n, C, end - start, ...), `sequences` (n, C, L), `names` (n,) and `done` (n,); names of
+regions are chromosome:start-end (0-based, the end not included), and scores.h5.bed has the lines of those kept, row
+for row. A job that was interrupted goes on where it stopped when it is started again with the same arguments.
 """
 
 
@@ -63,6 +63,8 @@ def parser() -> argparse.ArgumentParser:
     ism.add_argument("--regions", type=Path, metavar="FILE", help="or BED or narrowPeak, with --genome")
     ism.add_argument("--genome", type=Path, metavar="FILE", help="FASTA that --regions are of")
     ism.add_argument("--width", type=int, metavar="L", help="length of windows on the summits; default: the regions'")
+    ism.add_argument("--reverse-complement", action="store_true", help="of --regions on the minus strand")
+    ism.add_argument("--max-unknown", type=float, default=1.0, help="largest share of N in --regions; default: 1, any")
     ism.add_argument(
         "--out", required=True, type=Path, metavar="FILE.h5", help="scores; goes on with an unfinished one"
     )
@@ -75,6 +77,8 @@ def parser() -> argparse.ArgumentParser:
         help="l2: norm over the outputs (default); delta: mutant minus reference; prediction; hypothetical: delta less "
         "its mean over the letters, TF-MoDISco's input",
     )
+    ism.add_argument("--start", type=int, help="first position to mutate; default: 0")
+    ism.add_argument("--end", type=int, help="the position after the last, or counted from the end; default: all")
     ism.add_argument("--at-once", type=int, default=16, metavar="N", help="sequences between two writes; default: 16")
     ism.add_argument("--quiet", action="store_true", help="no progress bar")
     precompute.add_argument("--fasta", type=Path, metavar="FILE", help="for the length of its sequences")
@@ -148,8 +152,8 @@ def read_input(options: argparse.Namespace) -> tuple[list[str], torch.Tensor, An
     if (options.fasta is None) == (options.regions is None):
         raise YuzuError("give either --fasta, or --regions with --genome")
     if options.fasta is not None:
-        if options.genome is not None or options.width is not None:
-            raise YuzuError("--genome and --width are for --regions")
+        if options.genome is not None or options.width is not None or options.reverse_complement:
+            raise YuzuError("--genome, --width and --reverse-complement are for --regions")
         return *read_sequences(options.fasta, options.alphabet), None
     if options.genome is None:
         raise YuzuError("--regions needs --genome, a FASTA file")
@@ -160,7 +164,8 @@ def read_input(options: argparse.Namespace) -> tuple[list[str], torch.Tensor, An
         raise YuzuError(f"--regions are DNA, got --alphabet {options.alphabet}")
     alphabet = ALPHABETS[options.alphabet]
     try:
-        found = one_hot_regions(options.regions, options.genome, options.width, alphabet, torch.int8)
+        settings = (options.width, alphabet, torch.int8, options.reverse_complement, options.max_unknown)
+        found = one_hot_regions(options.regions, options.genome, *settings)
     except ImportError as error:
         raise YuzuError(str(error)) from error
     columns = zip(found.regions.chromosomes, found.regions.starts, found.regions.ends, strict=True)
@@ -199,8 +204,6 @@ def run_ism(options: argparse.Namespace) -> None:
     if options.at_once < 1:
         raise YuzuError(f"--at-once must be at least 1, got {options.at_once}")
     _check_folder(options.out)
-    if options.out.exists() and not h5py.is_hdf5(options.out):
-        raise YuzuError(f"--out: {options.out} exists and is not HDF5; give another file")
     names, X, regions = read_input(options)
     model = load_model(options.model, options.weights)
     made = None
@@ -211,36 +214,52 @@ def run_ism(options: argparse.Namespace) -> None:
             )
         made = yuzu.Precomputation.load(options.precomputation, options.device)
     job = _job(options, model, names, X)
-    with h5py.File(options.out, "a") as file:
-        if "job" in file.attrs and file.attrs["job"] != job:
-            raise YuzuError(
-                f"--out: {options.out} holds another job's scores (other sequences, model, weights or options); give "
-                "another file, or delete it"
-            )
-        if "job" not in file.attrs and len(file):
-            raise YuzuError(f"--out: {options.out} exists and is not a file of yuzu ism; give another file")
-        left = np.flatnonzero(~file["done"][:]) if "done" in file else np.arange(len(X))
-        bar = tqdm(total=len(X), initial=len(X) - len(left), disable=options.quiet, unit="sequence")
-        for first in range(0, len(left), options.at_once):
-            rows = left[first : first + options.at_once]
-            scores = _scores(model, X[torch.from_numpy(rows)], made, options)
+    left = _left(options.out, job, len(X))
+    bar = tqdm(total=len(X), initial=len(X) - len(left), disable=options.quiet, unit="sequence")
+    for first in range(0, len(left), options.at_once):
+        rows = left[first : first + options.at_once]
+        scores = _scores(model, X[torch.from_numpy(rows)], made, options)
+        with h5py.File(options.out, "a") as file:  # open only while there is something to write
             if "done" not in file:
                 _lay_out(file, job, names, X, scores)
             file["scores"][rows] = scores
             file.flush()
             file["done"][rows] = True  # only what is safely there
-            file.flush()
-            bar.update(len(rows))
-        bar.close()
+        bar.update(len(rows))
+    bar.close()
     if regions is not None:
         write_bed(options.out.with_name(options.out.name + ".bed"), regions)
     print(f"{len(X)} sequences in {options.out}" + (", as before" if not len(left) else ""))
 
 
+def _left(out: Path, job: str, count: int) -> np.ndarray:
+    """The rows that are still to be scored; an error for a file that is not this job's."""
+    import h5py
+
+    if not out.exists():
+        return np.arange(count)
+    try:
+        with h5py.File(out, "r") as file:
+            other, done = file.attrs.get("job"), file["done"][:] if "done" in file else None
+            empty = not len(file)
+    except OSError as error:
+        raise YuzuError(f"--out: {out} is not HDF5, or damaged ({error}); delete it or give another file") from error
+    if other is not None and other != job:
+        raise YuzuError(
+            f"--out: {out} holds another job's scores (other sequences, model, weights or options); give another file, "
+            "or delete it"
+        )
+    if not empty and (other is None or done is None):
+        raise YuzuError(
+            f"--out: {out} is not a file of yuzu ism, or was cut off while it was made; give another file, or delete it"
+        )
+    return np.arange(count) if done is None else np.flatnonzero(~done)
+
+
 def _scores(model: torch.nn.Module, X: torch.Tensor, made: Any, options: argparse.Namespace) -> np.ndarray:
     kind = "delta" if options.output == "hypothetical" else options.output
-    settings = {"output": kind, "target": options.target, "device": options.device}
-    found = yuzu.yuzu_ism(model, X, made, **settings)
+    settings = {name: getattr(options, name) for name in ("target", "start", "end", "device")}
+    found = yuzu.yuzu_ism(model, X, made, output=kind, **settings)
     if not isinstance(found, torch.Tensor):
         raise YuzuError(f"--output {options.output} needs a model that returns one tensor: use --output l2, or wrap it")
     return (hypothetical(found) if options.output == "hypothetical" else found).numpy()
@@ -263,12 +282,7 @@ def _job(options: argparse.Namespace, model: torch.nn.Module, names: list[str], 
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    settings = {
-        "model": options.model,
-        "output": options.output,
-        "target": options.target,
-        "alphabet": options.alphabet,
-    }
+    settings = {name: getattr(options, name) for name in ("model", "output", "target", "alphabet", "start", "end")}
     return json.dumps({**settings, "digest": digest.hexdigest()}, sort_keys=True)
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from yuzu._engine import measure
 from yuzu._engine.capture import CaptureError
@@ -23,13 +21,14 @@ from yuzu._engine.model_copy import model_dtype
 from yuzu._engine.plan import Plan, make_plan
 from yuzu._engine.precision import products
 from yuzu._engine.run import Derived, Run, keep_freed_memory
-from yuzu.errors import YuzuError, YuzuWarning
+from yuzu.errors import YuzuError, warn_user
 from yuzu.gradients import backward_in_evaluation, check_tracks, flat_outputs, gradients
 from yuzu.inputs import check_args, check_count, check_device, check_model, check_sequences, to_user
 from yuzu.mutations import Mutations, batches, letters_of
 from yuzu.precompute import DISAGREES, obtain
 from yuzu.predict import predict
-from yuzu.scores import Scores, result_dtype
+from yuzu.progress import tqdm
+from yuzu.scores import Results, Scores, result_dtype
 from yuzu.taylor import ism as taylor_shaped_ism
 from yuzu.taylor import takegrad
 
@@ -102,7 +101,7 @@ def hybrid_ism(
             raise CaptureError(DISAGREES)
         plan = bound.captured(extra)
     except CaptureError as error:
-        warnings.warn(f"hybrid_ism is Taylor ISM for this model: {error}", YuzuWarning, stacklevel=2)
+        warn_user(f"hybrid_ism is Taylor ISM for this model: {error}")
         scores = takegrad(X, model, chosen, "tism", found, args=extra, func=func, batch_size=batch_size)
         return to_user(scores[..., mutations.start : mutations.end].contiguous(), isinstance(X_0, np.ndarray))
     if func is None and local_part(plan).whole:
@@ -152,13 +151,14 @@ class _Hybrid:
         found = []
         with bar, products(self.plan.precision, self.device):
             for some in blocks:
-                scores = Scores("delta", len(X), self.mutations.result_shape, result_dtype(X.dtype))
+                results = Results(len(X), 1, self.mutations.result_shape, result_dtype(X.dtype))
+                scores = Scores("delta", results)
                 for first in range(0, len(X), batch_size):
                     rows = slice(first, first + batch_size)
                     x, rest = X[rows].to(self.device), [a[rows].to(self.device) for a in args]
                     self._batch(scores, first, x, rest, letters[rows], func, some)
                     bar.update(len(x))
-                found.append(scores.results[0])
+                found.append(results.tensors[0][:, 0])
         return torch.cat(found, 3).permute(0, 3, 1, 2).contiguous()
 
     def _batch(

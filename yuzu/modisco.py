@@ -11,6 +11,7 @@ import torch
 
 from yuzu.errors import YuzuError
 from yuzu.files import written_whole
+from yuzu.inputs import to_user
 from yuzu.sequence import DNA, dna_order, reorder_alphabet
 
 
@@ -83,7 +84,7 @@ def to_modisco(path: str | Path, X: Any, scores: Any, alphabet: str | Sequence[s
 
 def _array(name: str, value: Any) -> np.ndarray:
     if isinstance(value, torch.Tensor):
-        return value.detach().cpu().numpy()
+        return to_user(value.detach().cpu(), as_numpy=True)
     if isinstance(value, np.ndarray):
         return value
     raise YuzuError(f"{name} must be a torch.Tensor or numpy.ndarray of shape (N, 4, L), got {type(value).__name__}")

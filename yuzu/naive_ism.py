@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from yuzu._engine.gate import running
-from yuzu._engine.model_copy import evaluation_copy, model_dtype
+from yuzu._engine.model_copy import evaluation_copy, model_dtype, on_copies
 from yuzu._engine.precision import products
 from yuzu._engine.run import keep_freed_memory
 from yuzu.errors import YuzuError
@@ -27,7 +26,8 @@ from yuzu.inputs import (
     to_user,
 )
 from yuzu.mutations import Mutations, batches, letters_of
-from yuzu.scores import Scores, Selection, difference, result_dtype
+from yuzu.progress import tqdm
+from yuzu.scores import Results, Scores, Selection, difference, result_dtype
 
 
 def naive_ism(
@@ -72,7 +72,6 @@ def naive_ism(
     return run_naively(twin, X, extra, mutations, selection, output, batch_size, found, verbose, as_numpy)
 
 
-@torch.no_grad()
 def run_naively(
     twin: torch.nn.Module,
     X: torch.Tensor,
@@ -86,15 +85,32 @@ def run_naively(
     as_numpy: bool,
 ) -> Any:
     """`naive_ism` on checked input and an evaluation copy of the model on ``device``."""
+    results = Results(len(X), 1, mutations.result_shape, result_dtype(X.dtype))
+    score_naively(twin, X, extra, mutations, selection, Scores(output, results), batch_size, device, verbose)
+    return results.packed(selection, output, lambda r: to_user(r[:, 0], as_numpy))
+
+
+@torch.no_grad()
+def score_naively(
+    twin: torch.nn.Module,
+    X: torch.Tensor,
+    extra: tuple[torch.Tensor, ...],
+    mutations: Mutations,
+    selection: Selection,
+    scores: Scores,
+    batch_size: int,
+    device: torch.device,
+    verbose: bool,
+) -> None:
+    """Run every mutant."""
     keep_freed_memory()
-    scores = Scores(output, len(X), mutations.result_shape, result_dtype(X.dtype))
     given = letters_of(X)
     letters = given.to(device)
     for i in tqdm(range(len(X)), disable=not verbose, desc="naive ISM", unit="sequence"):
         x = X[i : i + 1].to(device)
         rest = tuple(a[i : i + 1].to(device) for a in extra)
         with running(), products("highest", device):
-            output_values = twin(x, *rest)
+            output_values = on_copies(twin, x, *rest)
         reference = selection.leaves(output_values)
         selection.check(reference, 1)
         scores.begin(i, reference)
@@ -104,7 +120,8 @@ def run_naively(
                 grid = sites.difference.shape[:2]
                 rows = grid[0] * grid[1]
                 with running(), products("highest", device):
-                    values = twin(mutations.edited(x, sites), *(a.expand(rows, *a.shape[1:]) for a in rest))
+                    mutants = mutations.edited(x, sites)
+                    values = twin(mutants, *(a.expand(rows, *a.shape[1:]).clone() for a in rest))
                 leaves = selection.leaves(values)
                 selection.check(leaves, rows)
                 differences = [
@@ -112,7 +129,6 @@ def run_naively(
                 ]
                 scores.write(part.sequence, part.slot, written, differences)
         scores.end()
-    return scores.packed(selection, lambda r: to_user(r, as_numpy))
 
 
 def try_model(twin: torch.nn.Module, X: torch.Tensor, args: tuple[torch.Tensor, ...], device: torch.device) -> None:
@@ -126,7 +142,7 @@ def try_model(twin: torch.nn.Module, X: torch.Tensor, args: tuple[torch.Tensor, 
     """
     try:
         with running(), torch.no_grad(), products("highest", device):
-            twin(X[:1].to(device), *(a[:1].to(device) for a in args))
+            on_copies(twin, X[:1].to(device), *(a[:1].to(device) for a in args))
     except Exception as error:
         raise YuzuError(
             f"the model cannot run on a sequence of shape {tuple(X[:1].shape)} (1, n_choices, seq_len) with "
@@ -211,7 +227,7 @@ def check(
     settings = (mutations, selection, "delta", None, found, False, False)
     run_planned(bound, X, [extra], *settings)  # first use prepares the weights
     begin = time.perf_counter()
-    (ours,) = run_planned(bound, X, [extra], *settings)
+    ours = run_planned(bound, X, [extra], *settings)
     middle = time.perf_counter()
     naive = run_naively(twin, X, extra, mutations, selection, "delta", 128, found, False, False)
     end = time.perf_counter()

@@ -8,7 +8,6 @@ import dataclasses
 import json
 import math
 import threading
-import warnings
 import weakref
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,11 @@ from yuzu._engine.precision import products
 from yuzu._engine.run import Derived, Run, keep_freed_memory
 from yuzu._engine.verify import disagreeing_node
 from yuzu.bound import Bound
-from yuzu.errors import PrecomputationError, YuzuError, YuzuWarning
+from yuzu.errors import PrecomputationError, YuzuError, warn_user
 from yuzu.inputs import argument_kinds, check_args, check_count, check_device, check_model, describe_inputs
 from yuzu.naive_ism import try_model
 
-FORMAT = 1
+FORMAT = 2  # of the files; a change of what the graph is rewritten to is one, too
 CONV = ("auto", "windows", "cyclic", "banded", "fold", "gaussian")
 PRECISIONS = ("highest", "high", "medium")
 CPU_MEMORY = 1 << 30
@@ -431,12 +430,15 @@ def _decide(
         most = max(s.max_memory // max(memory.sequence, 1), 1)
         twin = evaluation_copy(model, device)
         naively = measure.naive_is_faster(twin, X, args, device, cost / edits, most)
-        if naively is not None:
+        if naively is not None:  # a busy machine may have slowed the one and not the other
+            cost = min(cost, measure.cost_of_chunk(run, edits, s.n_choices, s.seq_len, count, s.random_state)[0])
+        if naively is not None and naively[0] < cost / edits:
             seconds_naively, decisions["naive_batch"] = naively
+            reasons = _naive_layers(plan)
             decisions["naive_model"] = (
                 f"that takes {1e3 * seconds_naively:.3g} ms a mutant on {device.type}, "
                 f"carrying differences {1e3 * cost / edits:.3g} ms"
-            )
+            ) + (f". Naive in any case: {reasons}" if reasons else "")
             return decisions
     decisions["ways"] = {str(i): w for i, w in ways.items()}
     decisions["sites"] = count
@@ -464,27 +466,26 @@ def terminal_nodes(model: torch.nn.Module, graph: Graph, terminal: tuple[type, .
 
 
 def _warn_naive_model(model: torch.nn.Module, reason: str) -> None:
-    warnings.warn(
+    warn_user(
         f"{type(model).__name__} runs naively, mutant by mutant: results are exact but not faster. The model could "
-        f"not be captured: {reason}",
-        YuzuWarning,
-        stacklevel=4,
+        f"not be captured: {reason}"
     )
 
 
 def _warn_naive_layers(plan: Plan) -> None:
-    roots = [(i, r) for i, r in plan.reasons.items() if "which runs naively" not in r and "terminal_layers" not in r]
-    if roots:
-        layers = "; ".join(
-            f"{plan.graph.nodes[i].label} ({plan.graph.nodes[i].op}): {reason}" for i, reason in roots[:5]
-        )
-        more = f"; and {len(roots) - 5} more" if len(roots) > 5 else ""
-        warnings.warn(
+    if layers := _naive_layers(plan):
+        warn_user(
             "These layers, and what follows them, run naively on every mutant: results are exact but gain little. "
-            f"{layers}{more}",
-            YuzuWarning,
-            stacklevel=4,
+            f"{layers}"
         )
+
+
+def _naive_layers(plan: Plan) -> str:
+    """The layers that nobody asked to run naively, and why they do; empty if there are none."""
+    roots = [(i, r) for i, r in plan.reasons.items() if "which runs naively" not in r and "terminal_layers" not in r]
+    nodes = [(plan.graph.nodes[i], reason) for i, reason in roots[:5]]
+    layers = "; ".join(f"{f'{n.layer} ({n.op})' if n.layer else n.op}: {reason}" for n, reason in nodes)
+    return layers + (f"; and {len(roots) - 5} more" if len(roots) > 5 else "")
 
 
 _kept: list[tuple[weakref.ref[torch.nn.Module], tuple[Any, ...], Precomputation]] = []

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
-from tqdm.auto import tqdm
 
 from yuzu._engine.gate import running
 from yuzu._engine.model_copy import evaluation_copy, model_dtype
@@ -16,6 +15,7 @@ from yuzu._engine.precision import products
 from yuzu.errors import YuzuError
 from yuzu.inputs import check_args, check_count, check_device, check_model, check_sequences, to_user
 from yuzu.mixed_precision import check_dtype
+from yuzu.progress import tqdm
 
 
 def predict(

@@ -5,16 +5,17 @@ hundreds of cell states.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
-from tqdm.auto import tqdm
 
 from yuzu.errors import YuzuError
 from yuzu.inputs import check_args, check_count, check_device, check_model, from_numpy, to_user
+from yuzu.progress import tqdm
 from yuzu.saturation_mutagenesis import saturation_mutagenesis, saturation_mutagenesis_of_states
 from yuzu.yuzu_ism import ism_of_states, yuzu_ism
 
@@ -151,18 +152,51 @@ def _apply(
     settings = {"batch_size": batch_size, "device": str(check_device(device)), **(additional or {}), **kwargs}
     partial = isinstance(func, functools.partial) and not func.args
     known, preset = (func.func, func.keywords) if partial else (func, {})  # type: ignore[attr-defined]
+    if {**preset, **settings}.get("return_timings"):
+        raise YuzuError("return_timings is for single calls, not for products")
     sharing = next((f for own, f in SHARING if own is known), None)
-    if sharing is None or {**preset, **settings}.get("return_timings"):
-        whole, spec = _pair_by_pair(func, model, X, args, states, batch_size, verbose, settings)
+    if sharing is None:
+        table = _Table(len(X), len(states[0]))
+        _pair_by_pair(func, model, X, args, states, batch_size, verbose, settings, table)
+        leaves, spec = table.leaves, table.spec
     else:
         if known is yuzu_ism and "batch_size" not in (additional or {}):
             del settings["batch_size"]  # pairs there, sequences here
+        settings = {"verbose": verbose, **preset, **settings}
+        inspect.signature(known).bind(model, X, **settings)  # a wrong name raises with no other function's
         rows = [[a[r : r + 1] for a, r in zip(args, state, strict=True)] for state in zip(*states, strict=True)]
         inputs = [tuple(a.expand(len(X), *a.shape[1:]) for a in state) for state in rows]
-        found = sharing(model, X, states=inputs, **{"verbose": verbose, **preset, **settings})
-        each = [pytree.tree_flatten(_lists(f)) for f in found]
-        whole, spec = [torch.stack(parts, 1) for parts in zip(*(f[0] for f in each), strict=True)], each[0][1]
-    return pytree.tree_unflatten([to_user(w.reshape(len(X), *counts, *w.shape[2:]), as_numpy) for w in whole], spec)
+        leaves, spec = pytree.tree_flatten(_lists(sharing(model, X, states=inputs, **settings)))
+    shaped = [v.reshape(len(X), *counts, *v.shape[2:]) if _is_array(v) else v for v in leaves]
+    return pytree.tree_unflatten([to_user(v, as_numpy) if _is_array(v) else v for v in shaped], spec)
+
+
+class _Table:
+    """What a function returns for every sequence in every state, written as it comes: it is held once."""
+
+    def __init__(self, sequences: int, states: int) -> None:
+        self.shape = (sequences, states)
+        self.leaves: list[Any] = []
+        self.spec: Any = None
+
+    def write(self, found: Any, sequence: torch.Tensor, state: torch.Tensor) -> None:
+        """The result of a call for some pairs, one row each; of what is no array the first stays."""
+        leaves, spec = pytree.tree_flatten(_lists(found))
+        if self.spec is None:
+            self.spec = spec
+            self.leaves = [
+                torch.empty(*self.shape, *leaf.shape[1:], dtype=torch.as_tensor(leaf[:1]).dtype)
+                if _is_array(leaf)
+                else leaf
+                for leaf in leaves
+            ]
+        for whole, leaf in zip(self.leaves, leaves, strict=True):
+            if _is_array(leaf):
+                whole[sequence, state] = torch.as_tensor(leaf).to(whole.device)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, torch.Tensor | np.ndarray)
 
 
 def _pair_by_pair(
@@ -174,10 +208,8 @@ def _pair_by_pair(
     batch_size: int,
     verbose: bool,
     settings: dict[str, Any],
-) -> tuple[list[torch.Tensor], Any]:
-    """The tensors that ``func`` returns, ``(n, states, ...)``, and how it packs them."""
-    results: list[list[torch.Tensor]] = []
-    spec: Any = None
+    table: _Table,
+) -> None:
     count = len(states[0])
     pairs = torch.arange(len(X) * count)
     with tqdm(total=len(pairs), disable=not verbose, unit="pair") as progress:
@@ -185,10 +217,8 @@ def _pair_by_pair(
             sequence, state = some // count, some % count
             inputs = [a[rows[state].to(a.device)] for a, rows in zip(args, states, strict=True)]
             found = func(model, X[sequence.to(X.device)], args=inputs, **{"verbose": False, **settings})
-            leaves, spec = pytree.tree_flatten(_lists(found))
-            results.append([torch.as_tensor(leaf) for leaf in leaves])
+            table.write(found, sequence, state)
             progress.update(len(some))
-    return [torch.cat(parts).unflatten(0, (len(X), count)) for parts in zip(*results, strict=True)], spec
 
 
 def _lists(value: Any) -> Any:

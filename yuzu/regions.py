@@ -11,7 +11,6 @@ import contextlib
 import gzip
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from yuzu.errors import YuzuError, YuzuWarning
+from yuzu.errors import YuzuError, warn_user
 from yuzu.files import written_whole
 from yuzu.sequence import DNA, dna_order, one_hot_encode, text_lines
 
@@ -488,8 +487,7 @@ def _report(dropped: list[Dropped], n: int, genome: Any) -> None:
     counts = Counter(drop.reason.split(":")[0] for drop in dropped)
     why = ", ".join(f"{count} because {reason}" for reason, count in counts.items())
     if len(dropped) < n:
-        message = f"one_hot_regions dropped {len(dropped)} of {n} regions: {why}; `dropped` of the result lists them"
-        warnings.warn(message, YuzuWarning, stacklevel=3)
+        warn_user(f"one_hot_regions dropped {len(dropped)} of {n} regions: {why}; `dropped` of the result lists them")
         return
     has = ", ".join(map(repr, list(genome.keys())[:3]))
     raise YuzuError(

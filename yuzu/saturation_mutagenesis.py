@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
-from tqdm.auto import tqdm
 
 from yuzu._engine.model_copy import model_dtype
 from yuzu.attribution import hypothetical as centred
@@ -18,6 +17,7 @@ from yuzu.inputs import check_args, check_count, check_model, check_sequences, t
 from yuzu.mixed_precision import MixedPrecision, check_dtype, in_dtype
 from yuzu.naive_ism import naive_ism
 from yuzu.predict import predict
+from yuzu.progress import tqdm
 from yuzu.yuzu_ism import ism_of_states
 
 RESULTS_AT_ONCE = 1 << 28  # bytes of differences before they are averaged over outputs
@@ -95,7 +95,9 @@ def saturation_mutagenesis(
         For bad input; also where the model returns several tensors and ``raw_outputs`` is False.
     """
     settings = (start, end, batch_size, target, hypothetical, raw_outputs, dtype, device, verbose, func, fast)
-    return saturation_mutagenesis_of_states(model, X, [args], *settings)[0]
+    found = saturation_mutagenesis_of_states(model, X, [args], *settings)
+    picked = pytree.tree_map(lambda v: v[:, 0], tuple(found) if raw_outputs else found)
+    return SaturationMutagenesisRawResult(*picked) if raw_outputs else picked
 
 
 def saturation_mutagenesis_of_states(
@@ -113,9 +115,9 @@ def saturation_mutagenesis_of_states(
     verbose: bool = False,
     func: Callable[[Any], Any] | None = None,
     fast: bool = True,
-) -> list[Any]:
-    """`saturation_mutagenesis` with each of several ``args`` for the same sequences: a result for each. What does not
-    depend on them is computed once.
+) -> Any:
+    """`saturation_mutagenesis` with each of several ``args`` for the same sequences, ``(n, states, ...)``. What does
+    not depend on them is computed once.
     """
     check_model(model)
     X = X.to_one_hot() if hasattr(X, "to_one_hot") else X  # tangermeme's packed sequences
@@ -124,9 +126,7 @@ def saturation_mutagenesis_of_states(
     check_count("batch_size", batch_size)
     own = model_dtype(model)
     wanted = check_dtype(dtype, own)
-    extras = [
-        tuple(a.to(own) if a.is_floating_point() else a for a in check_args(args, len(X))) or None for args in states
-    ]
+    extras = [tuple(_cast(a, own) for a in check_args(args, len(X))) or None for args in states]
     span = {"start": start, "end": _end(start, end, X.shape[-1])}
     first = tuple(a[:1] for a in extras[0] or ()) or None
     one = predict(model, X[:1], first, func, batch_size, dtype, device)
@@ -136,61 +136,23 @@ def saturation_mutagenesis_of_states(
             "select one with func"
         )
     settings = {"func": func, "device": device, **span}
-    run: Callable[..., list[Any]] = ism_of_states
+    run: Callable[..., Any] = ism_of_states
     if wanted != own or not fast:
         run = _naively
         settings["batch_size"] = batch_size
     runs = model if wanted == own else MixedPrecision(model, wanted)
     if raw_outputs:
-        found = run(runs, X, states=extras, output="prediction", verbose=verbose, **settings)
-        references = [in_dtype(predict(model, X, args, func, batch_size, dtype, device), own) for args in extras]
-        return [_raw(y0, y_hat, as_numpy) for y0, y_hat in zip(references, found, strict=True)]
+        y0 = [in_dtype(predict(model, X, args, func, batch_size, dtype, device), own) for args in extras]
+        y_hat = run(runs, X, states=extras, output="prediction", verbose=verbose, **settings)
+        y_hat = list(y_hat) if isinstance(y_hat, tuple) else y_hat
+        return SaturationMutagenesisRawResult(*(_to_user(part, as_numpy) for part in (_stacked(y0), y_hat)))
     bytes_each = X.shape[1] * (span["end"] - start) * max(one[0].numel(), 1) * 8
     at_once = max(RESULTS_AT_ONCE // bytes_each, 1)
-    results = [centred(d) for d in _mean_deltas(run, runs, X, extras, at_once, verbose, {"target": target, **settings})]
+    deltas = _mean_deltas(run, runs, X, extras, at_once, verbose, {"target": target, **settings})
+    result = centred(deltas, channel_axis=2)
     if not hypothetical:
-        results = [projected(result, X[:, :, start : span["end"]]) for result in results]
-    return [to_user(result, as_numpy) for result in results]
-
-
-def _mean_deltas(
-    run: Callable[..., list[Any]],
-    model: torch.nn.Module,
-    X: torch.Tensor,
-    extras: Sequence[tuple[torch.Tensor, ...] | None],
-    at_once: int,
-    verbose: bool,
-    settings: dict[str, Any],
-) -> list[torch.Tensor]:
-    """For each state ``(n, C, L')``: differences averaged over outputs, for ``at_once`` pairs of a sequence and a state
-    at a time.
-    """
-    found: list[list[torch.Tensor]] = [[] for _ in extras]
-    states_at_once, rows_at_once = min(at_once, len(extras)), max(at_once // len(extras), 1)
-    with tqdm(total=len(X) * len(extras), disable=not verbose, unit="sequence") as bar:
-        for place in range(0, len(extras), states_at_once):
-            some = range(place, min(place + states_at_once, len(extras)))
-            for row in range(0, len(X), rows_at_once):
-                rows = slice(row, row + rows_at_once)
-                given = [None if (e := extras[i]) is None else tuple(a[rows] for a in e) for i in some]
-                deltas = run(model, X[rows], states=given, output="delta", **settings)
-                for i, delta in zip(some, deltas, strict=True):
-                    found[i].append(delta.flatten(3).mean(3) if delta.dim() > 3 else delta)
-                bar.update(len(X[rows]) * len(some))
-    return [torch.cat(parts) for parts in found]
-
-
-def _naively(model: torch.nn.Module, X: torch.Tensor, *, states: Sequence[Any], **settings: Any) -> list[Any]:
-    return [naive_ism(model, X, args=args, **settings) for args in states]
-
-
-def _raw(y0: Any, y_hat: Any, as_numpy: bool) -> SaturationMutagenesisRawResult:
-    return SaturationMutagenesisRawResult(
-        *(
-            pytree.tree_map(lambda v: to_user(v, as_numpy), list(part) if isinstance(part, tuple) else part)
-            for part in (y0, y_hat)
-        )
-    )
+        result = projected(result, X[:, :, start : span["end"]], channel_axis=2)
+    return to_user(result, as_numpy)
 
 
 def _end(start: Any, end: Any, length: int) -> int:
@@ -204,3 +166,52 @@ def _end(start: Any, end: Any, length: int) -> int:
             f"start={start}, end={end}"
         )
     return stop
+
+
+def _mean_deltas(
+    run: Callable[..., Any],
+    model: torch.nn.Module,
+    X: torch.Tensor,
+    extras: Sequence[tuple[torch.Tensor, ...] | None],
+    at_once: int,
+    verbose: bool,
+    settings: dict[str, Any],
+) -> torch.Tensor:
+    """``(n, states, C, L')``: differences averaged over outputs, for ``at_once`` pairs of a sequence and a state at a
+    time.
+    """
+    result = torch.empty(0)
+    states_at_once, rows_at_once = min(at_once, len(extras)), max(at_once // len(extras), 1)
+    with tqdm(total=len(X) * len(extras), disable=not verbose, unit="sequence") as bar:
+        for place in range(0, len(extras), states_at_once):
+            some = extras[place : place + states_at_once]
+            for row in range(0, len(X), rows_at_once):
+                rows = slice(row, row + rows_at_once)
+                given = [None if e is None else tuple(a[rows] for a in e) for e in some]
+                delta = run(model, X[rows], states=given, output="delta", **settings)
+                delta = delta.flatten(4).mean(4) if delta.dim() > 4 else delta
+                if not result.numel():
+                    result = delta.new_empty(len(X), len(extras), *delta.shape[2:])
+                result[rows, place : place + states_at_once] = delta
+                bar.update(len(X[rows]) * len(some))
+    return result
+
+
+def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Floating point rows in a dtype; one that is repeated stays one."""
+    if not tensor.is_floating_point() or tensor.dtype == dtype:
+        return tensor
+    return tensor[:1].to(dtype).expand(tensor.shape) if tensor.stride(0) == 0 else tensor.to(dtype)
+
+
+def _naively(model: torch.nn.Module, X: torch.Tensor, *, states: Sequence[Any], **settings: Any) -> Any:
+    return _stacked([naive_ism(model, X, args=args, **settings) for args in states])
+
+
+def _stacked(each: list[Any]) -> Any:
+    """The same container of tensors, the states on a second axis."""
+    return pytree.tree_map(lambda *tensors: torch.stack(tensors, 1), *each)
+
+
+def _to_user(value: Any, as_numpy: bool) -> Any:
+    return pytree.tree_map(lambda v: to_user(v, as_numpy), value)

@@ -87,24 +87,58 @@ class Selection:
         return tensor.index_select(axis, index)
 
 
+class Results:
+    """Room for the results of all sequences in all states: ``(n, states, *shape, O...)`` for each scored tensor, on the
+    CPU, made when their shapes are known.
+
+    Parameters
+    ----------
+    n, states: int
+        Number of sequences, and of values of the inputs after them.
+    shape: tuple
+        ``(C, L')`` or ``(R,)``.
+    dtype: torch.dtype
+    """
+
+    def __init__(self, n: int, states: int, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.n, self.states, self.shape, self.dtype = n, states, shape, dtype
+        self.tensors: list[torch.Tensor] = []
+
+    def of_state(self, state: int, shapes: list[tuple[int, ...]]) -> list[torch.Tensor]:
+        """Those of one state, ``(n, *shape, O...)``; ``shapes`` lists the outputs' ``O...``."""
+        if not self.tensors:
+            self.tensors = [
+                torch.zeros(self.n, self.states, *self.shape, *s, dtype=self.dtype, device="cpu") for s in shapes
+            ]
+        return [tensor[:, state] for tensor in self.tensors]
+
+    def packed(self, selection: Selection, output: str, convert: Callable[[torch.Tensor], Any]) -> Any:
+        """All of it in the model's own container (after ``func``); what are no tensors there stay as they are."""
+        values = [convert(tensor) for tensor in self.tensors]
+        if output == "l2":
+            return values[0]
+        rest = iter(values)
+        count = len(values) + len(selection.others)
+        leaves = [selection.others[i] if i in selection.others else next(rest) for i in range(count)]
+        return pytree.tree_unflatten(leaves, selection.spec)
+
+
 class Scores:
-    """Results for all sequences, filled chunk by chunk.
+    """Fills the results of one state chunk by chunk.
 
     Parameters
     ----------
     output: str
         ``"l2"``, ``"delta"`` or ``"prediction"``.
-    n: int
-        Number of sequences.
-    shape: tuple
-        ``(C, L')`` or ``(R,)``.
-    dtype: torch.dtype
-        Of the results.
+    results: Results
+    state: int
+        Which of its states. Default 0.
     """
 
-    def __init__(self, output: str, n: int, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        self.output, self.n, self.shape, self.dtype = output, n, shape, dtype
-        self.results: list[torch.Tensor] = []
+    def __init__(self, output: str, results: Results, state: int = 0) -> None:
+        self.output, self.shape, self.dtype = output, results.shape, results.dtype
+        self._whole, self._state = results, state
+        self._results: list[torch.Tensor] = []
         self._batch: list[torch.Tensor] = []
         self._begin = 0
         self._size = 0
@@ -114,13 +148,12 @@ class Scores:
         """Start a batch of sequences with their reference outputs (after ``func`` and ``target``)."""
         self._reference, self._begin, self._size = reference, first, reference[0].shape[0]
         device = reference[0].device
-        if not self.results:
-            shapes = [()] if self.output == "l2" else [tuple(r.shape[1:]) for r in reference]
-            self.results = [torch.zeros(self.n, *self.shape, *s, dtype=self.dtype, device="cpu") for s in shapes]
+        shapes: list[tuple[int, ...]] = [()] if self.output == "l2" else [tuple(r.shape[1:]) for r in reference]
+        results = self._results = self._whole.of_state(self._state, shapes)
         if device.type == "cpu":
-            self._batch = [r[first : first + self._size] for r in self.results]
+            self._batch = [r[first : first + self._size] for r in results]
         else:
-            self._batch = [torch.zeros(self._size, *r.shape[1:], dtype=self.dtype, device=device) for r in self.results]
+            self._batch = [torch.zeros(self._size, *r.shape[1:], dtype=self.dtype, device=device) for r in results]
         if self.output == "prediction":
             for result, r in zip(self._batch, reference, strict=True):
                 result += r.to(self.dtype).reshape(self._size, *[1] * len(self.shape), *r.shape[1:])
@@ -174,19 +207,9 @@ class Scores:
     def end(self) -> None:
         """Finish a batch of sequences."""
         if self._batch and self._batch[0].device.type != "cpu":
-            for result, batch in zip(self.results, self._batch, strict=True):
+            for result, batch in zip(self._results, self._batch, strict=True):
                 result[self._begin : self._begin + self._size] = batch.cpu()
         self._batch = []
-
-    def packed(self, selection: Selection, convert: Callable[[torch.Tensor], Any]) -> Any:
-        """The results in the model's own container (after ``func``); what are no tensors there stay as they are."""
-        values = [convert(r) for r in self.results]
-        if self.output == "l2":
-            return values[0]
-        rest = iter(values)
-        count = len(values) + len(selection.others)
-        leaves = [selection.others[i] if i in selection.others else next(rest) for i in range(count)]
-        return pytree.tree_unflatten(leaves, selection.spec)
 
 
 def result_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -29,16 +29,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
-from tqdm.auto import tqdm
 
 from yuzu._engine.gate import running
-from yuzu._engine.model_copy import evaluation_copy, model_dtype
+from yuzu._engine.model_copy import evaluation_copy, model_dtype, on_copies
 from yuzu._engine.precision import products
 from yuzu.attribution import hypothetical, mean_effect
 from yuzu.errors import YuzuError
 from yuzu.gradients import backward_in_evaluation, check_tracks, flat_outputs, gradients
 from yuzu.inputs import check_args, check_count, check_device, check_model, check_sequences, from_numpy, to_user
 from yuzu.predict import predict
+from yuzu.progress import tqdm
 from yuzu.yuzu_ism import yuzu_ism
 
 OUTPUTS = ("local", "global", "corrected", "hypothetical", "tism")
@@ -125,7 +125,7 @@ def _gradients(
     X = X.detach().requires_grad_()
     recurrent = any(isinstance(module, torch.nn.RNNBase) for module in model.modules())
     with running(), torch.enable_grad(), backward_in_evaluation(recurrent), products("highest", X.device):
-        output = model(X.clone(), *args)  # a model may write over what it is given
+        output = on_copies(model, X, *args)
         flat = flat_outputs(output if func is None else func(output), len(X))
         chosen = flat[:, check_tracks(tracks, flat.shape[1])]
         parts = [found for _, (found,) in gradients(chosen, [X])]
@@ -337,7 +337,7 @@ def deepliftshap(
     extra = check_args(args, len(X))
     twin = evaluation_copy(model, found)
     with running(), torch.no_grad():
-        value = twin(X[:1].to(found), *(a[:1].to(found) for a in extra))
+        value = on_copies(twin, X[:1].to(found), *(a[:1].to(found) for a in extra))
     if not isinstance(value, torch.Tensor) or value.dim() != 2:
         raise YuzuError("the model must return one tensor of shape (n, tracks) for DeepLIFT/SHAP; wrap it to do so")
     if base is not None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
+from yuzu._engine.graph import Graph
 from yuzu._engine.model_copy import model_dtype
 from yuzu._engine.precision import products
 from yuzu._engine.run import Reference, Run, keep_freed_memory
@@ -24,9 +25,10 @@ from yuzu.inputs import (
     to_user,
 )
 from yuzu.mutations import Mutations, batches, letters_of
-from yuzu.naive_ism import run_naively
+from yuzu.naive_ism import score_naively
 from yuzu.precompute import obtain
-from yuzu.scores import Scores, Selection, difference, result_dtype
+from yuzu.progress import tqdm
+from yuzu.scores import Results, Scores, Selection, difference, result_dtype
 
 
 def yuzu_ism(
@@ -122,8 +124,9 @@ def yuzu_ism(
         device=device,
         verbose=verbose,
         timings=timings,
+        stacked=False,
     )
-    return found[0] if timings is None else (found[0], *timings)
+    return found if timings is None else (found, *timings)
 
 
 def ism_of_states(
@@ -143,9 +146,10 @@ def ism_of_states(
     device: Any = None,
     verbose: bool = False,
     timings: tuple[list[Any], list[Any]] | None = None,
-) -> list[Any]:
-    """`yuzu_ism` with each of several ``args`` for the same sequences: a result for each. What does not depend on them
-    is computed once.
+    stacked: bool = True,
+) -> Any:
+    """`yuzu_ism` with each of several ``args`` for the same sequences, ``(n, states, ...)``; not ``stacked``, for one
+    of them, ``(n, ...)``. What does not depend on them is computed once.
     """
     check_model(model)
     dtype = model_dtype(model)
@@ -159,7 +163,8 @@ def ism_of_states(
         batch_size = check_count("batch_size", batch_size)
     found = check_device(device)
     bound = obtain(model, precomputation, X.shape[2], X.shape[1], extras[0], found)
-    return run_planned(bound, X, extras, mutations, selection, output, batch_size, found, verbose, as_numpy, timings)
+    asked = (mutations, selection, output, batch_size, found, verbose, as_numpy)
+    return run_planned(bound, X, extras, *asked, timings, stacked)
 
 
 @torch.no_grad()
@@ -175,41 +180,69 @@ def run_planned(
     verbose: bool,
     as_numpy: bool,
     timings: tuple[list[Any], list[Any]] | None = None,
-) -> list[Any]:
+    stacked: bool = True,
+) -> Any:
     """`ism_of_states` on checked input with a precomputation bound to a model."""
     if selection.target is not None and selection.func is None:
         narrowed = bound.narrowed(selection.target)
         if narrowed is not None:
             one = isinstance(selection.target, int | np.integer)
             bound, selection = narrowed, Selection(None, 0 if one else None)
+    results = Results(len(X), len(states), mutations.result_shape, result_dtype(X.dtype))
+    scores = [Scores(output, results, state) for state in range(len(states))]
     if bound.plan is None:
         begin = time.perf_counter()
-        settings = (mutations, selection, output, bound.naive_batch, device, verbose, as_numpy)
-        results = [run_naively(bound.twin(), X, extra, *settings) for extra in states]
+        twin = bound.twin()
+        for extra, score in zip(states, scores, strict=True):
+            score_naively(twin, X, extra, mutations, selection, score, bound.naive_batch, device, verbose)
         if timings is not None:
             timings[0].append([time.perf_counter() - begin])
             timings[1].append([None])
-        return results
+    else:
+        _score_planned(bound, X, states, mutations, selection, scores, batch_size, device, verbose, timings)
+    return results.packed(selection, output, lambda r: to_user(r if stacked else r[:, 0], as_numpy))
 
+
+def _score_planned(
+    bound: Bound,
+    X: torch.Tensor,
+    states: Sequence[tuple[torch.Tensor, ...]],
+    mutations: Mutations,
+    selection: Selection,
+    scores: list[Scores],
+    batch_size: int | None,
+    device: torch.device,
+    verbose: bool,
+    timings: tuple[list[Any], list[Any]] | None,
+) -> None:
+    """Fill the scores of every state, some sequences with some states at a time."""
+    assert bound.plan is not None
     keep_freed_memory()
-    size = batch_size or bound.sequences_at_once(mutations)
-    together = bound.states_at_once(mutations, min(size, len(X)))
-    job = _Job(bound, mutations, selection, output, device, timings)
-    found = []
+    beside = result_bytes(bound.plan.graph, mutations, scores[0].output) if device.type != "cpu" else 0
+    size = min(batch_size or bound.sequences_at_once(mutations, beside), len(X))
+    together = min(bound.states_at_once(mutations, size, beside), len(states))
+    sites_at_once = bound.sites_at_once(mutations, size * together)
+    job = _Job(bound, mutations, selection, scores[0].output, device, sites_at_once, timings)
     with (
         products(bound.plan.precision, device),
         tqdm(total=len(X) * len(states), disable=not verbose, desc="in-silico mutagenesis", unit="sequence") as bar,
     ):
         for first in range(0, len(states), together):
-            some = states[first : first + together]
-            scores = [Scores(output, len(X), mutations.result_shape, result_dtype(X.dtype)) for _ in some]
+            some = slice(first, first + together)
             for row in range(0, len(X), size):
                 x = X[row : row + size]
-                extras = [tuple(a[row : row + size].to(device) for a in extra) for extra in some]
-                job.score(x, extras, scores, row)
-                bar.update(len(x) * len(some))
-            found += [s.packed(selection, lambda r: to_user(r, as_numpy)) for s in scores]
-    return found
+                extras = [tuple(a[row : row + size].to(device) for a in extra) for extra in states[some]]
+                job.score(x, extras, scores[some], row)
+                bar.update(len(x) * len(extras))
+
+
+def result_bytes(graph: Graph, mutations: Mutations, output: str) -> int:
+    """Bytes of a sequence's results, of all outputs; ``func`` may make them smaller."""
+    numbers = math.prod(mutations.result_shape)
+    if output != "l2":
+        shapes = [graph.nodes[o].shape or () for o in graph.output_nodes]
+        numbers *= sum(math.prod(s for s in shape[1:] if s is not None) for shape in shapes)
+    return 8 * numbers
 
 
 class _Job:
@@ -222,12 +255,12 @@ class _Job:
         selection: Selection,
         output: str,
         device: torch.device,
+        sites_at_once: int,
         timings: tuple[list[Any], list[Any]] | None,
     ) -> None:
         assert bound.plan is not None
         self.bound, self.mutations, self.selection, self.output = bound, mutations, selection, output
-        self.timings = timings
-        self.sites_at_once = bound.sites_at_once(mutations)
+        self.sites_at_once, self.timings = sites_at_once, timings
         self.runs: dict[tuple[int, ...], Run] = {(): Run(bound.plan, bound.weights(), bound.derived, device)}
 
     def score(self, X: torch.Tensor, extras: list[tuple[torch.Tensor, ...]], scores: list[Scores], first: int) -> None:

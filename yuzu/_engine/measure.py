@@ -226,9 +226,7 @@ def choose_chunk(
 
     def attempt(size: int, margin: float = 1.01) -> float:
         nonlocal best, best_cost, shares
-        sites = example_sites(run.plan, size, edits, 1, n_choices, length, run, seed)
-        seconds, found = _chunk_seconds(run, sites, 1.5 * best_cost * size)
-        cost = (seconds + CHUNK_OVERHEAD) / size
+        cost, found = cost_of_chunk(run, edits, n_choices, length, size, seed, 1.5 * best_cost)
         if cost < margin * best_cost:
             best, shares = size, found
         best_cost = min(best_cost, cost)
@@ -248,6 +246,15 @@ def choose_chunk(
         attempt(small, 1.0)
     # short sequences: the size was limited by the length, but a chunk may hold several sequences
     return (min(first, most) if best == span < first else best), shares, best_cost
+
+
+def cost_of_chunk(
+    run: Run, edits: int, n_choices: int, length: int, size: int, seed: int, hopeless: float = math.inf
+) -> tuple[float, list[float]]:
+    """Seconds of a site in chunks of a size, and the seconds of each node; roughly where that is ``hopeless``."""
+    sites = example_sites(run.plan, size, edits, 1, n_choices, length, run, seed)
+    seconds, found = _chunk_seconds(run, sites, hopeless * size)
+    return (seconds + CHUNK_OVERHEAD) / size, found
 
 
 def _chunk_seconds(run: Run, sites: Sites, hopeless: float) -> tuple[float, list[float]]:
@@ -280,7 +287,8 @@ def naive_is_faster(
     """
 
     def run(rows: int) -> float:
-        x, *rest = (t.to(device).expand(rows, *t.shape[1:]).contiguous() for t in (X, *args))
+        # copies: a forward may write over what it is given
+        x, *rest = (t.to(device).expand(rows, *t.shape[1:]).clone() for t in (X, *args))
         with running():
             return min(_seconds(lambda: model(x, *rest), device) for _ in range(2)) / rows
 

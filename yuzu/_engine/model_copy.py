@@ -55,6 +55,11 @@ def _copy_modules(model: torch.nn.Module) -> torch.nn.Module:
     return copies[id(model)]
 
 
+def on_copies(model: torch.nn.Module, X: torch.Tensor, *args: torch.Tensor) -> Any:
+    """What a model returns for copies of its inputs, which a forward may write over."""
+    return model(X.clone(), *(a.clone() for a in args))
+
+
 def evaluation_copy(
     model: torch.nn.Module, device: torch.device | None = None, dtype: torch.dtype | None = None
 ) -> torch.nn.Module:

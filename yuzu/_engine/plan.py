@@ -18,7 +18,7 @@ from yuzu._engine.handlers.formulas import Rectifier
 from yuzu._engine.sharing import Sharing, find_sharing
 from yuzu._engine.window import Window
 
-WINDOWS_KEPT = 4096  # chunks whose windows are remembered
+WINDOWS_BYTES = 64 << 20  # of remembered windows and their index tables: what a sequence's chunks need, not what all do
 
 
 @dataclass
@@ -73,7 +73,8 @@ class Plan:
         for rule in self.rules:
             if isinstance(rule, Convolution):
                 rule.lowered_result = self._read_lowered(rule.node.index)
-        self._windows: OrderedDict[bytes, list[Window | None]] = OrderedDict()
+        self._windows: OrderedDict[bytes, tuple[list[Window | None], int]] = OrderedDict()
+        self._windows_bytes = 0
         self.sharing = find_sharing(self)
         self._lock = threading.Lock()
         self._reach: tuple[bytes, np.ndarray, np.ndarray] = (b"", np.empty(0), np.empty(0))  # of the last call
@@ -169,12 +170,15 @@ class Plan:
             known = self._windows.get(key)
             if known is not None:
                 self._windows.move_to_end(key)
-                return known
+                return known[0]
         found = self._find_windows(position, width)
+        size = len(key) + sum(w.table_bytes for w in found if w is not None)
         with self._lock:
-            self._windows[key] = found
-            while len(self._windows) > WINDOWS_KEPT:
-                self._windows.popitem(last=False)
+            if key not in self._windows and size <= WINDOWS_BYTES:
+                self._windows[key] = found, size
+                self._windows_bytes += size
+            while self._windows_bytes > WINDOWS_BYTES:
+                self._windows_bytes -= self._windows.popitem(last=False)[1][1]
         return found
 
     def _find_windows(self, position: np.ndarray, width: int) -> list[Window | None]:

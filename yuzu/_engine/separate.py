@@ -93,7 +93,7 @@ def _terms(node: Node, nodes: list[Node], readers: list[int]) -> list[tuple[list
         return []
     if not isinstance(node.args[0], Ref) or not isinstance(node.args[1], Ref):
         return []
-    join, weight, bias = nodes[node.args[0].index], nodes[node.args[1].index], node.argument(2, "bias")
+    join, weight = nodes[node.args[0].index], nodes[node.args[1].index]
     if join.op not in JOINS or readers[join.index] != 1 or not join.batched or weight.kind != "weight":
         return []
     rank = len(join.shape or ())
@@ -101,8 +101,8 @@ def _terms(node: Node, nodes: list[Node], readers: list[int]) -> list[tuple[list
         return []
     parts = [nodes[ref.index] for ref in join.args[0]]
     sizes = [(p.shape or ())[_axis(node, join)] if len(p.shape or ()) == rank else None for p in parts]
-    same = all(p.dtype == node.dtype and p.batched for p in parts) and weight.columns is None
-    if not same or any(s is None or s < 1 for s in sizes) or (isinstance(bias, Ref) and nodes[bias.index].batched):
+    same = all(p.dtype == node.dtype and p.batched for p in parts)
+    if not same or any(s is None or s < 1 for s in sizes):
         return []
     flattened = [not convolution and p.mutated and p.op in VIEWS for p in parts]
     if all(p.mutated for p in parts) and not any(flattened):

@@ -21,7 +21,7 @@ class Sharing:
     changes: frozenset of int
         The mutated nodes whose change does.
     border: frozenset of int
-        The nodes whose change does not, but is read by one whose change does, or returned.
+        The nodes whose change does not, but is read by one whose change does.
     """
 
     values: frozenset[int]
@@ -34,7 +34,7 @@ def find_sharing(plan: Plan) -> Sharing:
     nodes = plan.graph.nodes
     values: set[int] = set()
     changes: set[int] = set()
-    border = {o for o in plan.graph.output_nodes if nodes[o].mutated}
+    border: set[int] = set()
     for node in nodes:
         i = node.index
         joined = node.kind == "extra" or any(s in values for s in node.inputs)

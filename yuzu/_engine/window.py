@@ -109,6 +109,14 @@ class Window:
             self._cache["step"] = step
         return self._cache["step"]
 
+    @property
+    def table_bytes(self) -> int:
+        """About how much it takes with the tables that `cached` comes to hold: some indices for every position where the
+        windows are not evenly spaced.
+        """
+        sites = len(self.start)
+        return 32 * sites + (0 if self.step is not None else 24 * sites * self.width)
+
     def cached(self, key: Any, make: Any) -> Any:
         """What ``make()`` gave the first time for ``key``: index tables are the same for every sequence."""
         value = self._cache.get(key)
