@@ -111,7 +111,7 @@ class Window:
 
     @property
     def table_bytes(self) -> int:
-        """About how much it takes with the tables that `cached` comes to hold: some indices for every position where the
+        """About what it takes with the tables that `cached` comes to hold: some indices for every position where the
         windows are not evenly spaced.
         """
         sites = len(self.start)
