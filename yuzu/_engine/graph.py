@@ -111,6 +111,18 @@ class Node:
         return self.kwargs.get(name, default)
 
 
+def count_readers(nodes: list[Node], outputs: list[Any]) -> list[int]:
+    """How many nodes read each node; being returned counts as being read."""
+    readers = [0] * len(nodes)
+    for node in nodes:
+        for i in dict.fromkeys(node.inputs):
+            readers[i] += 1
+    for o in outputs:
+        if isinstance(o, int):
+            readers[o] += 1
+    return readers
+
+
 @dataclass
 class Graph:
     """Operations in order, the nodes whose values the model returns, and how it packs them.

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from yuzu._engine.graph import Node, Ref, map_refs
+from yuzu._engine.graph import Node, Ref, count_readers, map_refs
 
 MAXIMUM_POOLS = {
     "aten.max_pool1d",
@@ -56,13 +56,7 @@ class Sign:
 
 def pools_first(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[Any]]:
     """The nodes with maximum pools as early as they can be, renumbered, and the outputs' new indices."""
-    readers = [0] * len(nodes)
-    for node in nodes:
-        for i in dict.fromkeys(node.inputs):
-            readers[i] += 1
-    for o in outputs:
-        if isinstance(o, int):
-            readers[o] += 1
+    readers = count_readers(nodes, outputs)
 
     moved: dict[int, list[Node]] = {}  # by pool: what goes behind it
     for node in nodes:

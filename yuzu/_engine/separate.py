@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from yuzu._engine.graph import Node, Ref, map_refs
+from yuzu._engine.graph import Node, Ref, count_readers, map_refs
 
 JOINS = {"aten.cat", "aten.concat"}
 VIEWS = {"aten.view", "aten.reshape", "aten.flatten"}
@@ -20,13 +20,7 @@ VIEWS = {"aten.view", "aten.reshape", "aten.flatten"}
 
 def separate_joined(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[Any]]:
     """The nodes with such layers as sums, renumbered, and the outputs' new indices."""
-    readers = [0] * len(nodes)
-    for node in nodes:
-        for i in dict.fromkeys(node.inputs):
-            readers[i] += 1
-    for o in outputs:
-        if isinstance(o, int):
-            readers[o] += 1
+    readers = count_readers(nodes, outputs)
     terms = {node.index: _terms(node, nodes, readers) for node in nodes}
     dropped = {node.args[0].index for node in nodes if terms[node.index]}
 
