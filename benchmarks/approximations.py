@@ -125,9 +125,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     left.tick_params(axis="x", labelsize=8)
     left.tick_params(axis="y", length=0)
     left.spines[["top", "right"]].set_visible(False)
-    seconds = {
-        kind: {name: row[kind]["seconds"] for name, row in zip(names, rows, strict=True)} for kind in COLORS
-    }
+    seconds = {kind: {name: row[kind]["seconds"] for name, row in zip(names, rows, strict=True)} for kind in COLORS}
     plot_timings(seconds, right, baseline="exact", colors=COLORS, xlabel="seconds a sequence", legend=False)
     right.set_yticks([])
     figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=3)
