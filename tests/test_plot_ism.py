@@ -172,6 +172,7 @@ def test_a_single_effect_is_seen_where_positions_are_narrower_than_pixels(positi
         (dict(scores=np.zeros((4, 3)), reference=np.zeros((4, 2))), r"want \(4, 3\), the shape of scores"),
         (dict(scores=np.zeros((4, 3)), mark="crosses"), r"mark: got 'crosses', want one of 'auto', 'letters'"),
         (dict(scores=np.zeros((4, 3)), vmax=-1), r"vmax: got -1, want a positive number"),
+        (dict(scores=np.zeros((4, 3)), vmax=np.inf), r"vmax: got inf, want a positive number"),
     ],
 )
 def test_wrong_arguments_are_named_before_anything_is_drawn(arguments, message):

@@ -62,7 +62,7 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 
 def check_positive(name: str, value: float | None) -> None:
-    if value is not None and not value > 0:
+    if value is not None and not 0 < value < float("inf"):
         raise YuzuError(f"{name}: got {value!r}, want a positive number or None")
 
 
