@@ -14,18 +14,18 @@ L = 20
 
 
 class Joined(nn.Module):
-    def __init__(self, how):
+    def __init__(self, how, length=L):
         super().__init__()
-        self.how = how
+        self.how, self.length = how, length
         self.conv, self.other = nn.Conv1d(4, 5, 5, padding=2), nn.Conv1d(4, 3, 3, padding=1)
         self.cell = nn.Linear(3, 6)
-        self.flat, self.two = nn.Linear(5 * L + 3, 4), nn.Linear(8 * L, 4, bias=False)
-        self.pooled, self.three = nn.Linear(5 + 3, 4), nn.Linear(5 * L + 3 + 3 * L + 3, 4)
+        self.flat, self.two = nn.Linear(5 * length + 3, 4), nn.Linear(8 * length, 4, bias=False)
+        self.pooled, self.three = nn.Linear(5 + 3, 4), nn.Linear(5 * length + 3 + 3 * length + 3, 4)
         self.channels, self.many = nn.Conv1d(5 + 6, 4, 3, padding=1), nn.Conv1d(5 + 6 + 3 + 2, 4, 3, padding=1, bias=False)
         self.grouped, self.wide = nn.Conv1d(5 + 6 + 1, 4, 3, groups=2, padding=1), nn.Conv2d(5 + 6, 4, (1, 3), padding=(0, 1))
 
     def forward(self, x, state):
-        y, other, z = self.conv(x).relu(), self.other(x).tanh(), self.cell(state)[:, :, None].expand(-1, -1, L)
+        y, other, z = self.conv(x).relu(), self.other(x).tanh(), self.cell(state)[:, :, None].expand(-1, -1, self.length)
         flat, cat = y.flatten(1), torch.cat
         if self.how == "flattened":
             return self.flat(cat([flat, state], 1)).relu()
@@ -74,6 +74,15 @@ def test_results(how, output, device):
     model, (X, state) = model_of(how), inputs()
     found = yuzu.yuzu_ism(model, X, args=(state,), output=output, device=device)
     assert torch.allclose(found, oracle(model, X, args=(state,))[output], atol=1e-10)
+
+
+@pytest.mark.parametrize("how", SEPARATED)
+@pytest.mark.parametrize("length", [1, 3])
+def test_shorter_than_the_receptive_field(how, length):
+    model, X = randomized(Joined(how, length), seed=2).double().eval(), sequences(2, length, dtype=torch.float64)
+    X[1, :, 0] = 0
+    found = yuzu.yuzu_ism(model, X, args=(inputs()[1],), output="delta", device="cpu")
+    assert torch.allclose(found, oracle(model, X, args=(inputs()[1],))["delta"], atol=1e-10)
 
 
 @pytest.mark.parametrize("how", HOW)

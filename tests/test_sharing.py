@@ -23,13 +23,13 @@ L, STATES = 30, 5
 class Joins(nn.Module):
     """Convolutions, and a cell state that joins them somehow."""
 
-    def __init__(self, how):
+    def __init__(self, how, length=L):
         super().__init__()
-        self.how = how
+        self.how, self.length = how, length
         self.conv, self.after = nn.Conv1d(4, 6, 5, padding=2), nn.Conv1d(6, 6, 3, padding=1)
         self.cell, self.names = nn.Linear(3, 6), nn.Embedding(9, 6)
         self.norm = nn.BatchNorm1d(6)
-        self.dense, self.head = nn.Linear(6 * L + 6, 7), nn.Linear(7, 2)
+        self.dense, self.head = nn.Linear(6 * length + 6, 7), nn.Linear(7, 2)
 
     def forward(self, x, state):
         cell = self.names(state[:, 0].long()) if self.how == "embedding" else self.cell(state)
@@ -45,16 +45,16 @@ class Joins(nn.Module):
         elif self.how == "a mask":
             y = self.after(y).masked_fill(z > 0, -1.0)
         elif self.how == "an infinite mask":
-            y = y + torch.where((z > 0.5) & (torch.arange(L) < 20), -torch.inf, 0.0).softmax(2)
-            y = y + y.masked_fill((z > 0.5) & (torch.arange(L) < 9), -torch.inf).softmax(2)
+            y = y + torch.where((z > 0.5) & (torch.arange(self.length) < 20), -torch.inf, 0.0).softmax(2)
+            y = y + y.masked_fill((z > 0.5) & (torch.arange(self.length) < 9), -torch.inf).softmax(2)
         elif self.how == "a comparison":
             y = torch.where(self.after(y) > z, y, z)
         elif self.how == "read again later":
             scaled = y * z.sigmoid()  # what the states share is read by what they do not, and then by what they do
             y = scaled + self.after(y) + self.after(y).flip(2)
         elif self.how == "positions":
-            y = F.max_pool1d(torch.cat([self.after(y), z.expand(-1, -1, 4)], 2), 3, 1)[:, :, :L]
-            y = F.pad(y, (0, L - y.shape[2]))
+            y = F.max_pool1d(torch.cat([self.after(y), z.expand(-1, -1, 4)], 2), 3, 1)[:, :, : self.length]
+            y = F.pad(y, (0, self.length - y.shape[2]))
         out = self.head(self.dense(torch.cat([y.flatten(1), cell], 1)).relu())
         return (out, self.after(y).mean(2)) if self.how == "two outputs" else out
 
@@ -85,6 +85,18 @@ def test_every_pair_as_alone(how, device):
         wanted = leaves(oracle(model, X, args=(cells[j : j + 1].expand(3, 3),))["delta"])
         for mine, other in zip(found, wanted, strict=True):
             assert mine.shape[:2] == (3, STATES) and torch.allclose(mine[:, j], other, atol=1e-10), j
+
+
+@pytest.mark.filterwarnings("ignore:.*run naively")
+@pytest.mark.parametrize("how", ["at the end", "a term", "a mask", "attention", "read again later"])
+@pytest.mark.parametrize("length", [1, 3, 6])
+def test_shorter_than_the_receptive_field(how, length):
+    model, X = randomized(Joins(how, length), seed=3).double().eval(), sequences(2, length, dtype=torch.float64)
+    cells = state(3)
+    found = apply_pairwise(yuzu.yuzu_ism, model, X, (cells,), device="cpu", output="delta")
+    for j in range(3):
+        wanted = oracle(model, X, args=(cells[j : j + 1].expand(2, 3),))["delta"]
+        assert torch.allclose(found[:, j], wanted, atol=1e-10)
 
 
 SETTINGS = {

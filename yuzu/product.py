@@ -20,7 +20,7 @@ from yuzu.saturation_mutagenesis import saturation_mutagenesis, saturation_mutag
 from yuzu.yuzu_ism import ism_of_states, yuzu_ism
 
 # functions that score the same sequences with many states at once
-SHARING: list[tuple[Callable[..., Any], Callable[..., list[Any]]]] = [
+SHARING: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
     (yuzu_ism, ism_of_states),
     (saturation_mutagenesis, saturation_mutagenesis_of_states),
 ]
@@ -54,7 +54,7 @@ def apply_pairwise(
     args: sequence of arrays, each of ``m`` rows
         The model's inputs after the sequence; row ``j`` of all of them is one state.
     batch_size: int
-        Pairs handed to ``func`` at once (of no use to the functions that share). Default 32.
+        Pairs handed to ``func`` at once; the functions that share pick their own. Default 32.
     device: str, torch.device or None
         Handed to ``func`` as a string. Default None: CUDA when available and the CPU otherwise.
     additional_func_kwargs: dict or None
