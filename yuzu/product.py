@@ -163,10 +163,12 @@ def _apply(
         if known is yuzu_ism and "batch_size" not in (additional or {}):
             del settings["batch_size"]  # pairs there, sequences here
         settings = {"verbose": verbose, **preset, **settings}
-        inspect.signature(known).bind(model, X, **settings)  # a wrong name raises with no other function's
+        given = inspect.signature(known).bind(model, X, **settings)
+        given.apply_defaults()
+        asked = {name: value for name, value in given.arguments.items() if name not in ("args", "return_timings")}
         rows = [[a[r : r + 1] for a, r in zip(args, state, strict=True)] for state in zip(*states, strict=True)]
         inputs = [tuple(a.expand(len(X), *a.shape[1:]) for a in state) for state in rows]
-        leaves, spec = pytree.tree_flatten(_lists(sharing(model, X, states=inputs, **settings)))
+        leaves, spec = pytree.tree_flatten(_lists(sharing(states=inputs, **asked)))
     shaped = [v.reshape(len(X), *counts, *v.shape[2:]) if _is_array(v) else v for v in leaves]
     return pytree.tree_unflatten([to_user(v, as_numpy) if _is_array(v) else v for v in shaped], spec)
 

@@ -135,7 +135,7 @@ def ism_of_states(
     precomputation: Any = None,
     *,
     states: Sequence[tuple[Any, ...] | None],
-    output: str = "l2",
+    output: str,
     target: Any = None,
     func: Callable[[Any], Any] | None = None,
     start: int | None = 0,
