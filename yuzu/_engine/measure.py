@@ -28,14 +28,17 @@ CACHE_TARGET = {
 }  # bytes of the largest change of a chunk, where the search for its size begins
 
 
-LARGEST_BLOCK = {"cpu": 32 << 20}  # bytes; the C library gets every larger one anew from the system, page by page
-LONGEST_TRIAL, SEARCH_SECONDS = 0.08, 0.8  # of one chunk size, and of all
+LARGEST_BLOCK = {"cpu": 20 << 20}  # bytes; of larger ones few are found again among those that were freed, and new pages cost more
+LONGEST_TRIAL, SEARCH_SECONDS = 0.25, 0.8  # of one chunk size, and of all
 NAIVE_BATCHES = (128, 512)
 BATCH_GAINS = ((1, 30), (16, 6))  # rows of a batch, and how many times cheaper a row of a large one may be
 WORTH_COMPARING = 0.02  # seconds for a sequence; below it nobody waits, and a call is mostly overhead
 CHUNK_REPEATS = 2
+SETTLED = 0.9  # of the least time so far: a run that takes longer says that the next will take no less
 CHUNK_OVERHEAD = 4e-4  # seconds that a chunk takes outside of the walk: finding its sites, writing its scores
+HOPELESS = 8  # times the best time so far that a way's first call may take to be tried again
 TRIAL_PRODUCTS = {"cpu": 4e8}  # multiply-adds in one call of a way that is tried: about 3 ms on two cores
+LOWERED_PRODUCTS = 10  # times as many where they are lowered: few of them say little about many
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def _seconds(function: Callable[[], object], device: torch.device) -> float:
 
 def _least_seconds(function: Callable[[], object], device: torch.device, repeats: int, best: float) -> float:
     """The least of some times after a call to warm up; fewer when it will plainly not beat ``best``."""
-    if _seconds(function, device) > 2 * best:  # the first call also lays out weights
+    if _seconds(function, device) > HOPELESS * best:  # the first call also lays out weights and prepares kernels
         return math.inf
     least = math.inf
     for _ in range(repeats):
@@ -139,7 +142,7 @@ def choose_ways(
     plan = run.plan
     chosen: dict[int, str] = {}
     lowered = run.precision == "medium"
-    affordable = TRIAL_PRODUCTS.get(run.device.type, math.inf) * (4 if lowered else 1)
+    affordable = TRIAL_PRODUCTS.get(run.device.type, math.inf) * (LOWERED_PRODUCTS if lowered else 1)
     middle = plan.windows(np.array([length // 2]), 1)
     alike: dict[Hashable, list[tuple[int, Rule]]] = {}
     for node in plan.graph.nodes:
@@ -193,7 +196,7 @@ def _fastest(rule: Rule, run: Run, window: Window, sites: Sites) -> str:
             made[shape] = torch.linspace(-1, 1, math.prod(size), dtype=dtype, device=run.device).view(size)
         return made[shape]
 
-    ways = rule.ways(window)
+    ways = rule.ways(window, run.precision == "medium")
     if len(ways) < 2:
         return ways[0] if ways else rule.way
     best, fastest = math.inf, rule.way
@@ -224,7 +227,7 @@ def choose_chunk(
     begin = time.perf_counter()
     best, best_cost, shares = 1, math.inf, [0.0] * len(run.plan.graph.nodes)
 
-    def attempt(size: int, margin: float = 1.01) -> float:
+    def attempt(size: int, margin: float = 0.98) -> float:
         nonlocal best, best_cost, shares
         cost, found = cost_of_chunk(run, edits, n_choices, length, size, seed, 1.5 * best_cost)
         if cost < margin * best_cost:
@@ -258,18 +261,22 @@ def cost_of_chunk(
 
 
 def _chunk_seconds(run: Run, sites: Sites, hopeless: float) -> tuple[float, list[float]]:
-    """The least seconds of some runs of a chunk, and of each of its nodes; fewer runs where they are ``hopeless``."""
-    least, shares, spent = math.inf, [0.0] * len(run.plan.graph.nodes), 0.0
-    for repeat in range(1 + CHUNK_REPEATS):  # the first lays out weights, and asks for memory
+    """The least seconds of some runs of a chunk, and of each of its nodes; fewer runs where they are ``hopeless``.
+
+    The first lays out weights, has kernels prepared and asks for memory; it may take more runs until all is in place.
+    """
+    least, shares, spent, runs = math.inf, [0.0] * len(run.plan.graph.nodes), 0.0, 0
+    while True:
         run.seconds = [0.0] * len(run.plan.graph.nodes)
         now = _seconds(lambda: run.chunk(sites), run.device)
         found, run.seconds = run.seconds, None
-        spent += now
+        settled = now > SETTLED * least
+        spent += now if runs else 0.0
+        runs += 1
         if now < least:
             least, shares = now, found
-        if repeat and (spent > LONGEST_TRIAL or least > hopeless):
-            break
-    return least, shares
+        if spent > LONGEST_TRIAL or (settled and (runs > CHUNK_REPEATS or least > hopeless or 2 * now > LONGEST_TRIAL)):
+            return least, shares
 
 
 def naive_is_faster(

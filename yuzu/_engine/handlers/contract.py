@@ -135,8 +135,10 @@ class Rule:
         """The ways it can be run by at all, if it has several."""
         return ()
 
-    def ways(self, window: Window) -> list[str]:
-        """Those of `all_ways` that give the exact result and apply to a window before it."""
+    def ways(self, window: Window, lowered: bool) -> list[str]:
+        """Those of `all_ways` that give the exact result, apply to a window before it, and may be the fastest with full
+        or lowered products.
+        """
         return []
 
     def alike(self) -> Hashable:

@@ -65,11 +65,10 @@ class Convolution(Reading):
     def all_ways(self) -> tuple[str, ...]:
         return tuple(WAYS)
 
-    def ways(self, window: Window) -> list[str]:
+    def ways(self, window: Window, lowered: bool) -> list[str]:
+        reached = (window.width + self.geometry.reach) / window.width
         exact = [way for way in self.applicable(window.width) if WAYS[way].exact]
-        # those that multiply at every position a window reaches cannot win where that is more than twice as much
-        wasteful = window.width + self.geometry.reach > 2 * window.width and self.groups == 1
-        return [way for way in exact if not (wasteful and WAYS[way].everywhere)] or exact
+        return [way for way in exact if self.groups > 1 or reached <= WAYS[way].most_reached[lowered]] or exact
 
     def alike(self) -> Hashable:
         g = self.geometry

@@ -8,6 +8,7 @@ spent on zeros and on moving data. ``applies`` says None or why not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 
 FEW_CHANNELS = 8  # up to here the folded way keeps positions innermost, and the banded way takes several at once
 BLOCK_CHANNELS = 16  # positions taken at once, times channels
+BLOCK_POSITIONS, BLOCK_COLUMNS = 8, 2048  # at most, of a product for several positions
 MANY_PARTS = 1 << 14  # window times kernel beyond which a mutant's parts are too many to be laid out
 LEAST_LOWERED_CHANNELS = 16
+LEAST_CONVERTED_CHANNELS = 128
 
 
 @dataclass
@@ -102,6 +105,15 @@ def lowered(weight: torch.Tensor, precision: str) -> torch.Tensor:
     return weight.to(torch.bfloat16) if precision == "medium" and weight.dtype == torch.float32 else weight
 
 
+def lowered_matrix(matrix: torch.Tensor, precision: str, result: torch.dtype) -> torch.Tensor:
+    """A matrix ``(Cin, Cout)`` in the dtype of lowered products where that pays: with few channels
+    converting what is read and what comes out takes longer than the product.
+    """
+    if result != matrix.dtype or matrix.shape[0] >= LEAST_CONVERTED_CHANNELS or matrix.device.type != "cpu":
+        matrix = lowered(matrix, precision)
+    return matrix
+
+
 def lowered_kernel(kernel: torch.Tensor, precision: str) -> torch.Tensor:
     """A kernel ``(Cout, Cin / groups, k)`` as ``conv2d`` on channels-last images takes it, in the dtype of lowered
     products where that is safe.
@@ -136,8 +148,16 @@ def table(call: Call) -> torch.Tensor:
 
 
 def windows(call: Call) -> torch.Tensor:
-    """One convolution over all windows as a batch, channels last. Costs the zeros around narrow windows."""
+    """One convolution over all windows as a batch, channels last. Costs the zeros around narrow windows. With a kernel
+    of 1 it is one product.
+    """
     x = call.rows()
+    if call.kernel.shape[2] == 1 and call.groups == 1:
+        matrix = call.derived(
+            "channels", lambda: lowered_matrix(call.kernel[:, :, 0].T, call.run.precision, call.dtype)
+        )
+        flat = x.flatten(0, 1).to(matrix.dtype)
+        return (flat @ matrix).to(call.dtype).view(*x.shape[:2], -1)
     kernel = call.derived("windows", lambda: lowered_kernel(call.kernel, call.run.precision))
     return convolve_rows(x, kernel, call.reach, call.dilation, call.groups, dtype=call.dtype)
 
@@ -163,29 +183,50 @@ def banded(call: Call) -> torch.Tensor:
     """For each output position one product of the inputs that it reads with the taps that read them: of the banded
     (Toeplitz) weight of the whole window exactly the part that is not zero. Few output channels: blocks of positions.
     """
+    if call.kernel.shape[0] <= FEW_CHANNELS:
+        return _banded_blocks(call)
+    return _banded(call, 1)
+
+
+def blocks(call: Call) -> torch.Tensor:
+    """The same for several output positions at once: fewer and larger products, as lowered ones need to be fast, with
+    some zeros in them.
+    """
+    return _banded(call, _block_positions(call.kernel.shape[0]))
+
+
+def _block_positions(channels: int) -> int:
+    return min(BLOCK_POSITIONS, BLOCK_COLUMNS // channels)
+
+
+def _banded(call: Call, block: int) -> torch.Tensor:
     x, apart = call.rows(), call.dilation
     n, w, cin = x.shape
     cout, _, k = call.kernel.shape
-    if cout <= FEW_CHANNELS and k > 1:
-        return _banded_blocks(call, x)
-    width, precision = w + call.reach, call.run.precision
-    taps = call.derived(
-        "banded", lambda: lowered(call.kernel.permute(2, 1, 0).reshape(k * cin, cout), precision).contiguous()
-    )
+    width, span = w + call.reach, k + block - 1  # inputs that a block reads
+
+    def make() -> torch.Tensor:
+        band = call.kernel.new_zeros(span, cin, block, cout)
+        for i in range(block):
+            band[i : i + k, :, i] = call.kernel.permute(2, 1, 0)
+        return lowered(band.reshape(span * cin, block * cout), call.run.precision).contiguous()
+
+    band = call.derived(f"banded {block}", make)
     result = x.new_empty(n, width * cout, dtype=call.dtype)
-    columns = _each_phase(x.to(taps.dtype), apart)
-    for j in range(width):
-        phase, last = j % apart, j // apart  # of the inputs of its phase, it reads the k up to this one
+    columns = _each_phase(x.to(band.dtype), apart)
+    for j in range(0, width, block):
+        phase, place = j % apart, j // apart  # among the inputs of its phase
         held = (w - phase + apart - 1) // apart
-        low, high = max(0, last - k + 1), min(held, last + 1)
-        out = result[:, j * cout : (j + 1) * cout]
+        begin = place - k + 1
+        low, high = max(0, begin), min(held, place + block)
+        stop = min(j + block, width)
+        out = result[:, j * cout : stop * cout]
         if high <= low:
             out.zero_()
             continue
-        first = low - (last - k + 1)
         product(
             columns[phase][:, low * cin : high * cin],
-            taps[first * cin : (first + high - low) * cin],
+            band[(low - begin) * cin : (high - begin) * cin, : (stop - j) * cout],
             out,
         )
     return result.view(n, width, cout)
@@ -198,11 +239,11 @@ def _each_phase(x: torch.Tensor, apart: int) -> list[torch.Tensor]:
     return [x[:, phase::apart].flatten(1) for phase in range(apart)]
 
 
-def _banded_blocks(call: Call, x: torch.Tensor) -> torch.Tensor:
+def _banded_blocks(call: Call) -> torch.Tensor:
     """With few output channels a product yields a block of positions: a convolution of stride ``block`` whose output
     channels are the positions of a block, with a kernel that holds the layer's at every place in it. Costs some zeros.
     """
-    apart = call.dilation
+    x, apart = call.rows(), call.dilation
     cout, cin, k = call.kernel.shape
     block = min(BLOCK_CHANNELS // cout, k)
 
@@ -285,14 +326,14 @@ class Shape:
 
 @dataclass(frozen=True)
 class WayEntry:
-    """A way, when it applies (None, or the reason why not), whether its result is exact, and whether it multiplies for
-    every position that a window reaches, zeros included.
+    """A way, when it applies (None, or the reason why not), whether its result is exact, and how far it may be the
+    fastest: while a window reaches at most so many times its own positions, with full and with lowered products.
     """
 
     run: Way
     applies: Callable[[Shape], str | None]
     exact: bool = True
-    everywhere: bool = False
+    most_reached: tuple[float, float] = (math.inf, math.inf)
 
 
 def always(shape: Shape) -> str | None:
@@ -300,18 +341,34 @@ def always(shape: Shape) -> str | None:
     return None
 
 
-def _one_group(shape: Shape) -> str | None:
+def _several_taps(shape: Shape) -> str | None:
+    if shape.kernel == 1:
+        return "a kernel of 1 is one product"
     return None if shape.groups == 1 else f"the convolution has {shape.groups} groups"
+
+
+def _in_blocks(shape: Shape) -> str | None:
+    if shape.channels_out <= FEW_CHANNELS:
+        return "with so few channels the banded way takes blocks, too"
+    block = _block_positions(shape.channels_out)
+    if shape.dilation > 1 or shape.kernel < block // 2:
+        return "blocks would be mostly zeros"
+    if block < 2:
+        return "one position has enough channels"
+    return _several_taps(shape)
 
 
 def _foldable(shape: Shape) -> str | None:
     if shape.channels_out <= FEW_CHANNELS and shape.width * shape.kernel >= MANY_PARTS:
         return "the parts that it would sum are too many"
-    return _one_group(shape)
+    return _several_taps(shape)
 
 
+# A way that multiplies at every position that a window reaches cannot win where that is mostly zeros. Lowered products
+# cost little beside moving what they read and yield: zeros matter less there, and a way's own sums more.
 WAYS: dict[str, WayEntry] = {
-    "fold": WayEntry(fold, _foldable),
-    "banded": WayEntry(banded, _one_group),
-    "windows": WayEntry(windows, always, everywhere=True),
+    "windows": WayEntry(windows, always, most_reached=(2, 3)),
+    "fold": WayEntry(fold, _foldable, most_reached=(math.inf, 0)),
+    "banded": WayEntry(banded, _several_taps),
+    "blocks": WayEntry(blocks, _in_blocks, most_reached=(0, math.inf)),
 }

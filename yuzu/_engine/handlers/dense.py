@@ -18,7 +18,7 @@ import torch
 from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, on_device, rewindow
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.contract import Rule, View, handles
-from yuzu._engine.handlers.convolution_ways import add_product, lowered, product
+from yuzu._engine.handlers.convolution_ways import add_product, lowered, lowered_matrix, product
 from yuzu._engine.handlers.elementwise import Local, OnRows
 from yuzu._engine.window import Window
 
@@ -46,7 +46,7 @@ class OnChannels(Rule):
         weight = run.value(self.weight)
 
         def make() -> torch.Tensor:
-            return lowered(weight.T if self.transposed else weight, run.precision)
+            return lowered_matrix(weight.T if self.transposed else weight, run.precision, weight.dtype)
 
         matrix = make() if run.precision != "medium" else run.derived(("channels", self.node.index), [weight], make)
         if window is None:
@@ -78,7 +78,7 @@ class OverPositions(Rule):
     def all_ways(self) -> tuple[str, ...]:
         return DENSE_WAYS
 
-    def ways(self, window: Window) -> list[str]:
+    def ways(self, window: Window, lowered: bool) -> list[str]:
         return ["slices"] if (window.start == window.start[0]).all() else ["slices", "positions"]
 
     def multiply_adds(self, run: Run, width: int) -> int:
@@ -117,12 +117,8 @@ class OverPositions(Rule):
         def position_major() -> torch.Tensor:
             """``(out, L * channels)`` with positions slowest."""
             matrix = weight if self.transposed else weight.T
-            matrix = (
-                matrix.unflatten(1, (layout.outer, layout.length, layout.inner))
-                .permute(0, 2, 1, 3)
-                .reshape(matrix.shape[0], -1)
-            )
-            return lowered(matrix, run.precision).contiguous()
+            parts = lowered(matrix, run.precision).unflatten(1, (layout.outer, layout.length, layout.inner))
+            return parts.permute(0, 2, 1, 3).reshape(matrix.shape[0], -1).contiguous()
 
         as_it_lies = self.transposed and layout.outer == 1 and run.precision != "medium" and weight.is_contiguous()
         matrix = weight if as_it_lies else run.derived(("dense", self.node.index), [weight], position_major)
