@@ -28,7 +28,9 @@ CACHE_TARGET = {
 }  # bytes of the largest change of a chunk, where the search for its size begins
 
 
-LARGEST_BLOCK = {"cpu": 20 << 20}  # bytes; of larger ones few are found again among those that were freed, and new pages cost more
+LARGEST_BLOCK = {
+    "cpu": 20 << 20
+}  # bytes; of larger ones few are found again among those that were freed, and new pages cost more
 LONGEST_TRIAL, SEARCH_SECONDS = 0.25, 0.8  # of one chunk size, and of all
 NAIVE_BATCHES = (128, 512)
 BATCH_GAINS = ((1, 30), (16, 6))  # rows of a batch, and how many times cheaper a row of a large one may be
@@ -36,6 +38,7 @@ WORTH_COMPARING = 0.02  # seconds for a sequence; below it nobody waits, and a c
 CHUNK_REPEATS = 2
 SETTLED = 0.9  # of the least time so far: a run that takes longer says that the next will take no less
 CHUNK_OVERHEAD = 4e-4  # seconds that a chunk takes outside of the walk: finding its sites, writing its scores
+LONG_CALL = 0.03  # seconds of a way's call after which one is enough
 HOPELESS = 8  # times the best time so far that a way's first call may take to be tried again
 TRIAL_PRODUCTS = {"cpu": 4e8}  # multiply-adds in one call of a way that is tried: about 3 ms on two cores
 LOWERED_PRODUCTS = 10  # times as many where they are lowered: few of them say little about many
@@ -122,13 +125,13 @@ def _seconds(function: Callable[[], object], device: torch.device) -> float:
 
 
 def _least_seconds(function: Callable[[], object], device: torch.device, repeats: int, best: float) -> float:
-    """The least of some times after a call to warm up; fewer when it will plainly not beat ``best``."""
+    """The least of some times after a call to warm up; fewer when it will plainly not beat ``best``, or takes long."""
     if _seconds(function, device) > HOPELESS * best:  # the first call also lays out weights and prepares kernels
         return math.inf
     least = math.inf
     for _ in range(repeats):
         least = min(least, _seconds(function, device))
-        if least > 1.3 * best:
+        if least > 1.3 * best or least > LONG_CALL:
             break
     return least
 
@@ -158,7 +161,8 @@ def choose_ways(
 
     def attempt(width: int, rule: Rule) -> str:
         work = max(rule.multiply_adds(run, width) * edits, 1)
-        count = max(int(min(4 * first, max(affordable / work, first // 4), most)), 1)
+        fewest = 2 * first if rule.shares_among_sites else first // 4
+        count = max(int(min(4 * first, max(affordable / work, fewest), most)), 1)
         sites = example_sites(plan, count, edits, 1, n_choices, length, run, seed)
         window = run.set_sites(sites)[rule.sources[0]]
         assert window is not None

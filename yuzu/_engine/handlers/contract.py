@@ -92,6 +92,8 @@ class Rule:
         Shown in the summary.
     way: str
         The one of `all_ways` that is used, if it has several.
+    shares_among_sites: bool
+        Whether one of its ways gains by sites that lie together, so that a trial of few says nothing of many.
     reads_lowered: bool
         Whether it copes with differences in the dtype of lowered products, and returns them in the node's own.
     reads_reference: bool
@@ -102,6 +104,7 @@ class Rule:
     family = "naive"
     aliases = False
     way = ""
+    shares_among_sites = False
     reads_lowered = False
     reads_reference = True
 

@@ -70,6 +70,7 @@ class OverPositions(Rule):
     family = "dense"
     reads_reference = False
     way = "slices"
+    shares_among_sites = True
 
     def __init__(self, view: View, weight: int, transposed: bool) -> None:
         super().__init__(view, ROWS)
