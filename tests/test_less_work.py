@@ -265,7 +265,7 @@ def test_the_middle_and_the_ends_get_chunks_of_their_own():
     assert len(half) == 4, "where nearly all lie near an end, nothing is split off"
 
 
-@pytest.mark.parametrize("conv", ["auto", "banded", "fold", "windows", "cyclic"])
+@pytest.mark.parametrize("conv", ["auto", "banded", "blocks", "fold", "windows", "cyclic"])
 def test_medium_precision_where_differences_stay_in_bfloat16(conv, device):
     layers = [
         nn.Conv1d(4, 32, 7, padding=3),
@@ -291,15 +291,17 @@ def test_medium_precision_where_differences_stay_in_bfloat16(conv, device):
 @pytest.mark.parametrize("dilation", [1, 3, 50])
 @pytest.mark.parametrize("channels", [1, 3, 8])
 @pytest.mark.parametrize("kernel", [1, 2, 7, 30])
-@pytest.mark.parametrize("way", ["banded", "fold"])
-def test_few_output_channels(dilation, channels, kernel, way, device):
+@pytest.mark.parametrize("way", ["banded", "fold", "fold in one convolution"])
+def test_few_output_channels(dilation, channels, kernel, way, device, monkeypatch):
+    if way == "fold in one convolution":
+        monkeypatch.setattr(convolution_ways, "MOST_PRODUCTS", 0)
     reach = (kernel - 1) * dilation
     model = nn.Sequential(
         nn.Conv1d(4, 6, 5, padding=2), nn.ReLU(), nn.Conv1d(6, channels, kernel, padding=reach, dilation=dilation)
     ).eval()
     X = sequences(2, L)
     for dtype in (torch.float32, torch.float64):
-        precomputation = yuzu.precompute(model.to(dtype), L, conv=way, device=device)
+        precomputation = yuzu.precompute(model.to(dtype), L, conv=way.split()[0], device=device)
         found = yuzu.yuzu_ism(model, X, precomputation, output="delta", device=device)
         assert_right(found, model, X, output="delta", device=device)
 
@@ -326,14 +328,7 @@ def test_calls_leave_nothing_behind(conv, device):
     assert_right(found, model, X, output="delta", device=device)
 
 
-def test_parts_too_many_to_be_laid_out(monkeypatch):
-    monkeypatch.setattr(convolution_ways, "MANY_PARTS", 5 * 7)
-    model = nn.Sequential(nn.Conv1d(4, 6, 5, padding=2), nn.ReLU(), nn.Conv1d(6, 2, 7)).eval()
-    assert yuzu.precompute(model, L, conv="fold").decisions["layers"][-1][5] == "windows"
-    assert yuzu.precompute(model, L + 2).decisions["layers"][-1][5] == "banded", "windows would multiply more zeros"
-
-
-@pytest.mark.parametrize("conv", ["windows", "banded", "cyclic"])
+@pytest.mark.parametrize("conv", ["windows", "banded", "blocks", "fold", "cyclic"])
 @pytest.mark.parametrize(("channels", "kernel"), [(2, 32), (4, 16), (4, 24), (6, 16), (8, 8), (8, 12), (12, 8)])
 def test_medium_precision_with_few_channels(conv, channels, kernel, device):
     """Sizes at which oneDNN's bfloat16 convolutions are wrong."""

@@ -30,7 +30,7 @@ from yuzu.inputs import argument_kinds, check_args, check_count, check_device, c
 from yuzu.naive_ism import try_model
 
 FORMAT = 2  # of the files; a change of what the graph is rewritten to is one, too
-CONV = ("auto", "windows", "cyclic", "banded", "fold", "gaussian")
+CONV = ("auto", "windows", "cyclic", "banded", "blocks", "fold", "gaussian")
 PRECISIONS = ("highest", "high", "medium")
 CPU_MEMORY = 1 << 30
 NAIVE_BATCH = 128  # mutants in one forward pass of a model that could not be captured
@@ -270,8 +270,8 @@ def precompute(
     conv: str
         ``"auto"`` measures the exact ways and keeps the fastest for each layer, and runs the whole model naively
         where a sequence takes over 20 ms and that is faster still. Or one way for all
-        convolutions that it applies to: ``"windows"``, ``"cyclic"``, ``"banded"``, ``"fold"``,
-        ``"gaussian"``.
+        convolutions that it applies to: ``"windows"``, ``"cyclic"``, ``"banded"``, ``"blocks"``,
+        ``"fold"``, ``"gaussian"``.
     precision: str
         ``"highest"``: the model's own dtype throughout. ``"high"``: TF32 products on CUDA. ``"medium"``:
         bfloat16 products of differences.

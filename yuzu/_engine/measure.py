@@ -15,7 +15,7 @@ import torch
 from yuzu._engine.gate import running
 from yuzu._engine.handlers.contract import Rule
 from yuzu._engine.handlers.convolution import Convolution
-from yuzu._engine.handlers.convolution_ways import FEW_CHANNELS
+from yuzu._engine.handlers.convolution_ways import BLOCK_POSITIONS
 from yuzu._engine.handlers.dense import OverPositions
 from yuzu._engine.handlers.pool import MaximumPool
 from yuzu._engine.plan import Plan
@@ -77,8 +77,11 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
             kernel = sizes.kernel * sizes.channels_in * sizes.channels_out // sizes.groups
             # laid out anew, and a copy to notice changes; the same of the kernel with factors in it
             weights += (4 if rule.factors_before or rule.factors_after else 2) * kernel
-            if rule.way == "fold" and sizes.channels_out <= FEW_CHANNELS:
-                largest = max(largest, sizes.width * sizes.kernel * sizes.channels_out)
+            if rule.way == "blocks" or sizes.few:
+                weights += BLOCK_POSITIONS * 2 * kernel
+            if rule.way == "fold" and sizes.few:
+                reached = sizes.kernel // BLOCK_POSITIONS + 2  # blocks
+                largest = max(largest, sizes.width * reached * sizes.channels_out)
         elif isinstance(rule, MaximumPool):
             tables += rule.geometry.kernel * whole
         elif isinstance(rule, OverPositions):

@@ -66,9 +66,9 @@ class Convolution(Reading):
         return tuple(WAYS)
 
     def ways(self, window: Window, lowered: bool) -> list[str]:
-        reached = (window.width + self.geometry.reach) / window.width
+        shape = self.shape(window.width)
         exact = [way for way in self.applicable(window.width) if WAYS[way].exact]
-        return [way for way in exact if self.groups > 1 or reached <= WAYS[way].most_reached[lowered]] or exact
+        return [way for way in exact if WAYS[way].may_win(shape, lowered)] or exact
 
     def alike(self) -> Hashable:
         g = self.geometry

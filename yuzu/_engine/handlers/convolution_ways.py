@@ -8,7 +8,6 @@ spent on zeros and on moving data. ``applies`` says None or why not.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,10 +20,10 @@ from yuzu._engine.window import Window
 if TYPE_CHECKING:
     from yuzu._engine.run import Run
 
-FEW_CHANNELS = 8  # up to here the folded way keeps positions innermost, and the banded way takes several at once
+FEW_CHANNELS = 8  # up to here the folded and the banded way take several positions at once
 BLOCK_CHANNELS = 16  # positions taken at once, times channels
 BLOCK_POSITIONS, BLOCK_COLUMNS = 8, 2048  # at most, of a product for several positions
-MANY_PARTS = 1 << 14  # window times kernel beyond which a mutant's parts are too many to be laid out
+MOST_PRODUCTS = 8  # of blocks, beyond which one convolution is faster
 LEAST_LOWERED_CHANNELS = 16
 LEAST_CONVERTED_CHANNELS = 128
 
@@ -243,7 +242,6 @@ def _banded_blocks(call: Call) -> torch.Tensor:
     """With few output channels a product yields a block of positions: a convolution of stride ``block`` whose output
     channels are the positions of a block, with a kernel that holds the layer's at every place in it. Costs some zeros.
     """
-    x, apart = call.rows(), call.dilation
     cout, cin, k = call.kernel.shape
     block = min(BLOCK_CHANNELS // cout, k)
 
@@ -255,17 +253,23 @@ def _banded_blocks(call: Call) -> torch.Tensor:
 
     band = call.derived("blocks", make)
 
-    def phase(x: torch.Tensor) -> torch.Tensor:
+    def of_phase(x: torch.Tensor) -> torch.Tensor:
         width = x.shape[1] + k - 1
         ahead = -width % block  # the padding is the same on both sides: outputs begin so many positions early
         result = convolve_rows(x, band, k - 1 + ahead, 1, 1, block, dtype=call.dtype)
         return result.view(len(x), -1, cout)[:, ahead : ahead + width]
 
+    return _by_phases(call, of_phase)
+
+
+def _by_phases(call: Call, of_phase: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """What a way for a dilation of 1 gives for the positions that are a dilation apart, in their places."""
+    x, apart = call.rows(), call.dilation
     if apart == 1:
-        return phase(x).contiguous()
-    result = x.new_zeros(len(x), x.shape[1] + call.reach, cout, dtype=call.dtype)
-    for first in range(min(apart, x.shape[1])):
-        part = phase(x[:, first::apart])
+        return of_phase(x).contiguous()
+    phases = [of_phase(x[:, first::apart].contiguous()) for first in range(min(apart, x.shape[1]))]
+    result = phases[0].new_zeros(len(x), x.shape[1] + call.reach, call.kernel.shape[0])
+    for first, part in enumerate(phases):
         result[:, first::apart][:, : part.shape[1]] = part
     return result
 
@@ -277,7 +281,7 @@ def fold(call: Call) -> torch.Tensor:
     cout, _, k = call.kernel.shape
     precision = call.run.precision
     if cout <= FEW_CHANNELS:
-        return _fold_few(call, x)
+        return _fold_few(call)
     taps = call.derived(
         "fold", lambda: lowered(call.kernel.flip(2).permute(1, 2, 0).reshape(cin, k * cout), precision).contiguous()
     )
@@ -295,18 +299,55 @@ def fold(call: Call) -> torch.Tensor:
     return result.view(n, apart, each, cout).transpose(1, 2).reshape(n, each * apart, cout)[:, : w + call.reach]
 
 
-def _fold_few(call: Call, x: torch.Tensor) -> torch.Tensor:
-    """With few output channels the parts are laid out ``(k, Cout, N, w)``, so that each addition runs along memory."""
-    n, w, cin = x.shape
-    cout, _, k = call.kernel.shape
-    taps = call.derived(
-        "few", lambda: lowered(call.kernel.flip(2).permute(2, 0, 1).flatten(0, 1), call.run.precision).contiguous()
-    )
-    parts = (taps @ x.view(n * w, cin).T.to(taps.dtype)).view(k, cout, n, w)
-    result = x.new_zeros(cout, n, w + call.reach, dtype=call.kernel.dtype)
-    for t in range(k):
-        result[:, :, t * call.dilation : t * call.dilation + w] += parts[t]
-    return result.permute(1, 2, 0).contiguous()
+def _fold_few(call: Call) -> torch.Tensor:
+    """With few output channels a product takes a block of input positions, and yields all that the block reaches. Costs
+    some zeros, but products wide enough to be fast. Where blocks are many, one convolution takes them all.
+    """
+    cout, cin, k = call.kernel.shape
+    block, span = BLOCK_POSITIONS, BLOCK_POSITIONS + k - 1  # outputs that a block reaches
+
+    def spread(room: int) -> torch.Tensor:
+        taps = call.kernel.new_zeros(block, cin, room, cout)
+        for i in range(block):
+            taps[i, :, i : i + k] = call.kernel.flip(2).permute(1, 2, 0)
+        return taps
+
+    def by_products(x: torch.Tensor) -> torch.Tensor:
+        taps = call.derived(
+            "few", lambda: lowered(spread(span).reshape(block * cin, span * cout), call.run.precision).contiguous()
+        )
+        n, w, _ = x.shape
+        flat = x.to(taps.dtype).view(n, w * cin)
+        result = x.new_zeros(n, (w + k - 1) * cout, dtype=call.kernel.dtype)
+        for i in range(0, w, block):
+            held = min(block, w - i)
+            reached = (held + k - 1) * cout
+            add_product(
+                result[:, i * cout : i * cout + reached],
+                flat[:, i * cin : (i + held) * cin],
+                taps[: held * cin, :reached],
+            )
+        return result.view(n, w + k - 1, cout)
+
+    def by_convolution(x: torch.Tensor) -> torch.Tensor:
+        steps = -(-span // block)  # blocks of outputs that a block of inputs reaches
+        taps = call.derived(
+            "few, convolved",
+            lambda: lowered_kernel(
+                spread(steps * block).permute(2, 3, 1, 0).reshape(-1, cin, block), call.run.precision
+            ),
+        )
+        n, w, _ = x.shape
+        ahead = -w % block  # the padding is the same on both sides: blocks begin so many positions early
+        parts = convolve_rows(x, taps, ahead, 1, 1, block, dtype=call.kernel.dtype)
+        count, each = parts.shape[1], block * cout
+        result = parts.new_zeros(n, count + steps - 1, each)
+        for i in range(steps):
+            result[:, i : i + count] += parts[:, :, i * each : (i + 1) * each]
+        return result.view(n, -1, cout)[:, ahead : ahead + w + k - 1]
+
+    few = call.x.shape[2] <= MOST_PRODUCTS * block * call.dilation
+    return _by_phases(call, by_products if few else by_convolution)
 
 
 Way = Callable[[Call], torch.Tensor]
@@ -314,7 +355,7 @@ Way = Callable[[Call], torch.Tensor]
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes that decide whether a way applies: window width, kernel, channels."""
+    """The sizes that decide whether a way applies, and may win: window width, kernel, channels."""
 
     width: int
     kernel: int
@@ -323,17 +364,29 @@ class Shape:
     channels_out: int
     groups: int
 
+    @property
+    def few(self) -> bool:
+        return self.channels_out <= FEW_CHANNELS
+
+    @property
+    def reached(self) -> float:
+        """How many times its own positions a window reaches."""
+        return (self.width + (self.kernel - 1) * self.dilation) / max(self.width, 1)
+
 
 @dataclass(frozen=True)
 class WayEntry:
-    """A way, when it applies (None, or the reason why not), whether its result is exact, and how far it may be the
-    fastest: while a window reaches at most so many times its own positions, with full and with lowered products.
+    """A way, when it applies (None, or the reason why not), when it may be the fastest (with full or lowered products),
+    and whether its result is exact.
+
+    A way that multiplies at every position that a window reaches cannot win where that is mostly zeros. Lowered
+    products cost little beside moving what they read and yield: zeros matter less there, and a way's own sums more.
     """
 
     run: Way
     applies: Callable[[Shape], str | None]
+    may_win: Callable[[Shape, bool], bool] = lambda shape, lowered: True
     exact: bool = True
-    most_reached: tuple[float, float] = (math.inf, math.inf)
 
 
 def always(shape: Shape) -> str | None:
@@ -358,17 +411,9 @@ def _in_blocks(shape: Shape) -> str | None:
     return _several_taps(shape)
 
 
-def _foldable(shape: Shape) -> str | None:
-    if shape.channels_out <= FEW_CHANNELS and shape.width * shape.kernel >= MANY_PARTS:
-        return "the parts that it would sum are too many"
-    return _several_taps(shape)
-
-
-# A way that multiplies at every position that a window reaches cannot win where that is mostly zeros. Lowered products
-# cost little beside moving what they read and yield: zeros matter less there, and a way's own sums more.
 WAYS: dict[str, WayEntry] = {
-    "windows": WayEntry(windows, always, most_reached=(2, 3)),
-    "fold": WayEntry(fold, _foldable, most_reached=(math.inf, 0)),
+    "windows": WayEntry(windows, always, lambda shape, lowered: shape.reached <= (3 if lowered else 2)),
+    "fold": WayEntry(fold, _several_taps, lambda shape, lowered: shape.few or not lowered),
     "banded": WayEntry(banded, _several_taps),
-    "blocks": WayEntry(blocks, _in_blocks, most_reached=(0, math.inf)),
+    "blocks": WayEntry(blocks, _in_blocks, lambda shape, lowered: lowered),
 }
