@@ -139,7 +139,7 @@ def table(call: Call) -> torch.Tensor:
             spread = rows.new_zeros(rows.shape[0], call.reach + 1, cout)
             spread[:, :: call.dilation] = rows
             rows = spread
-        return rows.reshape(rows.shape[0], -1).to(call.dtype).contiguous()
+        return rows.reshape(rows.shape[0], -1).contiguous()
 
     assert call.codes is not None
     rows = call.derived("table", make)
