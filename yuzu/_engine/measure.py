@@ -12,6 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None  # type: ignore[assignment]
+
 from yuzu._engine.gate import running
 from yuzu._engine.handlers.contract import Rule
 from yuzu._engine.handlers.convolution import Convolution
@@ -31,15 +36,17 @@ CACHE_TARGET = {
 LARGEST_BLOCK = {
     "cpu": 20 << 20
 }  # bytes; of larger ones few are found again among those that were freed, and new pages cost more
-LONGEST_TRIAL, SEARCH_SECONDS = 0.25, 0.8  # of one chunk size, and of all
+LONGEST_TRIAL, SEARCH_SECONDS = 0.25, 1.0  # of one chunk size, and of all
 NAIVE_BATCHES = (128, 512)
 BATCH_GAINS = ((1, 30), (16, 6))  # rows of a batch, and how many times cheaper a row of a large one may be
 WORTH_COMPARING = 0.02  # seconds for a sequence; below it nobody waits, and a call is mostly overhead
 CHUNK_REPEATS = 2
+MANY_PAGES = 500  # of 4 kB, that a run got anew: the next may need fewer, and be faster
+CLEARLY, CLOSE = 0.98, 1.5  # times the least cost of a site: below it a size is better, up to it worth another trial
 SETTLED = 0.9  # of the least time so far: a run that takes longer says that the next will take no less
 CHUNK_OVERHEAD = 4e-4  # seconds that a chunk takes outside of the walk: finding its sites, writing its scores
 LONG_CALL = 0.03  # seconds of a way's call after which one is enough
-HOPELESS = 8  # times the best time so far that a way's first call may take to be tried again
+SETUP_SECONDS = 0.2  # that a way's first call may take beside the work: it lays out weights, and has kernels prepared
 TRIAL_PRODUCTS = {"cpu": 4e8}  # multiply-adds in one call of a way that is tried: about 3 ms on two cores
 LOWERED_PRODUCTS = 10  # times as many where they are lowered: few of them say little about many
 
@@ -129,7 +136,7 @@ def _seconds(function: Callable[[], object], device: torch.device) -> float:
 
 def _least_seconds(function: Callable[[], object], device: torch.device, repeats: int, best: float) -> float:
     """The least of some times after a call to warm up; fewer when it will plainly not beat ``best``, or takes long."""
-    if _seconds(function, device) > HOPELESS * best:  # the first call also lays out weights and prepares kernels
+    if _seconds(function, device) > 2 * best + SETUP_SECONDS:
         return math.inf
     least = math.inf
     for _ in range(repeats):
@@ -227,35 +234,50 @@ def choose_chunk(
     """Sites carried at once that cost least per site, the seconds of each node at that size, and of a site.
 
     Tried are ``first``, then twice as many again up to ``most`` or until that is plainly worse twice over; and half of
-    ``first`` where twice as many were no better. Of sizes as good as each other the larger is taken.
+    ``first`` where twice as many were no better. Sizes that come close are tried again: a busy machine slows one and
+    not the other. Of sizes as good as each other the one tried first is taken.
     """
     regular = int(run.plan.reach(np.arange(length), 1)[1].sum())
     span = regular if 2 * regular >= length else length  # the positions near the ends get a chunk of their own
     begin = time.perf_counter()
-    best, best_cost, shares = 1, math.inf, [0.0] * len(run.plan.graph.nodes)
+    tried: dict[int, tuple[float, list[float]]] = {}
 
-    def attempt(size: int, margin: float = 0.98) -> float:
-        nonlocal best, best_cost, shares
-        cost, found = cost_of_chunk(run, edits, n_choices, length, size, seed, 1.5 * best_cost)
-        if cost < margin * best_cost:
-            best, shares = size, found
-        best_cost = min(best_cost, cost)
-        return cost
+    def least() -> int:
+        best = next(iter(tried))
+        for size, (cost, _) in tried.items():
+            if cost < CLEARLY * tried[best][0]:
+                best = size
+        return best
+
+    def attempt(size: int) -> float:
+        hopeless = CLOSE * min((cost for cost, _ in tried.values()), default=math.inf)
+        found = cost_of_chunk(run, edits, n_choices, length, size, seed, hopeless)
+        tried[size] = min(found, tried.get(size, found), key=lambda each: each[0])
+        return found[0]
+
+    def affordable(size: int, cost: float) -> bool:
+        return time.perf_counter() + 4 * cost * size - begin <= SEARCH_SECONDS
 
     size = _share(first, span, most)
     cost, worse = attempt(size), 0
-    # Gaussian probes need other coefficients for each size
-    while worse < 2 and run.plan.sensing is None:
-        size, before = _share(2 * size, span, most), size
-        if size <= before or time.perf_counter() + 4 * cost * before - begin > SEARCH_SECONDS:
-            break
-        cost = attempt(size)
-        worse = worse + 1 if cost > 1.1 * best_cost else 0
-    small = _share(first // 2, span, most)
-    if run.plan.sensing is None and best == _share(first, span, most) > small:
-        attempt(small, 1.0)
+    if run.plan.sensing is None:  # Gaussian probes need other coefficients for each size
+        while worse < 2:
+            size, before = _share(2 * size, span, most), size
+            if size <= before or not affordable(before, cost):
+                break
+            cost = attempt(size)
+            worse = worse + 1 if cost > 1.1 * tried[least()][0] else 0
+        small = _share(first // 2, span, most)
+        if least() == _share(first, span, most) > small:
+            attempt(small)
+        rivals = [(s, c) for s, (c, _) in tried.items() if c < CLOSE * tried[least()][0]]
+        for size, cost in rivals if len(rivals) > 1 else ():
+            if affordable(size, cost):
+                attempt(size)
+    best = least()
+    cost, shares = tried[best]
     # short sequences: the size was limited by the length, but a chunk may hold several sequences
-    return (min(first, most) if best == span < first else best), shares, best_cost
+    return (min(first, most) if best == span < first else best), shares, cost
 
 
 def cost_of_chunk(
@@ -270,20 +292,27 @@ def cost_of_chunk(
 def _chunk_seconds(run: Run, sites: Sites, hopeless: float) -> tuple[float, list[float]]:
     """The least seconds of some runs of a chunk, and of each of its nodes; fewer runs where they are ``hopeless``.
 
-    The first lays out weights, has kernels prepared and asks for memory; it may take more runs until all is in place.
+    The first lays out weights and has kernels prepared; and it takes some until the C library has found a place for
+    everything among what it keeps, and no longer asks the system for memory.
     """
     least, shares, spent, runs = math.inf, [0.0] * len(run.plan.graph.nodes), 0.0, 0
     while True:
         run.seconds = [0.0] * len(run.plan.graph.nodes)
+        pages = _new_pages()
         now = _seconds(lambda: run.chunk(sites), run.device)
         found, run.seconds = run.seconds, None
-        settled = now > SETTLED * least
+        settled = now > SETTLED * least and _new_pages() - pages < MANY_PAGES
         spent += now if runs else 0.0
         runs += 1
         if now < least:
             least, shares = now, found
-        if spent > LONGEST_TRIAL or (settled and (runs > CHUNK_REPEATS or least > hopeless or 2 * now > LONGEST_TRIAL)):
+        if spent > LONGEST_TRIAL or (settled and (runs > CHUNK_REPEATS or least > hopeless or 4 * now > LONGEST_TRIAL)):
             return least, shares
+
+
+def _new_pages() -> int:
+    """How many pages of memory the process has got from the system so far; 0 where the system does not say."""
+    return 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def naive_is_faster(
