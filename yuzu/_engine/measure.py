@@ -45,6 +45,7 @@ MANY_PAGES = 500  # of 4 kB, that a run got anew: the next may need fewer, and b
 CLEARLY, CLOSE = 0.98, 1.5  # times the least cost of a site: below it a size is better, up to it worth another trial
 SETTLED = 0.9  # of the least time so far: a run that takes longer says that the next will take no less
 CHUNK_OVERHEAD = 4e-4  # seconds that a chunk takes outside of the walk: finding its sites, writing its scores
+WAY_REPEATS, SHORT_TRIAL = 4, 0.01  # of a way's call, and the seconds after which two are enough
 LONG_CALL = 0.03  # seconds of a way's call after which one is enough
 SETUP_SECONDS = 0.2  # that a way's first call may take beside the work: it lays out weights, and has kernels prepared
 TRIAL_PRODUCTS = {"cpu": 4e8}  # multiply-adds in one call of a way that is tried: about 3 ms on two cores
@@ -134,14 +135,15 @@ def _seconds(function: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - begin
 
 
-def _least_seconds(function: Callable[[], object], device: torch.device, repeats: int, best: float) -> float:
-    """The least of some times after a call to warm up; fewer when it will plainly not beat ``best``, or takes long."""
+def _least_seconds(function: Callable[[], object], device: torch.device, best: float) -> float:
+    """The least of some times after a call to set up; fewer when it will plainly not beat ``best``, or takes long."""
     if _seconds(function, device) > 2 * best + SETUP_SECONDS:
         return math.inf
-    least = math.inf
-    for _ in range(repeats):
-        least = min(least, _seconds(function, device))
-        if least > 1.3 * best or least > LONG_CALL:
+    least, spent = math.inf, 0.0
+    for repeat in range(WAY_REPEATS):
+        now = _seconds(function, device)
+        least, spent = min(least, now), spent + now
+        if least > (1.3 if repeat else 2.0) * best or spent > (SHORT_TRIAL if repeat else LONG_CALL):
             break
     return least
 
@@ -216,7 +218,7 @@ def _fastest(rule: Rule, run: Run, window: Window, sites: Sites) -> str:
     best, fastest = math.inf, rule.way
     for way in ways:
         rule.way = way
-        taken = _least_seconds(rule.trial(run, window, some), run.device, 2, best)
+        taken = _least_seconds(rule.trial(run, window, some), run.device, best)
         if taken < best:
             best, fastest = taken, way
     run.forget(("measure", rule.node.index))
