@@ -36,7 +36,7 @@ CACHE_TARGET = {
 LARGEST_BLOCK = {
     "cpu": 20 << 20
 }  # bytes; of larger ones few are found again among those that were freed, and new pages cost more
-LONGEST_TRIAL, SEARCH_SECONDS = 0.25, 1.0  # of one chunk size, and of all
+LONGEST_TRIAL, SEARCH_SECONDS = 0.2, 0.8  # of one chunk size, and of all
 NAIVE_BATCHES = (128, 512)
 BATCH_GAINS = ((1, 30), (16, 6))  # rows of a batch, and how many times cheaper a row of a large one may be
 WORTH_COMPARING = 0.02  # seconds for a sequence; below it nobody waits, and a call is mostly overhead
@@ -45,7 +45,7 @@ MANY_PAGES = 500  # of 4 kB, that a run got anew: the next may need fewer, and b
 CLEARLY, CLOSE = 0.98, 1.5  # times the least cost of a site: below it a size is better, up to it worth another trial
 SETTLED = 0.9  # of the least time so far: a run that takes longer says that the next will take no less
 CHUNK_OVERHEAD = 4e-4  # seconds that a chunk takes outside of the walk: finding its sites, writing its scores
-WAY_REPEATS, SHORT_TRIAL = 4, 0.01  # of a way's call, and the seconds after which two are enough
+WAY_REPEATS, SHORT_TRIAL = 3, 0.006  # of a way's call, and the seconds after which two are enough
 LONG_CALL = 0.03  # seconds of a way's call after which one is enough
 SETUP_SECONDS = 0.2  # that a way's first call may take beside the work: it lays out weights, and has kernels prepared
 TRIAL_PRODUCTS = {"cpu": 4e8}  # multiply-adds in one call of a way that is tried: about 3 ms on two cores
