@@ -512,3 +512,32 @@ def test_chunks_of_the_middle_and_of_the_ends(sites, number, monkeypatch):
     for start, end in ((0, None), (50, 113)):
         found = yuzu.yuzu_ism(model, X, bound, output="delta", start=start, end=end)
         assert_right(found, model, X, output="delta", start=start, end=end)
+
+
+def one_storage(offset: int) -> nn.Module:
+    """Layers whose weights are pieces of one tensor, as flattened parameters are."""
+    flat = torch.randn(offset + 12 * 4 * 5 + 12 * 12 * 9)
+    first, second = nn.Conv1d(4, 12, 5, padding=2), nn.Conv1d(12, 12, 9, padding=4)
+    first.weight = nn.Parameter(flat[offset : offset + 240].view(12, 4, 5))
+    second.weight = nn.Parameter(flat[offset + 240 :].view(12, 12, 9))
+    return nn.Sequential(first, nn.ReLU(), second).eval()
+
+
+@pytest.mark.parametrize("offset", [0, 1, 2, 3])
+@pytest.mark.parametrize("change", ["a swap", "one number", "not a number"])
+def test_changed_weights_that_lie_at_odd_places(offset, change):
+    model = one_storage(offset)
+    X = sequences(1, L)
+    precomputation = yuzu.precompute(model, L, conv="banded", device="cpu")
+    before = yuzu.yuzu_ism(model, X, precomputation, output="delta", device="cpu")
+    weight = model[2].weight.data
+    assert weight.storage_offset() == offset + 240, "else the test is of nothing"
+    if change == "a swap":
+        weight[:2] = weight[:2].flip(0).clone()
+    else:
+        weight[3, 4, 5] = 7.0 if change == "one number" else float("nan")
+    found = yuzu.yuzu_ism(model, X, precomputation, output="delta", device="cpu")
+    if change == "not a number":
+        assert torch.as_tensor(found).isnan().any() and not torch.as_tensor(before).isnan().any()
+    else:
+        assert_right(found, model, X, output="delta", device="cpu")
