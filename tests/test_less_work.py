@@ -541,3 +541,32 @@ def test_changed_weights_that_lie_at_odd_places(offset, change):
         assert torch.as_tensor(found).isnan().any() and not torch.as_tensor(before).isnan().any()
     else:
         assert_right(found, model, X, output="delta", device="cpu")
+
+
+@pytest.mark.parametrize("channels", [16, 20, 24, 28, 32])
+@pytest.mark.parametrize(("kernel", "stride", "outputs", "before"), [(8, 8, 32, 15), (4, 4, 32, 15), (9, 1, 4, 72), (9, 1, 4, 71)])
+def test_medium_precision_with_no_padding_left(channels, kernel, stride, outputs, before, device):
+    """Sizes at which oneDNN's bfloat16 convolutions are wrong with a long stride."""
+    first = nn.Conv1d(4, channels, before, padding=before // 2)
+    model = nn.Sequential(first, nn.ReLU(), nn.Conv1d(channels, outputs, kernel, stride)).eval()
+    X = sequences(1, 120)
+    for conv in ("auto", "fold"):
+        precomputation = yuzu.precompute(model, 120, precision="medium", conv=conv, device=device)
+        found = yuzu.yuzu_ism(model, X, precomputation, output="delta", device=device)
+        wrong, _ = errors(found, oracle(model, X)["delta"])
+        assert wrong < 2e-2
+
+
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+@pytest.mark.parametrize("groups", [1, 16])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_what_is_kept_is_not_the_weight_itself(precision, groups, kernel):
+    """Whoever swaps a weight's tensor for an equal one may write over the old one."""
+    model = nn.Sequential(nn.Conv1d(4, 16, 7, padding=3), nn.ReLU(), nn.Conv1d(16, 32, kernel, groups=groups)).eval()
+    X = sequences(1, L)
+    precomputation = yuzu.precompute(model, L, precision=precision, device="cpu")
+    before = yuzu.yuzu_ism(model, X, precomputation, output="delta", device="cpu")
+    old = model[2].weight.data
+    model[2].weight.data = old.clone()
+    old.mul_(-3)
+    assert_close(yuzu.yuzu_ism(model, X, precomputation, output="delta", device="cpu"), before, 1e-6)

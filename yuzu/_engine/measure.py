@@ -86,7 +86,7 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
             # laid out anew, and a copy to notice changes; the same of the kernel with factors in it
             weights += (4 if rule.factors_before or rule.factors_after else 2) * kernel
             if rule.way == "blocks" or sizes.few:
-                weights += BLOCK_POSITIONS * 2 * kernel
+                weights += BLOCK_POSITIONS * (2 + 2 * BLOCK_POSITIONS // sizes.kernel) * kernel
             if rule.way == "fold" and sizes.few:
                 reached = sizes.kernel // BLOCK_POSITIONS + 2  # blocks
                 largest = max(largest, sizes.width * reached * sizes.channels_out)

@@ -39,7 +39,7 @@ class Derived:
                 for c, s in zip(copies, sources, strict=True)
             ):
                 return value
-        value = make()
+        value = torch.utils._pytree.tree_map(lambda made: _apart(made, sources), make())
         self._kept[key] = ([s.detach().clone() for s in sources], value)
         return value
 
@@ -55,11 +55,22 @@ class Derived:
             del self._kept[key]
 
 
+def _apart(made: Any, sources: Sequence[torch.Tensor]) -> Any:
+    """What is kept must not lie in a weight's own memory: the model may take another tensor for the weight, and whoever
+    has the old one may write over it.
+    """
+    if not isinstance(made, torch.Tensor):
+        return made
+    places = {s.untyped_storage().data_ptr() for s in sources}
+    return made.clone() if made.untyped_storage().data_ptr() in places else made
+
+
 def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether two tensors of one dtype hold the same; eight bytes at a time, which takes less than half as long."""
     if a.shape != b.shape:
         return False
-    if all(t.is_contiguous() and t.nbytes % 8 == t.storage_offset() * t.itemsize % 8 == 0 for t in (a, b)):
+    plain = a.is_contiguous() and b.is_contiguous() and not (a.is_complex() or a.is_neg() or b.is_neg())
+    if plain and all(t.nbytes % 8 == t.storage_offset() * t.itemsize % 8 == 0 for t in (a, b)):
         a, b = (t.detach().flatten().view(torch.int64) for t in (a, b))
     return torch.equal(a, b)
 

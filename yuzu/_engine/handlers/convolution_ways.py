@@ -24,7 +24,7 @@ FEW_CHANNELS = 8  # up to here the folded and the banded way take several positi
 BLOCK_CHANNELS = 16  # positions taken at once, times channels
 BLOCK_POSITIONS, BLOCK_COLUMNS = 8, 2048  # at most, of a product for several positions
 MOST_PRODUCTS = 8  # of blocks, beyond which one convolution is faster
-LEAST_LOWERED_CHANNELS = 16
+LEAST_LOWERED_CHANNELS = 32
 LEAST_CONVERTED_CHANNELS = 128
 
 
@@ -117,8 +117,9 @@ def lowered_kernel(kernel: torch.Tensor, precision: str) -> torch.Tensor:
     """A kernel ``(Cout, Cin / groups, k)`` as ``conv2d`` on channels-last images takes it, in the dtype of lowered
     products where that is safe.
 
-    oneDNN's bfloat16 convolutions on AMX (seen in PyTorch 2.13) sum wrongly where ``Cin < 16`` and ``Cin * k`` is a
-    multiple of 32; few channels gain little, so all such stay in float32.
+    oneDNN's bfloat16 convolutions on AMX (seen in PyTorch 2.13) sum wrongly with few input channels: under 16 where
+    ``Cin * k`` is a multiple of 32, and under 32 where there is also no padding and a stride of 4 or more. Few
+    channels gain little, so all such stay in float32.
     """
     if kernel.shape[1] >= LEAST_LOWERED_CHANNELS or kernel.device.type != "cpu":
         kernel = lowered(kernel, precision)
