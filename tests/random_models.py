@@ -298,13 +298,19 @@ class Laboratory:
                 yield sentence
             return
         low, high = run.plan.needed[i]
-        found, mutant, reference = (layout.position_first(v)[:, low:high] for v in (found, mutant, reference))
-        sentence = disagreement(found, mutant, reference, tolerance)
+        found, mutant, reference = (layout.position_first(v) for v in (found, mutant, reference))
+        edits = item.sites.difference.shape[1]
+        judged = torch.zeros(found.shape[:2], dtype=torch.bool)
+        judged[:, low:high] = True
+        if window is not None and window.natural is not None:  # all that is carried must be right, needed or not
+            for row, start in enumerate(window.start.repeat(edits)):
+                judged[row, start : start + window.width] = True
+        sentence = disagreement(found[judged], mutant[judged], reference[judged], tolerance)
         if sentence:
             yield sentence
         if window is None:
             return
-        edits = item.sites.difference.shape[1]
+        found, mutant, reference = (v[:, low:high] for v in (found, mutant, reference))
         position = np.arange(low, high)
         outside = (position < window.first.repeat(edits)[:, None]) | (position >= window.stop.repeat(edits)[:, None])
         change = (mutant.double() - reference.double()).abs().flatten(2).amax(2) if mutant.dim() > 2 else (mutant.double() - reference.double()).abs()

@@ -113,7 +113,7 @@ def intervals(draw: Any, length: int = 20, least: int = 1) -> tuple[np.ndarray, 
 @given(intervals(), st.integers(0, 12), st.integers(0, 12))
 def test_fit_holds_every_interval_in_the_least_width(spans: Any, low: int, size: int) -> None:
     (first, stop), high = spans, low + size
-    window = Window.fit(first, stop, low, high)
+    window = Window.fit(first, stop, (low, high), high + 3)
     inside = [set(range(max(f, low), min(s, high))) for f, s in zip(first, stop, strict=True)]
     assert window.width == max(map(len, inside))
     for start, f, s, wanted in zip(window.start, window.first, window.stop, inside, strict=True):
@@ -127,8 +127,44 @@ def test_fit_holds_every_interval_in_the_least_width(spans: Any, low: int, size:
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=8), st.integers(1, 9), st.integers(0, 10), st.integers(11, 31))
 def test_starts_never_decrease_for_positions_that_never_decrease(places: list[int], width: int, low: int, high: int) -> None:
     first = np.array(sorted(places))
-    window = Window.fit(first, first + width, low, high)
+    window = Window.fit(first, first + width, (low, high), high)
     assert (np.diff(window.start) >= 0).all()
+    natural = (first, first + width)
+    assert (np.diff(Window.fit(*natural, (low, high), high + 2, natural).start) >= 0).all()
+
+
+@quickly
+@given(
+    st.lists(st.integers(-9, 50), min_size=1, max_size=8),
+    st.integers(1, 30),
+    st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(0, 20)),
+)
+def test_windows_along_their_sites_hold_every_interval(places: list[int], width: int, sizes: tuple[int, int, int]) -> None:
+    """What is needed of every interval lies in its window, and all that lies between the first and the last needed."""
+    low, high, length = (sum(sizes[: i + 1]) for i in range(3))
+    first = np.array(sorted(places))
+    window = Window.fit(first, first + width, (low, high), length, (first, first + width))
+    plain = Window.fit(first, first + width, (low, high), length)
+    assert plain.width <= window.width <= 1.125 * plain.width
+    assert (plain.first == window.first).all() and (plain.stop == window.stop).all()
+    if not window.width:
+        return
+    for start, f, s in zip(window.start, window.first, window.stop, strict=True):
+        assert 0 <= start and start + window.width <= length
+        assert set(range(f, s)) <= set(range(start, start + window.width))
+    if window.natural is not None and not (first < 0).any() and not (first + 2 * width > length).any():
+        assert len(set(window.start - first)) == 1
+
+
+def test_windows_cut_at_one_end_lie_alike_towards_their_sites() -> None:
+    first = np.arange(40, 50)
+    natural = (first, first + 60)
+    left = Window.fit(*natural, (80, 200), 300, natural)
+    assert left.width == 109 - 80 and left.step == 1 and left.start[-1] == 80
+    right = Window.fit(*natural, (20, 90), 300, natural)
+    assert right.width == 90 - 40 and right.step == 1 and right.start[0] == 40
+    both = Window.fit(*natural, (70, 75), 300, natural)
+    assert both.width == 5 and both.step == 0 and both.natural is None
 
 
 @quickly
@@ -372,15 +408,44 @@ def test_positions_that_reach_nothing_are_known(towers: list[list[nn.Module]]) -
 
 
 def test_windows_are_cut_to_what_the_output_needs() -> None:
-    """Behind a crop to the middle, no layer carries positions that the crop throws away."""
+    """Behind a crop to the middle, no layer carries more positions of a site than the crop leaves, or hardly more where
+    windows then lie alike.
+    """
     model = nn.Sequential(conv(9, padding=4), nn.ReLU(), conv(9, padding=4), Crop(8, 8)).double()
     plan = make_plan(capture(model, (4, LENGTH), (), torch.float64))
     spans = [plan.needed[n.index] for n in plan.graph.nodes if n.mutated]
     assert spans == [(0, 19), (4, 15), (4, 15), (8, 11), (0, 3)]
-    for node, window in zip(plan.graph.nodes, plan.windows(np.arange(LENGTH), 1), strict=True):
-        if window is not None and window.width:
-            low, high = plan.needed[node.index]
-            assert window.start.min() >= low and window.start.max() + window.width <= high
+    for positions in (np.arange(LENGTH), np.arange(4), np.arange(13, LENGTH), np.array([0, 18])):
+        for node, window in zip(plan.graph.nodes, plan.windows(positions, 1), strict=True):
+            if window is not None and window.width:
+                low, high = plan.needed[node.index]
+                assert window.width <= 1.125 * (np.minimum(window.stop, high) - np.maximum(window.first, low)).max()
+                assert window.natural is not None or (window.start.min() >= low and window.start.max() + window.width <= high)
+
+
+def test_nothing_is_moved_from_layer_to_layer_where_a_crop_cuts_windows() -> None:
+    """From one layer to the next the windows of all sites move by as much, whichever side a crop cuts them on."""
+    layers = [conv(9, padding=4), nn.ReLU(), conv(3, padding=8, dilation=8), nn.ReLU(), conv(9, padding=4), Crop(30, 30)]
+    plan = make_plan(capture(nn.Sequential(*layers).double(), (4, 100), (), torch.float64))
+    for positions in (np.arange(20, 30), np.arange(45, 55), np.arange(70, 80)):
+        windows = [w for w in plan.windows(positions, 1)[:-1] if w is not None]
+        assert len(windows) == 6 and all(w.step == 1 and w.natural is not None for w in windows)
+        assert any(w.width < w.natural[1][0] - w.natural[0][0] for w in windows) or positions[0] == 45
+
+
+@pytest.mark.parametrize(
+    ("layers", "wanted"),
+    [
+        ([conv(5, padding=2), conv(3, padding=4, dilation=2)], [(0, 0), (-2, 2), (-2, 6)]),
+        ([Crop(3, 1), conv(3)], [(0, 0), (-3, -3), (-5, -3)]),
+        ([conv(3, stride=2), conv(3)], [(0, 0), None, None]),
+        ([nn.Upsample(scale_factor=2)], [(0, 0), None]),
+        ([conv(19, padding=9), conv(3, padding=1)], [(0, 0), (-9, 9), None]),
+    ],
+)
+def test_how_far_from_an_edit_windows_reach(layers: list[nn.Module], wanted: list[tuple[int, int] | None]) -> None:
+    plan = make_plan(capture(nn.Sequential(*layers).double(), (4, LENGTH), (), torch.float64))
+    assert [reach for node, reach in zip(plan.graph.nodes, plan.reaches, strict=True) if node.mutated] == wanted
 
 
 def test_windows_do_not_depend_on_the_other_sites(towers: Any) -> None:

@@ -69,6 +69,7 @@ class Plan:
             if i not in outputs and nodes[i].mutated and not unmutated:
                 self.last_reads[reader].append(i)
         self._find_needed()
+        self._find_reaches()
         self._absorb_factors()
         for rule in self.rules:
             if isinstance(rule, Convolution):
@@ -104,6 +105,38 @@ class Plan:
             for source, (a, b) in zip(rule.sources, rule.needed(low, high), strict=True):
                 include(source, a, b)
         self.needed = [(0, 0) if n == empty else n for n in needed]
+
+    def _find_reaches(self) -> None:
+        """How far from an edit each node's windows begin and end, far from the ends of the sequence, where that is the
+        same at every position: for edits of ``p <= position < q`` they are ``[p + reach[0], q + reach[1])``.
+        """
+        self.reaches: list[tuple[int, int] | None] = []
+        for node in self.graph.nodes:
+            rule = self.rules[node.index]
+            if node.kind == "sequence":
+                self.reaches.append((0, 0))
+            elif node.mutated and rule is not None and self.layouts[node.index].kind == "windows":
+                self.reaches.append(self._reach_after(rule))
+            else:
+                self.reaches.append(None)
+
+    def _reach_after(self, rule: Rule) -> tuple[int, int] | None:
+        sources = {i: self.reaches[i] for i in rule.sources if self.layouts[i].kind == "windows"}
+        known = {i: reach for i, reach in sources.items() if reach is not None}
+        if not known or len(known) < len(sources):
+            return None
+        # a stride shows in three neighbours; two widths tell whether the end follows that of the edit
+        lowest = max(-begin for begin, _ in known.values())
+        if any(lowest + 4 + end > self.layouts[i].length for i, (_, end) in known.items()):
+            return None
+        edit = lowest + np.arange(3)
+        found = []
+        for width in (1, 2):
+            windows = {i: Window.at(edit + begin, width + end - begin) for i, (begin, end) in known.items()}
+            first, stop = rule.window([windows.get(i) for i in rule.sources])
+            found.append((first - edit, stop - edit - width))
+        reach = int(found[0][0][0]), int(found[0][1][0])
+        return reach if all((f == reach[0]).all() and (s == reach[1]).all() for f, s in found) else None
 
     def _absorb_factors(self) -> None:
         """A factor for each channel right after a convolution, or right before it, goes into its kernel; also past a
@@ -187,18 +220,21 @@ class Plan:
             i = node.index
             if not node.mutated or self.layouts[i].kind != "windows":
                 continue
-            low, high = self.needed[i]
+            needed, length = self.needed[i], self.layouts[i].length
             if node.kind == "sequence":
-                windows[i] = Window.fit(position, position + width, low, high)
+                windows[i] = Window.fit(position, position + width, needed, length, (position, position + width))
                 continue
             rule = self.rules[i]
             assert rule is not None
             given = [windows[s] for s in rule.sources]
             present = [w if w is not None and w.width > 0 else None for w in given]
             if all(w is None for w in present):
-                windows[i] = Window.fit(np.zeros_like(position), np.zeros_like(position), low, high)
+                windows[i] = Window.fit(np.zeros_like(position), np.zeros_like(position), needed, length)
                 continue
-            windows[i] = Window.fit(*rule.window(present), low, high)
+            reach, natural = self.reaches[i], None
+            if reach is not None and all(w is None or (w.natural is not None and w.width > 0) for w in given):
+                natural = position + reach[0], position + width + reach[1]
+            windows[i] = Window.fit(*rule.window(present), needed, length, natural)
         return windows
 
     def reach(self, positions: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:

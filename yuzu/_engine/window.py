@@ -3,8 +3,8 @@
 A mutation changes an interval of positions of every layer, ``first[i] <= position < stop[i]`` for site ``i``
 (a *site* is one place in one sequence at which edits are made; every edit at a site has the same window). All
 sites of a chunk are carried in one tensor, so they get a common ``width``; ``start`` is where the carried
-window of each site begins. Windows lie inside the positions that the model output needs, ``low <= start`` and
-``start + width <= high``, so a convolution's zero padding is never taken for a position.
+window of each site begins. Windows lie inside the sequence, so a convolution's zero padding is never taken for a
+position, and hold what the model output needs of a site's interval, ``low <= position < high``.
 
 The arithmetic is integer and exact. With kernel ``k``, stride ``s``, padding ``p`` and dilation ``d`` the
 output position ``j`` reads the inputs ``j*s - p + t*d`` for ``0 <= t < k``.
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 Integers = np.ndarray
+MOST_WIDENED = 1.125  # windows that lie alike, over the narrowest
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,11 @@ class Window:
     width: int
         Positions carried for every site; 0 when no site reaches anything.
     regular: boolean array, shape=(S,)
-        Where the window begins at the very first position that the site reaches: where no end of the sequence is near.
+        Where the window begins at the very first position that the site reaches and the output needs, with no end of
+        the sequence near.
+    natural: tuple of two integer arrays of shape=(S,), or None
+        ``first`` and ``stop`` in an endless sequence of which all is needed, if the windows lie alike towards them at
+        this layer and at all before it. All that such windows hold is right, whether it is needed or not.
     """
 
     first: Integers
@@ -75,18 +80,40 @@ class Window:
     start: Integers
     width: int
     regular: Integers | None = None
+    natural: tuple[Integers, Integers] | None = None
     _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def fit(cls, first: Integers, stop: Integers, low: int, high: int) -> Window:
-        """The narrowest common width that holds ``[first, stop)`` cut to ``[low, high)`` for every site."""
-        reached = first
-        first = np.maximum(first, low)
-        stop = np.minimum(stop, high)
-        widths = stop - first
-        width = int(widths.max(initial=0))
+    def fit(
+        cls,
+        first: Integers,
+        stop: Integers,
+        needed: tuple[int, int],
+        length: int,
+        natural: tuple[Integers, Integers] | None = None,
+    ) -> Window:
+        """The narrowest common width that holds ``[first, stop)`` cut to what is ``needed`` for every site.
+
+        With ``natural`` intervals, and where that costs little, the windows lie as these do: each begins at the same
+        distance from its interval's beginning, though some then reach beyond what is needed. So nothing has to be
+        moved, from one layer to the next, to line them up.
+        """
+        low, high = needed
+        reached, first, stop = first, np.maximum(first, low), np.minimum(stop, high)
+        width = int((stop - first).max(initial=0))
         if width <= 0:
             return cls(first, stop, np.full_like(first, low), 0)
+        if natural is not None:
+            begin, end = natural
+            distance = int((first - begin)[stop > first].min())
+            wide = int((stop - begin)[stop > first].max()) - distance
+            place = begin + distance
+            start = np.clip(place, 0, max(length - wide, 0))
+            # what an end of the sequence moves must hold all that lies there
+            whole = np.where(start > place, place + wide >= end, (start == place) | (distance == 0))
+            if wide <= min(MOST_WIDENED * width, length) and whole.all():
+                at_ends = ((begin < 0) & (low == 0)) | ((end > length) & (high == length))
+                return cls(first, stop, start, wide, ~at_ends, natural)
         start = np.clip(first, low, high - width)
         return cls(first, stop, start, width, start == reached)
 

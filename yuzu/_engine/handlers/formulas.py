@@ -102,7 +102,9 @@ class Rectifier(Rule):
     def _sum(self, run: Run, difference: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
         if difference.dtype != below.dtype:  # widened first: operations on mixed dtypes are slow
             return difference.to(below.dtype).add_(below)
-        return difference.add_(below) if run.disposable(self.sources[0]) else difference + below
+        # part of a wider window is left: what reads the result wants it in one piece, and would copy it
+        in_place = run.disposable(self.sources[0]) and difference.is_contiguous()
+        return difference.add_(below) if in_place else difference + below
 
     def _scale(self, run: Run) -> torch.Tensor | None:
         """The factor to broadcast against ``(B, L, C, ...)``, if there is one."""
