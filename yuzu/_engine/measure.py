@@ -48,6 +48,7 @@ CHUNK_OVERHEAD = 4e-4  # seconds that a chunk takes outside of the walk: finding
 WAY_REPEATS, SHORT_TRIAL = 3, 0.006  # of a way's call, and the seconds after which two are enough
 LONG_CALL = 0.03  # seconds of a way's call after which one is enough
 SETUP_SECONDS = 0.2  # that a way's first call may take beside the work: it lays out weights, and has kernels prepared
+LONGEST_SETTLING = 0.1  # of such calls until they ask for no more memory
 TRIAL_PRODUCTS = {"cpu": 4e8}  # multiply-adds in one call of a way that is tried: about 3 ms on two cores
 LOWERED_PRODUCTS = 10  # times as many where they are lowered: few of them say little about many
 
@@ -136,15 +137,22 @@ def _seconds(function: Callable[[], object], device: torch.device) -> float:
 
 
 def _least_seconds(function: Callable[[], object], device: torch.device, best: float) -> float:
-    """The least of some times after a call to set up; fewer when it will plainly not beat ``best``, or takes long."""
+    """The least of some times after a call to set up; fewer when it will plainly not beat ``best``, or takes long.
+
+    A call that had to ask the system for memory says nothing of the next, which finds it at hand.
+    """
     if _seconds(function, device) > 2 * best + SETUP_SECONDS:
         return math.inf
-    least, spent = math.inf, 0.0
-    for repeat in range(WAY_REPEATS):
+    least, spent, counted = math.inf, 0.0, 0
+    while counted < WAY_REPEATS:
+        pages = _new_pages()
         now = _seconds(function, device)
         least, spent = min(least, now), spent + now
-        if least > (1.3 if repeat else 2.0) * best or spent > (SHORT_TRIAL if repeat else LONG_CALL):
+        if _new_pages() - pages > MANY_PAGES and spent < LONGEST_SETTLING:
+            continue
+        if least > (1.3 if counted else 2.0) * best or spent > (SHORT_TRIAL if counted else LONG_CALL):
             break
+        counted += 1
     return least
 
 

@@ -1,0 +1,124 @@
+"""Trials of ways and chunk sizes, with a clock and a memory counter of our own: a fresh process and a busy machine must
+not mislead them.
+"""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from yuzu._engine import measure
+
+CPU = torch.device("cpu")
+
+
+class Machine:
+    """Answers for the clock and the page counter: each call of a work takes its next seconds and its next new pages, the
+    last ones for ever.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls, self.pages = 0, 0
+        monkeypatch.setattr(measure, "_seconds", lambda function, device: function())
+        monkeypatch.setattr(measure, "_new_pages", lambda: self.pages)
+
+    def work(self, seconds: list[float], pages: tuple[int, ...] = (0,)) -> Any:
+        left = iter(range(10**6))
+
+        def run() -> float:
+            i = next(left)
+            self.calls += 1
+            self.pages += pages[min(i, len(pages) - 1)]
+            return seconds[min(i, len(seconds) - 1)]
+
+        return run
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    return Machine(monkeypatch)
+
+
+def test_a_way_is_judged_after_its_first_call(machine):
+    assert measure._least_seconds(machine.work([0.1, 0.001]), CPU, 0.002) == 0.001
+
+
+def test_a_way_is_judged_when_it_asks_for_no_more_memory(machine):
+    """As ToyNet's: 13 ms while pages are new, 1.3 after; an earlier way that found its memory took 3."""
+    work = machine.work([0.02, 0.013, 0.012, 0.0013], (5000, 4000, 4000, 0))
+    assert measure._least_seconds(work, CPU, 0.003) == 0.0013
+
+
+def test_a_way_that_always_asks_for_memory_is_not_tried_for_ever(machine):
+    assert measure._least_seconds(machine.work([0.02], (5000,)), CPU, math.inf) == 0.02
+    assert machine.calls < 12
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(0.5, 1), (0.01, 2)])
+def test_a_hopeless_way_is_given_up_early(machine, seconds, most):
+    found = measure._least_seconds(machine.work([seconds]), CPU, 0.004)
+    assert found in (seconds, math.inf) and machine.calls <= most
+
+
+def costs(monkeypatch: pytest.MonkeyPatch, found: dict[int, list[float]]) -> list[int]:
+    """Has each chunk size cost its next seconds for a site, the last for ever; the sizes tried, in order."""
+    tried: list[int] = []
+
+    def cost(run: Any, edits: int, n_choices: int, length: int, size: int, seed: int, hopeless: float) -> tuple[float, list[float]]:
+        tried.append(size)
+        return found[size][min(tried.count(size), len(found[size])) - 1], [float(size)]
+
+    monkeypatch.setattr(measure, "cost_of_chunk", cost)
+    return tried
+
+
+def choose(first: int, most: int = 10**6, length: int = 1024) -> tuple[int, list[float], float]:
+    plan = SimpleNamespace(reach=lambda positions, width: (None, np.ones(len(positions), dtype=bool)), sensing=None)
+    return measure.choose_chunk(SimpleNamespace(plan=plan), 3, 4, length, first, most, 0)
+
+
+def test_the_chunk_size_that_costs_least(monkeypatch):
+    tried = costs(monkeypatch, {16: [9e-6], 32: [8e-6], 64: [5e-6], 128: [6e-6], 256: [7e-6], 512: [1e-9]})
+    assert choose(32) == (64, [64.0], 5e-6)
+    assert 512 not in tried and 16 not in tried, "two plainly worse sizes end the search"
+
+
+def test_a_size_that_was_slowed_once_is_tried_again(monkeypatch):
+    """A busy machine slowed the best size by a third the first time; the shares are those of the better trial."""
+    tried = costs(monkeypatch, {16: [9e-6], 32: [8e-6], 64: [7e-6, 5e-6], 128: [6e-6], 256: [7e-6], 512: [7e-6]})
+    size, shares, cost = choose(32)
+    assert (size, shares, cost) == (64, [64.0], 5e-6)
+    assert tried.count(64) == 2
+
+
+def test_a_size_far_from_the_best_is_tried_once(monkeypatch):
+    tried = costs(monkeypatch, {16: [9e-6], 32: [5e-6], 64: [30e-6], 128: [30e-6]})
+    assert choose(32)[0] == 32
+    assert tried.count(64) == tried.count(128) == 1
+
+
+def test_half_the_first_size_where_larger_ones_are_no_better(monkeypatch):
+    costs(monkeypatch, {16: [3e-6], 32: [5e-6], 64: [6e-6], 128: [7e-6]})
+    assert choose(32)[0] == 16
+
+
+def test_no_more_sites_than_fit(monkeypatch):
+    tried = costs(monkeypatch, {size: [1e-3 / size] for size in range(1, 2000)})
+    assert choose(32, most=100)[0] <= 100
+    assert max(tried) <= 100
+
+
+@pytest.mark.parametrize("pages", [0, 5000])
+def test_a_chunk_is_timed_until_it_settles(machine, monkeypatch, pages):
+    """Each run is faster than the one before while memory is new, or while the clock says so; then the least counts."""
+    seconds = [0.05, 0.04, 0.02, 0.01, 0.012]
+    work = machine.work(seconds, (pages, pages, pages, 0))
+    run = SimpleNamespace(plan=SimpleNamespace(graph=SimpleNamespace(nodes=[0, 1])), chunk=lambda sites: work(), device=CPU, seconds=None)
+    least, shares = measure._chunk_seconds(run, None, math.inf)
+    assert least == 0.01 and shares == [0.0, 0.0] and run.seconds is None
+    assert machine.calls <= 8
