@@ -232,7 +232,7 @@ class Plan:
                 windows[i] = Window.fit(np.zeros_like(position), np.zeros_like(position), needed, length)
                 continue
             reach, natural = self.reaches[i], None
-            if reach is not None and all(w is None or (w.natural is not None and w.width > 0) for w in given):
+            if reach is not None and all(w is None or w.natural is not None for w in given):
                 natural = position + reach[0], position + width + reach[1]
             windows[i] = Window.fit(*rule.window(present), needed, length, natural)
         return windows
