@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import yuzu
-from yuzu.naive_ism import errors_against
+from yuzu.check import errors_against
 
 L = 30
 

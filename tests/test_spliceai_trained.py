@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import yuzu
+from yuzu.check import errors_against
 from yuzu.models import SpliceAI
-from yuzu.naive_ism import errors_against
 from yuzu.sequence import one_hot_encode, read_fasta
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -24,8 +24,9 @@ from yuzu._engine.run import Derived, Run, keep_freed_memory
 from yuzu.errors import YuzuError, warn_user
 from yuzu.gradients import backward_in_evaluation, check_tracks, flat_outputs, gradients
 from yuzu.inputs import check_args, check_count, check_device, check_model, check_sequences, to_user
+from yuzu.kept_precomputations import obtain
 from yuzu.mutations import Mutations, batches, letters_of
-from yuzu.precompute import DISAGREES, obtain
+from yuzu.precompute import DISAGREES
 from yuzu.predict import predict
 from yuzu.progress import tqdm
 from yuzu.scores import Results, Scores, result_dtype

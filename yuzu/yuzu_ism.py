@@ -24,9 +24,9 @@ from yuzu.inputs import (
     check_sequences,
     to_user,
 )
+from yuzu.kept_precomputations import obtain
 from yuzu.mutations import Mutations, batches, letters_of
 from yuzu.naive_ism import score_naively
-from yuzu.precompute import obtain
 from yuzu.progress import tqdm
 from yuzu.scores import Results, Scores, Selection, difference, result_dtype
 
