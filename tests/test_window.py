@@ -445,7 +445,7 @@ def test_nothing_is_moved_from_layer_to_layer_where_a_crop_cuts_windows() -> Non
 )
 def test_how_far_from_an_edit_windows_reach(layers: list[nn.Module], wanted: list[tuple[int, int] | None]) -> None:
     plan = make_plan(capture(nn.Sequential(*layers).double(), (4, LENGTH), (), torch.float64))
-    assert [reach for node, reach in zip(plan.graph.nodes, plan.reaches, strict=True) if node.mutated] == wanted
+    assert [reach for node, reach in zip(plan.graph.nodes, plan.spreads, strict=True) if node.mutated] == wanted
 
 
 def test_windows_do_not_depend_on_the_other_sites(towers: Any) -> None:

@@ -69,7 +69,7 @@ class Plan:
             if i not in outputs and nodes[i].mutated and not unmutated:
                 self.last_reads[reader].append(i)
         self._find_needed()
-        self._find_reaches()
+        self._find_spreads()
         self._absorb_factors()
         for rule in self.rules:
             if isinstance(rule, Convolution):
@@ -106,23 +106,23 @@ class Plan:
                 include(source, a, b)
         self.needed = [(0, 0) if n == empty else n for n in needed]
 
-    def _find_reaches(self) -> None:
+    def _find_spreads(self) -> None:
         """How far from an edit each node's windows begin and end, far from the ends of the sequence, where that is the
-        same at every position: for edits of ``p <= position < q`` they are ``[p + reach[0], q + reach[1])``.
+        same at every position: for edits of ``p <= position < q`` they are ``[p + spread[0], q + spread[1])``.
         """
-        self.reaches: list[tuple[int, int] | None] = []
+        self.spreads: list[tuple[int, int] | None] = []
         for node in self.graph.nodes:
             rule = self.rules[node.index]
             if node.kind == "sequence":
-                self.reaches.append((0, 0))
+                self.spreads.append((0, 0))
             elif node.mutated and rule is not None and self.layouts[node.index].kind == "windows":
-                self.reaches.append(self._reach_after(rule))
+                self.spreads.append(self._spread_after(rule))
             else:
-                self.reaches.append(None)
+                self.spreads.append(None)
 
-    def _reach_after(self, rule: Rule) -> tuple[int, int] | None:
-        sources = {i: self.reaches[i] for i in rule.sources if self.layouts[i].kind == "windows"}
-        known = {i: reach for i, reach in sources.items() if reach is not None}
+    def _spread_after(self, rule: Rule) -> tuple[int, int] | None:
+        sources = {i: self.spreads[i] for i in rule.sources if self.layouts[i].kind == "windows"}
+        known = {i: spread for i, spread in sources.items() if spread is not None}
         if not known or len(known) < len(sources):
             return None
         # a stride shows in three neighbours; two widths tell whether the end follows that of the edit
@@ -135,8 +135,8 @@ class Plan:
             windows = {i: Window.at(edit + begin, width + end - begin) for i, (begin, end) in known.items()}
             first, stop = rule.window([windows.get(i) for i in rule.sources])
             found.append((first - edit, stop - edit - width))
-        reach = int(found[0][0][0]), int(found[0][1][0])
-        return reach if all((f == reach[0]).all() and (s == reach[1]).all() for f, s in found) else None
+        spread = int(found[0][0][0]), int(found[0][1][0])
+        return spread if all((f == spread[0]).all() and (s == spread[1]).all() for f, s in found) else None
 
     def _absorb_factors(self) -> None:
         """A factor for each channel right after a convolution, or right before it, goes into its kernel; also past a
@@ -231,9 +231,9 @@ class Plan:
             if all(w is None for w in present):
                 windows[i] = Window.fit(np.zeros_like(position), np.zeros_like(position), needed, length)
                 continue
-            reach, natural = self.reaches[i], None
-            if reach is not None and all(w is None or w.natural is not None for w in given):
-                natural = position + reach[0], position + width + reach[1]
+            spread, natural = self.spreads[i], None
+            if spread is not None and all(w is None or w.natural is not None for w in given):
+                natural = position + spread[0], position + width + spread[1]
             windows[i] = Window.fit(*rule.window(present), needed, length, natural)
         return windows
 
