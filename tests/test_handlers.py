@@ -616,6 +616,8 @@ def view_cases() -> None:
         "n,L,C": (lambda x: F.gelu(x.transpose(1, 2)).transpose(1, 2), {}),
         "shared": (lambda m, x: torch.cat([m.conv(x)[:, :, :9], x[:, :, 4:]], 1), {"conv": conv}),
     }
+    case("crop of many channels", lambda: nn.Sequential(nn.Conv1d(CHANNELS, 12, 5, padding=2), nn.Conv1d(12, 12, 5, padding=2), Crop(3, 5)))
+    case("crop of some", lambda: nn.Sequential(*[m for _ in range(3) for m in (nn.Conv1d(CHANNELS, CHANNELS, 3, padding=1), nn.ReLU())], Crop(5, 4)))
     for name, (function, parts) in before.items():
         family = {"amax": "elementwise"} if name == "groups" else {}
         for low, high in ((3, 5), (11, 15), (16, 19))[: 3 if name.startswith("cat ") and "channels" not in name else 1]:
@@ -635,6 +637,15 @@ def view_cases() -> None:
              fc=lambda size=size: nn.Linear(size * CHANNELS, 3)))  # fmt: skip
         case(f"group and back {size}", fn(lambda x, s=size: F.relu(x.unflatten(2, (24 // s, s))).flatten(2)))
         case(f"group letters {size}", fn(lambda x, s=size: x.unflatten(2, (24 // s, s)).sum(3)), 0)
+
+
+class Crop(nn.Module):
+    def __init__(self, left: int, right: int) -> None:
+        super().__init__()
+        self.left, self.right = left, right
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :, self.left : -self.right]
 
 
 class AttentionPool(nn.Module):
@@ -1002,7 +1013,7 @@ def test_every_registered_operation_has_a_case() -> None:
 # ---- ways of running a convolution ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["convolution", "convolution in two dimensions", "shorter than the receptive field"])
+@pytest.mark.parametrize("name", ["convolution", "convolution in two dimensions", "shorter than the receptive field", "cropped"])
 @pytest.mark.parametrize("way", list(WAYS))
 def test_the_law_for_every_way_of_convolving(way: str, name: str) -> None:
     findings = bench_findings(name)
@@ -1016,7 +1027,7 @@ def test_the_law_for_every_way_of_convolving(way: str, name: str) -> None:
             rule.way = way if way in rule.applicable(everywhere[rule.sources[0]].width) else "windows"
             forced.append(rule.way == way)
     few = way == "blocks" and name != "convolution"  # which has the layers with channels enough
-    wanted = 5 if not few else 1 if name == "shorter than the receptive field" else 0
+    wanted = 5 if not few else int(name in ("shorter than the receptive field", "cropped"))
     assert sum(forced) >= wanted, f"{way} applies to {sum(forced)} convolutions only"
     exact = WAYS[way].exact
     found = [f"{findings.cases[findings.owners[i]].name}: {text}" for i, text in laboratory.problems(bench_chunks(name), tolerance=1e-10 if exact else 1e-4)]

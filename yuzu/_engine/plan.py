@@ -108,7 +108,8 @@ class Plan:
 
     def _find_spreads(self) -> None:
         """How far from an edit each node's windows begin and end, far from the ends of the sequence, where that is the
-        same at every position: for edits of ``p <= position < q`` they are ``[p + spread[0], q + spread[1])``.
+        same at every position and nothing on the way turns finite values into others: for edits of ``p <= position <
+        q`` they are ``[p + spread[0], q + spread[1])``.
         """
         self.spreads: list[tuple[int, int] | None] = []
         for node in self.graph.nodes:
@@ -123,7 +124,7 @@ class Plan:
     def _spread_after(self, rule: Rule) -> tuple[int, int] | None:
         sources = {i: self.spreads[i] for i in rule.sources if self.layouts[i].kind == "windows"}
         known = {i: spread for i, spread in sources.items() if spread is not None}
-        if not known or len(known) < len(sources):
+        if not rule.keeps_finite or not known or len(known) < len(sources):
             return None
         # a stride shows in three neighbours; two widths tell whether the end follows that of the edit
         lowest = max(-begin for begin, _ in known.values())

@@ -68,8 +68,8 @@ class Window:
     width: int
         Positions carried for every site; 0 when no site reaches anything.
     regular: boolean array, shape=(S,)
-        Where the window begins at the very first position that the site reaches and the output needs, with no end of
-        the sequence near.
+        Where the window lies towards its site as that of a neighbour does: no end of the sequence, nor, unless windows
+        lie alike, of what the output needs, cuts it off.
     natural: tuple of two integer arrays of shape=(S,), or None
         ``first`` and ``stop`` in an endless sequence of which all is needed, if the windows lie alike towards them at
         this layer and at all before it. All that such windows hold is right, whether it is needed or not.
@@ -142,7 +142,7 @@ class Window:
         windows are not evenly spaced.
         """
         sites = len(self.start)
-        return 32 * sites + (0 if self.step is not None else 24 * sites * self.width)
+        return 48 * sites + (0 if self.step is not None else 24 * sites * self.width)
 
     def cached(self, key: Any, make: Any) -> Any:
         """What ``make()`` gave the first time for ``key``: index tables are the same for every sequence."""

@@ -26,6 +26,7 @@ class Scaled(Rule):
     """A difference times something that a mutation does not change."""
 
     family = "elementwise"
+    keeps_finite = True
     aliases = True
     absorbed = False  # by the convolution before or after it, whose kernel has the factor in it
 

@@ -75,6 +75,9 @@ def slots_of(window: Window, edits: int, reach: int, device: torch.device) -> Sl
     def make() -> Slots:
         # what a site truly reaches, for windows at the ends are wider than that and would overlap more
         first, stop = window.first, np.maximum(window.stop, window.first)
+        if window.natural is not None:  # all that is carried is right, and what follows relies on it
+            first = np.maximum(window.natural[0], window.start)
+            stop = np.maximum(np.minimum(window.natural[1], window.start + window.width), first)
         order = np.argsort(first, kind="stable")
         base = int(first.min())
         # site i and a later site j overlap in the output when first[j] < stop[i] + reach

@@ -99,6 +99,9 @@ class Rule:
     reads_reference: bool
         Whether the change depends on values of the batch at hand, beside the changes before it: those of the reference,
         or of another input. Where it does not, it is the same whatever the other inputs are.
+    keeps_finite: bool
+        Whether finite values always give finite ones: a logarithm does not. What an output does not need may then be
+        carried beside what it needs, for a product with zeros in it leaves nothing of it.
     """
 
     family = "naive"
@@ -107,6 +110,7 @@ class Rule:
     shares_among_sites = False
     reads_lowered = False
     reads_reference = True
+    keeps_finite = False
 
     def __init__(self, view: View, layout: Layout) -> None:
         self.node = view.node

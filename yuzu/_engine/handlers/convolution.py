@@ -32,6 +32,7 @@ class Convolution(Reading):
     """``conv1d``, or ``conv2d`` with one axis of positions, on windows."""
 
     family = "convolution"
+    keeps_finite = True
     reads_reference = False
 
     def __init__(self, view: View, layout: Layout, geometry: Geometry, groups: int, height: int | None) -> None:

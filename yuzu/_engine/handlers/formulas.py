@@ -77,6 +77,7 @@ class Rectifier(Rule):
     """
 
     family = "elementwise"
+    keeps_finite = True
     reads_lowered = True
     factor: ChannelFactor | None = None  # what differences are divided by
 
@@ -102,8 +103,9 @@ class Rectifier(Rule):
     def _sum(self, run: Run, difference: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
         if difference.dtype != below.dtype:  # widened first: operations on mixed dtypes are slow
             return difference.to(below.dtype).add_(below)
-        # part of a wider window is left: what reads the result wants it in one piece, and would copy it
-        in_place = run.disposable(self.sources[0]) and difference.is_contiguous()
+        # part of a wider window is left as it is: what reads the result wants it in one piece, and would copy it
+        whole = difference.nbytes == difference.untyped_storage().nbytes()
+        in_place = whole and run.disposable(self.sources[0])
         return difference.add_(below) if in_place else difference + below
 
     def _scale(self, run: Run) -> torch.Tensor | None:

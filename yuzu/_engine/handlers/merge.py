@@ -24,6 +24,7 @@ class Sum(Rule):
     """``a + alpha * b``."""
 
     family = "merge"
+    keeps_finite = True
     reads_reference = False
 
     def __init__(self, view: View, layout: Layout, factors: dict[int, float]) -> None:
@@ -129,6 +130,7 @@ class Concatenation(Rule):
     """``cat`` along an axis that is not the positions: each branch on the union of the windows."""
 
     family = "merge"
+    keeps_finite = True
     reads_reference = False
 
     def __init__(self, view: View, layout: Layout, parts: list[int], axis: int) -> None:
@@ -161,6 +163,7 @@ class Juxtaposition(Rule):
     """``cat`` along the positions: each branch's window moves by the length of those before it."""
 
     family = "merge"
+    keeps_finite = True
     reads_reference = False
 
     def __init__(self, view: View, layout: Layout, parts: list[tuple[int, int]]) -> None:
@@ -246,6 +249,7 @@ class Stack(Rule):
     """``stack`` along a new axis."""
 
     family = "merge"
+    keeps_finite = True
     reads_reference = False
 
     def __init__(self, view: View, layout: Layout, parts: list[int], axis: int) -> None:

@@ -32,6 +32,7 @@ class Pool(Reading):
     """
 
     family = "pool"
+    keeps_finite = True
 
     def __init__(self, view: View, layout: Layout, geometry: Geometry) -> None:
         super().__init__(view, layout)

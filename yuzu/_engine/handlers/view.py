@@ -28,6 +28,7 @@ class Rearranged(Rule):
     """
 
     family = "view"
+    keeps_finite = True
     reads_reference = False
     aliases = True
 
@@ -126,6 +127,7 @@ class Regrouped(Rule):
     """
 
     family = "view"
+    keeps_finite = True
     reads_reference = False
     aliases = True
 
@@ -190,6 +192,7 @@ class Moved(Reading):
     """Crops, strides and pads along positions: output ``j`` is input ``j*s - p``."""
 
     family = "view"
+    keeps_finite = True
     reads_reference = False
     aliases = True
 
