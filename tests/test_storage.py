@@ -243,7 +243,7 @@ def foreign_files():
     np.savez(archive, a=np.zeros(3))
     return {
         "text": b"not a precomputation at all, but a note of some length that somebody left here\n" * 3,
-        "json": json.dumps({"format": "yuzu precomputation", "version": "1"}).encode(),
+        "json": json.dumps({"format": "yuzu precomputation", "version": "2"}).encode(),
         "pickle": pickle.dumps({"seq_len": L}),
         "torch.save": buffer.getvalue(),
         "numpy": archive.getvalue(),
@@ -253,7 +253,7 @@ def foreign_files():
         "safetensors of a model": safetensors.torch.save(model.state_dict()),
         "safetensors with a header": safetensors.torch.save(model.state_dict(), {"format": "pt"}),
         "safetensors of another library": safetensors.torch.save(
-            {"a": torch.zeros(2)}, {"format": "plan", "version": "1"}
+            {"a": torch.zeros(2)}, {"format": "plan", "version": "2"}
         ),
         "a huge header": struct.pack("<Q", 2**62) + b"{}",
         "a header of rubbish": struct.pack("<Q", 10) + b"[[[[[[[[[[" + bytes(100),
@@ -277,7 +277,7 @@ def test_no_file_and_a_folder(tmp_path):
         Precomputation.load(tmp_path / "folder")
 
 
-@pytest.mark.parametrize("version", ["0", "2", "99", "1.5", "", "one", None])
+@pytest.mark.parametrize("version", ["0", "1", "3", "99", "2.5", "", "two", None])
 def test_another_format_version(saved, path, version):
     def change(metadata):
         del metadata["version"]

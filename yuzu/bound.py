@@ -75,7 +75,7 @@ class Bound:
             s, model = self.settings, self.model
             graph = capture(model, (s.n_choices, s.seq_len), tuple(a[:1] for a in args), model_dtype(model))
             naive = {int(i): reason for i, reason in self.decisions["naive"].items()}
-            self._captured = make_plan(graph, s.precision, naive)
+            self._captured = make_plan(graph, self.decisions["precision"], naive)
         return self._captured
 
     def narrowed(self, target: Any) -> Bound | None:

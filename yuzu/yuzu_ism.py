@@ -306,8 +306,7 @@ class _Job:
         infinite = tuple(sorted(unfit))
         if infinite:
             if infinite not in self.runs:
-                plan = self.bound.plan_without(list(infinite))
-                self.runs[infinite] = Run(plan, run.weights, self.bound.derived, run.device)
+                self.runs[infinite] = run.of_plan(self.bound.plan_without(list(infinite)))
             run = self.runs[infinite]
         return run, found
 

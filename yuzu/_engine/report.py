@@ -68,6 +68,8 @@ def table(settings: Any, decisions: dict[str, Any]) -> str:
     text = ["  ".join(str(line[i]).ljust(widths[i]) for i in used).rstrip() for line in lines]
     text.insert(1, "-" * max(map(len, text)))
     notes = [f"{decisions['sites']} positions are carried at once."]
+    if decisions["precision"] != settings.precision:
+        notes.append(f"{settings.precision!r} products are far off here, so they are {decisions['precision']!r}.")
     if decisions.get("alpha") is not None:
         notes.append(
             f"Gaussian probes: alpha={decisions['alpha']:g}, largest condition number {decisions['condition']:.3g}, "

@@ -165,6 +165,12 @@ class Run:
         self.at: Node | None = None  # the node being run, to name it when it raises
         self.keep_all = False  # keep every change to the end, to compare them
 
+    def of_plan(self, plan: Plan) -> Run:
+        """The same use, reference included, of another plan of the same graph."""
+        other = Run(plan, self.weights, self._derived, self.device)
+        other.reference = self.reference
+        return other
+
     # ---- the reference
 
     def set_reference(self, X: torch.Tensor, args: Sequence[torch.Tensor], like: Reference | None = None) -> Reference:

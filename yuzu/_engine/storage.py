@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from yuzu.errors import PrecomputationError
 from yuzu.files import written_whole
 
-FORMAT_NAME, FORMAT_VERSION = "yuzu precomputation", 1
+FORMAT_NAME = "yuzu precomputation"
+FORMAT_VERSION = 2  # a change of what the graph is rewritten to is one, too: decisions count its nodes
 
 
 def write(path: Path, settings: Any, decisions: dict[str, Any], arrays: dict[str, torch.Tensor]) -> None:
@@ -107,6 +108,7 @@ def _check_decisions(d: Any) -> None:
     from yuzu._engine.handlers.convolution_ways import WAYS
     from yuzu._engine.handlers.dense import DENSE_WAYS
     from yuzu._engine.report import COLUMNS
+    from yuzu.precompute import PRECISIONS
 
     known_ways = {*WAYS, *DENSE_WAYS}
 
@@ -116,6 +118,7 @@ def _check_decisions(d: Any) -> None:
     good = {
         "fingerprint": lambda v: _is(v, str),
         "naive_model": lambda v: v is None or _is(v, str),
+        "precision": lambda v: v in PRECISIONS,
         "naive": numbered(lambda v: _is(v, str)),
         "ways": numbered(lambda v: isinstance(v, str) and v in known_ways),
         "sites": lambda v: _is(v, int, 1),

@@ -1,8 +1,11 @@
-"""Compares the engine with the model itself, in float64, on a few mutants; and finds the layer to blame."""
+"""Compares the engine with the model itself, in float64, on a few mutants, and finds the layer to blame; and measures
+what lowered products cost in accuracy.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,13 +24,30 @@ TOLERANCE = {
 }  # relative to the largest value; rounding stays far below, a wrong window far above
 
 
-def disagreeing_node(
-    model: torch.nn.Module, plan: Plan, X: torch.Tensor, args: Sequence[torch.Tensor], device: torch.device
-) -> tuple[int | None, str]:
-    """The first node whose change is not what running the graph on the mutants gives, and in what way it is wrong.
+@dataclass(frozen=True)
+class Verdict:
+    """What a comparison found.
 
-    -1 if the graph is not the model; None if all is well.
+    Attributes
+    ----------
+    node: int or None
+        The first node whose change is not what running the graph on the mutants gives; -1 if the graph is not the
+        model; None if all is well.
+    why: str
+        In what way it is wrong.
+    differences: list of torch.Tensor, each of shape=(S * A, O...)
+        Of every output that is a tensor, from the model itself, for `few_sites`; where all is well.
     """
+
+    node: int | None
+    why: str = ""
+    differences: list[torch.Tensor] = field(default_factory=list)
+
+
+def compare(
+    model: torch.nn.Module, plan: Plan, X: torch.Tensor, args: Sequence[torch.Tensor], device: torch.device
+) -> Verdict:
+    """Whether the plan does what the model does, with full products."""
     try:
         return _compare(model, plan, X, args, device, torch.float64)
     except NotInDouble:
@@ -45,7 +65,7 @@ def _compare(
     args: Sequence[torch.Tensor],
     device: torch.device,
     dtype: torch.dtype,
-) -> tuple[int | None, str]:
+) -> Verdict:
     given = plan
     precision, given.precision = plan.precision, "highest"
     try:
@@ -61,35 +81,63 @@ def _compare(
             if dtype == X.dtype:
                 raise
             raise NotInDouble from error
-        infinite = run.unfit_for_differences()
-        if infinite:
-            plan = plan.without(dict.fromkeys(infinite, ""))
-            reference = run.reference
-            run = Run(plan, Weights(twin, device), Derived(), device)
-            run.reference = reference
+        run = _carrying_values(run)
+        plan = run.plan
         sites = few_sites(x)
         try:
             changes = run.chunk(sites)
         except Exception as error:  # a handler's own error: its layer runs naively, and the warning says so
             assert run.at is not None
-            return run.at.index, f"its handler raised {type(error).__name__}: {error}"
+            return Verdict(run.at.index, f"its handler raised {type(error).__name__}: {error}")
         mutants = edited_rows(x, sites)
         rows = [a.expand(len(mutants), *a.shape[1:]) for a in rest]
         truth = _leaves_by_rows(twin, mutants, rows)
-        graph = plan.graph
-        tensors = [
-            (o, c)
-            for o, c in zip(graph.outputs, changes, strict=True)
-            if isinstance(o, int) and graph.nodes[o].shape is not None
-        ]
+        tensors = _tensors(plan, changes)
         if len(truth) != len(tensors):
-            return -1, ""
-        good = all(_agree(run.whole_value(o), t) for (o, _), t in zip(tensors, truth, strict=True))
-        if good:
-            return None, ""
-        return _first_wrong(run, sites, mutants, rows, truth, tensors), "its handler disagreed with naive ISM"
+            return Verdict(-1)
+        if all(_agree(run.whole_value(o), t) for (o, _), t in zip(tensors, truth, strict=True)):
+            return Verdict(None, "", [_difference(t, run.value(o)) for (o, _), t in zip(tensors, truth, strict=True)])
+        wrong = _first_wrong(run, sites, mutants, rows, truth, tensors)
+        return Verdict(wrong, "its handler disagreed with naive ISM")
     finally:
         given.precision = precision
+
+
+def error_of_products(run: Run, X: torch.Tensor, verdict: Verdict) -> float:
+    """The relative L2 error of the outputs' differences for `few_sites`, all outputs together, in the run's own
+    precision; 0 where nothing changes.
+    """
+    run = _carrying_values(run)
+    sites = few_sites(X)
+    wrong, whole = [], []
+    for (o, change), truth in zip(_tensors(run.plan, run.chunk(sites)), verdict.differences, strict=True):
+        if change is None:
+            found = torch.zeros_like(truth)
+        elif change.mutant:
+            found = _difference(run.whole_value(o), run.value(o))
+        else:
+            found = run.whole(o, change).flatten(0, 1).double()
+        known = torch.isfinite(truth)
+        wrong.append(torch.linalg.vector_norm(torch.where(known, found - truth, 0).nan_to_num(nan=torch.inf)))
+        whole.append(torch.linalg.vector_norm(torch.where(known, truth, 0)))
+    error, size = (float(torch.linalg.vector_norm(torch.stack(norms))) for norms in (wrong, whole))
+    return error / size if size else 0.0
+
+
+def _difference(mutants: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    return mutants.double() - reference.double()
+
+
+def _carrying_values(run: Run) -> Run:
+    """The run, or another that carries values in place of differences from what is infinite in the reference."""
+    infinite = run.unfit_for_differences()
+    return run.of_plan(run.plan.without(dict.fromkeys(infinite, ""))) if infinite else run
+
+
+def _tensors(plan: Plan, changes: Sequence[Any]) -> list[tuple[int, Any]]:
+    """The nodes of the outputs that are tensors, and their changes."""
+    outputs = zip(plan.graph.outputs, changes, strict=True)
+    return [(o, c) for o, c in outputs if isinstance(o, int) and plan.graph.nodes[o].shape is not None]
 
 
 def _leaves_by_rows(twin: torch.nn.Module, X: torch.Tensor, args: list[torch.Tensor]) -> list[torch.Tensor]:
