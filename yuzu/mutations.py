@@ -206,6 +206,8 @@ def batches(group: Group, sites_at_once: int, regular: np.ndarray | None = None)
     """
     _, counts = np.unique(group.sequence, return_counts=True)
     total = len(group.sequence)
+    if not total:
+        return
     if counts.max() * 2 <= sites_at_once and (counts == counts[0]).all():
         size = max(sites_at_once // int(counts[0]), 1) * int(counts[0])
         for i in range(0, total, size):

@@ -26,7 +26,7 @@ from yuzu.inputs import (
 )
 from yuzu.mutations import Mutations, batches, letters_of
 from yuzu.progress import tqdm
-from yuzu.scores import Results, Scores, Selection, difference, result_dtype
+from yuzu.scores import Results, Scores, Selection, result_dtype, scored
 
 
 def naive_ism(
@@ -123,10 +123,10 @@ def score_naively(
                     values = twin(mutants, *(a.expand(rows, *a.shape[1:]).clone() for a in rest))
                 leaves = selection.leaves(values)
                 selection.check(leaves, rows)
-                differences = [
-                    difference(leaf, r).unflatten(0, grid) for leaf, r in zip(leaves, reference, strict=True)
+                found = [
+                    scored(leaf, r, scores.output).unflatten(0, grid) for leaf, r in zip(leaves, reference, strict=True)
                 ]
-                scores.write(part.sequence, part.slot, written, differences)
+                scores.write(part.sequence, part.slot, written, found)
         scores.end()
 
 

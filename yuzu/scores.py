@@ -163,9 +163,10 @@ class Scores:
         sequence: np.ndarray,
         slot: np.ndarray,
         written: torch.Tensor | None,
-        differences: list[torch.Tensor | None],
+        values: list[torch.Tensor | None],
     ) -> None:
-        """Write the differences ``(S, A, O...)`` of a chunk; None for an output that does not change.
+        """Write the differences ``(S, A, O...)`` of a chunk, or the mutants' values for ``"prediction"``; None for an
+        output that does not change.
 
         With ``"l2"`` each is squared and summed over everything after the first two axes, so windows will do.
         """
@@ -178,20 +179,32 @@ class Scores:
         else:
             index = (rows[:, None].expand_as(written), written, place[:, None].expand_as(written))
         if self.output == "l2":
-            total = self._norm(differences)
+            total = self._norm(values)
             if total is not None:
                 self._batch[0][index] = total if written is not None else total[:, 0]
             return
-        for result, difference in zip(self._batch, differences, strict=True):
-            if difference is None:
+        for result, value in zip(self._batch, values, strict=True):
+            if value is not None:
+                result[index] = (value if written is not None else value[:, 0]).to(self.dtype)
+
+    def not_finite(self) -> np.ndarray | None:
+        """``(B, L')`` or ``(B, R)``: at which places of the batch anything that was scored is not finite although the
+        reference is; None where all is.
+        """
+        place = len(self.shape)  # the axis of places
+        found = None
+        for i, result in enumerate(self._batch):
+            if bool(torch.isfinite(result.sum())):  # one pass that stores nothing
                 continue
-            values = difference.to(self.dtype)
-            if written is None:
-                values = values[:, 0]
-            if self.output == "delta":
-                result[index] = values
+            if self.output == "l2":
+                known = torch.stack([torch.isfinite(r).reshape(self._size, -1).all(1) for r in self._reference]).all(0)
             else:
-                result[index] += values
+                known = torch.isfinite(self._reference[i])
+            known = known.reshape(self._size, *[1] * place, *known.shape[1:])
+            wrong = (~torch.isfinite(result) & known).movedim(place, 1)
+            wrong = wrong.reshape(*wrong.shape[:2], -1).any(2)
+            found = wrong if found is None else found | wrong
+        return found.cpu().numpy() if found is not None and bool(found.any()) else None
 
     def _norm(self, differences: list[torch.Tensor | None]) -> torch.Tensor | None:
         present = [d for d in differences if d is not None]
@@ -222,3 +235,10 @@ def difference(mutant: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     if not reference.is_floating_point():
         mutant, reference = mutant.float(), reference.float()
     return mutant - reference
+
+
+def scored(mutant: torch.Tensor, reference: torch.Tensor, output: str) -> torch.Tensor:
+    """What `Scores.write` takes for an ``output``: the mutant's own value where the prediction is asked for, as the
+    difference from an infinite reference is no number.
+    """
+    return mutant if output == "prediction" else difference(mutant, reference)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,10 @@ from yuzu.inputs import (
     to_user,
 )
 from yuzu.kept_precomputations import obtain
-from yuzu.mutations import Mutations, batches, letters_of
+from yuzu.mutations import Group, Mutations, batches, letters_of
 from yuzu.naive_ism import score_naively
 from yuzu.progress import tqdm
-from yuzu.scores import Results, Scores, Selection, difference, result_dtype
+from yuzu.scores import Results, Scores, Selection, result_dtype, scored
 
 
 def yuzu_ism(
@@ -281,17 +281,44 @@ class _Job:
         reachable, regular = plan.reach(self.mutations.positions, self.mutations.width)
         together = None if plan.senses else regular  # probes hold the stretch from the first site to the last
         for group in self.mutations.groups(letters, reachable):
-            for part in batches(group, self.sites_at_once, together):
-                sites, written = self.mutations.sites(x, letters_there, part)
-                for i, changes in enumerate(run.chunk_for_each(sites, references)):
-                    found = differences(run, changes, self.selection, leaves[i], self.output)
-                    scores[i].write(part.sequence, part.slot, written, found)
-        for score in scores:
+            parts = batches(group, self.sites_at_once, together)
+            self.write(parts, run, references, leaves, scores, x, letters_there)
+        for reference, leaf, score in zip(references, leaves, scores, strict=True):
+            places = score.not_finite()
+            if places is not None:
+                naively, size = self.naively(run), max(self.bound.naive_batch // self.mutations.n_choices, 1)
+                for group in self.mutations.groups(letters):
+                    part = group.part(places[group.sequence, group.slot])
+                    self.write(batches(part, size), naively, [reference], [leaf], [score], x, letters_there)
             score.end()
         if self.timings is not None and run.seconds is not None:
             kept = [run.seconds[n.index] for n in plan.graph.nodes if n.mutated and n.kind == "call"]
             self.timings[0].append(kept)
             self.timings[1].append([None] * len(kept))
+
+    def write(
+        self,
+        parts: Iterable[Group],
+        run: Run,
+        references: Sequence[Reference],
+        leaves: Sequence[list[torch.Tensor]],
+        scores: Sequence[Scores],
+        x: torch.Tensor,
+        letters: torch.Tensor,
+    ) -> None:
+        """Run chunk after chunk, and write what is found for each reference."""
+        for part in parts:
+            sites, written = self.mutations.sites(x, letters, part)
+            for i, changes in enumerate(run.chunk_for_each(sites, references)):
+                found = outputs_to_score(run, changes, self.selection, leaves[i], self.output)
+                scores[i].write(part.sequence, part.slot, written, found)
+
+    def naively(self, run: Run) -> Run:
+        """What runs every operation on whole mutants. Where a mutant's values are infinite and the reference's are not,
+        products of differences may spoil more than naive ISM does: the zeros in them become NaN.
+        """
+        nodes = [n.index for n in run.plan.graph.nodes if n.kind == "call" and n.mutated]
+        return run.of_plan(self.bound.plan_without(nodes))
 
     def references(self, x: torch.Tensor, extras: list[tuple[torch.Tensor, ...]]) -> tuple[Run, list[Reference]]:
         """The reference with each of ``extras``; and what runs the mutants: where a reference is infinite (a mask
@@ -311,10 +338,12 @@ class _Job:
         return run, found
 
 
-def differences(
+def outputs_to_score(
     run: Run, changes: list[Any], selection: Selection, reference: list[torch.Tensor], output: str
 ) -> list[torch.Tensor | None]:
-    """The scored differences ``(S, A, O...)`` of a chunk, or windows of them where only their norm is wanted."""
+    """The scored differences ``(S, A, O...)`` of a chunk, or windows of them where only their norm is wanted, or the
+    mutants' values for ``"prediction"``.
+    """
     graph = run.plan.graph
     grid = run.sites.difference.shape[:2]
     if selection.func is None:
@@ -329,11 +358,15 @@ def differences(
                 found.append(None)
             elif run.plan.layouts[o].kind == "values" or change.mutant:
                 rows = change.tensor if run.plan.layouts[o].kind == "values" else run.mutants(o, change)
-                found.append(difference(rows.unflatten(0, grid), run.of_sites(run.value(o))))
+                found.append(scored(rows.unflatten(0, grid), run.of_sites(run.value(o)), output))
             elif output == "l2" and selection.target is None and change.window is not None:
                 found.append(change.tensor)
             else:
-                found.append(run.whole(o, change))
+                whole = run.whole(o, change)
+                if output == "prediction":
+                    dtype = result_dtype(whole.dtype)
+                    whole = whole.to(dtype) + run.of_sites(run.value(o)).to(dtype)
+                found.append(whole)
         if selection.target is not None:
             found = [None if f is None else selection.pick(f, 2) for f in found]
         return found
@@ -349,4 +382,4 @@ def differences(
             values.append(run.whole_value(o))
     leaves = selection.leaves(graph.rebuild(values))
     selection.check(leaves, grid[0] * grid[1])
-    return [difference(leaf.unflatten(0, grid), run.of_sites(r)) for leaf, r in zip(leaves, reference, strict=True)]
+    return [scored(leaf.unflatten(0, grid), run.of_sites(r), output) for leaf, r in zip(leaves, reference, strict=True)]
