@@ -68,10 +68,11 @@ def test_wrong_products_are_not_used(name, conv, broken_bfloat16, device, tmp_pa
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("conv", ["auto", "windows", "fold", "banded", "blocks", "cyclic"])
 @pytest.mark.filterwarnings("error::yuzu.YuzuWarning")
-def test_right_products_are_used(name, device):
+def test_right_products_are_used(name, conv, device):
     model, X = MODELS[name](), sequences(2, L)
-    made = yuzu.precompute(model, L, precision="medium", device=device)
+    made = yuzu.precompute(model, L, precision="medium", conv=conv, device=device)
     assert made.decisions["precision"] == "medium" and "far off" not in made.summary()
     assert 1e-5 < errors(yuzu.yuzu_ism(model, X, made, output="delta", device=device), oracle(model, X)["delta"])[0] < 2e-2
 
@@ -83,10 +84,11 @@ def test_without_verification_nothing_is_measured(broken_bfloat16):
 
 
 @pytest.mark.filterwarnings("error::yuzu.YuzuWarning")
-def test_differences_that_no_precision_gets_right(monkeypatch):
-    """They are rounding of a large reference: nothing is gained by float32 products."""
+@pytest.mark.parametrize(("lowered", "full"), [(2.0, 1.9), (np.inf, np.inf)])
+def test_differences_that_no_precision_gets_right(lowered, full, monkeypatch):
+    """They are rounding of a large reference, or too large for float32: nothing is gained by float32 products."""
     module = importlib.import_module("yuzu.precompute")  # the function hides it
-    monkeypatch.setattr(module, "error_of_products", lambda run, X, verdict: 2.0 if run.precision == "medium" else 1.9)
+    monkeypatch.setattr(module, "error_of_products", lambda run, X, v: lowered if run.precision == "medium" else full)
     assert yuzu.precompute(convolutions(), L, precision="medium", device="cpu").decisions["precision"] == "medium"
 
 
@@ -95,10 +97,19 @@ def measured(model, precision, X, args=()):
     x, rest = X[:1].float(), tuple(a[:1].float() if a.is_floating_point() else a[:1] for a in args)
     model = model.float()
     plan = make_plan(capture(model, x.shape[1:], rest, torch.float32), precision)
+    plan.precision = "medium"  # the verdict holds what lowered products are compared with
     verdict = compare(model, plan, x, rest, CPU)
+    plan.precision = precision
     run = Run(plan, Weights(model, CPU), Derived(), CPU)
     run.set_reference(x, rest)
     return verdict, lambda: error_of_products(run, x, verdict)
+
+
+@torch.no_grad()
+def test_full_products_are_compared_with_nothing():
+    model, x = convolutions(), sequences(1, L)
+    verdict = compare(model, make_plan(capture(model, x.shape[1:], (), torch.float32), "highest"), x, (), CPU)
+    assert verdict.node is None and not verdict.differences
 
 
 @torch.no_grad()

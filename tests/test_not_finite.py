@@ -1,5 +1,7 @@
 """Values that are infinite, or no number, in some mutants only: what is so in naive ISM is so here, and nothing else."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,9 @@ from conftest import errors, oracle
 from torch import nn
 
 import yuzu
+from yuzu._engine.run import Run
 from yuzu.bound import Bound
+from yuzu.mutations import Mutations
 from yuzu.yuzu_ism import _Job
 
 L = 60
@@ -99,6 +103,23 @@ def test_chunks_of_few_sites(monkeypatch):
     model, X = Fragile(torch.log, 2).double(), only_a(2).double()
     found = yuzu.yuzu_ism(model, X, yuzu.precompute(model, L, device="cpu"), output="delta", device="cpu")
     assert_same_pattern(found, oracle(model, X)["delta"], 1e-9)
+
+
+def test_mutants_run_naively_as_memory_allows(monkeypatch):
+    torch.manual_seed(0)
+    model, X = Fragile(torch.log, 2).double(), only_a(2).double()
+    made = yuzu.precompute(model, L, device="cpu")
+    rows, whole = [], Run.mutants
+    monkeypatch.setattr(Run, "mutants", lambda self, *given: rows.append(len(found := whole(self, *given))) or found)
+    yuzu.yuzu_ism(model, X, made, output="delta", device="cpu")
+    assert max(rows) > 6
+    bound = made.bind(model, L, 4, (), torch.device("cpu"))
+    each = bound.memory(Mutations(4, L, 0, None, None, None)).sequence
+    rows.clear()
+    bound.settings = dataclasses.replace(bound.settings, max_memory=7 * each)
+    again = yuzu.yuzu_ism(model, X, made, output="delta", device="cpu")
+    assert 0 < max(rows) <= 7
+    assert_same_pattern(again, oracle(model, X)["delta"], 1e-9)
 
 
 class Conditioned(nn.Module):

@@ -6,6 +6,7 @@ import copy
 import threading
 import weakref
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class Bound:
         self.plan, self.device = plan, device
         self.settings, self.decisions = precomputation.settings, precomputation.decisions
         self.derived = Derived()
-        self._finite_plans: dict[tuple[int, ...], Plan] = {}
+        self._naive_plans: dict[tuple[int, ...], Plan] = {}
         self._narrowed: OrderedDict[tuple[int, ...], Bound | None] = OrderedDict()
         self._lock = threading.Lock()
         self._captured: Plan | None = None
@@ -51,15 +52,13 @@ class Bound:
             raise YuzuError("model no longer exists")
         return model
 
-    def plan_without(self, nodes: list[int]) -> Plan:
-        """The plan with some nodes, whose reference is not finite, run naively."""
+    def plan_without(self, nodes: Sequence[int], reason: str) -> Plan:
+        """The plan with some nodes run naively, made once for each choice of nodes."""
         assert self.plan is not None
         key = tuple(nodes)
-        if key not in self._finite_plans:
-            self._finite_plans[key] = self.plan.without(
-                dict.fromkeys(nodes, "its reference value is infinite or as large as a mask")
-            )
-        return self._finite_plans[key]
+        if key not in self._naive_plans:
+            self._naive_plans[key] = self.plan.without(dict.fromkeys(nodes, reason))
+        return self._naive_plans[key]
 
     def captured(self, args: tuple[torch.Tensor, ...]) -> Plan:
         """The plan; also where the model itself is faster than a plan, and so has none.
@@ -105,7 +104,7 @@ class Bound:
         if graph is None:
             return None
         other = copy.copy(self)
-        other.plan, other._finite_plans = make_plan(graph, self.plan.precision, self.plan.naive), {}
+        other.plan, other._naive_plans = make_plan(graph, self.plan.precision, self.plan.naive), {}
         for mine, theirs in zip(self.plan.rules, other.plan.rules, strict=True):
             if mine is not None and theirs is not None:
                 theirs.way = mine.way
@@ -123,6 +122,10 @@ class Bound:
     def naive_batch(self) -> int:
         """Mutants in one forward pass where the whole model runs naively."""
         return int(self.decisions["naive_batch"])
+
+    def mutants_at_once(self, mutations: Mutations) -> int:
+        """Mutants in one batch that runs naively, as memory allows."""
+        return max(min(self.naive_batch, self.settings.max_memory // max(self.memory(mutations).sequence, 1)), 1)
 
     def memory(self, mutations: Mutations) -> measure.Memory:
         assert self.plan is not None

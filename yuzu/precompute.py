@@ -432,7 +432,26 @@ def _decide(
         sensing, plan = plan.sensing, make_plan(graph, "highest", naive)
         plan.sensing = sensing
         run = run.of_plan(plan)
-        ways = measure.choose_ways(run, *search)
+        with products("highest", device):
+            ways = measure.choose_ways(run, *search)
+    del verdict  # it may be large
+    with products(plan.precision, device):
+        return _measured(model, s, decisions, X, args, run, ways, first)
+
+
+def _measured(
+    model: torch.nn.Module,
+    s: Settings,
+    decisions: dict[str, Any],
+    X: torch.Tensor,
+    args: Args,
+    run: Run,
+    ways: dict[int, str],
+    first: int,
+) -> dict[str, Any]:
+    """The decisions with what is measured once every layer's way is chosen."""
+    plan, device = run.plan, run.device
+    itemsize, edits = X.element_size(), s.n_choices - 1
     memory = measure.memory_of(plan, s.seq_len, s.n_choices, 1, itemsize, s.n_choices)
     most = measure.most_sites(memory, s.max_memory, device)
     count, seconds, cost = measure.choose_chunk(run, edits, s.n_choices, s.seq_len, first, most, s.random_state)
@@ -467,12 +486,14 @@ def _lowered_products_fail(run: Run, X: torch.Tensor, verdict: Verdict) -> bool:
     if lowered <= MOST_LOWERED_ERROR:
         return False
     plan = make_plan(run.plan.graph, "highest", run.plan.naive)
-    full = error_of_products(run.of_plan(plan), X, verdict)
-    if full > MOST_LOWERED_ERROR * lowered:
+    with products("highest", run.device):
+        full = error_of_products(run.of_plan(plan), X, verdict)
+    if not math.isfinite(full) or full > MOST_LOWERED_ERROR * lowered:
         return False
+    off = f"off by {lowered:.0%}" if math.isfinite(lowered) else "not finite"
     warn_user(
         f"precision='medium' is as 'highest' for this model on this machine: with bfloat16 products the differences of "
-        f"a few mutants are off by {lowered:.0%}"
+        f"a few mutants are {off}"
     )
     return True
 

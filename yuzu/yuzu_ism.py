@@ -28,7 +28,7 @@ from yuzu.kept_precomputations import obtain
 from yuzu.mutations import Group, Mutations, batches, letters_of
 from yuzu.naive_ism import score_naively
 from yuzu.progress import tqdm
-from yuzu.scores import Results, Scores, Selection, result_dtype, scored
+from yuzu.scores import Results, Scores, Selection, difference, result_dtype, scored
 
 
 def yuzu_ism(
@@ -286,10 +286,10 @@ class _Job:
         for reference, leaf, score in zip(references, leaves, scores, strict=True):
             places = score.not_finite()
             if places is not None:
-                naively, size = self.naively(run), max(self.bound.naive_batch // self.mutations.n_choices, 1)
+                naively, rows = self.naively(run), self.bound.mutants_at_once(self.mutations)
                 for group in self.mutations.groups(letters):
-                    part = group.part(places[group.sequence, group.slot])
-                    self.write(batches(part, size), naively, [reference], [leaf], [score], x, letters_there)
+                    parts = batches(group.part(places[group.sequence, group.slot]), max(rows // group.edits, 1))
+                    self.write(parts, naively, [reference], [leaf], [score], x, letters_there)
             score.end()
         if self.timings is not None and run.seconds is not None:
             kept = [run.seconds[n.index] for n in plan.graph.nodes if n.mutated and n.kind == "call"]
@@ -318,7 +318,9 @@ class _Job:
         products of differences may spoil more than naive ISM does: the zeros in them become NaN.
         """
         nodes = [n.index for n in run.plan.graph.nodes if n.kind == "call" and n.mutated]
-        return run.of_plan(self.bound.plan_without(nodes))
+        naively = run.of_plan(self.bound.plan_without(nodes, "its value is infinite in some mutants"))
+        naively.seconds = run.seconds
+        return naively
 
     def references(self, x: torch.Tensor, extras: list[tuple[torch.Tensor, ...]]) -> tuple[Run, list[Reference]]:
         """The reference with each of ``extras``; and what runs the mutants: where a reference is infinite (a mask
@@ -333,7 +335,9 @@ class _Job:
         infinite = tuple(sorted(unfit))
         if infinite:
             if infinite not in self.runs:
-                self.runs[infinite] = run.of_plan(self.bound.plan_without(list(infinite)))
+                self.runs[infinite] = run.of_plan(
+                    self.bound.plan_without(infinite, "its reference value is infinite or as large as a mask")
+                )
             run = self.runs[infinite]
         return run, found
 
@@ -356,19 +360,19 @@ def outputs_to_score(
         for o, change in tensors:
             if change is None:
                 found.append(None)
-            elif run.plan.layouts[o].kind == "values" or change.mutant:
-                rows = change.tensor if run.plan.layouts[o].kind == "values" else run.mutants(o, change)
-                found.append(scored(rows.unflatten(0, grid), run.of_sites(run.value(o)), output))
-            elif output == "l2" and selection.target is None and change.window is not None:
+            elif output == "l2" and selection.target is None and change.window is not None and not change.mutant:
                 found.append(change.tensor)
             else:
-                whole = run.whole(o, change)
-                if output == "prediction":
-                    dtype = result_dtype(whole.dtype)
-                    whole = whole.to(dtype) + run.of_sites(run.value(o)).to(dtype)
-                found.append(whole)
-        if selection.target is not None:
-            found = [None if f is None else selection.pick(f, 2) for f in found]
+                base = selection.pick(run.value(o), 1)
+                if change.mutant:
+                    mutants = selection.pick(run.mutants(o, change).unflatten(0, grid), 2)
+                    found.append(mutants if output == "prediction" else difference(mutants, run.of_sites(base)))
+                else:
+                    whole = selection.pick(run.whole(o, change), 2)
+                    if output == "prediction":
+                        dtype = result_dtype(base.dtype)
+                        whole = whole.to(dtype) + run.of_sites(base).to(dtype)
+                    found.append(whole)
         return found
     values = []
     for o, change in zip(graph.outputs, changes, strict=True):
