@@ -213,6 +213,7 @@ def choose_ways(
     return chosen
 
 
+@running()
 def _fastest(rule: Rule, run: Run, window: Window, sites: Sites) -> str:
     dtype = sites.difference.dtype
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, expand, on_device, read_windows, rewindow
+from yuzu._engine.gate import running
 from yuzu._engine.graph import Node, Weights, evaluate
 from yuzu._engine.plan import Plan
 from yuzu._engine.window import Window
@@ -173,6 +174,7 @@ class Run:
 
     # ---- the reference
 
+    @running()
     def set_reference(self, X: torch.Tensor, args: Sequence[torch.Tensor], like: Reference | None = None) -> Reference:
         """Run the graph on sequences ``(B, C, L)`` and keep each node's value. Where ``like`` is the reference of the
         same sequences with other inputs after them, only what depends on those is run.
@@ -335,6 +337,7 @@ class Run:
     def _returned(self, changes: list[Change | None]) -> list[Change | None]:
         return [changes[o] if isinstance(o, int) else None for o in self.plan.graph.outputs]
 
+    @running()
     def _walk(
         self,
         sites: Sites,
