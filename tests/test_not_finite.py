@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import errors, oracle
+from conftest import assert_close, errors, oracle
 from torch import nn
 
 import yuzu
@@ -62,6 +62,13 @@ def assert_same_pattern(found, truth, tolerance):
     assert errors(np.where(known, found, 0), np.where(known, truth, 0))[0] < tolerance
 
 
+def no_mutation_is_zero(truth, X):
+    """A character written over itself changes nothing, also where the reference is infinite and has no difference."""
+    truth = np.asarray(truth).copy()
+    truth[X.numpy() == 1] = 0
+    return truth
+
+
 @pytest.mark.parametrize("output", ["l2", "delta", "prediction"])
 @pytest.mark.parametrize("conv", WAYS)
 @pytest.mark.parametrize("channels", [1, 6])
@@ -74,6 +81,51 @@ def test_neighbours_stay_finite(name, channels, conv, output, device):
     assert made.decisions["naive_model"] is None
     found = yuzu.yuzu_ism(model, X, made, output=output, device=device)
     assert_same_pattern(found, oracle(model, X)[output], 1e-9)
+
+
+class Several(nn.Module):
+    """A logarithm at one place of a sequence of any length, which one of three outputs reads, or two do."""
+
+    def __init__(self, place, readers):
+        super().__init__()
+        self.place, self.readers = place, readers
+        self.first = nn.Conv1d(4, 3, 5, padding=2, bias=False)
+        self.heads = nn.ModuleList([nn.Conv1d(3, channels, 9, padding=4) for channels in (1, 6, 2)])
+
+    def plain(self, x):
+        """The sequence of nothing but A: its value at the place is what mutants fall below."""
+        return torch.tensor([1.0, 0, 0, 0], dtype=x.dtype, device=x.device)[None, :, None].expand(1, 4, x.shape[2])
+
+    def forward(self, x):
+        y = self.first(x)
+        chosen = torch.arange(x.shape[2], device=x.device) == self.place % x.shape[2]
+        fragile = torch.where(chosen, (y - self.first(self.plain(x)) + 0.1).log(), y)
+        return {f"head {i}": head(fragile if i in self.readers else y) for i, head in enumerate(self.heads)}
+
+
+@pytest.mark.parametrize("output", ["l2", "delta", "prediction"])
+@pytest.mark.parametrize("readers", [(0,), (1,), (1, 2)])
+@pytest.mark.parametrize(("length", "place"), [(60, 0), (60, 1), (60, -1), (60, -3), (7, 0), (7, 3), (7, -1), (3, 1)])
+@pytest.mark.parametrize("conv", ["auto", "banded"])
+def test_at_the_ends_in_short_sequences_and_among_several_outputs(conv, length, place, readers, output, device, monkeypatch):
+    monkeypatch.setattr(Bound, "sites_at_once", lambda self, mutations, references=1: 5)
+    torch.manual_seed(0)
+    model, X = Several(place, readers).double(), torch.zeros(3, 4, length, dtype=torch.float64)
+    with torch.no_grad():
+        model.first.weight.zero_()[:, 0] = 1 / 5
+    X[:, 0] = 1
+    X[2, :, length // 2] = 0  # an N
+    made = yuzu.precompute(model, length, conv=conv, device=device)
+    found, truth = yuzu.yuzu_ism(model, X, made, output=output, device=device), oracle(model, X)[output]
+    if output == "l2":
+        assert_same_pattern(found, no_mutation_is_zero(truth, X), 1e-9)
+        return
+    for i, name in enumerate(found):
+        if i in readers:
+            wanted = no_mutation_is_zero(truth[name], X) if output == "delta" else truth[name]
+            assert_same_pattern(found[name], wanted, 1e-9)
+        else:
+            assert_close(found[name], truth[name], 1e-9)
 
 
 @pytest.mark.parametrize("flat", [False, True])
@@ -169,8 +221,8 @@ def test_an_output_that_is_infinite_anyway_costs_nothing(monkeypatch, device):
     made = yuzu.precompute(model, L, device=device)
     for output in ("delta", "prediction"):
         found = yuzu.yuzu_ism(model, X, made, output=output, device=device)
-        truth = np.asarray(oracle(model, X)[output]).copy()
+        truth = oracle(model, X)[output]
         if output == "delta":
-            truth[X.numpy() == 1] = 0  # a character written over itself is no mutation
+            truth = no_mutation_is_zero(truth, X)
         assert_same_pattern(found, truth, 1e-9)
     assert np.isnan(np.asarray(yuzu.yuzu_ism(model, X, made, device=device))).any()

@@ -28,7 +28,7 @@ from yuzu.kept_precomputations import obtain
 from yuzu.mutations import Group, Mutations, batches, letters_of
 from yuzu.naive_ism import score_naively
 from yuzu.progress import tqdm
-from yuzu.scores import Results, Scores, Selection, difference, result_dtype, scored
+from yuzu.scores import Results, Scores, Selection, result_dtype, scored
 
 
 def yuzu_ism(
@@ -366,7 +366,7 @@ def outputs_to_score(
                 base = selection.pick(run.value(o), 1)
                 if change.mutant:
                     mutants = selection.pick(run.mutants(o, change).unflatten(0, grid), 2)
-                    found.append(mutants if output == "prediction" else difference(mutants, run.of_sites(base)))
+                    found.append(scored(mutants, run.of_sites(base), output))
                 else:
                     whole = selection.pick(run.whole(o, change), 2)
                     if output == "prediction":
