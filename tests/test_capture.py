@@ -29,9 +29,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import yuzu
+from yuzu import models
 from yuzu._engine import capture as capture_module
 from yuzu._engine.capture import CaptureError, capture
 from yuzu._engine.graph import Graph, Weights, evaluate, refs_of
+from yuzu._engine.handlers import contract
 from yuzu._engine.plan import make_plan
 from yuzu._engine.simplify import simplify
 from yuzu.errors import YuzuWarning
@@ -639,6 +641,110 @@ class Random(nn.Module):
 def test_what_changes_from_call_to_call_is_refused(build: Callable[[], nn.Module], reason: str) -> None:
     with pytest.raises(CaptureError, match=reason):
         capture(seeded(build).eval(), (4, LENGTH), (), torch.float64)
+
+
+# ---- traced once or twice -------------------------------------------------------------------------------------------------------------------
+
+
+class UpperLayers(nn.Module):
+    """What the second trace would write in other operations: batch norms, flattening, dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.dense = conv(), nn.BatchNorm1d(5), nn.Linear(5 * (LENGTH // 2), 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.max_pool1d(F.relu(self.norm(self.conv(x))), 2)
+        return self.dense(F.dropout(x.flatten(1), 0.5, self.training))
+
+
+class BatchStatistics(nn.Module):
+    """A norm by the statistics of the batch, or of each row, that may also be written into the model."""
+
+    def __init__(self, kind: str, written: bool) -> None:
+        super().__init__()
+        self.conv, self.kind, self.written = conv(), kind, written
+        self.register_buffer("mean", torch.zeros(5, dtype=torch.float64))
+        self.register_buffer("variance", torch.ones(5, dtype=torch.float64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        norm = F.batch_norm if self.kind == "batch" else F.instance_norm
+        kept = (self.mean, self.variance) if self.written else (None, None)
+        return norm(self.conv(x), *kept, None, None, True, 0.1)
+
+
+class Written(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x * 2
+        y[:, :, 1:] += x[:, :, :-1]
+        return torch.relu_(y)
+
+
+@pytest.fixture
+def traced_twice(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Grows with each model that is traced a second time."""
+    calls: list[bool] = []
+    original = torch.export.ExportedProgram.run_decompositions
+
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        calls.append(True)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", recorded)
+    return calls
+
+
+@pytest.mark.parametrize("build", [UpperLayers, Reused, StarArgs, lambda: models.BPNet(4, seq_len=LENGTH)])
+def test_a_second_trace_would_change_nothing(build: Callable[[], nn.Module], traced_twice: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, X = seeded(build).eval(), laboratory_sequences(4, LENGTH)
+    args = (torch.rand(1, 5, 1, dtype=torch.float64),) if isinstance(model, StarArgs) else ()
+    once = capture(model, (4, LENGTH), args, torch.float64)
+    assert not traced_twice
+    monkeypatch.setattr(capture_module, "_functional", lambda program: False)
+    twice = capture(model, (4, LENGTH), args, torch.float64)
+    assert traced_twice
+    rows = tuple(a.expand(len(X), *a.shape[1:]) for a in args)
+    for a, b in zip(*(tensors_of(run_graph(graph, model, X, rows)) for graph in (once, twice)), strict=True):
+        assert torch.equal(a, b)
+    families = [[rule.family for rule in make_plan(graph, "highest", {}).rules if rule is not None] for graph in (once, twice)]
+    assert sorted(families[0]) == sorted(families[1])
+
+
+@pytest.mark.parametrize("kind", ["batch", "instance"])
+@pytest.mark.parametrize("written", [True, False])
+def test_norms_by_statistics_of_the_batch_are_traced_twice(kind: str, written: bool, traced_twice: list[bool]) -> None:
+    model, X = seeded(lambda: BatchStatistics(kind, written)).eval(), laboratory_sequences(4, LENGTH)
+    if kind == "batch" and written:
+        with pytest.raises(CaptureError, match="calls before"):
+            capture(model, (4, LENGTH), (), torch.float64)
+    else:  # what an instance norm writes is not read
+        found = run_graph(capture(model, (4, LENGTH), (), torch.float64), model, X)
+        with torch.no_grad():
+            assert torch.allclose(found, model(X), rtol=1e-12, atol=1e-13)
+    assert traced_twice
+
+
+def test_what_writes_is_traced_twice(traced_twice: list[bool]) -> None:
+    model, X = Written(), laboratory_sequences(4, LENGTH)
+    graph = capture(model, (4, LENGTH), (), torch.float64)
+    assert traced_twice
+    assert not any(n.target._schema.is_mutable for n in graph.nodes if isinstance(n.target, torch._ops.OpOverload))
+    assert torch.equal(run_graph(graph, model, X), model(X))
+
+
+def test_a_users_handler_changes_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sorted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cummax(self.norm(x), -1).values.flatten(1)
+
+    model = seeded(Sorted).eval()
+    before = capture(model, (4, LENGTH), (), torch.float64).fingerprint()
+    monkeypatch.setitem(contract._REGISTRY, "aten.cummax", lambda view: "not now")
+    assert capture(model, (4, LENGTH), (), torch.float64).fingerprint() == before
 
 
 def test_a_constant_model_is_refused_or_zero() -> None:

@@ -61,12 +61,12 @@ MOVED = {
     "batch norm, relu": (
         [nn.BatchNorm1d(6), nn.ReLU()],
         nn.MaxPool1d(2),
-        ["conv1d", "_native_batch_norm_legit_no_training", "max_pool1d", "relu", "conv1d"],
+        ["conv1d", "batch_norm", "max_pool1d", "relu", "conv1d"],
     ),
     "relu, batch norm": (
         [nn.ReLU(), nn.BatchNorm1d(6)],
         nn.MaxPool1d(4, 2, 1),
-        ["conv1d", "mul", "max_pool1d", "mul", "relu", "_native_batch_norm_legit_no_training", "conv1d"],
+        ["conv1d", "mul", "max_pool1d", "mul", "relu", "batch_norm", "conv1d"],
     ),
     "two batch norms around a sigmoid": (
         [nn.BatchNorm1d(6), nn.Sigmoid(), nn.BatchNorm1d(6)],

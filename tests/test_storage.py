@@ -16,6 +16,7 @@ import torch
 from conftest import Net, Profile, assert_right, assert_same, randomized, sequences
 
 from yuzu import Precomputation, PrecomputationError, precompute, yuzu_ism
+from yuzu._engine.storage import FORMAT_VERSION
 
 L = 30
 
@@ -277,7 +278,7 @@ def test_no_file_and_a_folder(tmp_path):
         Precomputation.load(tmp_path / "folder")
 
 
-@pytest.mark.parametrize("version", ["0", "1", "3", "99", "2.5", "", "two", None])
+@pytest.mark.parametrize("version", ["0", str(FORMAT_VERSION - 1), str(FORMAT_VERSION + 1), "99", "2.5", "", "two", None])
 def test_another_format_version(saved, path, version):
     def change(metadata):
         del metadata["version"]

@@ -1,9 +1,9 @@
 """From a model to a `Graph`.
 
-First road: ``torch.export`` (non-strict, dynamic batch), then functionalised, so that in-place operations and
-views need no care later. Second road: the model's ``children()`` in order, taken only when a recording of
-``forward`` shows exactly the operations of the children in order and no look at tensor values; agreeing on
-one input would prove nothing. Otherwise the reason is raised and the model runs naively.
+First road: ``torch.export`` (non-strict, dynamic batch), functionalised where that changes anything, so that in-place
+operations and views need no care later. Second road: the model's ``children()`` in order, taken only when a recording
+of ``forward`` shows exactly the operations of the children in order and no look at tensor values; agreeing on one input
+would prove nothing. Otherwise the reason is raised and the model runs naively.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from yuzu._engine.gate import tracing
 from yuzu._engine.graph import Graph, Node, Ref
+from yuzu._engine.handlers import BUILT_IN
 from yuzu._engine.model_copy import evaluation_copy, held_tensors
 from yuzu._engine.reorder import pools_first
 from yuzu._engine.separate import separate_joined
-from yuzu._engine.simplify import simplify
+from yuzu._engine.simplify import COPIES, simplify
 
 # Results of these depend on their first argument's shape alone.
 SHAPE_ONLY = {
@@ -55,6 +56,8 @@ DROPOUTS = {
     "aten.feature_alpha_dropout",
     "aten.native_dropout",
 }
+# With their sixth argument these use the batch's own statistics, and may write them into the model.
+NORMS = {"aten.batch_norm", "aten.native_batch_norm", "aten.instance_norm"}
 EXAMPLE_BATCH = 3  # not 0 or 1, on which export specialises
 
 
@@ -144,11 +147,30 @@ def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
         try:
             with _quiet(), gradients():
                 program = export(module, inputs, dynamic_shapes=tuple(dims), strict=False)
-                return program.run_decompositions({})
+                return program if _functional(program) else program.run_decompositions({})
         except IndexError:
             if gradients is torch.enable_grad:
                 raise
     raise AssertionError("unreachable")
+
+
+def _functional(program: Any) -> bool:
+    """Whether an exported program writes over nothing, and all its operations have handlers of ours as they are: then
+    nothing is gained by tracing it once more, which takes as long as the export. (Were handlers of the user's to count,
+    a model would give one graph with them and another without.)
+    """
+    for fx in program.graph.nodes:
+        if fx.op in ("placeholder", "output"):
+            continue
+        if fx.op != "call_function" or not isinstance(fx.target, torch._ops.OpOverload) or fx.target._schema.is_mutable:
+            return False
+        name = _canonical_name(fx.target)
+        pointwise = torch.Tag.pointwise in fx.target.tags and torch.Tag.nondeterministic_seeded not in fx.target.tags
+        if not (pointwise or name in BUILT_IN or name in COPIES or name in SHAPE_ONLY):
+            return False
+        if name in NORMS and (len(fx.args) < 6 or fx.args[5] is not False):
+            return False
+    return True
 
 
 def _exported(

@@ -33,7 +33,7 @@ NEVER_FALLING = {
     "aten.leaky_relu",
     "aten.elu",
 }
-BATCH_NORM = "aten._native_batch_norm_legit_no_training"
+BATCH_NORMS = {"aten.batch_norm", "aten._native_batch_norm_legit_no_training"}
 CONVOLUTIONS = {"aten.conv1d", "aten.conv2d"}
 
 
@@ -93,7 +93,7 @@ def pools_first(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list
             continue
         behind = moved[node.index]
         source = behind[0].args[0].index
-        weights = [Ref(new[n.args[1].index]) for n in behind if n.op == BATCH_NORM and isinstance(n.args[1], Ref)]
+        weights = [Ref(new[n.args[1].index]) for n in behind if n.op in BATCH_NORMS and isinstance(n.args[1], Ref)]
         assert node.shape is not None
         last = new[source]
         if weights:
@@ -120,9 +120,9 @@ def _overtaken(pool: Node, nodes: list[Node], readers: list[int]) -> list[Node]:
     while readers[at.index] == 1 and at.mutated and _ordered(at, nodes):
         chain.insert(0, at)
         at = nodes[at.args[0].index]
-    while chain and chain[0].op == BATCH_NORM:
+    while chain and chain[0].op in BATCH_NORMS:
         chain.pop(0)  # right behind a convolution it costs nothing
-    norms = [i for i, n in enumerate(chain) if n.op == BATCH_NORM]
+    norms = [i for i, n in enumerate(chain) if n.op in BATCH_NORMS]
     if norms and not _behind_convolution(chain[0], nodes, readers):
         return chain[norms[-1] + 1 :]  # the factor would be one more pass over all positions
     return chain
@@ -131,7 +131,7 @@ def _overtaken(pool: Node, nodes: list[Node], readers: list[int]) -> list[Node]:
 def _behind_convolution(node: Node, nodes: list[Node], readers: list[int]) -> bool:
     """Whether a node reads a convolution that nothing else reads, perhaps through batch norms."""
     before = nodes[node.args[0].index]
-    while before.op == BATCH_NORM:
+    while before.op in BATCH_NORMS:
         before = nodes[before.args[0].index]
     return before.op in CONVOLUTIONS and readers[before.index] == 1
 
@@ -142,9 +142,10 @@ def _ordered(node: Node, nodes: list[Node]) -> bool:
         return False
     if nodes[node.args[0].index].dtype != node.dtype:
         return False  # of a mask or whole numbers
-    if node.op == BATCH_NORM:
+    if node.op in BATCH_NORMS:
         others = [nodes[r.index] for r in node.args[1:5] if isinstance(r, Ref)]
-        return all(n.kind == "weight" and n.dtype == node.dtype for n in others)
+        fixed = node.op != "aten.batch_norm" or node.args[5] is False  # not the batch's own statistics
+        return fixed and all(n.kind == "weight" and n.dtype == node.dtype for n in others)
     numbers = [a for a in (*node.args[1:], *node.kwargs.values()) if a is not None]
     if not all(isinstance(a, int | float) for a in numbers):
         return False

@@ -22,10 +22,11 @@ class Derived:
     from changes.
 
     A change is noticed by comparing the weights themselves with a copy, so no way of changing them goes
-    unseen.
+    unseen. With ``fixed`` weights, which nobody else holds, nothing is compared or copied.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fixed: bool = False) -> None:
+        self._fixed = fixed
         self._kept: dict[Any, tuple[list[torch.Tensor], Any]] = {}
 
     def get(self, key: Any, sources: Sequence[torch.Tensor], make: Callable[[], Any]) -> Any:
@@ -35,13 +36,16 @@ class Derived:
         kept = self._kept.get(key)
         if kept is not None:
             copies, value = kept
-            if len(copies) == len(sources) and all(
-                c.dtype == s.dtype and c.device == s.device and _same_bits(c, s)
-                for c, s in zip(copies, sources, strict=True)
+            if self._fixed or (
+                len(copies) == len(sources)
+                and all(
+                    c.dtype == s.dtype and c.device == s.device and _same_bits(c, s)
+                    for c, s in zip(copies, sources, strict=True)
+                )
             ):
                 return value
         value = torch.utils._pytree.tree_map(lambda made: _apart(made, sources), make())
-        self._kept[key] = ([s.detach().clone() for s in sources], value)
+        self._kept[key] = ([] if self._fixed else [s.detach().clone() for s in sources], value)
         return value
 
     @property

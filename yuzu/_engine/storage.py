@@ -19,7 +19,7 @@ from yuzu.errors import PrecomputationError
 from yuzu.files import written_whole
 
 FORMAT_NAME = "yuzu precomputation"
-FORMAT_VERSION = 2  # a change of what the graph is rewritten to is one, too: decisions count its nodes
+FORMAT_VERSION = 3  # a change of what the graph is rewritten to is one, too: decisions count its nodes
 
 
 def write(path: Path, settings: Any, decisions: dict[str, Any], arrays: dict[str, torch.Tensor]) -> None:

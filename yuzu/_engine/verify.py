@@ -71,28 +71,26 @@ def _compare(
     precision, given.precision = plan.precision, "highest"
     try:
         twin = evaluation_copy(model, device, dtype)
-        run = Run(plan, Weights(twin, device), Derived(), device)
+        run = Run(plan, Weights(twin, device), Derived(fixed=True), device)
         x = X.to(device, dtype)
         rest = [a.to(device, dtype if a.is_floating_point() else None) for a in args]
+        sites = few_sites(x)
+        mutants = edited_rows(x, sites)
+        rows = [a.expand(len(mutants), *a.shape[1:]) for a in rest]
         try:
             run.set_reference(x, rest)
-            with running():
-                on_copies(twin, x, *rest)
+            truth = _leaves_by_rows(twin, mutants, rows)
         except RuntimeError as error:
             if dtype == X.dtype:
                 raise
             raise NotInDouble from error
         run = _carrying_values(run)
         plan = run.plan
-        sites = few_sites(x)
         try:
             changes = run.chunk(sites)
         except Exception as error:  # a handler's own error: its layer runs naively, and the warning says so
             assert run.at is not None
             return Verdict(run.at.index, f"its handler raised {type(error).__name__}: {error}")
-        mutants = edited_rows(x, sites)
-        rows = [a.expand(len(mutants), *a.shape[1:]) for a in rest]
-        truth = _leaves_by_rows(twin, mutants, rows)
         tensors = _tensors(plan, changes)
         if len(truth) != len(tensors):
             return Verdict(-1)

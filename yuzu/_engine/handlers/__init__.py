@@ -14,7 +14,10 @@ from yuzu._engine.handlers import (
 )
 from yuzu._engine.handlers.contract import Rule, View, find_rule, handles, registered
 
+BUILT_IN = frozenset(registered())  # the operations that need no handler of a user's own
+
 __all__ = [
+    "BUILT_IN",
     "Rule",
     "View",
     "affine",
