@@ -46,7 +46,7 @@ USUAL = {
     ),
     **dict.fromkeys(["mul", "add"], "elementwise|merge"),  # a product of two mutated values is a merge, a sum of different dtypes is not
     **dict.fromkeys(["to", "_to_copy", "type_as"], "view|elementwise|whole values"),
-    **dict.fromkeys(["sum", "mean", "amax", "amin", "max", "min"], "reduce"),
+    **dict.fromkeys(["sum", "mean", "amax", "amin", "max", "min", "yuzu.sum_of_slice", "yuzu.mean_of_slice"], "reduce"),
     **dict.fromkeys(["adaptive_avg_pool1d", "adaptive_max_pool1d"], "pool"),
     **dict.fromkeys(["group_norm", "instance_norm", "scaled_dot_product_attention"], "whole values"),
 }  # fmt: skip
@@ -263,6 +263,20 @@ def pool_cases() -> None:
     case("normalize", fn(lambda x: F.normalize(x, dim=1)), linalg_vector_norm="elementwise")
     case("var without correction", fn(lambda x: x.var(1, unbiased=False)), var="elementwise")
     case("mean after flatten", fn(lambda x: x.flatten(1).mean(1)), mean="whole values")
+    for trunk in (0, 3):
+        cuts = {"middle": slice(2, -3), "end": slice(-5, 100), "one": slice(6, 7), "all but one": slice(1, None)}
+        for name, cut in cuts.items():
+            case(f"mean of {name} trunk{trunk}", fn(lambda x, c=cut: x[:, :, c].mean(2, keepdim=True)), trunk)
+            case(f"sum of {name} and channels trunk{trunk}", fn(lambda x, c=cut: x[:, :, c].sum((1, 2))), trunk)
+    case("mean of some channels", fn(lambda x: x[:, 1:4].mean(1)))
+    case("mean of some channels at all positions", fn(lambda x: x[:, 1:4].mean((1, 2))))
+    case("sum of some channels at some positions", fn(lambda x: x[:, 1:4, 3:-2].sum((1, 2))))
+    case("sum of nothing", fn(lambda x: x[:, :, 5:5].sum(2)))
+    case("mean of every other", fn(lambda x: x[:, :, ::2].mean(2)))
+    case("mean of some and all of them", fn(lambda x: (lambda y: y.mean(2, keepdim=True) + y)(x[:, :, 2:-3])))
+    case("mean of some flattened", fn(lambda x: x.flatten(1)[:, 5:].mean(1)), **{"yuzu.mean_of_slice": "whole values", "slice": "whole values"})
+    case("sum of some counts", fn(lambda x: (x > 0)[:, :, 2:].sum(2).double()), **{"yuzu.sum_of_slice": "whole values"})
+    case("mean of some along a line", fn(lambda x: x[:, 0][:, 2:-1].mean(1)))
     case("sum of counts", fn(lambda x: (x > 0).sum(2).double()), sum="whole values")
     case("sum of integers", fn(lambda x: (x > 0).long().sum(2).double()), sum="reduce|whole values")
     case("mean of integers over channels", fn(lambda x: (x > 0).long().sum(1).double()), sum="reduce|elementwise")

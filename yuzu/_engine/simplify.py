@@ -1,7 +1,8 @@
 """Rewrites a captured graph to the fewest kinds of operation, without changing a single value.
 
 Copies and no-op slices vanish; ``split``/``unbind`` followed by a pick become slices; an operation of which
-only the first result is read becomes an operation with one result; what nothing reads is dropped.
+only the first result is read becomes an operation with one result; a sum or mean along a slice becomes one with
+it; what nothing reads is dropped.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 
-from yuzu._engine.graph import Node, Ref, map_refs
+from yuzu._engine.graph import Node, Ref, count_readers, map_refs
 
 aten = torch.ops.aten
 COPIES = {
@@ -38,6 +39,19 @@ class First:
 
     def __str__(self) -> str:
         return f"{self.target}[0]"
+
+
+class OfSlice:
+    """A reduction along ``axis`` of what lies from ``start`` to ``stop`` on it."""
+
+    def __init__(self, target: Any, axis: int, start: int, stop: int) -> None:
+        self.target, self.axis, self.start, self.stop = target, axis, start, stop
+
+    def __call__(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return self.target(x.narrow(self.axis, self.start, self.stop - self.start), *args, **kwargs)
+
+    def __str__(self) -> str:
+        return f"{self.target} of {self.start} to {self.stop} on axis {self.axis}"
 
 
 def simplify(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[Any]]:
@@ -69,6 +83,8 @@ def simplify(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[An
             node.target, node.shape, node.dtype = First(node.target), pick.shape, pick.dtype
 
     outputs = [same[o] if isinstance(o, int) else o for o in outputs]
+    nodes, outputs = _without_unread(nodes, outputs)
+    _take_slices_over(nodes, count_readers(nodes, outputs))
     return _without_unread(nodes, outputs)
 
 
@@ -86,6 +102,27 @@ def _is_copy(node: Node, nodes: list[Node]) -> bool:
     if node.op in ("aten.view", "aten.reshape", "aten.expand", "aten._unsafe_view"):
         return source.shape == node.shape and source.shape is not None and -1 not in source.shape
     return False
+
+
+def _take_slices_over(nodes: list[Node], readers: list[int]) -> None:
+    for node in nodes:
+        if node.op not in ("aten.sum", "aten.mean") or not isinstance(node.argument(1, "dim"), list | tuple):
+            continue
+        cut = nodes[node.args[0].index]
+        if cut.op != "aten.slice" or readers[cut.index] != 1 or cut.argument(4, "step", 1) != 1:
+            continue
+        source = nodes[cut.args[0].index]
+        assert cut.shape is not None and source.shape is not None
+        rank = len(cut.shape)
+        axis, start = cut.argument(1, "dim", 0) % rank, cut.argument(2, "start") or 0
+        size, held = source.shape[axis], cut.shape[axis]
+        if axis not in [a % rank for a in node.argument(1, "dim")] or not isinstance(start, int):
+            continue
+        if size is None or held is None or size < 0 or held < 0:
+            continue  # along the batch, or as long as the batch says
+        first = max(start + size, 0) if start < 0 else start
+        node.target = OfSlice(node.target, axis, first, first + held)
+        node.op, node.args = f"yuzu.{node.op.removeprefix('aten.')}_of_slice", (cut.args[0], *node.args[1:])
 
 
 def _pick_to_slice(node: Node, source: Node) -> None:

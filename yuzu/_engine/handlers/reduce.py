@@ -8,13 +8,16 @@ reference value outside the window, from running maxima of both ends: with ``M``
 from __future__ import annotations
 
 import functools
+import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from yuzu._engine.delta import ROWS, Change, Layout, on_device, rewindow
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.elementwise import Local, OnRows, axes_of, pointwise
+from yuzu._engine.simplify import OfSlice
 from yuzu._engine.window import Window
 
 if TYPE_CHECKING:
@@ -22,22 +25,46 @@ if TYPE_CHECKING:
 
 
 class SumOverPositions(Rule):
-    """``sum`` or ``mean`` over positions, and other axes with them."""
+    """``sum`` or ``mean`` over positions, and other axes with them; of a slice, where the operation takes one."""
 
     family = "reduce"
     reads_reference = False
 
-    def __init__(self, view: View, axes: tuple[int, ...], keepdim: bool, divisor: int) -> None:
+    def __init__(self, view: View, axes: tuple[int, ...], keepdim: bool, divisor: int, cut: OfSlice | None) -> None:
         super().__init__(view, ROWS)
-        self.axes, self.keepdim, self.divisor = axes, keepdim, divisor
+        self.axes, self.keepdim, self.divisor, self.cut = axes, keepdim, divisor, cut
+        (layout,) = self.source_layouts
+        along = cut is not None and cut.axis == layout.axis
+        self.start, self.stop = (cut.start, cut.stop) if cut is not None and along else (0, layout.length)
+
+    def needed(self, low: int, high: int) -> list[tuple[int, int]]:
+        return [(self.start, self.stop)]
 
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         (layout,) = self.source_layouts
-        assert change is not None
-        total = layout.natural(change.tensor.flatten(0, 1)).sum(self.axes, keepdim=self.keepdim)
-        total = total.unflatten(0, run.sites.difference.shape[:2])
+        assert change is not None and change.window is not None
+        tensor, share = change.tensor, self._share(change.window, change.tensor)
+        if share is not None:
+            sites, edits, width, *rest = tensor.shape
+            tensor = (share @ tensor.reshape(sites, edits, width, -1)).view(sites, edits, 1, *rest)
+        rows, cut = layout.natural(tensor.flatten(0, 1)), self.cut
+        if cut is not None and cut.axis != layout.axis:
+            rows = rows.narrow(cut.axis, cut.start, cut.stop - cut.start)
+        total = rows.sum(self.axes, keepdim=self.keepdim).unflatten(0, run.sites.difference.shape[:2])
         return total.div_(self.divisor) if self.divisor != 1 else total
+
+    def _share(self, window: Window, tensor: torch.Tensor) -> torch.Tensor | None:
+        """``(S, 1, 1, w)``: 1 at the positions that are summed, else 0; None where all of them are."""
+
+        def make() -> tuple[torch.Tensor | None]:
+            position = window.start[:, None] + np.arange(window.width)
+            summed = (position >= self.start) & (position < self.stop)
+            if summed.all():
+                return (None,)
+            return (on_device(summed[:, None, None], tensor.device).to(tensor.dtype),)
+
+        return window.cached(("summed", self.node.index, tensor.dtype, tensor.device), make)[0]
 
 
 class LinearLocal(Rule):
@@ -116,11 +143,14 @@ def reduction(view: View, kind: str, axes: tuple[int, ...], keepdim: bool) -> Ru
         out = Layout("windows", moved, layout.length)
         return LinearLocal(view, out) if linear else Local(view, out, broadcast=False)
     if linear:
-        divisor = 1
-        if kind == "mean":
-            for a in axes:
-                divisor *= int((source.shape or ())[a] or 1)
-        return SumOverPositions(view, axes, keepdim, divisor)
+        cut = node.target if isinstance(node.target, OfSlice) else None
+        if cut is not None and layout.composite:
+            return OnRows(view)
+        sizes = [int(size or 1) for size in source.shape or ()]
+        if cut is not None:
+            sizes[cut.axis] = cut.stop - cut.start
+        divisor = math.prod(sizes[a] for a in axes) if kind == "mean" else 1
+        return SumOverPositions(view, axes, keepdim, divisor, cut)
     if kind in ("amax", "amin") and axes == (layout.axis,) and not layout.composite and floating:
         return MaximumOverPositions(view, keepdim, 1 if kind == "amax" else -1)
     return OnRows(view)
@@ -129,6 +159,8 @@ def reduction(view: View, kind: str, axes: tuple[int, ...], keepdim: bool) -> Ru
 @handles(
     "aten.sum",
     "aten.mean",
+    "yuzu.sum_of_slice",
+    "yuzu.mean_of_slice",
     "aten.amax",
     "aten.amin",
     "aten.logsumexp",
@@ -140,11 +172,12 @@ def reduction(view: View, kind: str, axes: tuple[int, ...], keepdim: bool) -> Ru
 def reduce(view: View) -> Rule | str:
     node = view.node
     rank = len(view.source(node.args[0]).shape or ())
-    kind = node.op.removeprefix("aten.")
+    kind = node.op.removeprefix("aten.").removeprefix("yuzu.").removesuffix("_of_slice")
     if kind == "linalg_vector_norm":
         axes, keepdim = axes_of(node.argument(2, "dim"), rank), node.argument(3, "keepdim", False)
     else:
-        overload = getattr(node.target, "_overloadname", "")
+        target = node.target.target if isinstance(node.target, OfSlice) else node.target
+        overload = getattr(target, "_overloadname", "")
         if overload in ("default", "") and kind != "amax" and kind != "amin" and kind != "logsumexp":
             axes, keepdim = tuple(range(rank)), False
         else:
