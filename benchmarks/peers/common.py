@@ -49,12 +49,12 @@ def load_weights(job: SimpleNamespace) -> dict[str, np.ndarray]:
 def load_model(job: SimpleNamespace, model: Any = None) -> Any:
     """The job's torch model (or ``model``) with the shared weights, in evaluation mode on the job's device.
 
-    The first peer to run writes the weights; all others load them.
+    The first peer to run writes the weights; all others load them. How many threads it runs on is for the environment
+    to say: after `torch.set_num_threads` the published Yuzu's small matrix inversions take minutes in place of seconds.
     """
     import torch
     from definitions import build
 
-    torch.set_num_threads(job.cores)
     model = build(job.model, job.length) if model is None else model
     if not Path(job.weights_file).exists():
         weights: dict[str, Any] = {name: value.numpy() for name, value in model.state_dict().items()}
