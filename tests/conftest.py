@@ -50,8 +50,9 @@ def capturing_once():
 
     Only for tests that are not about capturing, nor about what is kept or refused.
     """
-    module = sys.modules["yuzu.precompute"]  # the name ``yuzu.precompute`` is the function
-    original = module.capture
+    # where precompute captures, and where a precomputation is put to use; the name ``yuzu.precompute`` is the function
+    modules = [sys.modules[f"yuzu.{name}"] for name in ("precompute", "precomputation")]
+    original = modules[0].capture
 
     def capture(model, shape, *rest):
         key = (id(model), tuple(shape))
@@ -59,11 +60,13 @@ def capturing_once():
             _captured[key] = (original(model, shape, *rest), model)  # with the model, so that its id stays its own
         return _captured[key][0]
 
-    module.capture = capture
+    for module in modules:
+        module.capture = capture
     try:
         yield
     finally:
-        module.capture = original
+        for module in modules:
+            module.capture = original
 
 
 @pytest.fixture

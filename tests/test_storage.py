@@ -16,7 +16,7 @@ import torch
 from conftest import Net, Profile, assert_right, assert_same, randomized, sequences
 
 from yuzu import Precomputation, PrecomputationError, precompute, yuzu_ism
-from yuzu._engine.storage import FORMAT_VERSION
+from yuzu.precomputation_files import FORMAT_VERSION
 
 L = 30
 

@@ -16,7 +16,7 @@ from yuzu.errors import YuzuError as YuzuError
 from yuzu.errors import YuzuWarning as YuzuWarning
 from yuzu.hybrid_ism import hybrid_ism as hybrid_ism
 from yuzu.naive_ism import naive_ism as naive_ism
-from yuzu.precompute import Precomputation as Precomputation
+from yuzu.precomputation import Precomputation as Precomputation
 from yuzu.precompute import precompute as precompute
 from yuzu.predict import predict as predict
 from yuzu.saturation_mutagenesis import SaturationMutagenesisRawResult as SaturationMutagenesisRawResult

@@ -12,7 +12,7 @@ from yuzu.bound import Bound
 from yuzu.errors import warn_user
 from yuzu.mutations import Mutations
 from yuzu.naive_ism import run_naively
-from yuzu.precompute import Precomputation
+from yuzu.precomputation import Precomputation
 from yuzu.scores import Selection
 from yuzu.yuzu_ism import run_planned
 

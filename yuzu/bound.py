@@ -23,7 +23,7 @@ from yuzu.errors import YuzuError
 from yuzu.mutations import Mutations
 
 if TYPE_CHECKING:
-    from yuzu.precompute import Precomputation
+    from yuzu.precomputation import Precomputation
 
 NARROWED_KEPT = 16  # choices of outputs whose plans are kept for the next call
 

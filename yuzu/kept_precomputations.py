@@ -12,7 +12,8 @@ from yuzu._engine.model_copy import model_dtype, structure_key
 from yuzu.bound import Bound
 from yuzu.errors import YuzuError
 from yuzu.inputs import argument_kinds
-from yuzu.precompute import Args, Precomputation, precompute
+from yuzu.precomputation import Args, Precomputation
+from yuzu.precompute import precompute
 
 _kept: list[tuple[weakref.ref[torch.nn.Module], tuple[Any, ...], Precomputation]] = []
 _kept_lock = threading.Lock()

@@ -4,18 +4,13 @@ else.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
-import threading
-import weakref
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from yuzu._engine import measure
+from yuzu._engine import measure, report
 from yuzu._engine.capture import CaptureError, capture
 from yuzu._engine.graph import Graph, Weights
 from yuzu._engine.handlers.compressed_sensing import Sensing
@@ -25,200 +20,16 @@ from yuzu._engine.precision import products
 from yuzu._engine.run import Derived, Run, keep_freed_memory
 from yuzu._engine.verify import Verdict, compare, error_of_products
 from yuzu.bound import Bound
-from yuzu.errors import PrecomputationError, YuzuError, warn_user
-from yuzu.inputs import argument_kinds, check_args, check_count, check_device, check_model, describe_inputs
+from yuzu.errors import YuzuError, warn_user
+from yuzu.inputs import argument_kinds, check_args, check_count, check_device, check_model
 from yuzu.naive_ism import try_model
+from yuzu.precomputation import Args, Precomputation, structure_fingerprint
+from yuzu.settings import CONV, PRECISIONS, Settings
 
-CONV = ("auto", "windows", "cyclic", "banded", "blocks", "fold", "gaussian")
-PRECISIONS = ("highest", "high", "medium")
 CPU_MEMORY = 1 << 30
 MOST_LOWERED_ERROR = 0.5  # of lowered products, relative to float64: rounding gives 0.01, a broken kernel 1 and more
 NAIVE_BATCH = 128  # mutants in one forward pass of a model that could not be captured
-Args = tuple[torch.Tensor, ...]
 DISAGREES = "the captured graph does not agree with the model"
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What a precomputation was made for; see `precompute`."""
-
-    seq_len: int
-    n_choices: int
-    dtype: str
-    args: tuple[tuple[tuple[int, ...], str], ...]
-    device: str
-    conv: str
-    alpha: float | None
-    threshold: float
-    precision: str
-    max_memory: int
-    random_state: int
-
-
-class Precomputation:
-    """What `precompute` found out: how to run each layer, and how many mutants to carry at once. Holds
-    nothing of the weights.
-
-    ``print`` it, or call `summary`, for what it decided and why; `save` and `load` it.
-    """
-
-    def __init__(
-        self, settings: Settings, decisions: dict[str, Any], arrays: dict[str, torch.Tensor] | None = None
-    ) -> None:
-        self.settings = settings
-        self.arrays = arrays or {}
-        self.decisions = decisions
-        self._bound: list[tuple[weakref.ref[torch.nn.Module], str, Bound]] = []
-        self._lock = threading.Lock()
-
-    @property
-    def seq_len(self) -> int:
-        """Length of the sequences it is for."""
-        return self.settings.seq_len
-
-    @property
-    def n_choices(self) -> int:
-        """Number of characters it is for."""
-        return self.settings.n_choices
-
-    def save(self, path: str | Path) -> None:
-        """Write it to a file: safetensors (the Gaussian way's matrices, if it is used) with a JSON header,
-        without code.
-        """
-        from yuzu._engine.storage import write
-
-        with self._lock:
-            bound = [b for _, _, b in self._bound]
-        sensing = next((b.plan.sensing for b in bound if b.plan is not None and b.plan.sensing is not None), None)
-        arrays = sensing.arrays() if sensing is not None else self.arrays
-        write(Path(path), self.settings, self.decisions, arrays)
-
-    @classmethod
-    def load(cls, path: str | Path, device: Any = None) -> Precomputation:
-        """Read a file that `save` wrote. Nothing in it is executed.
-
-        Parameters
-        ----------
-        path: str or Path
-        device: str, torch.device or None
-            Where it will be used. None keeps the kind of device it was made on, or the CPU where that is
-            missing.
-
-        Raises
-        ------
-        PrecomputationError
-            If the file is truncated, of another format version, or not a precomputation.
-        """
-        from yuzu._engine.storage import read
-
-        settings, decisions, arrays = read(Path(path))
-        kind = settings.device
-        if device is not None:
-            kind = check_device(device).type
-        elif kind == "cuda" and not torch.cuda.is_available():
-            kind = "cpu"
-        return cls(dataclasses.replace(settings, device=kind), decisions, arrays)
-
-    def summary(self) -> str:
-        """A table with a row for each layer: operation, handler, window before and after, way, share of the
-        time, and why naive.
-        """
-        from yuzu._engine.report import table
-
-        return table(self.settings, self.decisions)
-
-    def __str__(self) -> str:
-        return self.summary()
-
-    def __repr__(self) -> str:
-        s = self.settings
-        shown = ("seq_len", "n_choices", "conv", "precision", "device")
-        return f"Precomputation({', '.join(f'{name}={getattr(s, name)!r}' for name in shown)})"
-
-    def bind(self, model: torch.nn.Module, seq_len: int, n_choices: int, args: Args, device: torch.device) -> Bound:
-        """This precomputation with a model, after checking that it is for it.
-
-        Raises
-        ------
-        PrecomputationError
-            Saying what does not fit.
-        """
-        s = self.settings
-        self._refuse(
-            seq_len != s.seq_len,
-            f"sequences of length {s.seq_len}, got length {seq_len}",
-            "precompute for this length",
-        )
-        self._refuse(
-            n_choices != s.n_choices,
-            f"an alphabet of {s.n_choices} characters, got {n_choices}",
-            "precompute for this alphabet",
-        )
-        dtype = str(model_dtype(model))
-        self._refuse(
-            dtype != s.dtype,
-            f"a model of dtype {s.dtype}, this one is {dtype}",
-            "precompute for this model, or convert it",
-        )
-        kinds = argument_kinds(args)
-        self._refuse(
-            kinds != s.args,
-            f"{describe_inputs(s.args)} besides the sequence, got {describe_inputs(kinds)}",
-            "pass args of the same shapes and dtypes",
-        )
-        key = structure_key(model)
-        with self._lock:
-            self._bound = [b for b in self._bound if b[0]() is not None]
-            for reference, known, bound in self._bound:
-                if reference() is model and known == key and bound.device.type == device.type:
-                    return bound
-        bound = self._bind(model, args, device)
-        self.keep(model, key, bound)
-        return bound
-
-    def keep(self, model: torch.nn.Module, key: str, bound: Bound) -> None:
-        """Remember a bound model for the next call."""
-        with self._lock:
-            self._bound = [b for b in self._bound if b[0]() is not None and b[0]() is not model]
-            self._bound.append((weakref.ref(model), key, bound))
-
-    def _refuse(self, wrong: bool, made_for: str, remedy: str) -> None:
-        if wrong:
-            raise PrecomputationError(f"precomputation was made for {made_for}; {remedy}")
-
-    def _bind(self, model: torch.nn.Module, args: Args, device: torch.device) -> Bound:
-        s, d = self.settings, self.decisions
-        try:
-            graph: Graph | None = capture(model, (s.n_choices, s.seq_len), args, model_dtype(model))
-        except CaptureError:
-            graph = None
-        fingerprint = graph.fingerprint() if graph is not None else structure_fingerprint(model)
-        other = "a model of another architecture"
-        self._refuse(fingerprint != d["fingerprint"], other, "call precompute for this model")
-        plan = None
-        if graph is not None and d["naive_model"] is None:
-            plan = make_plan(graph, d["precision"], {int(i): r for i, r in d["naive"].items()})
-            apply_ways(plan, {int(i): w for i, w in d["ways"].items()})
-            if d["alpha"] is not None:
-                plan.sensing = Sensing(d["alpha"], s.random_state, self.arrays)
-        return Bound(model, plan, self, device)
-
-
-def structure_fingerprint(model: torch.nn.Module) -> str:
-    """For a model that cannot be captured: its modules and the shapes of its weights."""
-    import hashlib
-
-    rows = [(n, type(m).__qualname__, m.extra_repr()) for n, m in model.named_modules()]
-    shapes = [(n, tuple(t.shape)) for n, t in model.state_dict(keep_vars=True).items() if isinstance(t, torch.Tensor)]
-    return hashlib.sha256(json.dumps([rows, shapes]).encode()).hexdigest()
-
-
-def apply_ways(plan: Plan, ways: dict[int, str]) -> None:
-    """Set how each layer that can be run in several ways is run."""
-    for index, way in ways.items():
-        rule = plan.rules[index]
-        if rule is not None and way in rule.all_ways():
-            rule.way = way
 
 
 def free_memory(device: torch.device) -> int:
@@ -473,9 +284,7 @@ def _measured(
     decisions["sites"] = count
     if plan.sensing is not None:
         decisions["alpha"], decisions["probes"] = plan.sensing.alpha, dict(plan.sensing.probes)
-    from yuzu._engine.report import rows
-
-    decisions["layers"] = rows(plan, run, seconds)
+    decisions["layers"] = report.rows(plan, run, seconds)
     decisions["plan"] = plan
     return decisions
 
@@ -535,4 +344,4 @@ def _naive_layers(plan: Plan) -> str:
     return layers + (f"; and {len(roots) - 5} more" if len(roots) > 5 else "")
 
 
-__all__ = ["Precomputation", "precompute"]
+__all__ = ["precompute"]

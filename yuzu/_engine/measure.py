@@ -27,15 +27,10 @@ from yuzu._engine.plan import Plan
 from yuzu._engine.run import Run, Sites
 from yuzu._engine.window import Window
 
-CACHE_TARGET = {
-    "cpu": 11 << 20,
-    "cuda": 1 << 30,
-}  # bytes of the largest change of a chunk, where the search for its size begins
-
-
-LARGEST_BLOCK = {
-    "cpu": 20 << 20
-}  # bytes; of larger ones few are found again among those that were freed, and new pages cost more
+# bytes of the largest change of a chunk, where the search for its size begins
+CACHE_TARGET = {"cpu": 11 << 20, "cuda": 1 << 30}
+# its most bytes: of larger ones few are found again among those that were freed, and new pages cost more
+LARGEST_BLOCK = {"cpu": 20 << 20}
 LONGEST_TRIAL, SEARCH_SECONDS = 0.2, 0.8  # of one chunk size, and of all
 NAIVE_BATCHES = (128, 512)
 BATCH_GAINS = ((1, 30), (16, 6))  # rows of a batch, and how many times cheaper a row of a large one may be

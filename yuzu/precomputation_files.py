@@ -15,14 +15,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from yuzu._engine.handlers.convolution_ways import WAYS
+from yuzu._engine.handlers.dense import DENSE_WAYS
+from yuzu._engine.report import COLUMNS
 from yuzu.errors import PrecomputationError
 from yuzu.files import written_whole
+from yuzu.settings import CONV, PRECISIONS, Settings
 
 FORMAT_NAME = "yuzu precomputation"
 FORMAT_VERSION = 3  # a change of what the graph is rewritten to is one, too: decisions count its nodes
 
 
-def write(path: Path, settings: Any, decisions: dict[str, Any], arrays: dict[str, torch.Tensor]) -> None:
+def write(path: Path, settings: Settings, decisions: dict[str, Any], arrays: dict[str, torch.Tensor]) -> None:
     """Write a precomputation; the file appears whole or not at all."""
     header = {
         "format": FORMAT_NAME,
@@ -36,7 +40,7 @@ def write(path: Path, settings: Any, decisions: dict[str, Any], arrays: dict[str
         save_file({k: v.contiguous() for k, v in arrays.items()}, part, header)
 
 
-def read(path: Path) -> tuple[Any, dict[str, Any], dict[str, torch.Tensor]]:
+def read(path: Path) -> tuple[Settings, dict[str, Any], dict[str, torch.Tensor]]:
     """Settings, decisions and arrays from a file.
 
     Raises
@@ -46,8 +50,6 @@ def read(path: Path) -> tuple[Any, dict[str, Any], dict[str, torch.Tensor]]:
     FileNotFoundError
         If there is no such file.
     """
-    from yuzu.precompute import Settings
-
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
     again = "make it again with precompute and save"
@@ -86,8 +88,6 @@ def _is(value: Any, kind: type | tuple[type, ...], least: float = -math.inf, mos
 
 
 def _check_settings(s: Any) -> None:
-    from yuzu.precompute import CONV, PRECISIONS
-
     good = {
         "seq_len": lambda v: _is(v, int, 1),
         "n_choices": lambda v: _is(v, int, 2),
@@ -105,11 +105,6 @@ def _check_settings(s: Any) -> None:
 
 
 def _check_decisions(d: Any) -> None:
-    from yuzu._engine.handlers.convolution_ways import WAYS
-    from yuzu._engine.handlers.dense import DENSE_WAYS
-    from yuzu._engine.report import COLUMNS
-    from yuzu.precompute import PRECISIONS
-
     known_ways = {*WAYS, *DENSE_WAYS}
 
     def numbered(values: Callable[[Any], bool]) -> Callable[[Any], bool]:
