@@ -41,6 +41,7 @@ class Bound:
         self.settings, self.decisions = precomputation.settings, precomputation.decisions
         self.derived = Derived()
         self._naive_plans: dict[tuple[int, ...], Plan] = {}
+        self._memory: dict[tuple[int, int], measure.Memory] = {}
         self._narrowed: OrderedDict[tuple[int, ...], Bound | None] = OrderedDict()
         self._lock = threading.Lock()
         self._captured: Plan | None = None
@@ -104,7 +105,8 @@ class Bound:
         if graph is None:
             return None
         other = copy.copy(self)
-        other.plan, other._naive_plans = make_plan(graph, self.plan.precision, self.plan.naive), {}
+        other.plan = make_plan(graph, self.plan.precision, self.plan.naive)
+        other._naive_plans, other._memory = {}, {}
         for mine, theirs in zip(self.plan.rules, other.plan.rules, strict=True):
             if mine is not None and theirs is not None:
                 theirs.way = mine.way
@@ -128,11 +130,15 @@ class Bound:
         return max(min(self.naive_batch, self.settings.max_memory // max(self.memory(mutations).sequence, 1)), 1)
 
     def memory(self, mutations: Mutations) -> measure.Memory:
+        """What one site and one sequence of such mutations take."""
         assert self.plan is not None
         s = self.settings
         edits = s.n_choices if mutations.substitutions else 1
-        itemsize = torch.empty(0, dtype=getattr(torch, s.dtype.removeprefix("torch."))).element_size()
-        return measure.memory_of(self.plan, s.seq_len, s.n_choices, mutations.width, itemsize, edits)
+        key = (mutations.width, edits)
+        if key not in self._memory:
+            itemsize = getattr(torch, s.dtype.removeprefix("torch.")).itemsize
+            self._memory[key] = measure.memory_of(self.plan, s.seq_len, s.n_choices, mutations.width, itemsize, edits)
+        return self._memory[key]
 
     def sites_at_once(self, mutations: Mutations, references: int = 1) -> int:
         """How many sites a chunk holds, beside the references of so many sequences (or of one with many states)."""

@@ -11,6 +11,7 @@ import collections
 import copy
 import hashlib
 import inspect
+import itertools
 from typing import Any
 
 import torch
@@ -190,7 +191,7 @@ def structure_key(model: torch.nn.Module) -> str:
 
 def model_dtype(model: torch.nn.Module) -> torch.dtype:
     """The dtype of the first floating point parameter, or else buffer; float32 for a model without any."""
-    for tensor in [*model.parameters(), *model.buffers()]:
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
         if tensor.is_floating_point():
             return tensor.dtype
     return torch.float32
