@@ -226,3 +226,24 @@ def test_an_output_that_is_infinite_anyway_costs_nothing(monkeypatch, device):
             truth = no_mutation_is_zero(truth, X)
         assert_same_pattern(found, truth, 1e-9)
     assert np.isnan(np.asarray(yuzu.yuzu_ism(model, X, made, device=device))).any()
+
+
+def test_what_lies_beside_a_slice_spoils_no_sum_of_it(monkeypatch, device):
+    """Mutants are infinite where only another output looks: nothing is run again for the sum."""
+
+    class Beside(nn.Module):
+        def forward(self, x):
+            y = torch.log(1 - x[:, 3:])
+            return y[:, :, 6:-6].sum(2), torch.exp(y).mean(2)
+
+    def never(self, run):
+        raise AssertionError("nothing is to be run again")
+
+    monkeypatch.setattr(_Job, "naively", never)
+    model, X = Beside(), only_a(2).double()
+    model.register_buffer("dtype", torch.zeros(1, dtype=torch.float64))
+    made = yuzu.precompute(model, L, device=device)
+    for start, end in ((0, 6), (L - 6, L)):
+        found = yuzu.yuzu_ism(model, X, made, output="delta", start=start, end=end, device=device)
+        for mine, truth in zip(found, oracle(model, X)["delta"], strict=True):
+            np.testing.assert_allclose(np.asarray(mine), np.asarray(truth)[:, :, start:end], rtol=1e-9, atol=1e-12)

@@ -57,7 +57,7 @@ DROPOUTS = {
     "aten.native_dropout",
 }
 # With their sixth argument these use the batch's own statistics, and may write them into the model.
-NORMS = {"aten.batch_norm", "aten.native_batch_norm", "aten.instance_norm"}
+NORMS = {"aten.batch_norm", "aten.instance_norm"}
 EXAMPLE_BATCH = 3  # not 0 or 1, on which export specialises
 
 

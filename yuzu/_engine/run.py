@@ -22,7 +22,7 @@ class Derived:
     from changes.
 
     A change is noticed by comparing the weights themselves with a copy, so no way of changing them goes
-    unseen. With ``fixed`` weights, which nobody else holds, nothing is compared or copied.
+    unseen. With ``fixed`` weights, which nobody changes as long as it lives, nothing is compared or copied.
     """
 
     def __init__(self, fixed: bool = False) -> None:

@@ -120,7 +120,7 @@ def _take_slices_over(nodes: list[Node], readers: list[int]) -> None:
             continue
         if size is None or held is None or size < 0 or held < 0:
             continue  # along the batch, or as long as the batch says
-        first = max(start + size, 0) if start < 0 else start
+        first = min(max(start + size, 0) if start < 0 else start, size)
         node.target = OfSlice(node.target, axis, first, first + held)
         node.op, node.args = f"yuzu.{node.op.removeprefix('aten.')}_of_slice", (cut.args[0], *node.args[1:])
 

@@ -44,27 +44,37 @@ class SumOverPositions(Rule):
         (change,) = changes
         (layout,) = self.source_layouts
         assert change is not None and change.window is not None
-        tensor, share = change.tensor, self._share(change.window, change.tensor)
-        if share is not None:
-            sites, edits, width, *rest = tensor.shape
-            tensor = (share @ tensor.reshape(sites, edits, width, -1)).view(sites, edits, 1, *rest)
-        rows, cut = layout.natural(tensor.flatten(0, 1)), self.cut
+        rows, cut = layout.natural(self._summed(change.tensor, change.window).flatten(0, 1)), self.cut
         if cut is not None and cut.axis != layout.axis:
             rows = rows.narrow(cut.axis, cut.start, cut.stop - cut.start)
         total = rows.sum(self.axes, keepdim=self.keepdim).unflatten(0, run.sites.difference.shape[:2])
         return total.div_(self.divisor) if self.divisor != 1 else total
 
-    def _share(self, window: Window, tensor: torch.Tensor) -> torch.Tensor | None:
-        """``(S, 1, 1, w)``: 1 at the positions that are summed, else 0; None where all of them are."""
+    def _summed(self, tensor: torch.Tensor, window: Window) -> torch.Tensor:
+        """``(S, A, 1, ...)``: the sum of what lies in the slice, where windows reach beyond it; else all as it is.
 
-        def make() -> tuple[torch.Tensor | None]:
+        What lies in it for every site is summed as a whole; before and after it some sites have zeros.
+        """
+
+        def find() -> tuple[int, int, torch.Tensor | None]:
             position = window.start[:, None] + np.arange(window.width)
-            summed = (position >= self.start) & (position < self.stop)
-            if summed.all():
-                return (None,)
-            return (on_device(summed[:, None, None], tensor.device).to(tensor.dtype),)
+            inside = (position >= self.start) & (position < self.stop)
+            if inside.all():
+                return 0, window.width, None
+            first = int(np.clip(self.start - window.start, 0, window.width).max())
+            stop = int(np.clip(self.stop - window.start, 0, window.width).min())
+            return first, max(stop, first), on_device(inside, tensor.device)
 
-        return window.cached(("summed", self.node.index, tensor.dtype, tensor.device), make)[0]
+        first, stop, inside = window.cached(("summed", self.node.index, tensor.device), find)
+        if inside is None:
+            return tensor
+        total = tensor[:, :, first:stop].sum(2, keepdim=True)
+        mask = inside.view(inside.shape[0], 1, -1, *[1] * (tensor.dim() - 3))
+        for edge in (slice(0, first), slice(stop, window.width)):
+            if edge.stop > edge.start:
+                # not times zero, of which infinity makes NaN
+                total += torch.where(mask[:, :, edge], tensor[:, :, edge], 0).sum(2, keepdim=True)
+        return total
 
 
 class LinearLocal(Rule):
