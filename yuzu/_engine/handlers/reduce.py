@@ -56,24 +56,23 @@ class SumOverPositions(Rule):
         What lies in it for every site is summed as a whole; before and after it some sites have zeros.
         """
 
-        def find() -> tuple[int, int, torch.Tensor | None]:
-            position = window.start[:, None] + np.arange(window.width)
-            inside = (position >= self.start) & (position < self.stop)
-            if inside.all():
-                return 0, window.width, None
-            first = int(np.clip(self.start - window.start, 0, window.width).max())
-            stop = int(np.clip(self.stop - window.start, 0, window.width).min())
-            return first, max(stop, first), on_device(inside, tensor.device)
+        def find() -> tuple[int, int]:
+            low, high = (np.clip(end - window.start, 0, window.width) for end in (self.start, self.stop))
+            first, stop = int(low.max()), int(high.min())
+            return first, max(stop, first)
 
-        first, stop, inside = window.cached(("summed", self.node.index, tensor.device), find)
-        if inside is None:
+        first, stop = window.cached(("summed", self.node.index), find)
+        if stop - first == window.width:
             return tensor
         total = tensor[:, :, first:stop].sum(2, keepdim=True)
-        mask = inside.view(inside.shape[0], 1, -1, *[1] * (tensor.dim() - 3))
+        start = on_device(window.start, tensor.device)[:, None]
         for edge in (slice(0, first), slice(stop, window.width)):
             if edge.stop > edge.start:
+                position = start + torch.arange(edge.start, edge.stop, device=tensor.device)
+                inside = ((position >= self.start) & (position < self.stop))[:, None]
                 # not times zero, of which infinity makes NaN
-                total += torch.where(mask[:, :, edge], tensor[:, :, edge], 0).sum(2, keepdim=True)
+                kept = torch.where(inside.view(*inside.shape, *[1] * (tensor.dim() - 3)), tensor[:, :, edge], 0)
+                total += kept.sum(2, keepdim=True)
         return total
 
 
