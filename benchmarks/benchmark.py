@@ -62,7 +62,7 @@ PEERS = ("naive", "tangermeme", "published", "fastism")
 NEED_BPNET_LITE = ("bpnet-lite", "ChromBPNet")
 TANGERMEME_LENGTH = 4000  # its raw outputs of all mutants of a longer sequence do not fit into memory
 QUICK_SECONDS = {"published yuzu": 300}  # beyond them a peer is stopped, and its row says so; 600 for the others
-QUICK_ALPHA = 1.05  # of the published Yuzu in the quick run: its own search takes over 10 minutes for DeepSEA
+QUICK_ALPHA = 1.05  # of the published Yuzu in the quick run: about what its own search finds, which takes longer
 MEMORY_SHARE = 0.9  # of the free memory, for one peer: beyond it the peer fails, not the machine
 
 

@@ -674,10 +674,20 @@ class BatchStatistics(nn.Module):
 
 
 class Written(nn.Module):
+    """What is read after it was written over: a view, or a value as a whole by operations that PyTorch calls pointwise."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = x * 2
-        y[:, :, 1:] += x[:, :, :-1]
-        return torch.relu_(y)
+        y = x * 2 - 0.5
+        if self.kind == "view":
+            y[:, :, 1:] += x[:, :, :-1]
+            return torch.relu_(y)
+        z = torch.relu_(y)
+        y += x
+        return y * 3 + z.sigmoid()
 
 
 @pytest.fixture
@@ -724,8 +734,9 @@ def test_norms_by_statistics_of_the_batch_are_traced_twice(kind: str, written: b
     assert traced_twice
 
 
-def test_what_writes_is_traced_twice(traced_twice: list[bool]) -> None:
-    model, X = Written(), laboratory_sequences(4, LENGTH)
+@pytest.mark.parametrize("kind", ["view", "pointwise"])
+def test_what_writes_is_traced_twice(kind: str, traced_twice: list[bool]) -> None:
+    model, X = Written(kind), laboratory_sequences(4, LENGTH)
     graph = capture(model, (4, LENGTH), (), torch.float64)
     assert traced_twice
     assert not any(n.target._schema.is_mutable for n in graph.nodes if isinstance(n.target, torch._ops.OpOverload))
