@@ -2,6 +2,7 @@
 middle and of the ends, dense layers by positions, differences that stay in bfloat16."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import yuzu
 from yuzu._engine import measure
 from yuzu._engine.handlers import convolution_ways, dense
 from yuzu._engine.handlers.dense import DENSE_WAYS
+from yuzu._engine.run import Run
 from yuzu.bound import Bound
 from yuzu.mutations import Mutations, batches
 
@@ -291,10 +293,11 @@ def test_medium_precision_where_differences_stay_in_bfloat16(conv, device):
 @pytest.mark.parametrize("dilation", [1, 3, 50])
 @pytest.mark.parametrize("channels", [1, 3, 8])
 @pytest.mark.parametrize("kernel", [1, 2, 7, 30])
-@pytest.mark.parametrize("way", ["banded", "fold", "fold in one convolution"])
+@pytest.mark.parametrize("way", ["banded", "fold", "fold in one product"])
 def test_few_output_channels(dilation, channels, kernel, way, device, monkeypatch):
-    if way == "fold in one convolution":
+    if way == "fold in one product":
         monkeypatch.setattr(convolution_ways, "MOST_PRODUCTS", 0)
+        monkeypatch.setattr(convolution_ways, "MOST_LOWERED_PRODUCTS", 0)
     reach = (kernel - 1) * dilation
     model = nn.Sequential(
         nn.Conv1d(4, 6, 5, padding=2), nn.ReLU(), nn.Conv1d(6, channels, kernel, padding=reach, dilation=dilation)
@@ -304,6 +307,67 @@ def test_few_output_channels(dilation, channels, kernel, way, device, monkeypatc
         precomputation = yuzu.precompute(model.to(dtype), L, conv=way.split()[0], device=device)
         found = yuzu.yuzu_ism(model, X, precomputation, output="delta", device=device)
         assert_right(found, model, X, output="delta", device=device)
+    precomputation = yuzu.precompute(model.float(), L, conv=way.split()[0], precision="medium", device=device)
+    found = yuzu.yuzu_ism(model, X, precomputation, output="delta", device=device)
+    assert errors(found, oracle(model, X)["delta"])[0] < 2e-2
+
+
+@pytest.mark.parametrize("conv", ["windows", "taps"])
+@pytest.mark.parametrize(("kernel", "dilation"), [(2, 9), (3, 5), (3, 13), (4, 7)])
+@pytest.mark.parametrize("cut", [(14, 8), (3, 30), (0, 1), (30, 3)])
+def test_products_of_taps_for_what_is_wanted(conv, kernel, dilation, cut, device, monkeypatch):
+    """Where a crop leaves little of what wide convolutions yield, only that is computed."""
+    for name, value in (("TAPS_CHANNELS", 1), ("TAPS_WIDTH", 1), ("TAPS_SHARE", 0.95)):
+        monkeypatch.setattr(convolution_ways, name, value)
+    yielded = []
+    taps = convolution_ways.taps
+
+    def spied(call):
+        result = taps(call)
+        yielded.append(result.shape[1] / (call.x.shape[2] + call.reach))
+        return result
+
+    monkeypatch.setattr(convolution_ways, "taps", spied)
+    entry = convolution_ways.WAYS["taps"]
+    monkeypatch.setitem(convolution_ways.WAYS, "taps", dataclasses.replace(entry, run=spied))
+    layers = [nn.Conv1d(4, 7, 5, padding=2), nn.Conv1d(7, 6, kernel, padding=10, dilation=dilation), nn.Conv1d(6, 3, 3)]
+
+    def forward(x, first, second, last):
+        return last(second(first(x).relu()).relu())[:, :, cut[0] : -cut[1]]
+
+    model = Model(forward, *layers)
+    X = sequences(2, L + 20)
+    for dtype in (torch.float32, torch.float64):
+        precomputation = yuzu.precompute(model.to(dtype), L + 20, conv=conv, device=device)
+        precomputation.decisions["sites"] = 3
+        found = yuzu.yuzu_ism(model, X, precomputation, output="delta", device=device)
+        assert_right(found, model, X, output="delta", device=device)
+    assert min(yielded) < 0.9, "some of what the windows reach is not wanted"
+    precomputation = yuzu.precompute(model.float(), L + 20, conv=conv, precision="medium", device=device)
+    precomputation.decisions["sites"] = 3
+    found = yuzu.yuzu_ism(model, X, precomputation, output="delta", device=device)
+    assert errors(found, oracle(model, X)["delta"])[0] < 2e-2
+
+
+@pytest.mark.parametrize("settings", [{}, {"stride": 3}, {"dilation": 4, "padding": 6}, {"groups": 2}, {"bias": False}])
+@pytest.mark.parametrize("channels", [2, 8])
+def test_the_reference_of_few_output_channels(settings, channels):
+    """Computed channels last: the model's own values, in the model's own layout."""
+    model = nn.Sequential(nn.Conv1d(4, 6, 5), nn.ReLU(), nn.Conv1d(6, channels, 7, **settings)).eval()
+    X = sequences(3, L)
+    run = bound_run(model, X)
+    (output,) = run.plan.graph.output_nodes
+    found, wanted = run.value(output), model(X).detach()
+    assert found.shape == wanted.shape and found.stride() == wanted.stride()
+    assert_close(found, wanted)
+
+
+def bound_run(model, X):
+    """A run with the reference of some sequences."""
+    bound = yuzu.precompute(model, X.shape[2], device="cpu").bind(model, X.shape[2], 4, (), torch.device("cpu"))
+    run = Run(bound.plan, bound.weights(), bound.derived, torch.device("cpu"))
+    run.set_reference(X, ())
+    return run
 
 
 @pytest.mark.parametrize("conv", ["windows", "banded", "fold"])

@@ -81,7 +81,7 @@ def precompute(
     conv: str
         ``"auto"`` measures the exact ways and keeps the fastest for each layer, and runs the whole model naively
         where a sequence takes over 20 ms and that is faster still. Or one way for all
-        convolutions that it applies to: ``"windows"``, ``"cyclic"``, ``"banded"``, ``"blocks"``,
+        convolutions that it applies to: ``"windows"``, ``"taps"``, ``"cyclic"``, ``"banded"``, ``"blocks"``,
         ``"fold"``, ``"gaussian"``.
     precision: str
         ``"highest"``: the model's own dtype throughout. ``"high"``: TF32 products on CUDA. ``"medium"``:

@@ -20,7 +20,7 @@ except ImportError:  # Windows has none
 from yuzu._engine.gate import running
 from yuzu._engine.handlers.contract import Rule
 from yuzu._engine.handlers.convolution import Convolution
-from yuzu._engine.handlers.convolution_ways import BLOCK_POSITIONS
+from yuzu._engine.handlers.convolution_ways import BLOCK_POSITIONS, folded_block
 from yuzu._engine.handlers.dense import OverPositions
 from yuzu._engine.handlers.pool import MaximumPool
 from yuzu._engine.plan import Plan
@@ -30,7 +30,7 @@ from yuzu._engine.window import Window
 # bytes of the largest change of a chunk, where the search for its size begins
 CACHE_TARGET = {"cpu": 11 << 20, "cuda": 1 << 30}
 # its most bytes: of larger ones few are found again among those that were freed, and new pages cost more
-LARGEST_BLOCK = {"cpu": 20 << 20}
+LARGEST_BLOCK = {"cpu": 30 << 20}
 LONGEST_TRIAL, SEARCH_SECONDS = 0.2, 0.8  # of one chunk size, and of all
 NAIVE_BATCHES = (128, 512)
 BATCH_GAINS = ((1, 30), (16, 6))  # rows of a batch, and how many times cheaper a row of a large one may be
@@ -83,10 +83,12 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
             kernel = sizes.kernel * sizes.channels_in * sizes.channels_out // sizes.groups
             # laid out anew, and a copy to notice changes; the same of the kernel with factors in it
             weights += (4 if rule.factors_before or rule.factors_after else 2) * kernel
+            block = folded_block(sizes.channels_out, sizes.kernel, plan.precision == "medium")
             if rule.way == "blocks" or sizes.few:
-                weights += BLOCK_POSITIONS * (2 + 2 * BLOCK_POSITIONS // sizes.kernel) * kernel
+                wide = max(BLOCK_POSITIONS, block) if sizes.few else BLOCK_POSITIONS
+                weights += wide * (2 + 2 * wide // sizes.kernel) * kernel
             if rule.way == "fold" and sizes.few:
-                reached = sizes.kernel // BLOCK_POSITIONS + 2  # blocks
+                reached = sizes.kernel // block + 2  # blocks
                 largest = max(largest, sizes.width * reached * sizes.channels_out)
         elif isinstance(rule, MaximumPool):
             tables += rule.geometry.kernel * whole

@@ -190,7 +190,9 @@ class Run:
             elif node.kind != "call":
                 values.append(self.leaf(node, X, args))
             else:
-                values.append(evaluate(node, values.__getitem__, self.device))
+                rule = self.plan.rules[node.index]
+                value_of = values.__getitem__
+                values.append(rule.reference(value_of, self.device) if rule else evaluate(node, value_of, self.device))
         self.reference = Reference(values, X.shape[0])
         return self.reference
 

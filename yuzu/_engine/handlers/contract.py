@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout
-from yuzu._engine.graph import Graph, Node, Ref, refs_of
+from yuzu._engine.graph import Graph, Node, Ref, evaluate, refs_of
 from yuzu._engine.window import Geometry, Integers, Window, union
 
 if TYPE_CHECKING:
@@ -137,6 +137,10 @@ class Rule:
         layout of rows.
         """
         raise NotImplementedError
+
+    def reference(self, value_of: Callable[[int], Any], device: torch.device) -> Any:
+        """The node's value for the reference sequences."""
+        return evaluate(self.node, value_of, device)
 
     def all_ways(self) -> tuple[str, ...]:
         """The ways it can be run by at all, if it has several."""

@@ -1,9 +1,9 @@
 """Ways to run a convolution of stride 1 on windows of differences.
 
 Every way is one function ``way(call) -> (S*A, w + reach, Cout)`` with ``reach = (k - 1) * dilation``: the
-convolution of windows ``(S*A, w, Cin)``, zero around them, at every output position that they reach. They
-differ in how the ``w * k * Cin * Cout`` useful multiply-adds of a mutant are laid out, and so in how much is
-spent on zeros and on moving data. ``applies`` says None or why not.
+convolution of windows ``(S*A, w, Cin)``, zero around them, at every output position that they reach, or only at those
+that are wanted. They differ in how the ``w * k * Cin * Cout`` useful multiply-adds of a mutant are laid out, and so in
+how much is spent on zeros and on moving data. ``applies`` says None or why not.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 FEW_CHANNELS = 8  # up to here the folded and the banded way take several positions at once
 BLOCK_CHANNELS = 16  # positions taken at once, times channels
 BLOCK_POSITIONS, BLOCK_COLUMNS = 8, 2048  # at most, of a product for several positions
-MOST_PRODUCTS = 8  # of blocks, beyond which one convolution is faster
+MOST_PRODUCTS, MOST_LOWERED_PRODUCTS = 8, 2  # of blocks, beyond which one product for all of them is faster
 LEAST_LOWERED_CHANNELS = 32
 LEAST_CONVERTED_CHANNELS = 128
+# channels, positions and the share of multiply-adds that is wanted, for which products of taps beat one convolution
+TAPS_CHANNELS, TAPS_WIDTH, TAPS_SHARE, MOST_TAPS = 64, 128, 0.55, 5
 
 
 @dataclass
@@ -50,6 +52,8 @@ class Call:
         See `Change`: there when ``x`` is one substitution of letters.
     lowered_result: bool
         Whether the result may stay in the dtype of lowered products.
+    wanted: tuple of two ints or None
+        First and stop of the positions of the result, counted from its beginning, that are read; None for all.
     """
 
     run: Run
@@ -62,6 +66,7 @@ class Call:
     groups: int = 1
     codes: torch.Tensor | None = None
     lowered_result: bool = False
+    wanted: tuple[int, int] | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -71,6 +76,22 @@ class Call:
     @property
     def reach(self) -> int:
         return (self.kernel.shape[2] - 1) * self.dilation
+
+    @property
+    def positions(self) -> tuple[int, int]:
+        """First and stop of the positions of the result that are read."""
+        return self.wanted or (0, self.x.shape[2] + self.reach)
+
+    def taps(self) -> list[tuple[int, int, int]]:
+        """For each tap the position of the result that it takes the first of ``x`` to, and first and stop of what it
+        reads of ``x`` for the positions that are wanted.
+        """
+        first, stop = self.positions
+        found = []
+        for place in range(self.reach, -1, -max(self.dilation, 1)):
+            low = max(first - place, 0)
+            found.append((place, low, max(min(stop - place, self.x.shape[2]), low)))
+        return found
 
     def rows(self) -> torch.Tensor:
         """``x`` as ``(S*A, w, Cin)``, contiguous."""
@@ -148,9 +169,11 @@ def table(call: Call) -> torch.Tensor:
 
 
 def windows(call: Call) -> torch.Tensor:
-    """One convolution over all windows as a batch, channels last. Costs the zeros around narrow windows. With a kernel
-    of 1 it is one product.
+    """One convolution over all windows as a batch, channels last. Costs the zeros around narrow windows, and what it
+    yields beside what is wanted: where that is most, a product for each tap. With a kernel of 1 it is one product.
     """
+    if _mostly_unwanted(call):
+        return taps(call)
     x = call.rows()
     if call.kernel.shape[2] == 1 and call.groups == 1:
         matrix = call.derived(
@@ -160,6 +183,35 @@ def windows(call: Call) -> torch.Tensor:
         return (flat @ matrix).to(call.dtype).view(*x.shape[:2], -1)
     kernel = call.derived("windows", lambda: lowered_kernel(call.kernel, call.run.precision))
     return convolve_rows(x, kernel, call.reach, call.dilation, call.groups, dtype=call.dtype)
+
+
+def _mostly_unwanted(call: Call) -> bool:
+    """Whether so little of what a convolution yields is wanted that `taps` is faster."""
+    (cout, cin, k), width = call.kernel.shape, call.x.shape[2]
+    if call.wanted is None or call.groups > 1 or min(cin, cout) < TAPS_CHANNELS or width < TAPS_WIDTH:
+        return False
+    return sum(stop - first for _, first, stop in call.taps()) <= TAPS_SHARE * k * width
+
+
+def taps(call: Call) -> torch.Tensor:
+    """For each tap one product of all positions that it reads for what is wanted, added where it lands: exactly the
+    useful multiply-adds, but the result is read and written once for each tap.
+    """
+    x = call.rows()
+    n, _, cin = x.shape
+    first, stop = call.positions
+    weights = call.derived("taps", lambda: lowered(call.kernel.permute(2, 1, 0), call.run.precision).contiguous())
+    x = x.to(weights.dtype)
+    result = x.new_zeros(n, stop - first, call.kernel.shape[0], dtype=call.dtype)
+    for weight, (place, low, high) in zip(weights, call.taps(), strict=True):
+        if high <= low:
+            continue
+        part, each = result[:, place + low - first : place + high - first], weight.expand(n, *weight.shape)
+        if part.dtype == weight.dtype:
+            part.baddbmm_(x[:, low:high], each)
+        else:
+            part += torch.bmm(x[:, low:high], each)
+    return result
 
 
 def convolve_rows(
@@ -302,22 +354,23 @@ def fold(call: Call) -> torch.Tensor:
 
 def _fold_few(call: Call) -> torch.Tensor:
     """With few output channels a product takes a block of input positions, and yields all that the block reaches. Costs
-    some zeros, but products wide enough to be fast. Where blocks are many, one convolution takes them all.
+    some zeros, but products wide enough to be fast. Where blocks are many, one product takes them all.
     """
     cout, cin, k = call.kernel.shape
-    block, span = BLOCK_POSITIONS, BLOCK_POSITIONS + k - 1  # outputs that a block reaches
 
-    def spread(room: int) -> torch.Tensor:
-        taps = call.kernel.new_zeros(block, cin, room, cout)
-        for i in range(block):
-            taps[i, :, i : i + k] = call.kernel.flip(2).permute(1, 2, 0)
-        return taps
+    def spread(name: str, block: int, room: int) -> torch.Tensor:
+        def make() -> torch.Tensor:
+            taps = call.kernel.new_zeros(block, cin, room, cout)
+            for i in range(block):
+                taps[i, :, i : i + k] = call.kernel.flip(2).permute(1, 2, 0)
+            return lowered(taps.reshape(block * cin, room * cout), call.run.precision).contiguous()
+
+        return call.derived(name, make)
 
     def by_products(x: torch.Tensor) -> torch.Tensor:
-        taps = call.derived(
-            "few", lambda: lowered(spread(span).reshape(block * cin, span * cout), call.run.precision).contiguous()
-        )
         n, w, _ = x.shape
+        block = BLOCK_POSITIONS
+        taps = spread("few", block, block + k - 1)
         flat = x.to(taps.dtype).view(n, w * cin)
         result = x.new_zeros(n, (w + k - 1) * cout, dtype=call.kernel.dtype)
         for i in range(0, w, block):
@@ -330,25 +383,39 @@ def _fold_few(call: Call) -> torch.Tensor:
             )
         return result.view(n, w + k - 1, cout)
 
-    def by_convolution(x: torch.Tensor) -> torch.Tensor:
-        steps = -(-span // block)  # blocks of outputs that a block of inputs reaches
-        taps = call.derived(
-            "few, convolved",
-            lambda: lowered_kernel(
-                spread(steps * block).permute(2, 3, 1, 0).reshape(-1, cin, block), call.run.precision
-            ),
-        )
+    def by_one_product(x: torch.Tensor) -> torch.Tensor:
         n, w, _ = x.shape
-        ahead = -w % block  # the padding is the same on both sides: blocks begin so many positions early
-        parts = convolve_rows(x, taps, ahead, 1, 1, block, dtype=call.kernel.dtype)
-        count, each = parts.shape[1], block * cout
-        result = parts.new_zeros(n, count + steps - 1, each)
+        block = folded_block(cout, k, lowers)
+        steps = -(-(block + k - 1) // block)  # blocks of outputs that a block of inputs reaches
+        taps = spread("few, in one", block, steps * block)
+        whole, rest = divmod(w, block)
+        result = x.new_zeros(n, whole + bool(rest) + steps - 1, block * cout, dtype=call.kernel.dtype)
+        if not lowers:
+            # a product for each row of the batch, for blocks do not lie evenly over their border; the rest by itself
+            blocks = x[:, : whole * block].unflatten(1, (whole, block)).flatten(2)
+            parts = torch.bmm(blocks, taps.expand(n, *taps.shape))
+            if rest:
+                reached = (rest + k - 1) * cout
+                result.view(n, -1)[:, whole * block * cout :][:, :reached] += (
+                    x[:, whole * block :].flatten(1) @ taps[: rest * cin, :reached]
+                )
+        else:
+            # it is copied for its dtype anyway
+            blocks = F.pad(x.to(taps.dtype), (0, 0, 0, -w % block)).view(-1, block * cin)
+            parts = (blocks @ taps).view(n, -1, steps * block * cout)
         for i in range(steps):
-            result[:, i : i + count] += parts[:, :, i * each : (i + 1) * each]
-        return result.view(n, -1, cout)[:, ahead : ahead + w + k - 1]
+            result[:, i : i + parts.shape[1]] += parts[:, :, i * block * cout : (i + 1) * block * cout]
+        return result.view(n, -1, cout)[:, : w + k - 1]
 
-    few = call.x.shape[2] <= MOST_PRODUCTS * block * call.dilation
-    return _by_phases(call, by_products if few else by_convolution)
+    lowers = lowered(call.kernel[:0], call.run.precision).dtype != call.kernel.dtype
+    most = MOST_LOWERED_PRODUCTS if lowers else MOST_PRODUCTS
+    few = call.x.shape[2] <= most * BLOCK_POSITIONS * call.dilation
+    return _by_phases(call, by_products if few else by_one_product)
+
+
+def folded_block(channels: int, kernel: int, lowers: bool) -> int:
+    """Input positions of a block, where one product takes all blocks and yields few output channels."""
+    return min(max((2 if lowers else 1) * BLOCK_CHANNELS // channels, 2), max(kernel, 4))
 
 
 Way = Callable[[Call], torch.Tensor]
@@ -412,8 +479,14 @@ def _in_blocks(shape: Shape) -> str | None:
     return _several_taps(shape)
 
 
+def _taps_may_win(shape: Shape, lowered: bool) -> bool:
+    """With many channels, and few taps: their sums are rounded to the dtype of the result."""
+    return min(shape.channels_in, shape.channels_out, shape.width) >= TAPS_CHANNELS and shape.kernel <= MOST_TAPS
+
+
 WAYS: dict[str, WayEntry] = {
     "windows": WayEntry(windows, always, lambda shape, lowered: shape.reached <= (3 if lowered else 2)),
+    "taps": WayEntry(taps, _several_taps, _taps_may_win),
     "fold": WayEntry(fold, _several_taps, lambda shape, lowered: shape.few or not lowered),
     "banded": WayEntry(banded, _several_taps),
     "blocks": WayEntry(blocks, _in_blocks, lambda shape, lowered: lowered),
