@@ -265,7 +265,8 @@ def _measured(
     itemsize, edits = X.element_size(), s.n_choices - 1
     memory = measure.memory_of(plan, s.seq_len, s.n_choices, 1, itemsize, s.n_choices)
     most = measure.most_sites(memory, s.max_memory, device)
-    count, seconds, cost = measure.choose_chunk(run, edits, s.n_choices, s.seq_len, first, most, s.random_state)
+    start = min(2 * first, most)  # larger than ways are tried with: products of many rows are shared among threads
+    count, seconds, cost = measure.choose_chunk(run, edits, s.n_choices, s.seq_len, start, most, s.random_state)
     if s.conv == "auto" and cost * s.seq_len > measure.WORTH_COMPARING:
         most = max(s.max_memory // max(memory.sequence, 1), 1)
         twin = evaluation_copy(model, device)

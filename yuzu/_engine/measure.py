@@ -31,7 +31,7 @@ from yuzu._engine.window import Window
 CACHE_TARGET = {"cpu": 11 << 20, "cuda": 1 << 30}
 # its most bytes: of larger ones few are found again among those that were freed, and new pages cost more
 LARGEST_BLOCK = {"cpu": 30 << 20}
-LONGEST_TRIAL, SEARCH_SECONDS = 0.2, 0.8  # of one chunk size, and of all
+LONGEST_TRIAL, SEARCH_SECONDS = 0.2, 0.6  # of one chunk size, and of all
 NAIVE_BATCHES = (128, 512)
 BATCH_GAINS = ((1, 30), (16, 6))  # rows of a batch, and how many times cheaper a row of a large one may be
 WORTH_COMPARING = 0.02  # seconds for a sequence; below it nobody waits, and a call is mostly overhead
@@ -183,7 +183,7 @@ def choose_ways(
     def attempt(width: int, rule: Rule) -> str:
         work = max(rule.multiply_adds(run, width) * edits, 1)
         fewest = 2 * first if rule.shares_among_sites else first // 4
-        count = max(int(min(4 * first, max(affordable / work, fewest), most)), 1)
+        count = max(int(min(2 * first, max(affordable / work, fewest), most)), 1)
         sites = example_sites(plan, count, edits, 1, n_choices, length, run, seed)
         window = run.set_sites(sites)[rule.sources[0]]
         assert window is not None
@@ -246,8 +246,8 @@ def choose_chunk(
     """Sites carried at once that cost least per site, the seconds of each node at that size, and of a site.
 
     Tried are ``first``, then twice as many again up to ``most`` or until that is plainly worse twice over; and half of
-    ``first`` where twice as many were no better. Sizes that come close are tried again: a busy machine slows one and
-    not the other. Of sizes as good as each other the one tried first is taken.
+    ``first`` where twice as many were no better, and there is time. Sizes that come close are tried again: a busy
+    machine slows one and not the other. Of sizes as good as each other the one tried first is taken.
     """
     regular = int(run.plan.reach(np.arange(length), 1)[1].sum())
     span = regular if 2 * regular >= length else length  # the positions near the ends get a chunk of their own
@@ -280,7 +280,7 @@ def choose_chunk(
             cost = attempt(size)
             worse = worse + 1 if cost > 1.1 * tried[least()][0] else 0
         small = _share(first // 2, span, most)
-        if least() == _share(first, span, most) > small:
+        if least() == _share(first, span, most) > small and affordable(small, cost):
             attempt(small)
         rivals = [(s, c) for s, (c, _) in tried.items() if c < CLOSE * tried[least()][0]]
         for size, cost in rivals if len(rivals) > 1 else ():
