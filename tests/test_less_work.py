@@ -296,8 +296,8 @@ def test_medium_precision_where_differences_stay_in_bfloat16(conv, device):
 @pytest.mark.parametrize("way", ["banded", "fold", "fold in one product"])
 def test_few_output_channels(dilation, channels, kernel, way, device, monkeypatch):
     if way == "fold in one product":
-        monkeypatch.setattr(convolution_ways, "MOST_PRODUCTS", 0)
-        monkeypatch.setattr(convolution_ways, "MOST_LOWERED_PRODUCTS", 0)
+        block = {1: 16, 3: 5, 8: 3}[channels]
+        monkeypatch.setattr(convolution_ways, "folded_block", lambda shape, lowers: block)
     reach = (kernel - 1) * dilation
     model = nn.Sequential(
         nn.Conv1d(4, 6, 5, padding=2), nn.ReLU(), nn.Conv1d(6, channels, kernel, padding=reach, dilation=dilation)
@@ -349,16 +349,55 @@ def test_products_of_taps_for_what_is_wanted(conv, kernel, dilation, cut, device
     assert errors(found, oracle(model, X)["delta"])[0] < 2e-2
 
 
-@pytest.mark.parametrize("settings", [{}, {"stride": 3}, {"dilation": 4, "padding": 6}, {"groups": 2}, {"bias": False}])
-@pytest.mark.parametrize("channels", [2, 8])
-def test_the_reference_of_few_output_channels(settings, channels):
-    """Computed channels last: the model's own values, in the model's own layout."""
-    model = nn.Sequential(nn.Conv1d(4, 6, 5), nn.ReLU(), nn.Conv1d(6, channels, 7, **settings)).eval()
-    X = sequences(3, L)
+def test_windows_are_remembered_for_ways_that_yield_more_or_less(device):
+    """One plan run by one way and then by another, as when it is verified and then measured."""
+    model = Model(
+        lambda x, first, second: second(first(x).relu())[:, :, 25:-3],
+        nn.Conv1d(4, 6, 5, padding=2),
+        nn.Conv1d(6, 6, 3, padding=13, dilation=13),
+    ).double()
+    X = sequences(1, L + 20).double()
+    precomputation = yuzu.precompute(model, L + 20, conv="banded", device=device)
+    precomputation.decisions["sites"] = 3
+    found = [yuzu.yuzu_ism(model, X, precomputation, output="delta", device=device)]
+    plan = precomputation.bind(model, L + 20, 4, (), torch.device(device)).plan
+    for way in ("taps", "banded"):
+        for rule in plan.rules:
+            if rule is not None and rule.all_ways():
+                rule.way = way
+        found.append(yuzu.yuzu_ism(model, X, precomputation, output="delta", device=device))
+    for each in found:
+        assert_right(each, model, X, output="delta", device=device)
+
+
+def test_a_layer_of_another_dtype_than_the_sequence():
+    """Its ways are tried in its own dtype."""
+
+    def forward(x, first, second):
+        return F.conv1d(first(x).relu().double(), second.weight.double()).float()
+
+    model = Model(forward, nn.Conv1d(4, 8, 101, padding=50), nn.Conv1d(8, 4, 7)).eval()
+    X = sequences(1, 120)
+    for precision in ("highest", "medium"):
+        precomputation = yuzu.precompute(model, 120, precision=precision, device="cpu")
+        found = yuzu.yuzu_ism(model, X, precomputation, output="delta", device="cpu")
+        assert errors(found, oracle(model, X)["delta"])[0] < (1e-5 if precision == "highest" else 2e-2)
+
+
+@pytest.mark.parametrize("settings", [{}, {"stride": 3}, {"dilation": 2, "padding": 6}, {"bias": False}])
+@pytest.mark.parametrize("channels", [1, 2, 8])
+def test_the_reference_of_few_output_channels(settings, channels, monkeypatch):
+    """Computed channels last: the model's own values."""
+    model = nn.Sequential(nn.Conv1d(4, 16, 5), nn.ReLU(), nn.Conv1d(16, channels, 16, **settings)).eval()
+    X = sequences(3, 2 * L)
+    calls = []
+    conv2d = torch.conv2d
+    monkeypatch.setattr(torch, "conv2d", lambda *args: calls.append(args) or conv2d(*args))
     run = bound_run(model, X)
+    assert calls, "not as the model does it"
     (output,) = run.plan.graph.output_nodes
     found, wanted = run.value(output), model(X).detach()
-    assert found.shape == wanted.shape and found.stride() == wanted.stride()
+    assert found.shape == wanted.shape and found.is_contiguous()
     assert_close(found, wanted)
 
 

@@ -20,7 +20,7 @@ except ImportError:  # Windows has none
 from yuzu._engine.gate import running
 from yuzu._engine.handlers.contract import Rule
 from yuzu._engine.handlers.convolution import Convolution
-from yuzu._engine.handlers.convolution_ways import BLOCK_POSITIONS, folded_block
+from yuzu._engine.handlers.convolution_ways import BLOCK_POSITIONS, folded_block, folded_room
 from yuzu._engine.handlers.dense import OverPositions
 from yuzu._engine.handlers.pool import MaximumPool
 from yuzu._engine.plan import Plan
@@ -83,13 +83,12 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
             kernel = sizes.kernel * sizes.channels_in * sizes.channels_out // sizes.groups
             # laid out anew, and a copy to notice changes; the same of the kernel with factors in it
             weights += (4 if rule.factors_before or rule.factors_after else 2) * kernel
-            block = folded_block(sizes.channels_out, sizes.kernel, plan.precision == "medium")
+            lowers = plan.precision == "medium" and itemsize == 4
             if rule.way == "blocks" or sizes.few:
-                wide = max(BLOCK_POSITIONS, block) if sizes.few else BLOCK_POSITIONS
+                wide = max(BLOCK_POSITIONS, folded_block(sizes, lowers) or 0) if sizes.few else BLOCK_POSITIONS
                 weights += wide * (2 + 2 * wide // sizes.kernel) * kernel
             if rule.way == "fold" and sizes.few:
-                reached = sizes.kernel // block + 2  # blocks
-                largest = max(largest, sizes.width * reached * sizes.channels_out)
+                largest = max(largest, folded_room(sizes, lowers))
         elif isinstance(rule, MaximumPool):
             tables += rule.geometry.kernel * whole
         elif isinstance(rule, OverPositions):

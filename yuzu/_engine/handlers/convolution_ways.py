@@ -383,14 +383,13 @@ def _fold_few(call: Call) -> torch.Tensor:
             )
         return result.view(n, w + k - 1, cout)
 
-    def by_one_product(x: torch.Tensor) -> torch.Tensor:
+    def in_one_product(x: torch.Tensor, block: int) -> torch.Tensor:
         n, w, _ = x.shape
-        block = folded_block(cout, k, lowers)
-        steps = -(-(block + k - 1) // block)  # blocks of outputs that a block of inputs reaches
+        steps = _steps(block, k)
         taps = spread("few, in one", block, steps * block)
         whole, rest = divmod(w, block)
         result = x.new_zeros(n, whole + bool(rest) + steps - 1, block * cout, dtype=call.kernel.dtype)
-        if not lowers:
+        if x.dtype == taps.dtype:
             # a product for each row of the batch, for blocks do not lie evenly over their border; the rest by itself
             blocks = x[:, : whole * block].unflatten(1, (whole, block)).flatten(2)
             parts = torch.bmm(blocks, taps.expand(n, *taps.shape))
@@ -407,15 +406,34 @@ def _fold_few(call: Call) -> torch.Tensor:
             result[:, i : i + parts.shape[1]] += parts[:, :, i * block * cout : (i + 1) * block * cout]
         return result.view(n, -1, cout)[:, : w + k - 1]
 
-    lowers = lowered(call.kernel[:0], call.run.precision).dtype != call.kernel.dtype
+    shape = Shape(call.x.shape[2], k, call.dilation, cin, cout, call.groups)
+    block = folded_block(shape, lowered(call.kernel[:0], call.run.precision).dtype != call.kernel.dtype)
+    return _by_phases(call, by_products if block is None else lambda x: in_one_product(x, block))
+
+
+def folded_block(shape: Shape, lowers: bool) -> int | None:
+    """Input positions of a block where the folded way takes all blocks of few output channels in one product; None
+    where a product for each is faster: with few blocks, and where the blocks' results are larger than what they read.
+    """
+    positions = BLOCK_CHANNELS // shape.channels_out
+    block = max(2 * positions, BLOCK_POSITIONS) if lowers else max(positions, -(-shape.kernel // BLOCK_POSITIONS))
+    block = min(block, max(shape.kernel, BLOCK_POSITIONS))
     most = MOST_LOWERED_PRODUCTS if lowers else MOST_PRODUCTS
-    few = call.x.shape[2] <= most * BLOCK_POSITIONS * call.dilation
-    return _by_phases(call, by_products if few else by_one_product)
+    few = shape.width <= most * BLOCK_POSITIONS * shape.dilation
+    return None if few or _steps(block, shape.kernel) * shape.channels_out > 2 * shape.channels_in else block
 
 
-def folded_block(channels: int, kernel: int, lowers: bool) -> int:
-    """Input positions of a block, where one product takes all blocks and yields few output channels."""
-    return min(max((2 if lowers else 1) * BLOCK_CHANNELS // channels, 2), max(kernel, 4))
+def folded_room(shape: Shape, lowers: bool) -> int:
+    """Numbers that the results of the blocks hold, for one mutant, before they are summed."""
+    block = folded_block(shape, lowers)
+    if block is None:
+        return 0
+    return (-(-shape.width // shape.dilation) + block) * _steps(block, shape.kernel) * shape.channels_out
+
+
+def _steps(block: int, kernel: int) -> int:
+    """Blocks of outputs that a block of inputs reaches."""
+    return -(-(block + kernel - 1) // block)
 
 
 Way = Callable[[Call], torch.Tensor]

@@ -154,7 +154,11 @@ class MaximumPool(Pool):
                 below = self.on_phase(run, t, phase)
                 value = scratch if begun else maximum
                 if stop > first:
-                    torch.add(of_phase[:, :, :, read], below[:, :, :, first:stop], out=value[:, :, :, first:stop])
+                    part, added = value[:, :, :, first:stop], below[:, :, :, first:stop]
+                    if tensor.dtype == dtype:
+                        torch.add(of_phase[:, :, :, read], added, out=part)
+                    else:  # widened first: operations on mixed dtypes are slow
+                        part.copy_(of_phase[:, :, :, read]).add_(added)
                 for outside in (slice(0, first), slice(stop, window.width)):
                     if outside.stop > outside.start:
                         value[:, :, :, outside] = below[:, :, :, outside]
