@@ -349,6 +349,24 @@ def test_products_of_taps_for_what_is_wanted(conv, kernel, dilation, cut, device
     assert errors(found, oracle(model, X)["delta"])[0] < 2e-2
 
 
+def test_many_taps_are_one_convolution_however_little_is_wanted(monkeypatch):
+    """Their sums would be read, written and rounded once for each tap."""
+    for name, value in (("TAPS_CHANNELS", 1), ("TAPS_WIDTH", 1), ("TAPS_SHARE", 1.0)):
+        monkeypatch.setattr(convolution_ways, name, value)
+    calls = []
+    taps = convolution_ways.taps
+    monkeypatch.setattr(convolution_ways, "taps", lambda call: calls.append(call) or taps(call))
+    for kernel in (convolution_ways.MOST_TAPS, convolution_ways.MOST_TAPS + 1):
+        calls.clear()
+        layers = [nn.Conv1d(4, 6, 5, padding=2), nn.ReLU(), nn.Conv1d(6, 6, kernel, padding=20, dilation=5)]
+        model = Model(lambda x, body: body(x)[:, :, 20:-3], nn.Sequential(*layers))
+        X = sequences(1, L + 20)
+        precomputation = yuzu.precompute(model, L + 20, conv="windows", device="cpu")
+        precomputation.decisions["sites"] = 3
+        assert_right(yuzu.yuzu_ism(model, X, precomputation, output="delta", device="cpu"), model, X, output="delta")
+        assert bool(calls) == (kernel <= convolution_ways.MOST_TAPS)
+
+
 def test_windows_are_remembered_for_ways_that_yield_more_or_less(device):
     """One plan run by one way and then by another, as when it is verified and then measured."""
     model = Model(

@@ -188,14 +188,14 @@ def windows(call: Call) -> torch.Tensor:
 def _mostly_unwanted(call: Call) -> bool:
     """Whether so little of what a convolution yields is wanted that `taps` is faster."""
     (cout, cin, k), width = call.kernel.shape, call.x.shape[2]
-    if call.wanted is None or call.groups > 1 or min(cin, cout) < TAPS_CHANNELS or width < TAPS_WIDTH:
+    if call.wanted is None or call.groups > 1 or min(cin, cout) < TAPS_CHANNELS or width < TAPS_WIDTH or k > MOST_TAPS:
         return False
     return sum(stop - first for _, first, stop in call.taps()) <= TAPS_SHARE * k * width
 
 
 def taps(call: Call) -> torch.Tensor:
     """For each tap one product of all positions that it reads for what is wanted, added where it lands: exactly the
-    useful multiply-adds, but the result is read and written once for each tap.
+    useful multiply-adds, but the result is read, written and, where it is lowered, rounded once for each tap.
     """
     x = call.rows()
     n, _, cin = x.shape
