@@ -38,7 +38,7 @@ CHANNELS = 6  # after a case's first convolution; divisible by 2 and 3
 USUAL = {
     **dict.fromkeys(["conv1d", "conv2d", "conv_transpose1d"], "convolution"),
     **dict.fromkeys(["max_pool1d", "max_pool2d", "max_pool1d_with_indices", "max_pool2d_with_indices", "avg_pool1d", "avg_pool2d"], "pool"),
-    **dict.fromkeys(["linear", "matmul", "mm", "addmm"], "dense"),
+    **dict.fromkeys(["linear", "matmul", "mm", "addmm", "einsum"], "dense"),
     **dict.fromkeys(["add", "sub", "rsub", "cat", "stack", "concat"], "merge"),
     **dict.fromkeys(
         ["permute", "transpose", "unsqueeze", "squeeze", "view", "reshape", "flatten", "unflatten", "slice", "select", "pad",
@@ -461,9 +461,9 @@ def merge_cases() -> None:
          token=lambda: nn.Parameter(torch.randn(1, CHANNELS, 1))))  # fmt: skip
     case("cat with constant", fn(lambda m, x: torch.cat([x, m.c.expand(x.shape[0], -1, -1)], 1), c=lambda: torch.randn(1, 2, 13, dtype=torch.float64)))
     case("einsum on channels", fn(lambda m, x: torch.einsum("bcl,cd->bdl", x, m.w), w=lambda: nn.Parameter(torch.randn(CHANNELS, 3))))
-    case("einsum over positions", fn(lambda m, x: torch.einsum("bcl,ld->bcd", x, m.w), w=lambda: nn.Parameter(torch.randn(13, 3))), einsum="whole values")
+    case("einsum over positions", fn(lambda m, x: torch.einsum("bcl,ld->bcd", x, m.w), w=lambda: nn.Parameter(torch.randn(13, 3))))
     case("einsum gram", fn(lambda x: torch.einsum("bcl,bdl->bcd", x, x)), einsum="whole values")
-    case("einsum by position", fn(lambda m, x: torch.einsum("bcl,cl->bl", x, m.w), w=lambda: nn.Parameter(torch.randn(CHANNELS, 13))), einsum="whole values")
+    case("einsum by position", fn(lambda m, x: torch.einsum("bcl,cl->bl", x, m.w), w=lambda: nn.Parameter(torch.randn(CHANNELS, 13))))
     case("matmul right", fn(lambda m, x: x.transpose(1, 2) @ m.w, w=lambda: nn.Parameter(torch.randn(CHANNELS, 3))))
     case("matmul over positions", fn(lambda m, x: x @ m.w, w=lambda: nn.Parameter(torch.randn(13, 3))))
     case("matmul left", fn(lambda m, x: m.w @ x, w=lambda: nn.Parameter(torch.randn(3, CHANNELS))), matmul="whole values")

@@ -22,6 +22,7 @@ from yuzu._engine.handlers.contract import Rule
 from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.handlers.convolution_ways import BLOCK_POSITIONS, folded_block, folded_room
 from yuzu._engine.handlers.dense import OverPositions
+from yuzu._engine.handlers.elementwise import OfValues
 from yuzu._engine.handlers.pool import MaximumPool
 from yuzu._engine.plan import Plan
 from yuzu._engine.run import Run, Sites
@@ -67,6 +68,7 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
     starts = sorted({0, max(length // 2 - width // 2, 0), max(length - width, 0)})
     windows = plan.windows(np.array(starts), width)
     largest, standing, reference, tables, weights = n_choices * width, 0, 0, 0, 0
+    blocks = 4
     for node in plan.graph.nodes:
         if node.shape is None or not node.batched:
             continue
@@ -91,13 +93,15 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
                 largest = max(largest, folded_room(sizes, lowers))
         elif isinstance(rule, MaximumPool):
             tables += rule.geometry.kernel * whole
+        elif isinstance(rule, OfValues) and itemsize == 4 and rule.may_widen(plan.precision, torch.float32):
+            blocks, tables = 7, tables + 2 * whole
         elif isinstance(rule, OverPositions):
             weights += 2 * math.prod(plan.graph.nodes[rule.weight].shape or ())  # type: ignore[arg-type]
         largest = max(largest, size)
         if plan.readers[node.index] > 1:
             standing += size
     block = largest * edits * itemsize
-    site = 4 * block + standing * edits * itemsize
+    site = blocks * block + standing * edits * itemsize
     return Memory(site, (3 * reference + tables) * itemsize, weights * itemsize, block)
 
 

@@ -293,13 +293,16 @@ class Run:
         rows = expand(change, layout.length, self.sites.sequence, reference)
         return layout.natural(rows.flatten(0, 1)).unflatten(0, (sites, edits))
 
-    def mutants(self, index: int, change: Change | None) -> torch.Tensor:
-        """The mutants' values of a node with one row a mutant, ``(S * A, ...)``, in the model's layout."""
+    def mutants(self, index: int, change: Change | None, wide: bool = False) -> torch.Tensor:
+        """The mutants' values of a node with one row a mutant, ``(S * A, ...)``, in the model's layout; of float32 in
+        float64 if ``wide``.
+        """
         if change is not None and change.mutant and change.window is None:
             return change.tensor
         if change is not None and change.mutant:
             return self.whole(index, change).flatten(0, 1)
         base = self.of_sites(self.value(index))
+        base = base.double() if wide and base.dtype == torch.float32 else base
         edits = self.sites.difference.shape[:2]
         if change is None:
             return base.expand(*edits, *base.shape[2:]).flatten(0, 1)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, read_windows, rewindow
-from yuzu._engine.graph import Ref
+from yuzu._engine.graph import Ref, map_refs
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.convolution import ChannelFactor
 from yuzu._engine.handlers.elementwise import common_layout, pointwise
@@ -76,6 +76,36 @@ class Scaled(Rule):
         if self.per_channel is None or not isinstance(factor, torch.Tensor) or factor.device.type != "cpu":
             return False
         return run.derived(("ones", self.node.index), [factor], lambda: bool((factor == 1).all()))
+
+
+class Linear(Rule):
+    """An operation that is linear in its one mutated operand, on the differences: on windows where its result at a
+    position depends on that position alone, or on whole values.
+    """
+
+    reads_reference = False
+
+    def __init__(self, view: View, layout: Layout, family: str) -> None:
+        super().__init__(view, layout)
+        self.family = family
+
+    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+        (change,), (source,) = changes, self.sources
+        assert change is not None
+        if window is None:
+            difference = run.whole(source, change)
+        else:
+            assert change.window is not None
+            difference = rewindow(change.tensor, change.window, window)
+        rows = difference.flatten(0, 1)
+        rows = rows if window is None else self.source_layouts[0].natural(rows)
+
+        def value(ref: Ref) -> Any:
+            return rows if ref.index == source else run.value(ref.index)
+
+        result = self.node.target(*map_refs(self.node.args, value), **map_refs(self.node.kwargs, value))
+        result = result if window is None else self.layout.position_first(result)
+        return result.unflatten(0, difference.shape[:2])
 
 
 def _fits(factor: torch.Tensor, difference: torch.Tensor) -> bool:

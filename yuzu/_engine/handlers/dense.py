@@ -17,9 +17,10 @@ import torch
 
 from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, on_device, rewindow
 from yuzu._engine.graph import Ref
+from yuzu._engine.handlers.affine import Linear
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.convolution_ways import add_product, lowered, lowered_matrix, product
-from yuzu._engine.handlers.elementwise import Local, OnRows
+from yuzu._engine.handlers.elementwise import OnRows
 from yuzu._engine.window import Window
 
 if TYPE_CHECKING:
@@ -244,11 +245,11 @@ def linear(view: View) -> Rule | str:
 def _by_matrix(view: View, x: Ref, weight: int, transposed: bool) -> Rule:
     layout = view.layout(x)
     if not view.node.mutated:
-        return OnRows(view)
+        return OnRows(view, widens=False)
     if layout.kind == "windows" and layout.axis == view.rank - 1:
         return OverPositions(view, weight, transposed)
     if layout.kind == "windows" and layout.composite:
-        return OnRows(view)
+        return OnRows(view, widens=False)
     return OnChannels(view, layout, weight, transposed)
 
 
@@ -277,7 +278,7 @@ def matrix_product(view: View) -> Rule | str:
             return "the batch is not the first axis of both operands"
         if not batched and rank >= view.rank and rank > 2:
             return "a constant operand has as many axes as the result"
-    return OnRows(view)
+    return OnRows(view, widens=False)
 
 
 @handles("aten.einsum")
@@ -296,15 +297,14 @@ def einsum(view: View) -> Rule | str:
         if (view.layout(ref) != CONSTANT) != (label[:1] == batch) or batch in label[1:]:
             return "the batch is not the first axis of every operand"
     mutated: list[tuple[Any, str]] = [(r, la) for r, la in zip(operands, labels, strict=True) if view.mutated(r)]
-    if len(mutated) == 1:
-        layout = view.layout(mutated[0][0])
+    if len(mutated) == 1 and all(view.layout(r) == CONSTANT for r in operands if r != mutated[0][0]):
+        layout, out = view.layout(mutated[0][0]), ROWS
         if layout.kind == "windows" and not layout.composite:
             letter = mutated[0][1][layout.axis]
-            once = sum(label.count(letter) for label in labels) == 1
-            others_constant = all(view.layout(r) == CONSTANT for r in operands if r != mutated[0][0])
-            if once and letter in result and others_constant:
-                return Local(view, Layout("windows", result.index(letter), layout.length), broadcast=False)
-    return OnRows(view)
+            if letter in result and sum(label.count(letter) for label in labels) == 1:
+                out = Layout("windows", result.index(letter), layout.length)
+        return Linear(view, out, "dense")
+    return OnRows(view, widens=False)
 
 
 __all__ = ["OnChannels", "OverPositions"]

@@ -1,17 +1,19 @@
-"""Operations that act on each position by itself: the operation on windows of ``R + D``, minus the reference's result.
+"""Operations on values: the operation on ``R + D``, minus the reference's result.
 
-This is right for every pointwise operation, and for softmax, normalisation and the like along other axes than the
-positions. Operations with a formula of their own are in `formulas` and `affine`.
+On windows this is right for every pointwise operation, and for softmax, normalisation and the like along other axes
+than the positions; on whole values for all that treats rows by themselves. Operations with a formula of their own are
+in `formulas` and `affine`.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, read_windows, rewindow
-from yuzu._engine.graph import Node, Ref, map_refs
+from yuzu._engine.graph import Node, Ref, evaluate, map_refs
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.window import Window
 
@@ -19,68 +21,124 @@ if TYPE_CHECKING:
     from yuzu._engine.run import Run
 
 
-class OnRows(Rule):
-    """Any operation that treats every row of the batch by itself: run on the mutants' whole values, minus the
-    reference's result.
+# differences beside the values, below which a subtraction in float32 errs by more than some 5e-6 of them
+SMALL = 0.02
+
+
+class OfValues(Rule):
+    """The operation itself on the mutants' values, minus the reference's result.
+
+    Where differences are small beside the values, rounding the values takes most of their digits. Operations that are
+    cheap beside products (``widens``) are then run in float64 on float32 values, with ``"highest"`` precision.
     """
 
     family = "elementwise"
+    widens = True
 
-    def __init__(self, view: View, layout: Layout = ROWS, family: str = "whole values") -> None:
-        super().__init__(view, layout)
-        self.family = family
+    def may_widen(self, precision: str, dtype: torch.dtype) -> bool:
+        """Whether small differences of values of this dtype are taken in float64."""
+        return self.widens and precision == "highest" and dtype == torch.float32
 
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
-        whole = {s: run.mutants(s, change) for s, change in zip(self.sources, changes, strict=True)}
+        may_widen = self.may_widen(run.precision, run.value(self.node.index).dtype)
+        if not may_widen or run.device.type not in ("cpu", "cuda"):  # others may lack float64
+            return self._difference(run, changes, window, wide=False)
+        if run.device.type == "cpu":  # a GPU is not waited for to know
+            difference = self._difference(run, changes, window, wide=False)
+            if not self._small(run, difference):
+                return difference
+            del difference
+        return self._difference(run, changes, window, wide=True).to(torch.float32)
+
+    def _difference(self, run: Run, changes: list[Change | None], window: Window | None, wide: bool) -> torch.Tensor:
+        raise NotImplementedError
+
+    def _small(self, run: Run, difference: torch.Tensor) -> bool:
+        def level() -> torch.Tensor:
+            values = (run.value(i) for i in (self.node.index, *self.sources))
+            return torch.stack([_size(v) for v in values if v.is_floating_point()]).amax()
+
+        size = _size(difference)
+        return bool((size > 0) & (size < SMALL * run.reference.made(("level", self.node.index), level)))
+
+    def _reference(self, run: Run) -> torch.Tensor:
+        """The reference's result, from widened values."""
+        return evaluate(self.node, lambda i: _widened(run.value(i), True), run.device)
+
+
+def _size(tensor: torch.Tensor) -> torch.Tensor:
+    """Root of the mean square."""
+    return torch.linalg.vector_norm(tensor.float()) / math.sqrt(max(tensor.numel(), 1))
+
+
+def _widened(value: Any, wide: bool) -> Any:
+    narrow = isinstance(value, torch.Tensor) and value.dtype == torch.float32
+    return value.double() if wide and narrow else value
+
+
+class OnRows(OfValues):
+    """Any operation that treats every row of the batch by itself, on the mutants' whole values."""
+
+    def __init__(self, view: View, layout: Layout = ROWS, family: str = "whole values", widens: bool = True) -> None:
+        super().__init__(view, layout)
+        self.family, self.widens = family, widens
+
+    def _difference(self, run: Run, changes: list[Change | None], window: Window | None, wide: bool) -> torch.Tensor:
+        whole = {s: run.mutants(s, change, wide) for s, change in zip(self.sources, changes, strict=True)}
 
         def value(ref: Ref) -> Any:
             if ref.index in whole:
                 return whole[ref.index]
             if run.plan.layouts[ref.index] == ROWS:
-                return run.mutants(ref.index, None)
-            return run.value(ref.index)
+                return _widened(run.mutants(ref.index, None), wide)
+            return _widened(run.value(ref.index), wide)
 
         result = self.node.target(*map_refs(self.node.args, value), **map_refs(self.node.kwargs, value))
-        result = result.unflatten(0, run.sites.difference.shape[:2])
-        return result - run.of_sites(run.value(self.node.index)) if result.is_floating_point() else result.flatten(0, 1)
+        if not result.is_floating_point():
+            return result
+        key = ("widened", self.node.index)
+        reference = run.reference.made(key, lambda: self._reference(run)) if wide else run.value(self.node.index)
+        whole.clear()
+        return result.unflatten(0, run.sites.difference.shape[:2]) - run.of_sites(reference)
 
 
-class Local(Rule):
-    """The operation itself on windows of the mutants' values, minus the reference's result on the window.
+class Local(OfValues):
+    """An operation on windows, whose result at a position depends on that position alone, of all its operands.
 
-    Right for every operation whose result at a position depends on that position alone, of all its operands.
     With ``broadcast`` unmutated operands lie on top of the result as broadcasting has it, and are cut to the
     window; without it they are weights and go in as they are.
     """
-
-    family = "elementwise"
 
     def __init__(self, view: View, layout: Layout, broadcast: bool = True) -> None:
         super().__init__(view, layout)
         self.broadcast = broadcast
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def _difference(self, run: Run, changes: list[Change | None], window: Window | None, wide: bool) -> torch.Tensor:
         assert window is not None
         sites, edits = run.sites.difference.shape[:2]
         values: dict[int, torch.Tensor] = {}
         for source, layout, change in zip(self.sources, self.source_layouts, changes, strict=True):
-            values[source] = self._natural(
-                mutant_on_window(run, source, layout, change, window), layout, (sites, edits)
-            )
+            mutants = mutant_on_window(run, source, layout, change, window, wide)
+            values[source] = self._natural(mutants, layout, (sites, edits))
+            del mutants
 
         def value(ref: Ref) -> Any:
             if ref.index in values:
                 return values[ref.index]
             if not self.broadcast:
-                return run.value(ref.index)
-            return aligned_operand(run, ref.index, self.node, self.layout, window, (sites, edits))
+                return _widened(run.value(ref.index), wide)
+            return _widened(aligned_operand(run, ref.index, self.node, self.layout, window, (sites, edits)), wide)
 
         result = self.node.target(*map_refs(self.node.args, value), **map_refs(self.node.kwargs, value))
+        values.clear()
         result = self.layout.position_first(result.reshape(sites * edits, *self._shape(window.width)))
         result = result.unflatten(0, (sites, edits))
         if not result.is_floating_point():
             return result
-        return result - run.on_window(self.node.index, self.layout, window)
+        if not wide:
+            return result - run.on_window(self.node.index, self.layout, window)
+        key = ("widened", self.node.index)
+        return result - run.made_on_window(key, lambda: self.layout.position_first(self._reference(run)), window)
 
     def _shape(self, width: int) -> list[int]:
         shape = list(self.node.shape or ())
@@ -92,9 +150,13 @@ class Local(Rule):
         return layout.natural(value.expand(*grid, *value.shape[2:]).flatten(0, 1))
 
 
-def mutant_on_window(run: Run, index: int, layout: Layout, change: Change | None, window: Window) -> torch.Tensor:
-    """The mutants' values of a windowed node on a window: ``(S, A or 1, w, ...)``."""
-    reference = run.on_window(index, layout, window)
+def mutant_on_window(
+    run: Run, index: int, layout: Layout, change: Change | None, window: Window, wide: bool = False
+) -> torch.Tensor:
+    """The mutants' values of a windowed node on a window: ``(S, A or 1, w, ...)``; of float32 in float64 if
+    ``wide``.
+    """
+    reference = _widened(run.on_window(index, layout, window), wide)
     if change is None:
         return reference
     assert change.window is not None
@@ -227,7 +289,7 @@ def row_by_row(view: View) -> Rule | str:
     ):
         if node.op == "aten.scaled_dot_product_attention":
             return "an operand of the attention has no batch axis"
-    return OnRows(view, family="whole values")
+    return OnRows(view, widens=node.op != "aten.scaled_dot_product_attention")
 
 
 def _along(view: View, axes: list[int]) -> Rule | str:

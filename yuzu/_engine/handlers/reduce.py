@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from yuzu._engine.delta import ROWS, Change, Layout, on_device, rewindow
+from yuzu._engine.delta import ROWS, Change, Layout, on_device
+from yuzu._engine.handlers.affine import Linear
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.elementwise import Local, OnRows, axes_of, pointwise
 from yuzu._engine.simplify import OfSlice
@@ -76,26 +77,6 @@ class SumOverPositions(Rule):
         return total
 
 
-class LinearLocal(Rule):
-    """``sum`` or ``mean`` over other axes than positions: the operation itself on the differences."""
-
-    family = "reduce"
-    reads_reference = False
-
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
-        (change,) = changes
-        assert change is not None
-        grid = run.sites.difference.shape[:2]
-        if window is None:
-            rows = run.whole(self.sources[0], change).flatten(0, 1)
-            return self.node.target(rows, *self.node.args[1:], **self.node.kwargs).unflatten(0, grid)
-        assert change.window is not None
-        tensor = rewindow(change.tensor, change.window, window)
-        rows = self.source_layouts[0].natural(tensor.flatten(0, 1))
-        result = self.node.target(rows, *self.node.args[1:], **self.node.kwargs)
-        return self.layout.position_first(result).unflatten(0, grid)
-
-
 class MaximumOverPositions(Rule):
     """``amax`` (or ``amin``, with the sign turned) over positions."""
 
@@ -144,13 +125,13 @@ def reduction(view: View, kind: str, axes: tuple[int, ...], keepdim: bool) -> Ru
     floating = node.dtype is not None and node.dtype.is_floating_point
     linear = kind in ("sum", "mean") and source.dtype == node.dtype and floating
     if not node.mutated or layout.kind != "windows":
-        return LinearLocal(view, ROWS) if linear and node.mutated and "adaptive" not in node.op else OnRows(view)
+        return Linear(view, ROWS, "reduce") if linear and node.mutated and "adaptive" not in node.op else OnRows(view)
     if layout.axis not in axes:
         if layout.composite:
             return OnRows(view)
         moved = layout.axis if keepdim else layout.axis - sum(a < layout.axis for a in axes)
         out = Layout("windows", moved, layout.length)
-        return LinearLocal(view, out) if linear else Local(view, out, broadcast=False)
+        return Linear(view, out, "reduce") if linear else Local(view, out, broadcast=False)
     if linear:
         cut = node.target if isinstance(node.target, OfSlice) else None
         if cut is not None and layout.composite:
