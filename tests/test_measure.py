@@ -77,9 +77,9 @@ def costs(monkeypatch: pytest.MonkeyPatch, found: dict[int, list[float]]) -> lis
     return tried
 
 
-def choose(first: int, most: int = 10**6, length: int = 1024) -> tuple[int, list[float], float]:
+def choose(first: int, most: int = 10**6, length: int = 1024, spent: float = 0.0) -> tuple[int, list[float], float]:
     plan = SimpleNamespace(reach=lambda positions, width: (None, np.ones(len(positions), dtype=bool)), sensing=None)
-    return measure.choose_chunk(SimpleNamespace(plan=plan), 3, 4, length, first, most, 0)
+    return measure.choose_chunk(SimpleNamespace(plan=plan), 3, 4, length, first, most, 0, spent)
 
 
 def test_the_chunk_size_that_costs_least(monkeypatch):
@@ -111,6 +111,21 @@ def test_no_more_sites_than_fit(monkeypatch):
     tried = costs(monkeypatch, {size: [1e-3 / size] for size in range(1, 2000)})
     assert choose(32, most=100)[0] <= 100
     assert max(tried) <= 100
+
+
+@pytest.mark.parametrize(("spent", "sizes"), [(0.0, 5), (1.1, 3), (9.0, 2)])
+def test_the_search_is_shorter_where_ways_took_long(monkeypatch, spent, sizes):
+    """A run of each size takes 0.04 s, and four times that must be left for another; a trial takes 0.1 s."""
+    tried: list[int] = []
+
+    def cost(run: Any, edits: int, n_choices: int, length: int, size: int, *rest: Any) -> tuple[float, list[float]]:
+        tried.append(size)
+        return 0.04 / size, []
+
+    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: 0.1 * len(tried)))
+    monkeypatch.setattr(measure, "cost_of_chunk", cost)
+    choose(1, spent=spent)
+    assert len(tried) == sizes
 
 
 @pytest.mark.parametrize("pages", [0, 5000])

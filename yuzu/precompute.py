@@ -5,6 +5,7 @@ else.
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -237,6 +238,7 @@ def _decide(
         plan.sensing = Sensing(s.alpha or 1.0, s.random_state)
     forced = None if s.conv == "auto" else s.conv
     search = forced, edits, s.n_choices, s.seq_len, first, most, s.random_state
+    begin = time.perf_counter()
     ways = measure.choose_ways(run, *search)
     if s.precision == "medium" and verdict is not None and _lowered_products_fail(run, X.to(device), verdict):
         decisions["precision"] = "highest"
@@ -246,8 +248,9 @@ def _decide(
         with products("highest", device):
             ways = measure.choose_ways(run, *search)
     del verdict  # it may be large
+    spent = time.perf_counter() - begin
     with products(plan.precision, device):
-        return _measured(model, s, decisions, X, args, run, ways, first)
+        return _measured(model, s, decisions, X, args, run, ways, first, spent)
 
 
 def _measured(
@@ -259,14 +262,16 @@ def _measured(
     run: Run,
     ways: dict[int, str],
     first: int,
+    spent: float,
 ) -> dict[str, Any]:
-    """The decisions with what is measured once every layer's way is chosen."""
+    """The decisions with what is measured once every layer's way is chosen, which took ``spent`` seconds."""
     plan, device = run.plan, run.device
     itemsize, edits = X.element_size(), s.n_choices - 1
     memory = measure.memory_of(plan, s.seq_len, s.n_choices, 1, itemsize, s.n_choices)
     most = measure.most_sites(memory, s.max_memory, device)
     start = min(2 * first, most)  # larger than ways are tried with: products of many rows are shared among threads
-    count, seconds, cost = measure.choose_chunk(run, edits, s.n_choices, s.seq_len, start, most, s.random_state)
+    sizes = edits, s.n_choices, s.seq_len, start, most
+    count, seconds, cost = measure.choose_chunk(run, *sizes, s.random_state, spent)
     if s.conv == "auto" and cost * s.seq_len > measure.WORTH_COMPARING:
         most = max(s.max_memory // max(memory.sequence, 1), 1)
         twin = evaluation_copy(model, device)

@@ -32,7 +32,9 @@ from yuzu._engine.window import Window
 CACHE_TARGET = {"cpu": 11 << 20, "cuda": 1 << 30}
 # its most bytes: of larger ones few are found again among those that were freed, and new pages cost more
 LARGEST_BLOCK = {"cpu": 30 << 20}
-LONGEST_TRIAL, SEARCH_SECONDS = 0.2, 0.6  # of one chunk size, and of all
+LONGEST_TRIAL = 0.2  # seconds of one chunk size
+# of the search among them, and of the trials of ways and that search together where the former took long
+SEARCH_SECONDS, LEAST_SEARCH_SECONDS, ALL_TRIALS_SECONDS = 0.6, 0.3, 1.5
 NAIVE_BATCHES = (128, 512)
 BATCH_GAINS = ((1, 30), (16, 6))  # rows of a batch, and how many times cheaper a row of a large one may be
 WORTH_COMPARING = 0.02  # seconds for a sequence; below it nobody waits, and a call is mostly overhead
@@ -171,6 +173,8 @@ def choose_ways(
     lowered = run.precision == "medium"
     affordable = TRIAL_PRODUCTS.get(run.device.type, math.inf) * (LOWERED_PRODUCTS if lowered else 1)
     middle = plan.windows(np.array([length // 2]), 1)
+    # as many as the search for the chunk's size begins with: kernels that a library makes for each shape serve both
+    whole = _share(min(2 * first, most), _span(plan, length), most)
     alike: dict[Hashable, list[tuple[int, Rule]]] = {}
     for node in plan.graph.nodes:
         rule = plan.rules[node.index]
@@ -185,8 +189,8 @@ def choose_ways(
 
     def attempt(width: int, rule: Rule) -> str:
         work = max(rule.multiply_adds(run, width) * edits, 1)
-        fewest = 2 * first if rule.shares_among_sites else first // 4
-        count = max(int(min(2 * first, max(affordable / work, fewest), most)), 1)
+        fewest = whole if rule.shares_among_sites else first // 4
+        count = max(int(min(whole, max(affordable / work, fewest))), 1)
         sites = example_sites(plan, count, edits, 1, n_choices, length, run, seed)
         window = run.set_sites(sites)[rule.sources[0]]
         assert window is not None
@@ -243,17 +247,24 @@ def _share(size: int, length: int, most: int) -> int:
     return max(min(-(-length // max(round(length / max(size, 1)), 1)), most, length), 1)
 
 
+def _span(plan: Plan, length: int) -> int:
+    """The positions that chunks share; those near the ends get a chunk of their own."""
+    regular = int(plan.reach(np.arange(length), 1)[1].sum())
+    return regular if 2 * regular >= length else length
+
+
 def choose_chunk(
-    run: Run, edits: int, n_choices: int, length: int, first: int, most: int, seed: int
+    run: Run, edits: int, n_choices: int, length: int, first: int, most: int, seed: int, spent: float = 0.0
 ) -> tuple[int, list[float], float]:
     """Sites carried at once that cost least per site, the seconds of each node at that size, and of a site.
 
     Tried are ``first``, then twice as many again up to ``most`` or until that is plainly worse twice over; and half of
     ``first`` where twice as many were no better, and there is time. Sizes that come close are tried again: a busy
-    machine slows one and not the other. Of sizes as good as each other the one tried first is taken.
+    machine slows one and not the other. Of sizes as good as each other the one tried first is taken. ``spent`` are the
+    seconds that the trials of ways took.
     """
-    regular = int(run.plan.reach(np.arange(length), 1)[1].sum())
-    span = regular if 2 * regular >= length else length  # the positions near the ends get a chunk of their own
+    allowed = max(min(SEARCH_SECONDS, ALL_TRIALS_SECONDS - spent), LEAST_SEARCH_SECONDS)
+    span = _span(run.plan, length)
     begin = time.perf_counter()
     tried: dict[int, tuple[float, list[float]]] = {}
 
@@ -271,7 +282,7 @@ def choose_chunk(
         return found[0]
 
     def affordable(size: int, cost: float) -> bool:
-        return time.perf_counter() + 4 * cost * size - begin <= SEARCH_SECONDS
+        return time.perf_counter() + 4 * cost * size - begin <= allowed
 
     size = _share(first, span, most)
     cost, worse = attempt(size), 0

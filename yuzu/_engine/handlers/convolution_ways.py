@@ -258,10 +258,11 @@ def _banded(call: Call, block: int) -> torch.Tensor:
     width, span = w + call.reach, k + block - 1  # inputs that a block reads
 
     def make() -> torch.Tensor:
-        band = call.kernel.new_zeros(span, cin, block, cout)
+        taps = lowered(call.kernel.permute(2, 1, 0), call.run.precision).contiguous()
+        band = taps.new_zeros(span, cin, block, cout)
         for i in range(block):
-            band[i : i + k, :, i] = call.kernel.permute(2, 1, 0)
-        return lowered(band.reshape(span * cin, block * cout), call.run.precision).contiguous()
+            band[i : i + k, :, i] = taps
+        return band.view(span * cin, block * cout)
 
     band = call.derived(f"banded {block}", make)
     result = x.new_empty(n, width * cout, dtype=call.dtype)
