@@ -13,7 +13,7 @@ from torch import nn
 
 import yuzu
 from yuzu._engine import measure
-from yuzu._engine.handlers import convolution_ways, dense
+from yuzu._engine.handlers import convolution_ways, dense, few_output_channels
 from yuzu._engine.handlers.dense import DENSE_WAYS
 from yuzu._engine.run import Run
 from yuzu.bound import Bound
@@ -297,7 +297,7 @@ def test_medium_precision_where_differences_stay_in_bfloat16(conv, device):
 def test_few_output_channels(dilation, channels, kernel, way, device, monkeypatch):
     if way == "fold in one product":
         block = {1: 16, 3: 5, 8: 3}[channels]
-        monkeypatch.setattr(convolution_ways, "folded_block", lambda shape, lowers: block)
+        monkeypatch.setattr(few_output_channels, "folded_block", lambda shape, lowers: block)
     reach = (kernel - 1) * dilation
     model = nn.Sequential(
         nn.Conv1d(4, 6, 5, padding=2), nn.ReLU(), nn.Conv1d(6, channels, kernel, padding=reach, dilation=dilation)

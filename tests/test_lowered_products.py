@@ -12,7 +12,7 @@ from torch import nn
 import yuzu
 from yuzu._engine.capture import capture
 from yuzu._engine.graph import Weights
-from yuzu._engine.handlers import convolution_ways, dense
+from yuzu._engine.handlers import convolution_call, convolution_ways, dense, few_output_channels, lowered_products
 from yuzu._engine.plan import make_plan
 from yuzu._engine.run import Derived, Run
 from yuzu._engine.verify import compare, error_of_products
@@ -43,8 +43,8 @@ def broken_bfloat16(monkeypatch):
     def wrong(weight, precision):
         return weight.to(torch.bfloat16) * -1 if precision == "medium" and weight.dtype == torch.float32 else weight
 
-    monkeypatch.setattr(convolution_ways, "lowered", wrong)
-    monkeypatch.setattr(dense, "lowered", wrong)
+    for module in (lowered_products, convolution_call, convolution_ways, few_output_channels, dense):
+        monkeypatch.setattr(module, "lowered", wrong)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -20,9 +20,10 @@ except ImportError:  # Windows has none
 from yuzu._engine.gate import running
 from yuzu._engine.handlers.contract import Rule
 from yuzu._engine.handlers.convolution import Convolution
-from yuzu._engine.handlers.convolution_ways import BLOCK_POSITIONS, folded_block, folded_room
+from yuzu._engine.handlers.convolution_call import BLOCK_POSITIONS
 from yuzu._engine.handlers.dense import OverPositions
 from yuzu._engine.handlers.elementwise import OfValues
+from yuzu._engine.handlers.few_output_channels import folded_block, folded_room
 from yuzu._engine.handlers.pool import MaximumPool
 from yuzu._engine.plan import Plan
 from yuzu._engine.run import Run, Sites

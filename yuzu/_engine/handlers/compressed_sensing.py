@@ -27,7 +27,9 @@ import numpy as np
 import torch
 
 from yuzu._engine.delta import on_device
-from yuzu._engine.handlers.convolution_ways import WAYS, Call, WayEntry, always, convolve_rows, lowered_kernel
+from yuzu._engine.handlers.convolution_call import Call
+from yuzu._engine.handlers.convolution_ways import WAYS, WayEntry, always
+from yuzu._engine.handlers.lowered_products import convolve_rows, lowered_kernel
 from yuzu._engine.window import Window
 from yuzu.errors import PrecomputationError
 

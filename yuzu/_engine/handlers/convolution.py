@@ -17,15 +17,9 @@ import torch
 from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, rewindow
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles, spatial_axis
-from yuzu._engine.handlers.convolution_ways import (
-    FEW_CHANNELS,
-    WAYS,
-    Call,
-    Shape,
-    convolve_rows,
-    lowered_kernel,
-    table,
-)
+from yuzu._engine.handlers.convolution_call import FEW_CHANNELS, Call, Shape
+from yuzu._engine.handlers.convolution_ways import WAYS, table
+from yuzu._engine.handlers.lowered_products import convolve_rows, lowered_kernel
 from yuzu._engine.window import Geometry, Integers, Window
 
 if TYPE_CHECKING:

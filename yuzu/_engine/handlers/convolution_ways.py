@@ -8,143 +8,25 @@ how much is spent on zeros and on moving data. ``applies`` says None or why not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 
-from yuzu._engine.window import Window
+from yuzu._engine.handlers.convolution_call import BLOCK_POSITIONS, FEW_CHANNELS, Call, Shape
+from yuzu._engine.handlers.few_output_channels import banded_few, fold_few
+from yuzu._engine.handlers.lowered_products import (
+    add_product,
+    convolve_rows,
+    lowered,
+    lowered_kernel,
+    lowered_matrix,
+    product,
+)
 
-if TYPE_CHECKING:
-    from yuzu._engine.run import Run
-
-FEW_CHANNELS = 8  # up to here the folded and the banded way take several positions at once
-BLOCK_CHANNELS = 16  # positions taken at once, times channels
-BLOCK_POSITIONS, BLOCK_COLUMNS = 8, 2048  # at most, of a product for several positions
-MOST_PRODUCTS, MOST_LOWERED_PRODUCTS = 8, 2  # of blocks, beyond which one product for all of them is faster
-LEAST_LOWERED_CHANNELS = 32
-LEAST_CONVERTED_CHANNELS = 128
+BLOCK_COLUMNS = 2048  # at most, of a product for several positions
 # channels, positions and the share of multiply-adds that is wanted, for which products of taps beat one convolution
 TAPS_CHANNELS, TAPS_WIDTH, TAPS_SHARE, MOST_TAPS = 64, 128, 0.55, 5
-
-
-@dataclass
-class Call:
-    """What a way is given.
-
-    Attributes
-    ----------
-    run: Run
-        For tensors made from weights.
-    key: hashable
-        Tells the layer apart.
-    x: torch.Tensor, shape=(S, A, w, Cin)
-        Differences on windows.
-    window: Window
-        Of ``x``.
-    kernel: torch.Tensor, shape=(Cout, Cin / groups, k)
-    sources: sequence of torch.Tensor
-        The weights that ``kernel`` was made from.
-    dilation, groups: int
-    codes: torch.Tensor or None, shape=(S, A)
-        See `Change`: there when ``x`` is one substitution of letters.
-    lowered_result: bool
-        Whether the result may stay in the dtype of lowered products.
-    wanted: tuple of two ints or None
-        First and stop of the positions of the result, counted from its beginning, that are read; None for all.
-    """
-
-    run: Run
-    key: Any
-    x: torch.Tensor
-    window: Window
-    kernel: torch.Tensor
-    sources: Sequence[torch.Tensor]
-    dilation: int = 1
-    groups: int = 1
-    codes: torch.Tensor | None = None
-    lowered_result: bool = False
-    wanted: tuple[int, int] | None = None
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the result."""
-        return lowered(self.kernel[:0], self.run.precision).dtype if self.lowered_result else self.kernel.dtype
-
-    @property
-    def reach(self) -> int:
-        return (self.kernel.shape[2] - 1) * self.dilation
-
-    @property
-    def positions(self) -> tuple[int, int]:
-        """First and stop of the positions of the result that are read."""
-        return self.wanted or (0, self.x.shape[2] + self.reach)
-
-    def taps(self) -> list[tuple[int, int, int]]:
-        """For each tap the position of the result that it takes the first of ``x`` to, and first and stop of what it
-        reads of ``x`` for the positions that are wanted.
-        """
-        first, stop = self.positions
-        found = []
-        for place in range(self.reach, -1, -max(self.dilation, 1)):
-            low = max(first - place, 0)
-            found.append((place, low, max(min(stop - place, self.x.shape[2]), low)))
-        return found
-
-    def rows(self) -> torch.Tensor:
-        """``x`` as ``(S*A, w, Cin)``, contiguous."""
-        return self.x.reshape(-1, *self.x.shape[2:]).contiguous()
-
-    def derived(self, way: str, make: Callable[[], Any]) -> Any:
-        """Something made from the kernel, kept while the weights stay."""
-        return self.run.derived((self.key, way, self.dtype), self.sources, make)
-
-
-def product(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-    """``x @ weight`` in the dtype of ``weight``, which comes from `lowered`; the result in that of ``x`` or ``out``."""
-    lower = x.to(weight.dtype)
-    if out is None:
-        return (lower @ weight).to(x.dtype)
-    if out.dtype == weight.dtype:
-        return torch.mm(lower, weight, out=out)
-    return out.copy_(lower @ weight)
-
-
-def add_product(total: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> None:
-    """``total += x @ weight``; lowered products are summed in the total's own precision."""
-    if total.dtype == weight.dtype:
-        total.addmm_(x, weight)
-    else:
-        total += x.to(weight.dtype) @ weight
-
-
-def lowered(weight: torch.Tensor, precision: str) -> torch.Tensor:
-    """The weight in the dtype that products of this precision read."""
-    return weight.to(torch.bfloat16) if precision == "medium" and weight.dtype == torch.float32 else weight
-
-
-def lowered_matrix(matrix: torch.Tensor, precision: str, result: torch.dtype) -> torch.Tensor:
-    """A matrix ``(Cin, Cout)`` in the dtype of lowered products where that pays: with few channels
-    converting what is read and what comes out takes longer than the product.
-    """
-    if result != matrix.dtype or matrix.shape[0] >= LEAST_CONVERTED_CHANNELS or matrix.device.type != "cpu":
-        matrix = lowered(matrix, precision)
-    return matrix
-
-
-def lowered_kernel(kernel: torch.Tensor, precision: str) -> torch.Tensor:
-    """A kernel ``(Cout, Cin / groups, k)`` as ``conv2d`` on channels-last images takes it, in the dtype of lowered
-    products where that is safe.
-
-    oneDNN's bfloat16 convolutions on AMX (seen in PyTorch 2.13) sum wrongly with few input channels: under 16 where
-    ``Cin * k`` is a multiple of 32, and under 32 where there is also no padding and a stride of 4 or more. Few
-    channels gain little, so all such stay in float32.
-    """
-    if kernel.shape[1] >= LEAST_LOWERED_CHANNELS or kernel.device.type != "cpu":
-        kernel = lowered(kernel, precision)
-    return kernel.unsqueeze(2).contiguous(memory_format=torch.channels_last)
 
 
 def table(call: Call) -> torch.Tensor:
@@ -214,29 +96,12 @@ def taps(call: Call) -> torch.Tensor:
     return result
 
 
-def convolve_rows(
-    x: torch.Tensor,
-    kernel: torch.Tensor,
-    padding: int,
-    dilation: int,
-    groups: int,
-    stride: int = 1,
-    dtype: torch.dtype | None = None,
-) -> torch.Tensor:
-    """Convolve ``(N, w, Cin)`` with a channels-last kernel ``(Cout, Cin / groups, 1, k)``: ``(N, w', Cout)``,
-    contiguous, in ``dtype`` or that of ``x``.
-    """
-    image = x.to(kernel.dtype).permute(0, 2, 1).unsqueeze(2)
-    result = F.conv2d(image, kernel, None, (1, stride), (0, padding), (1, dilation), groups)
-    return result.squeeze(2).permute(0, 2, 1).to(dtype or x.dtype).contiguous()
-
-
 def banded(call: Call) -> torch.Tensor:
     """For each output position one product of the inputs that it reads with the taps that read them: of the banded
     (Toeplitz) weight of the whole window exactly the part that is not zero. Few output channels: blocks of positions.
     """
     if call.kernel.shape[0] <= FEW_CHANNELS:
-        return _banded_blocks(call)
+        return banded_few(call)
     return _banded(call, 1)
 
 
@@ -292,42 +157,6 @@ def _each_phase(x: torch.Tensor, apart: int) -> list[torch.Tensor]:
     return [x[:, phase::apart].flatten(1) for phase in range(apart)]
 
 
-def _banded_blocks(call: Call) -> torch.Tensor:
-    """With few output channels a product yields a block of positions: a convolution of stride ``block`` whose output
-    channels are the positions of a block, with a kernel that holds the layer's at every place in it. Costs some zeros.
-    """
-    cout, cin, k = call.kernel.shape
-    block = min(BLOCK_CHANNELS // cout, k)
-
-    def make() -> torch.Tensor:
-        band = call.kernel.new_zeros(block, cout, cin, k + block - 1)
-        for i in range(block):
-            band[i, ..., i : i + k] = call.kernel
-        return lowered_kernel(band.flatten(0, 1), call.run.precision)
-
-    band = call.derived("blocks", make)
-
-    def of_phase(x: torch.Tensor) -> torch.Tensor:
-        width = x.shape[1] + k - 1
-        ahead = -width % block  # the padding is the same on both sides: outputs begin so many positions early
-        result = convolve_rows(x, band, k - 1 + ahead, 1, 1, block, dtype=call.dtype)
-        return result.view(len(x), -1, cout)[:, ahead : ahead + width]
-
-    return _by_phases(call, of_phase)
-
-
-def _by_phases(call: Call, of_phase: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """What a way for a dilation of 1 gives for the positions that are a dilation apart, in their places."""
-    x, apart = call.rows(), call.dilation
-    if apart == 1:
-        return of_phase(x).contiguous()
-    phases = [of_phase(x[:, first::apart].contiguous()) for first in range(min(apart, x.shape[1]))]
-    result = phases[0].new_zeros(len(x), x.shape[1] + call.reach, call.kernel.shape[0])
-    for first, part in enumerate(phases):
-        result[:, first::apart][:, : part.shape[1]] = part
-    return result
-
-
 def fold(call: Call) -> torch.Tensor:
     """For each input position one product with all taps, summed where it lands: exactly the useful multiply-adds."""
     x, apart = call.rows(), call.dilation
@@ -335,7 +164,7 @@ def fold(call: Call) -> torch.Tensor:
     cout, _, k = call.kernel.shape
     precision = call.run.precision
     if cout <= FEW_CHANNELS:
-        return _fold_few(call)
+        return fold_few(call)
     taps = call.derived(
         "fold", lambda: lowered(call.kernel.flip(2).permute(1, 2, 0).reshape(cin, k * cout), precision).contiguous()
     )
@@ -353,112 +182,7 @@ def fold(call: Call) -> torch.Tensor:
     return result.view(n, apart, each, cout).transpose(1, 2).reshape(n, each * apart, cout)[:, : w + call.reach]
 
 
-def _fold_few(call: Call) -> torch.Tensor:
-    """With few output channels a product takes a block of input positions, and yields all that the block reaches. Costs
-    some zeros, but products wide enough to be fast. Where blocks are many, one product takes them all.
-    """
-    cout, cin, k = call.kernel.shape
-
-    def spread(name: str, block: int, room: int) -> torch.Tensor:
-        def make() -> torch.Tensor:
-            taps = call.kernel.new_zeros(block, cin, room, cout)
-            for i in range(block):
-                taps[i, :, i : i + k] = call.kernel.flip(2).permute(1, 2, 0)
-            return lowered(taps.reshape(block * cin, room * cout), call.run.precision).contiguous()
-
-        return call.derived(name, make)
-
-    def by_products(x: torch.Tensor) -> torch.Tensor:
-        n, w, _ = x.shape
-        block = BLOCK_POSITIONS
-        taps = spread("few", block, block + k - 1)
-        flat = x.to(taps.dtype).view(n, w * cin)
-        result = x.new_zeros(n, (w + k - 1) * cout, dtype=call.kernel.dtype)
-        for i in range(0, w, block):
-            held = min(block, w - i)
-            reached = (held + k - 1) * cout
-            add_product(
-                result[:, i * cout : i * cout + reached],
-                flat[:, i * cin : (i + held) * cin],
-                taps[: held * cin, :reached],
-            )
-        return result.view(n, w + k - 1, cout)
-
-    def in_one_product(x: torch.Tensor, block: int) -> torch.Tensor:
-        n, w, _ = x.shape
-        steps = _steps(block, k)
-        taps = spread("few, in one", block, steps * block)
-        whole, rest = divmod(w, block)
-        result = x.new_zeros(n, whole + bool(rest) + steps - 1, block * cout, dtype=call.kernel.dtype)
-        if x.dtype == taps.dtype:
-            # a product for each row of the batch, for blocks do not lie evenly over their border; the rest by itself
-            blocks = x[:, : whole * block].unflatten(1, (whole, block)).flatten(2)
-            parts = torch.bmm(blocks, taps.expand(n, *taps.shape))
-            if rest:
-                reached = (rest + k - 1) * cout
-                result.view(n, -1)[:, whole * block * cout :][:, :reached] += (
-                    x[:, whole * block :].flatten(1) @ taps[: rest * cin, :reached]
-                )
-        else:
-            # it is copied for its dtype anyway
-            blocks = F.pad(x.to(taps.dtype), (0, 0, 0, -w % block)).view(-1, block * cin)
-            parts = (blocks @ taps).view(n, -1, steps * block * cout)
-        for i in range(steps):
-            result[:, i : i + parts.shape[1]] += parts[:, :, i * block * cout : (i + 1) * block * cout]
-        return result.view(n, -1, cout)[:, : w + k - 1]
-
-    shape = Shape(call.x.shape[2], k, call.dilation, cin, cout, call.groups)
-    block = folded_block(shape, lowered(call.kernel[:0], call.run.precision).dtype != call.kernel.dtype)
-    return _by_phases(call, by_products if block is None else lambda x: in_one_product(x, block))
-
-
-def folded_block(shape: Shape, lowers: bool) -> int | None:
-    """Input positions of a block where the folded way takes all blocks of few output channels in one product; None
-    where a product for each is faster: with few blocks, and where the blocks' results are larger than what they read.
-    """
-    positions = BLOCK_CHANNELS // shape.channels_out
-    block = max(2 * positions, BLOCK_POSITIONS) if lowers else max(positions, -(-shape.kernel // BLOCK_POSITIONS))
-    block = min(block, max(shape.kernel, BLOCK_POSITIONS))
-    most = MOST_LOWERED_PRODUCTS if lowers else MOST_PRODUCTS
-    few = shape.width <= most * BLOCK_POSITIONS * shape.dilation
-    return None if few or _steps(block, shape.kernel) * shape.channels_out > 2 * shape.channels_in else block
-
-
-def folded_room(shape: Shape, lowers: bool) -> int:
-    """Numbers that the results of the blocks hold, for one mutant, before they are summed."""
-    block = folded_block(shape, lowers)
-    if block is None:
-        return 0
-    return (-(-shape.width // shape.dilation) + block) * _steps(block, shape.kernel) * shape.channels_out
-
-
-def _steps(block: int, kernel: int) -> int:
-    """Blocks of outputs that a block of inputs reaches."""
-    return -(-(block + kernel - 1) // block)
-
-
 Way = Callable[[Call], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The sizes that decide whether a way applies, and may win: window width, kernel, channels."""
-
-    width: int
-    kernel: int
-    dilation: int
-    channels_in: int
-    channels_out: int
-    groups: int
-
-    @property
-    def few(self) -> bool:
-        return self.channels_out <= FEW_CHANNELS
-
-    @property
-    def reached(self) -> float:
-        """How many times its own positions a window reaches."""
-        return (self.width + (self.kernel - 1) * self.dilation) / max(self.width, 1)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, on_device, rewind
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.affine import Linear
 from yuzu._engine.handlers.contract import Rule, View, handles
-from yuzu._engine.handlers.convolution_ways import add_product, lowered, lowered_matrix, product
 from yuzu._engine.handlers.elementwise import OnRows
+from yuzu._engine.handlers.lowered_products import add_product, lowered, lowered_matrix, product
 from yuzu._engine.window import Window
 
 if TYPE_CHECKING:
