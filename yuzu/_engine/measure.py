@@ -96,7 +96,7 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
                 largest = max(largest, folded_room(sizes, lowers))
         elif isinstance(rule, MaximumPool):
             tables += rule.geometry.kernel * whole
-        elif isinstance(rule, OfValues) and itemsize == 4 and rule.may_widen(plan.precision, torch.float32):
+        elif isinstance(rule, OfValues) and itemsize == 4 and rule.may_widen(plan.precision, torch.float32, "cpu"):
             blocks, tables = 7, tables + 2 * whole
         elif isinstance(rule, OverPositions):
             weights += 2 * math.prod(plan.graph.nodes[rule.weight].shape or ())  # type: ignore[arg-type]

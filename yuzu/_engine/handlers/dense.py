@@ -19,7 +19,7 @@ from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, on_device, rewind
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.affine import Linear
 from yuzu._engine.handlers.contract import Rule, View, handles
-from yuzu._engine.handlers.elementwise import OnRows
+from yuzu._engine.handlers.elementwise import Local, OnRows
 from yuzu._engine.handlers.lowered_products import add_product, lowered, lowered_matrix, product
 from yuzu._engine.window import Window
 
@@ -303,7 +303,11 @@ def einsum(view: View) -> Rule | str:
             letter = mutated[0][1][layout.axis]
             if letter in result and sum(label.count(letter) for label in labels) == 1:
                 out = Layout("windows", result.index(letter), layout.length)
-        return Linear(view, out, "dense")
+        # masks and whole numbers are carried as values, of which nothing is linear
+        if node.dtype is not None and node.dtype.is_floating_point and view.source(mutated[0][0]).dtype == node.dtype:
+            return Linear(view, out, "dense")
+        if out != ROWS:
+            return Local(view, out, broadcast=False)
     return OnRows(view, widens=False)
 
 

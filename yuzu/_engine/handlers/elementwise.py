@@ -11,6 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, read_windows, rewindow
 from yuzu._engine.graph import Node, Ref, evaluate, map_refs
@@ -28,24 +29,30 @@ SMALL = 0.02
 class OfValues(Rule):
     """The operation itself on the mutants' values, minus the reference's result.
 
-    Where differences are small beside the values, rounding the values takes most of their digits. Operations that are
-    cheap beside products (``widens``) are then run in float64 on float32 values, with ``"highest"`` precision.
+    Where differences are small beside the values, rounding the values takes most of their digits. Operations of
+    PyTorch's own that are cheap beside products (``widens``) are then run in float64 on float32 values: on CPUs chunk
+    by chunk, on CUDA always, for a GPU is not waited for to know; never where products are less precise anyway.
     """
 
     family = "elementwise"
-    widens = True
 
-    def may_widen(self, precision: str, dtype: torch.dtype) -> bool:
-        """Whether small differences of values of this dtype are taken in float64."""
-        return self.widens and precision == "highest" and dtype == torch.float32
+    def __init__(self, view: View, layout: Layout, widens: bool = True) -> None:
+        super().__init__(view, layout)
+        arguments, _ = pytree.tree_flatten((self.node.args, self.node.kwargs))
+        narrowed = any(isinstance(argument, torch.dtype) for argument in arguments)
+        self.widens = widens and self.node.op.startswith("aten.") and not narrowed
+
+    def may_widen(self, precision: str, dtype: torch.dtype, device: str) -> bool:
+        """Whether small differences of values of this dtype are taken in float64; other devices may have none."""
+        full = ("highest", "high") if device == "cpu" else ("highest",)
+        return self.widens and precision in full and dtype == torch.float32 and device in ("cpu", "cuda")
 
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
-        may_widen = self.may_widen(run.precision, run.value(self.node.index).dtype)
-        if not may_widen or run.device.type not in ("cpu", "cuda"):  # others may lack float64
+        if not self.may_widen(run.precision, run.value(self.node.index).dtype, run.device.type):
             return self._difference(run, changes, window, wide=False)
-        if run.device.type == "cpu":  # a GPU is not waited for to know
+        if run.device.type == "cpu":
             difference = self._difference(run, changes, window, wide=False)
-            if not self._small(run, difference):
+            if not self._small(run, changes, difference):
                 return difference
             del difference
         return self._difference(run, changes, window, wide=True).to(torch.float32)
@@ -53,13 +60,17 @@ class OfValues(Rule):
     def _difference(self, run: Run, changes: list[Change | None], window: Window | None, wide: bool) -> torch.Tensor:
         raise NotImplementedError
 
-    def _small(self, run: Run, difference: torch.Tensor) -> bool:
+    def _small(self, run: Run, changes: list[Change | None], difference: torch.Tensor) -> bool:
         def level() -> torch.Tensor:
             values = (run.value(i) for i in (self.node.index, *self.sources))
             return torch.stack([_size(v) for v in values if v.is_floating_point()]).amax()
 
-        size = _size(difference)
-        return bool((size > 0) & (size < SMALL * run.reference.made(("level", self.node.index), level)))
+        size = float(_size(difference))
+        if not math.isfinite(size):  # one mutant's infinity says nothing of the others
+            size = float(_size(difference.nan_to_num(0.0, 0.0, 0.0)))
+        if size == 0:  # nothing changes, or all of it was rounded away
+            return any(bool(c.tensor.any()) for c in changes if c is not None and not c.mutant)
+        return size < SMALL * float(run.reference.made(("level", self.node.index), level))
 
     def _reference(self, run: Run) -> torch.Tensor:
         """The reference's result, from widened values."""
@@ -80,8 +91,8 @@ class OnRows(OfValues):
     """Any operation that treats every row of the batch by itself, on the mutants' whole values."""
 
     def __init__(self, view: View, layout: Layout = ROWS, family: str = "whole values", widens: bool = True) -> None:
-        super().__init__(view, layout)
-        self.family, self.widens = family, widens
+        super().__init__(view, layout, widens)
+        self.family = family
 
     def _difference(self, run: Run, changes: list[Change | None], window: Window | None, wide: bool) -> torch.Tensor:
         whole = {s: run.mutants(s, change, wide) for s, change in zip(self.sources, changes, strict=True)}
