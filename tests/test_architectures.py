@@ -29,6 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import yuzu
 from yuzu import models
+from yuzu._engine.handlers import elementwise
 from yuzu._engine.handlers.convolution_ways import WAYS
 from yuzu.errors import YuzuWarning
 
@@ -100,6 +101,17 @@ def test_random_architecture(seed: int) -> None:
     places = [(s, p) for s in range(2) for p in range(X.shape[2]) if X[s, :, p].any()]
     problems = list(laboratory.problems([chunk("everywhere", X.double(), places)], tolerance=1e-8))
     assert not problems, (problems[:5], drawn.blocks)
+
+
+@pytest.mark.parametrize("seed", range(1, 40, 3))
+def test_random_architecture_where_all_differences_count_as_small(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has no formula is then run in float64 everywhere."""
+    monkeypatch.setattr(elementwise, "SMALL", float("inf"))
+    drawn = random_model(seed)
+    model, X, args = drawn.model, drawn.X, drawn.args
+    truth = brute_force(model, X, args)
+    naive, noise = brute_force(model, X, args, torch.float32), noise_of(model, X, args, truth)
+    assert_as_good_as_naive(mutagenesis(model, X, args), naive, truth, noise, drawn.blocks)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 5, 8, 17, 25])

@@ -66,11 +66,15 @@ def test_small_differences_keep_their_digits(name: str, device: str, monkeypatch
     torch.manual_seed(1)
     operation = ROWS[name.removeprefix("rows: ")] if name.startswith("rows") else WINDOWS[name]
     model, X = behind(operation()), sequences(2, LENGTH)
+    X[1, :, 30] = 0  # an N
     truth = yuzu.naive_ism(copy.deepcopy(model).double(), X.double(), output="delta", device="cpu")
     made = yuzu.precompute(model, LENGTH, device=device)
     assert not [row for row in made.decisions["layers"] if row[2] == "naive"]
     found = yuzu.yuzu_ism(model, X, made, output="delta", device=device)
     error, _ = errors(found, truth)
+    made.decisions["sites"] = 7
+    in_chunks, _ = errors(yuzu.yuzu_ism(model, X, made, output="delta", device=device), truth)
+    assert in_chunks < 2e-6
 
     monkeypatch.setattr(elementwise.OfValues, "may_widen", lambda *_: False)
     plain, _ = errors(yuzu.yuzu_ism(model, X, made, output="delta", device=device), truth)

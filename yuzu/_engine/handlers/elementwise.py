@@ -90,9 +90,10 @@ def _widened(value: Any, wide: bool) -> Any:
 class OnRows(OfValues):
     """Any operation that treats every row of the batch by itself, on the mutants' whole values."""
 
-    def __init__(self, view: View, layout: Layout = ROWS, family: str = "whole values", widens: bool = True) -> None:
-        super().__init__(view, layout, widens)
-        self.family = family
+    family = "whole values"
+
+    def __init__(self, view: View, widens: bool = True) -> None:
+        super().__init__(view, ROWS, widens)
 
     def _difference(self, run: Run, changes: list[Change | None], window: Window | None, wide: bool) -> torch.Tensor:
         whole = {s: run.mutants(s, change, wide) for s, change in zip(self.sources, changes, strict=True)}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from yuzu._engine.delta import ROWS, Change, Layout, read_windows, rewindow
+from yuzu._engine.delta import Change, Layout, read_windows, rewindow
 from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles, spatial_axis
 from yuzu._engine.handlers.elementwise import OnRows
 from yuzu._engine.window import Geometry, Integers, Window
@@ -242,7 +242,7 @@ def pool(view: View) -> Rule | str:
     layout = view.movable(x)
     axis = spatial_axis(layout)
     if axis is None or axis < 2:
-        return OnRows(view, ROWS)
+        return OnRows(view)
     average = "avg" in node.op
     kernel = node.argument(1, "kernel_size")
     stride = node.argument(2, "stride", None) or kernel
@@ -251,7 +251,7 @@ def pool(view: View) -> Rule | str:
     if spatial == 2:
         other = 5 - axis
         if _one(kernel, other, rank) != 1 or _one(stride, other, rank) != 1 or _one(padding, other, rank) != 0:
-            return OnRows(view, ROWS)
+            return OnRows(view)
     geometry = Geometry(
         _one(kernel, axis, rank),
         _one(stride, axis, rank),
@@ -279,12 +279,12 @@ def adaptive(view: View) -> Rule | str:
         return "the input of the pool has no batch axis"
     average = "avg" in node.op
     if axis != 2:
-        return OnRows(view, ROWS)
+        return OnRows(view)
     size = view.shape[2]
     if size == 1:
         return reduction(view, "mean" if average else "amax", (2,), keepdim=True)
     if layout.length % size:
-        return OnRows(view, ROWS)
+        return OnRows(view)
     k = layout.length // size
     geometry = Geometry(k, k, 0, 1, layout.length, size)
     out = Layout("windows", 2, size)
@@ -322,10 +322,10 @@ def upsample(view: View) -> Rule | str:
     layout = view.movable(view.node.args[0])
     size = view.shape[2]
     if spatial_axis(layout) != 2 or size % layout.length or view.source(view.node.args[0]).kind == "weight":
-        return OnRows(view, ROWS)
+        return OnRows(view)
     scales = view.node.argument(2, "scales")
     if isinstance(scales, float) and scales != size // layout.length:
-        return OnRows(view, ROWS)
+        return OnRows(view)
     return Upsampled(view, Layout("windows", 2, size), size // layout.length)
 
 

@@ -294,7 +294,7 @@ def pad(view: View) -> Rule | str:
     if node.op == "aten.pad" and node.argument(2, "mode", "constant") != "constant":
         from yuzu._engine.handlers.elementwise import OnRows
 
-        return OnRows(view, ROWS) if len(sizes) // 2 < view.rank else "it pads the batch"
+        return OnRows(view) if len(sizes) // 2 < view.rank else "it pads the batch"
     if len(sizes) // 2 >= view.rank:
         return "it pads the batch"
     layout = view.movable(node.args[0])
