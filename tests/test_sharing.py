@@ -45,8 +45,8 @@ class Joins(nn.Module):
         elif self.how == "a mask":
             y = self.after(y).masked_fill(z > 0, -1.0)
         elif self.how == "an infinite mask":
-            y = y + torch.where((z > 0.5) & (torch.arange(self.length) < 20), -torch.inf, 0.0).softmax(2)
-            y = y + y.masked_fill((z > 0.5) & (torch.arange(self.length) < 9), -torch.inf).softmax(2)
+            y = y + torch.where((z > 0.5) & (torch.arange(self.length, device=z.device) < 20), -torch.inf, 0.0).softmax(2)
+            y = y + y.masked_fill((z > 0.5) & (torch.arange(self.length, device=z.device) < 9), -torch.inf).softmax(2)
         elif self.how == "a comparison":
             y = torch.where(self.after(y) > z, y, z)
         elif self.how == "read again later":

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from yuzu._engine.delta import on_device
 from yuzu._engine.run import Sites
 from yuzu.errors import YuzuError
 from yuzu.inputs import check_ranges, check_replacement, check_span
@@ -119,8 +120,7 @@ class Mutations:
         A)`` for substitutions.
         """
         device = X.device
-        sequence = torch.from_numpy(group.sequence).to(device, non_blocking=True)
-        position = torch.from_numpy(group.position).to(device, non_blocking=True)
+        sequence, position = on_device(group.sequence, device), on_device(group.position, device)
         if self.replacement is not None:
             offset = torch.arange(self.width, device=device)
             before = X[sequence[:, None], :, position[:, None] + offset]  # (S, w, C)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from yuzu._engine.delta import on_device
 from yuzu.errors import YuzuError
 
 
@@ -171,8 +172,7 @@ class Scores:
         With ``"l2"`` each is squared and summed over everything after the first two axes, so windows will do.
         """
         device = self._reference[0].device
-        rows = torch.from_numpy(sequence).to(device)
-        place = torch.from_numpy(slot).to(device)
+        rows, place = on_device(sequence, device), on_device(slot, device)
         index: tuple[Any, ...]
         if written is None:
             index = (rows, place)

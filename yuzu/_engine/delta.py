@@ -7,7 +7,9 @@ lie side by side in memory and a window is one stretch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -113,22 +115,58 @@ def _gather(tensor: torch.Tensor, old: Window, new: Window, fill: float) -> torc
     sites, edits = tensor.shape[:2]
     device = tensor.device
 
-    def tables() -> tuple[torch.Tensor, torch.Tensor, Window]:
-        position = (new.start - old.start)[:, None, None] + np.arange(new.width)
-        row = np.arange(sites * edits).reshape(sites, edits, 1)
-        index = row * old.width + position
-        outside = np.broadcast_to((position < 0) | (position >= old.width), index.shape)
-        index = np.where(outside, 0, index)
-        missing = np.flatnonzero(outside)
-        return on_device(index.reshape(-1), device), on_device(missing, device), old
+    def tables() -> tuple[torch.Tensor, Outside, Window]:
+        place, outside = _places(new.start - old.start, new.width, old.width, device)
+        first = torch.arange(sites * edits, device=device).view(sites, edits, 1) * old.width
+        index = (first + place.unsqueeze(1)).reshape(-1)
+        return index, outside.repeated(edits), old
 
-    index, missing, _ = new.cached(("gather", id(old), edits, device), tables)
+    index, outside, _ = _remembered(new, ("gather", id(old), edits, device), tables, device)
     rest = tensor.shape[3:]
     flat = tensor.reshape(sites * edits * old.width, -1)
-    result = flat.index_select(0, index)
-    if len(missing):
-        result.index_fill_(0, missing, fill)
+    result = outside.filled(flat.index_select(0, index), fill)
     return result.view(sites, edits, new.width, *rest)
+
+
+class Outside:
+    """The rows of a gathered tensor that read no position: a mask on a GPU, which is not asked how many they are, their
+    numbers on a CPU, which so writes no more than it must; None for none at all.
+    """
+
+    def __init__(self, mask: torch.Tensor | None) -> None:
+        self.mask = mask
+        on_cpu = mask is not None and mask.device.type == "cpu"
+        self.rows = mask.reshape(-1).nonzero()[:, 0] if mask is not None and on_cpu else None
+
+    def repeated(self, edits: int) -> Outside:
+        """The same for ``edits`` rows of each site."""
+        return self if self.mask is None else Outside(self.mask[:, None].expand(-1, edits, -1))
+
+    def filled(self, tensor: torch.Tensor, fill: float) -> torch.Tensor:
+        """``tensor`` with ``fill`` in those rows, written over."""
+        if self.rows is not None:
+            return tensor.index_fill_(0, self.rows, fill)
+        if self.mask is not None:
+            return tensor.masked_fill_(self.mask.reshape(-1, *[1] * (tensor.dim() - 1)), fill)
+        return tensor
+
+
+def _places(
+    first: np.ndarray, width: int, length: int, device: torch.device
+) -> tuple[torch.Tensor, Outside]:
+    """The places ``first + 0 ... width - 1`` of each site, ``(S, width)``, made on the device from one number a site, and
+    which of them are not in ``[0, length)``; those are 0.
+    """
+    place = on_device(first, device)[:, None] + torch.arange(width, device=device)
+    if len(first) and first.min() >= 0 and first.max() + width <= length:
+        return place, Outside(None)
+    outside = (place < 0) | (place >= length)
+    return place.masked_fill_(outside, 0), Outside(outside)
+
+
+def _remembered(window: Window, key: Any, make: Callable[[], Any], device: torch.device) -> Any:
+    """What ``make()`` gives, kept with the window on a CPU; a GPU makes its tables faster than they are worth keeping."""
+    return window.cached(key, make) if device.type == "cpu" else make()
 
 
 def read_windows(
@@ -154,19 +192,15 @@ def read_windows(
         )
     device = value.device
 
-    def tables() -> tuple[torch.Tensor, torch.Tensor | None]:
-        position = window.start[:, None] + np.arange(window.width)
-        outside = (position < 0) | (position >= length)
-        base = 0 if only is not None else (sequences * length)[:, None]
-        index = on_device((np.where(outside, 0, position) + base).reshape(-1), device)
-        return index, on_device(np.flatnonzero(outside), device) if outside.any() else None
+    def tables() -> tuple[torch.Tensor, Outside]:
+        place, outside = _places(window.start, window.width, length, device)
+        base = 0 if only is not None else on_device(sequences * length, device)[:, None]
+        return (place + base).reshape(-1), outside
 
     key = ("read", length, device, None if only is not None else sequences.tobytes())
-    index, missing = window.cached(key, tables)
+    index, outside = _remembered(window, key, tables, device)
     flat = (value[only] if only is not None else value).reshape(-1, *value.shape[2:])
-    result = flat.index_select(0, index)
-    if missing is not None:
-        result.index_fill_(0, missing, 0.0 if fill is None else fill)
+    result = outside.filled(flat.index_select(0, index), 0.0 if fill is None else fill)
     return result.view(len(window.start), window.width, *value.shape[2:])
 
 
@@ -188,7 +222,7 @@ def expand(change: Change, length: int, sequences: np.ndarray, reference: torch.
         strides = (of_site + window.step * of_position, of_edit, of_position, *rest)
         result.as_strided(tensor.shape, strides, int(window.start[0]) * of_position).copy_(tensor)
         return result
-    position = on_device(window.start[:, None] + np.arange(window.width), tensor.device)
+    position = on_device(window.start, tensor.device)[:, None] + torch.arange(window.width, device=tensor.device)
     site = torch.arange(len(window.start), device=tensor.device)[:, None]
     # advanced indices around a slice come first: (S, w, A, ...)
     result[site, :, position] = tensor.movedim(2, 1)

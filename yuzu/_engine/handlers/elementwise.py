@@ -199,8 +199,8 @@ def aligned_operand(
     return layout.natural(taken.unsqueeze(1).expand(-1, grid[1], *taken.shape[1:]).flatten(0, 1))
 
 
-# Pointwise operations that PyTorch does not tag as such.
-UNTAGGED = "hardswish log_sigmoid where masked_fill __and__ __or__".split()
+# Pointwise operations that PyTorch does not tag as such, or did not in some version.
+UNTAGGED = "hardswish leaky_relu log_sigmoid where masked_fill __and__ __or__".split()
 
 
 @handles("pointwise", *(f"aten.{name}" for name in UNTAGGED))
