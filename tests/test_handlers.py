@@ -1040,11 +1040,11 @@ def test_the_law_for_every_way_of_convolving(way: str, name: str) -> None:
     theirs = findings.laboratory
     laboratory = Laboratory(theirs.model, theirs.X, theirs.args, theirs.graph)  # a plan of its own
     laboratory.plan.sensing = Sensing(1.5, 0)
-    everywhere = laboratory.plan.windows(np.arange(BENCHES[name].length), 3)
+    everywhere, run = laboratory.plan.windows(np.arange(BENCHES[name].length), 3), laboratory.run()
     forced = []
     for rule in laboratory.plan.rules:
         if isinstance(rule, Convolution):
-            rule.way = way if way in rule.applicable(everywhere[rule.sources[0]].width) else "windows"
+            rule.way = way if way in rule.applicable(run, everywhere[rule.sources[0]].width) else "windows"
             forced.append(rule.way == way)
     few = way == "blocks" and name != "convolution"  # which has the layers with channels enough
     wanted = 5 if not few else int(name in ("shorter than the receptive field", "cropped"))

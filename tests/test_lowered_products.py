@@ -98,7 +98,7 @@ def measured(model, precision, X, args=()):
     model = model.float()
     plan = make_plan(capture(model, x.shape[1:], rest, torch.float32), precision)
     plan.precision = "medium"  # the verdict holds what lowered products are compared with
-    verdict = compare(model, plan, x, rest, CPU)
+    verdict = compare(model, plan, x, rest, CPU, keep=True)
     plan.precision = precision
     run = Run(plan, Weights(model, CPU), Derived(), CPU)
     run.set_reference(x, rest)

@@ -25,6 +25,7 @@ from yuzu.mutations import Mutations
 if TYPE_CHECKING:
     from yuzu.precomputation import Precomputation
 
+STRETCH = 128  # positions of each sequence that a chunk on a GPU may hold
 NARROWED_KEPT = 16  # choices of outputs whose plans are kept for the next call
 
 
@@ -150,11 +151,12 @@ class Bound:
         return max(min(count, room // max(memory.site, 1)), 1)
 
     def sequences_at_once(self, mutations: Mutations, result_bytes: int = 0) -> int:
-        """How many sequences are carried at once: enough to fill a chunk, as memory allows; ``result_bytes`` is what
-        the results of each take on the device.
+        """How many sequences are carried at once: enough to fill a chunk (on a GPU with a stretch of each), as memory
+        allows; ``result_bytes`` is what the results of each take on the device.
         """
         memory = self.memory(mutations)
-        wanted = max(self.sites_at_once(mutations) // max(len(mutations.positions), 1), 1)
+        of_each = len(mutations.positions) if self.device.type == "cpu" else min(len(mutations.positions), STRETCH)
+        wanted = max(self.sites_at_once(mutations) // max(of_each, 1), 1)
         return max(min(wanted, self.settings.max_memory // (2 * max(memory.sequence + result_bytes, 1))), 1)
 
     def states_at_once(self, mutations: Mutations, sequences: int, result_bytes: int = 0) -> int:

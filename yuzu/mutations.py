@@ -197,13 +197,26 @@ def letters_of(X: torch.Tensor) -> torch.Tensor:
     return torch.where(zeros == c, torch.full_like(letter, c), letter)
 
 
-def batches(group: Group, sites_at_once: int, regular: np.ndarray | None = None) -> Iterator[Group]:
+MOSTLY = 0.75  # of the positions lie far from the ends: then chunks of one sequence are the better ones
+
+
+def batches(
+    group: Group, sites_at_once: int, regular: np.ndarray | None = None, across: bool = False
+) -> Iterator[Group]:
     """A group in chunks; a chunk that spans sequences holds whole ones, so that chunks of neighbouring
     batches look alike.
 
     ``regular`` tells which positions lie far from the ends. Where a chunk is of one sequence, the others get chunks of
-    their own: in the middle all windows are evenly spaced, and nothing has to be moved to line them up.
+    their own: in the middle all windows are evenly spaced, and nothing has to be moved to line them up. Where most
+    positions do not, and chunks may go ``across`` sequences, one holds the same stretch of each: of neighbouring
+    positions the ends, and what the output needs, leave about as much.
     """
+    if across and regular is not None and group.sequence[-1:] != group.sequence[:1]:
+        if regular[group.slot].mean() < MOSTLY:
+            by_position = np.argsort(group.position, kind="stable")
+            for part in np.array_split(by_position, -(-len(by_position) // sites_at_once)):
+                yield group.part(np.sort(part))
+            return
     _, counts = np.unique(group.sequence, return_counts=True)
     total = len(group.sequence)
     if not total:

@@ -15,6 +15,7 @@ from yuzu._engine import measure, report
 from yuzu._engine.capture import CaptureError, capture
 from yuzu._engine.graph import Graph, Weights
 from yuzu._engine.handlers.compressed_sensing import Sensing
+from yuzu._engine.handlers.convolution import FUSED
 from yuzu._engine.model_copy import evaluation_copy, model_dtype, structure_key
 from yuzu._engine.plan import Plan, make_plan
 from yuzu._engine.precision import products
@@ -200,10 +201,11 @@ def _decide(
     decisions["fingerprint"] = graph.fingerprint()
     naive = terminal_nodes(model, graph, terminal)
     plan = make_plan(graph, s.precision, naive)
+    fuses = device.type != "cpu" or s.conv == FUSED
     verdict = None
     if verify:
         while True:
-            verdict = compare(model, plan, X, args, device)
+            verdict = compare(model, plan, X, args, device, keep=s.precision == "medium" or fuses)
             bad, why = verdict.node, verdict.why
             if bad is None:
                 break
@@ -240,6 +242,10 @@ def _decide(
     search = forced, edits, s.n_choices, s.seq_len, first, most, s.random_state
     begin = time.perf_counter()
     ways = measure.choose_ways(run, *search)
+    if fuses and verdict is not None and _fused_products_fail(run, X.to(device), verdict):
+        plan.block_of.clear()
+        with products(s.precision, device):
+            ways = measure.choose_ways(run, *search)
     if s.precision == "medium" and verdict is not None and _lowered_products_fail(run, X.to(device), verdict):
         decisions["precision"] = "highest"
         sensing, plan = plan.sensing, make_plan(graph, "highest", naive)
@@ -297,20 +303,37 @@ def _measured(
 
 def _lowered_products_fail(run: Run, X: torch.Tensor, verdict: Verdict) -> bool:
     """Whether lowered products are wrong here, and full ones are not; with a warning."""
-    lowered = error_of_products(run, X, verdict)
-    if lowered <= MOST_LOWERED_ERROR:
+    off = _plainly_off(run, X, verdict, make_plan(run.plan.graph, "highest", run.plan.naive))
+    if off:
+        warn_user(
+            f"precision='medium' is as 'highest' for this model on this machine: with bfloat16 products the "
+            f"differences of a few mutants are {off}"
+        )
+    return bool(off)
+
+
+def _fused_products_fail(run: Run, X: torch.Tensor, verdict: Verdict) -> bool:
+    """Whether layers that run as one are wrong here, and the same layers one by one are not; with a warning."""
+    if not any(rule is not None and rule.way == FUSED for rule in run.plan.rules):
         return False
-    plan = make_plan(run.plan.graph, "highest", run.plan.naive)
-    with products("highest", run.device):
-        full = error_of_products(run.of_plan(plan), X, verdict)
-    if not math.isfinite(full) or full > MOST_LOWERED_ERROR * lowered:
-        return False
-    off = f"off by {lowered:.0%}" if math.isfinite(lowered) else "not finite"
-    warn_user(
-        f"precision='medium' is as 'highest' for this model on this machine: with bfloat16 products the differences of "
-        f"a few mutants are {off}"
-    )
-    return True
+    off = _plainly_off(run, X, verdict, make_plan(run.plan.graph, run.plan.precision, run.plan.naive))
+    if off:
+        warn_user(
+            f"No layers run as one ({FUSED!r}) on this machine: with them the differences of a few mutants are {off}"
+        )
+    return bool(off)
+
+
+def _plainly_off(run: Run, X: torch.Tensor, verdict: Verdict, plan: Plan) -> str:
+    """How far off a run's products are, where they are plainly wrong and another plan's are not; else nothing."""
+    error = error_of_products(run, X, verdict)
+    if error <= MOST_LOWERED_ERROR:
+        return ""
+    with products(plan.precision, run.device):
+        other = error_of_products(run.of_plan(plan), X, verdict)
+    if not math.isfinite(other) or other > MOST_LOWERED_ERROR * error:
+        return ""
+    return f"off by {error:.0%}" if math.isfinite(error) else "not finite"
 
 
 def terminal_nodes(model: torch.nn.Module, graph: Graph, terminal: tuple[type, ...]) -> dict[int, str]:

@@ -281,7 +281,7 @@ class _Job:
         reachable, regular = plan.reach(self.mutations.positions, self.mutations.width)
         together = None if plan.senses else regular  # probes hold the stretch from the first site to the last
         for group in self.mutations.groups(letters, reachable):
-            parts = batches(group, self.sites_at_once, together)
+            parts = batches(group, self.sites_at_once, together, across=device.type != "cpu")
             self.write(parts, run, references, leaves, scores, x, letters_there)
         for reference, leaf, score in zip(references, leaves, scores, strict=True):
             places = score.not_finite()

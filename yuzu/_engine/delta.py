@@ -151,11 +151,9 @@ class Outside:
         return tensor
 
 
-def _places(
-    first: np.ndarray, width: int, length: int, device: torch.device
-) -> tuple[torch.Tensor, Outside]:
-    """The places ``first + 0 ... width - 1`` of each site, ``(S, width)``, made on the device from one number a site, and
-    which of them are not in ``[0, length)``; those are 0.
+def _places(first: np.ndarray, width: int, length: int, device: torch.device) -> tuple[torch.Tensor, Outside]:
+    """The places ``first + 0 ... width - 1`` of each site, ``(S, width)``, made on the device from one number a site,
+    and which of them are not in ``[0, length)``; those are 0.
     """
     place = on_device(first, device)[:, None] + torch.arange(width, device=device)
     if len(first) and first.min() >= 0 and first.max() + width <= length:
@@ -165,7 +163,7 @@ def _places(
 
 
 def _remembered(window: Window, key: Any, make: Callable[[], Any], device: torch.device) -> Any:
-    """What ``make()`` gives, kept with the window on a CPU; a GPU makes its tables faster than they are worth keeping."""
+    """What ``make()`` gives, kept with the window on a CPU; a GPU makes tables so fast that keeping them is no gain."""
     return window.cached(key, make) if device.type == "cpu" else make()
 
 

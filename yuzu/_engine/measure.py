@@ -46,7 +46,8 @@ SETTLED = 0.9  # of the least time so far: a run that takes longer says that the
 CHUNK_OVERHEAD = 4e-4  # seconds that a chunk takes outside of the walk: finding its sites, writing its scores
 WAY_REPEATS, SHORT_TRIAL = 3, 0.006  # of a way's call, and the seconds after which two are enough
 LONG_CALL = 0.03  # seconds of a way's call after which one is enough
-SETUP_SECONDS = 0.2  # that a way's first call may take beside the work: it lays out weights, and has kernels prepared
+# that a way's first call may take beside the work: it lays out weights, and has kernels prepared, or loaded to a GPU
+SETUP_SECONDS = {"cpu": 0.2, "cuda": 2.0}
 LONGEST_SETTLING = 0.1  # of such calls until they ask for no more memory
 TRIAL_PRODUCTS = {"cpu": 4e8}  # multiply-adds in one call of a way that is tried: about 3 ms on two cores
 LOWERED_PRODUCTS = 10  # times as many where they are lowered: few of them say little about many
@@ -146,7 +147,7 @@ def _least_seconds(function: Callable[[], object], device: torch.device, best: f
 
     A call that had to ask the system for memory says nothing of the next, which finds it at hand.
     """
-    if _seconds(function, device) > 2 * best + SETUP_SECONDS:
+    if _seconds(function, device) > 2 * best + SETUP_SECONDS.get(device.type, 0.2):
         return math.inf
     least, spent, settling, counted = math.inf, 0.0, 0.0, 0
     while counted < WAY_REPEATS:
@@ -183,7 +184,7 @@ def choose_ways(
             continue
         one = middle[rule.sources[0]]
         if isinstance(rule, Convolution) and forced is not None:
-            rule.way = forced if forced in rule.applicable(one.width if one is not None else 1) else "windows"
+            rule.way = forced if forced in rule.applicable(run, one.width if one is not None else 1) else "windows"
         elif one is not None and one.width > 0 and plan.graph.nodes[rule.sources[0]].kind != "sequence":
             alike.setdefault(rule.alike(), []).append((one.width, rule))
         chosen[node.index] = rule.way
@@ -230,7 +231,7 @@ def _fastest(rule: Rule, run: Run, window: Window, sites: Sites) -> str:
             made[shape] = torch.linspace(-1, 1, math.prod(size), dtype=dtype, device=run.device).view(size)
         return made[shape]
 
-    ways = rule.ways(window, run.precision == "medium")
+    ways = rule.ways(run, window)
     if len(ways) < 2:
         return ways[0] if ways else rule.way
     best, fastest = math.inf, rule.way

@@ -15,6 +15,7 @@ from yuzu._engine.handlers.affine import Scaled
 from yuzu._engine.handlers.compressed_sensing import SENSING_WAYS, Sensing
 from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.handlers.formulas import Rectifier
+from yuzu._engine.handlers.fused import Block, find_blocks
 from yuzu._engine.sharing import Sharing, find_sharing
 from yuzu._engine.window import Window
 
@@ -40,6 +41,8 @@ class Plan:
         What the same sequences have in common with other values of the model's other inputs.
     needed: list of (int, int)
         The positions of each windowed node that the output depends on.
+    block_of: dict of int to Block
+        What may run as one on a GPU, by each of its nodes.
     """
 
     graph: Graph
@@ -47,6 +50,7 @@ class Plan:
     rules: list[Rule | None]
     reasons: dict[int, str]
     sharing: Sharing = field(init=False)
+    block_of: dict[int, Block] = field(init=False)
     precision: str = "highest"
     sensing: Sensing | None = None
     naive: dict[int, str] = field(default_factory=dict)
@@ -77,6 +81,7 @@ class Plan:
         self._windows: OrderedDict[bytes, tuple[list[Window | None], int]] = OrderedDict()
         self._windows_bytes = 0
         self.sharing = find_sharing(self)
+        self.block_of = {i: block for block in find_blocks(self) for i in block.nodes}
         self._lock = threading.Lock()
         self._reach: tuple[bytes, np.ndarray, np.ndarray] = (b"", np.empty(0), np.empty(0))  # of the last call
 
@@ -195,9 +200,10 @@ class Plan:
                 theirs.way = mine.way
         return other
 
-    def windows(self, position: np.ndarray, width: int) -> list[Window | None]:
+    def windows(self, position: np.ndarray, width: int, with_tables: bool = True) -> list[Window | None]:
         """The window of every windowed node for edits of ``width`` positions at ``position``; None for other
-        nodes.
+        nodes. They are remembered, as many as there is room for; ``with_tables`` counts the index tables that come to
+        be kept with them, as on a CPU.
         """
         key = position.tobytes() + width.to_bytes(8, "little")
         with self._lock:
@@ -206,7 +212,7 @@ class Plan:
                 self._windows.move_to_end(key)
                 return known[0]
         found = self._find_windows(position, width)
-        size = len(key) + sum(w.table_bytes for w in found if w is not None)
+        size = len(key) + sum(w.kept_bytes(with_tables) for w in found if w is not None)
         with self._lock:
             if key not in self._windows and size <= WINDOWS_BYTES:
                 self._windows[key] = found, size

@@ -13,7 +13,9 @@ import torch
 from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, expand, on_device, read_windows, rewindow
 from yuzu._engine.gate import running
 from yuzu._engine.graph import Node, Weights, evaluate
+from yuzu._engine.handlers.fused import Block
 from yuzu._engine.plan import Plan
+from yuzu._engine.precision import products
 from yuzu._engine.window import Window
 
 
@@ -180,9 +182,15 @@ class Run:
 
     @running()
     def set_reference(self, X: torch.Tensor, args: Sequence[torch.Tensor], like: Reference | None = None) -> Reference:
-        """Run the graph on sequences ``(B, C, L)`` and keep each node's value. Where ``like`` is the reference of the
-        same sequences with other inputs after them, only what depends on those is run.
+        """Run the graph on sequences ``(B, C, L)`` and keep each node's value, with full products in any precision.
+        Where ``like`` is the reference of the same sequences with other inputs after them, only what depends on those
+        is run.
         """
+        with products("highest", self.device):
+            self.reference = Reference(self._values(X, args, like), X.shape[0])
+        return self.reference
+
+    def _values(self, X: torch.Tensor, args: Sequence[torch.Tensor], like: Reference | None) -> list[Any]:
         values: list[Any] = []
         for node in self.plan.graph.nodes:
             if like is not None and node.index not in self.plan.sharing.values:
@@ -193,8 +201,7 @@ class Run:
                 rule = self.plan.rules[node.index]
                 value_of = values.__getitem__
                 values.append(rule.reference(value_of, self.device) if rule else evaluate(node, value_of, self.device))
-        self.reference = Reference(values, X.shape[0])
-        return self.reference
+        return values
 
     def leaf(self, node: Node, X: torch.Tensor, args: Sequence[torch.Tensor]) -> Any:
         if node.kind == "sequence":
@@ -319,13 +326,13 @@ class Run:
     def set_sites(self, sites: Sites) -> list[Window | None]:
         """Make ``sites`` the chunk at hand; the windows of every node."""
         self.sites = sites
-        return self.plan.windows(sites.position, sites.width)
+        return self.plan.windows(sites.position, sites.width, with_tables=self.device.type == "cpu")
 
     def chunk(self, sites: Sites) -> list[Change | None]:
         """The changes of the graph's outputs, in the order of ``graph.outputs``, for one chunk; None where
         nothing changes.
         """
-        return self._returned(self._walk(sites))
+        return self._returned(self.walk(sites))
 
     def chunk_for_each(self, sites: Sites, references: Sequence[Reference]) -> Iterator[list[Change | None]]:
         """The same, one after the other, for references of the same sequences with other inputs after them. What these
@@ -338,16 +345,16 @@ class Run:
         sharing = self.plan.sharing
         once = [n for n in self.plan.graph.nodes if n.index not in sharing.changes]
         each = [n for n in self.plan.graph.nodes if n.index in sharing.changes]
-        shared = self._walk(sites, once, keep=sharing.border)
+        shared = self.walk(sites, once, keep=sharing.border)
         for reference in references:
             self.reference = reference
-            yield self._returned(self._walk(sites, each, shared))
+            yield self._returned(self.walk(sites, each, shared))
 
     def _returned(self, changes: list[Change | None]) -> list[Change | None]:
         return [changes[o] if isinstance(o, int) else None for o in self.plan.graph.outputs]
 
     @running()
-    def _walk(
+    def walk(
         self,
         sites: Sites,
         nodes: Sequence[Node] | None = None,
@@ -362,19 +369,37 @@ class Run:
         changes: list[Change | None] = [None] * len(plan.graph.nodes) if given is None else list(given)
         self._changes, self._owned = changes, [False] * len(changes)
         memo = self._memo = {}
+        as_one: dict[int, Block] = {}  # the blocks at hand that run as one, by each of their nodes
         for node in plan.graph.nodes if nodes is None else nodes:
             if not node.mutated or not plan.readers[node.index]:
                 continue
+            block = as_one.get(node.index)
+            if block is None:
+                block = plan.block_of.get(node.index)
+                if block is not None and (node.index != block.nodes[0] or not block.runs(self, changes)):
+                    block = None
+            if block is not None and node.index != block.last:
+                as_one.update(dict.fromkeys(block.nodes, block))
+                continue
             begin = self._tick()
             self.at = node
-            self._step(node, windows, memo)
-            for i in () if self.keep_all else plan.last_reads[node.index]:
-                if i not in keep:
-                    changes[i] = None
-                    memo.pop(i, None)
+            if block is not None:
+                self._step_as_one(block, windows[block.last])
+            else:
+                self._step(node, windows, memo)
+            for done in block.nodes if block is not None else (node.index,):
+                for i in () if self.keep_all else plan.last_reads[done]:
+                    if i not in keep:
+                        changes[i] = None
+                        memo.pop(i, None)
             if self.seconds is not None:
-                self.seconds[node.index] += self._tick() - begin
+                self.seconds[node.index if block is None else block.nodes[0]] += self._tick() - begin
         return changes
+
+    def _step_as_one(self, block: Block, window: Window | None) -> None:
+        if window is not None and window.width:
+            self._changes[block.last] = Change(block.run(self, self._changes, window), window)
+            self._owned[block.last] = True
 
     def _tick(self) -> float:
         if self.seconds is None:

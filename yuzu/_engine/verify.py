@@ -36,8 +36,8 @@ class Verdict:
     why: str
         In what way it is wrong.
     differences: list of torch.Tensor, each of shape=(S * A, O...)
-        Of every output that is a tensor, from the model itself, for `few_sites`; where all is well and the plan's
-        products are lowered.
+        Of every output that is a tensor, from the model itself, for `few_sites`; where all is well and they are to be
+        kept.
     """
 
     node: int | None
@@ -46,13 +46,20 @@ class Verdict:
 
 
 def compare(
-    model: torch.nn.Module, plan: Plan, X: torch.Tensor, args: Sequence[torch.Tensor], device: torch.device
+    model: torch.nn.Module,
+    plan: Plan,
+    X: torch.Tensor,
+    args: Sequence[torch.Tensor],
+    device: torch.device,
+    keep: bool = False,
 ) -> Verdict:
-    """Whether the plan does what the model does, with full products."""
+    """Whether the plan does what the model does, with full products. ``keep`` the differences: the products at hand
+    will be compared with them.
+    """
     try:
-        return _compare(model, plan, X, args, device, torch.float64)
+        return _compare(model, plan, X, args, device, torch.float64, keep)
     except NotInDouble:
-        return _compare(model, plan, X, args, device, X.dtype)
+        return _compare(model, plan, X, args, device, X.dtype, keep)
 
 
 class NotInDouble(Exception):
@@ -66,6 +73,7 @@ def _compare(
     args: Sequence[torch.Tensor],
     device: torch.device,
     dtype: torch.dtype,
+    keep: bool,
 ) -> Verdict:
     given = plan
     precision, given.precision = plan.precision, "highest"
@@ -95,7 +103,7 @@ def _compare(
         if len(truth) != len(tensors):
             return Verdict(-1)
         if all(_agree(run.whole_value(o), t) for (o, _), t in zip(tensors, truth, strict=True)):
-            pairs = zip(tensors, truth, strict=True) if precision == "medium" else ()
+            pairs = zip(tensors, truth, strict=True) if keep else ()
             return Verdict(None, "", [_difference(t, run.value(o)) for (o, _), t in pairs])
         wrong = _first_wrong(run, sites, mutants, rows, truth, tensors)
         return Verdict(wrong, "its handler disagreed with naive ISM")
@@ -105,7 +113,7 @@ def _compare(
 
 def error_of_products(run: Run, X: torch.Tensor, verdict: Verdict) -> float:
     """The relative L2 error of the outputs' differences for `few_sites`, all outputs together, in the run's own
-    precision; 0 where nothing changes.
+    precision and by the ways that are set; 0 where nothing changes.
     """
     run = _carrying_values(run)
     sites = few_sites(X)

@@ -136,13 +136,12 @@ class Window:
             self._cache["step"] = step
         return self._cache["step"]
 
-    @property
-    def table_bytes(self) -> int:
-        """About what it takes with the tables that `cached` comes to hold: some indices for every position where the
+    def kept_bytes(self, with_tables: bool) -> int:
+        """About what it takes, with the tables that `cached` comes to hold: some indices for every position where the
         windows are not evenly spaced.
         """
         sites = len(self.start)
-        return 48 * sites + (0 if self.step is not None else 24 * sites * self.width)
+        return 48 * sites + (24 * sites * self.width if with_tables and self.step is None else 0)
 
     def cached(self, key: Any, make: Any) -> Any:
         """What ``make()`` gave the first time for ``key``: index tables are the same for every sequence."""

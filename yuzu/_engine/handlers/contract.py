@@ -146,9 +146,9 @@ class Rule:
         """The ways it can be run by at all, if it has several."""
         return ()
 
-    def ways(self, window: Window, lowered: bool) -> list[str]:
-        """Those of `all_ways` that give the exact result, apply to a window before it, and may be the fastest with full
-        or lowered products.
+    def ways(self, run: Run, window: Window) -> list[str]:
+        """Those of `all_ways` that give the exact result, apply to a window before it, and may be the fastest on the
+        device and with the products at hand.
         """
         return []
 

@@ -18,7 +18,7 @@ from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, rewindow
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles, spatial_axis
 from yuzu._engine.handlers.convolution_call import FEW_CHANNELS, Call, Shape
-from yuzu._engine.handlers.convolution_ways import WAYS, table
+from yuzu._engine.handlers.convolution_ways import WAYS, WayEntry, table
 from yuzu._engine.handlers.lowered_products import convolve_rows, lowered_kernel
 from yuzu._engine.window import Geometry, Integers, Window
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from yuzu._engine.run import Run
 
 
+FUSED = "fused"  # the way by which a convolution is run together with what follows it: see `fused`
 LONG_HEAD = 16  # taps, and input channels, from which few output channels are computed channels last
 
 # the factors for all channels, and the tensors that they are made from
@@ -77,20 +78,23 @@ class Convolution(Reading):
         g = self.geometry
         return Shape(width, g.kernel, g.dilation, self.channels[0], self.channels[1], self.groups)
 
-    def applicable(self, width: int) -> list[str]:
+    def applicable(self, run: Run, width: int) -> list[str]:
         """The ways that this layer can be run with windows of a width."""
-        if self.geometry.stride != 1:
-            return ["windows"]
         shape = self.shape(width)
-        return [name for name, entry in WAYS.items() if entry.applies(shape) is None]
+        strided = self.geometry.stride != 1
+        found = ["windows"] if strided else [name for name, entry in WAYS.items() if entry.applies(shape) is None]
+        block = run.plan.block_of.get(self.node.index)
+        return [*found, FUSED] if block is not None and block.why_not(run) is None else found
 
     def all_ways(self) -> tuple[str, ...]:
-        return tuple(WAYS)
+        return (*WAYS, FUSED)
 
-    def ways(self, window: Window, lowered: bool) -> list[str]:
-        shape = self.shape(window.width)
-        exact = [way for way in self.applicable(window.width) if WAYS[way].exact]
-        return [way for way in exact if WAYS[way].may_win(shape, lowered)] or exact
+    def ways(self, run: Run, window: Window) -> list[str]:
+        shape, lowered = self.shape(window.width), run.precision == "medium"
+        found = self.applicable(run, window.width)
+        exact = [way for way in found if way in WAYS and WAYS[way].exact]
+        winners = [way for way in exact if WAYS[way].may_win(shape, lowered)] or exact
+        return [FUSED, *winners] if FUSED in found and run.device.type != "cpu" else winners  # so that others are short
 
     def alike(self) -> Hashable:
         g = self.geometry
@@ -109,12 +113,20 @@ class Convolution(Reading):
         return width * run.value(self.weight).numel() * self.lines
 
     def trial(self, run: Run, window: Window, some: Callable[..., torch.Tensor]) -> Callable[[], object]:
+        block = run.plan.block_of.get(self.node.index)
+        if block is not None and block.why_not(run) is None:
+            return block.trial(run, some)  # what follows is part of that way, so it must be of all
         # at full width, whatever a crop leaves of the result near the ends of the sequence
         kernel, sources = self.scaled_kernel(run)
         x, g = some(window.width, self.channels[0]).to(kernel.dtype), self.geometry
         call = Call(run, ("measure", self.node.index), x, window, kernel, sources, g.dilation, self.groups)
         call.lowered_result = self.lowered_result
-        return lambda: WAYS[self.way].run(call)
+        return lambda: self._entry.run(call)
+
+    @property
+    def _entry(self) -> WayEntry:
+        """The way that is set, where the layer is run by itself."""
+        return WAYS["windows"] if self.way == FUSED else WAYS[self.way]
 
     def kernel(self, weight: torch.Tensor) -> torch.Tensor:
         """The weight as ``(Cout, Cin, k)``; a second axis that is read whole counts as channels."""
@@ -173,7 +185,7 @@ class Convolution(Reading):
                 (first, stop),
             )
             first_layer = change.codes is not None and self.groups == 1
-            result = table(call) if first_layer else WAYS[self.way].run(call)
+            result = table(call) if first_layer else self._entry.run(call)
             width = result.shape[1]
             if width == stop - first:
                 start = start + first
@@ -188,7 +200,9 @@ class Convolution(Reading):
             )
             aligned = rewindow(x, change.window, read).reshape(sites * rows, read.width, -1)
             prepared = run.derived((key, "strided"), sources, lambda: lowered_kernel(kernel, run.precision))
-            result = convolve_rows(aligned, prepared, 0, geometry.dilation, self.groups, geometry.stride)
+            result = convolve_rows(
+                aligned, prepared, 0, geometry.dilation, self.groups, geometry.stride, dtype=kernel.dtype
+            )
         result = result.view(sites, rows, width, -1)
         if self.lines > 1:
             result = result.unflatten(1, (edits, self.lines)).movedim(2, 4)

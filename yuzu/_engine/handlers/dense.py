@@ -80,7 +80,7 @@ class OverPositions(Rule):
     def all_ways(self) -> tuple[str, ...]:
         return DENSE_WAYS
 
-    def ways(self, window: Window, lowered: bool) -> list[str]:
+    def ways(self, run: Run, window: Window) -> list[str]:
         return ["slices"] if (window.start == window.start[0]).all() else ["slices", "positions"]
 
     def multiply_adds(self, run: Run, width: int) -> int:

@@ -6,6 +6,7 @@ change adds nothing.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,6 +34,10 @@ class Sum(Rule):
         self.aliases = True
 
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+        dtype = run.value(self.node.index).dtype
+        changes = [
+            c if c is None or c.tensor.dtype == dtype else replace(c, tensor=c.tensor.to(dtype)) for c in changes
+        ]
         written = self._written_over(run, changes, window)
         if written is not None:
             return written

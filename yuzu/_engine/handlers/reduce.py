@@ -30,6 +30,7 @@ class SumOverPositions(Rule):
 
     family = "reduce"
     reads_reference = False
+    reads_lowered = True
 
     def __init__(self, view: View, axes: tuple[int, ...], keepdim: bool, divisor: int, cut: OfSlice | None) -> None:
         super().__init__(view, ROWS)
@@ -45,13 +46,15 @@ class SumOverPositions(Rule):
         (change,) = changes
         (layout,) = self.source_layouts
         assert change is not None and change.window is not None
-        rows, cut = layout.natural(self._summed(change.tensor, change.window).flatten(0, 1)), self.cut
+        dtype = run.value(self.node.index).dtype  # of the sums, also of lowered differences
+        rows, cut = layout.natural(self._summed(change.tensor, change.window, dtype).flatten(0, 1)), self.cut
         if cut is not None and cut.axis != layout.axis:
             rows = rows.narrow(cut.axis, cut.start, cut.stop - cut.start)
-        total = rows.sum(self.axes, keepdim=self.keepdim).unflatten(0, run.sites.difference.shape[:2])
+        total = rows.sum(self.axes, keepdim=self.keepdim, dtype=dtype)
+        total = total.unflatten(0, run.sites.difference.shape[:2])
         return total.div_(self.divisor) if self.divisor != 1 else total
 
-    def _summed(self, tensor: torch.Tensor, window: Window) -> torch.Tensor:
+    def _summed(self, tensor: torch.Tensor, window: Window, dtype: torch.dtype) -> torch.Tensor:
         """``(S, A, 1, ...)``: the sum of what lies in the slice, where windows reach beyond it; else all as it is.
 
         What lies in it for every site is summed as a whole; before and after it some sites have zeros.
@@ -65,7 +68,7 @@ class SumOverPositions(Rule):
         first, stop = window.cached(("summed", self.node.index), find)
         if stop - first == window.width:
             return tensor
-        total = tensor[:, :, first:stop].sum(2, keepdim=True)
+        total = tensor[:, :, first:stop].sum(2, keepdim=True, dtype=dtype)
         start = on_device(window.start, tensor.device)[:, None]
         for edge in (slice(0, first), slice(stop, window.width)):
             if edge.stop > edge.start:
@@ -73,7 +76,7 @@ class SumOverPositions(Rule):
                 inside = ((position >= self.start) & (position < self.stop))[:, None]
                 # not times zero, of which infinity makes NaN
                 kept = torch.where(inside.view(*inside.shape, *[1] * (tensor.dim() - 3)), tensor[:, :, edge], 0)
-                total += kept.sum(2, keepdim=True)
+                total += kept.sum(2, keepdim=True, dtype=dtype)
         return total
 
 
