@@ -10,11 +10,13 @@ import pytest
 import torch
 from conftest import assert_right, errors, oracle, randomized, sequences
 from random_models import brute_force, random_model, relative_error, tensors_of
+from test_not_finite import assert_same_pattern
 from torch import nn
 
 import yuzu
 from yuzu._engine.capture import capture
 from yuzu._engine.handlers import fused, fused_kernel
+from yuzu._engine.handlers import kernels as kernels_of
 from yuzu._engine.plan import make_plan
 
 L = 48
@@ -23,7 +25,7 @@ L = 48
 @pytest.fixture
 def kernels(device):
     """A device on which kernels run."""
-    reason = fused_kernel.why_not(torch.device(device))
+    reason = kernels_of.why_not(torch.device(device))
     if reason is not None:
         if device == "cuda":
             pytest.fail(reason)
@@ -342,7 +344,7 @@ def test_the_models_weights_may_change(kernels):
 def test_saved_for_a_machine_without_kernels(kernels, runs, monkeypatch, tmp_path):
     model, X = randomized(Profile(), seed=4).eval(), sequences(1, L)
     yuzu.precompute(model, L, conv="fused", device=kernels).save(tmp_path / "made")
-    monkeypatch.setattr(fused_kernel, "why_not", lambda device: "none here")
+    monkeypatch.setattr(kernels_of, "why_not", lambda device: "none here")
     made = yuzu.Precomputation.load(tmp_path / "made", device="cpu")
     assert "fused" in made.decisions["ways"].values()
     del runs[:]
@@ -352,7 +354,7 @@ def test_saved_for_a_machine_without_kernels(kernels, runs, monkeypatch, tmp_pat
 
 @pytest.mark.filterwarnings("error::yuzu.YuzuWarning")
 def test_asked_for_where_there_are_none(monkeypatch):
-    monkeypatch.setattr(fused_kernel, "why_not", lambda device: "none here")
+    monkeypatch.setattr(kernels_of, "why_not", lambda device: "none here")
     model, X = randomized(Profile(), seed=4).eval(), sequences(1, L)
     made = yuzu.precompute(model, L, conv="fused", device="cpu")
     assert "fused" not in made.decisions["ways"].values()
@@ -384,6 +386,36 @@ def test_wrong_kernels_are_not_used(wrong, precision, kernels, monkeypatch):
 
 
 def test_why_a_device_runs_no_kernels(monkeypatch):
-    assert "meta" in fused_kernel.why_not(torch.device("meta"))
-    monkeypatch.setattr(fused_kernel, "triton", None)
-    assert fused_kernel.why_not(torch.device("cpu")) == "Triton is not installed"
+    assert "meta" in kernels_of.why_not(torch.device("meta"))
+    monkeypatch.setattr(kernels_of, "triton", None)
+    assert kernels_of.why_not(torch.device("cpu")) == "Triton is not installed"
+
+
+class Fragile(nn.Module):
+    """A logarithm of what only a mutant falls below, before what runs as one."""
+
+    def __init__(self, operation):
+        super().__init__()
+        self.operation = operation
+        self.first, self.into = nn.Conv1d(4, 3, 5, padding=2, bias=False), nn.Conv1d(3, 16, 1)
+        self.a, self.b = nn.Conv1d(16, 16, 5, padding=4, dilation=2), nn.Conv1d(16, 2, 3, padding=1)
+        with torch.no_grad():
+            self.first.weight.zero_()[:, 0] = 1 / 5
+
+    def forward(self, x):
+        y = self.first(x)
+        y = self.into(self.operation(torch.where(torch.arange(L, device=x.device) == 23, y - 0.9, y)))
+        return self.b(y + self.a(y).relu())
+
+
+@pytest.mark.parametrize("output", ["l2", "delta", "prediction"])
+@pytest.mark.parametrize("operation", [torch.log, torch.sqrt, lambda y: 1 / torch.relu(y)], ids=["log", "root", "inverse"])
+def test_what_is_infinite_stays_so_and_nothing_else(operation, output, kernels, runs):
+    torch.manual_seed(0)
+    model, X = Fragile(operation), torch.zeros(2, 4, L)
+    X[:, 0] = 1
+    X[1, :, 30] = 0  # an N
+    made = yuzu.precompute(model, L, conv="fused", device=kernels)
+    found = yuzu.yuzu_ism(model, X, made, output=output, device=kernels)
+    assert_same_pattern(found, oracle(model, X)[output], 1e-5)
+    assert runs

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from yuzu._engine.handlers.convolution import FUSED
 from yuzu._engine.handlers.convolution_ways import WAYS
 from yuzu._engine.handlers.dense import DENSE_WAYS
+from yuzu._engine.handlers.pool import POOL_WAYS
 from yuzu._engine.report import COLUMNS
 from yuzu.errors import PrecomputationError
 from yuzu.files import written_whole
@@ -106,7 +107,7 @@ def _check_settings(s: Any) -> None:
 
 
 def _check_decisions(d: Any) -> None:
-    known_ways = {*WAYS, *DENSE_WAYS, FUSED}
+    known_ways = {*WAYS, *DENSE_WAYS, *POOL_WAYS, FUSED}
 
     def numbered(values: Callable[[Any], bool]) -> Callable[[Any], bool]:
         return lambda v: isinstance(v, dict) and all(k.isdecimal() and values(item) for k, item in v.items())

@@ -14,6 +14,7 @@ import torch
 from yuzu._engine import measure, report
 from yuzu._engine.capture import CaptureError, capture
 from yuzu._engine.graph import Graph, Weights
+from yuzu._engine.handlers import kernels
 from yuzu._engine.handlers.compressed_sensing import Sensing
 from yuzu._engine.handlers.convolution import FUSED
 from yuzu._engine.model_copy import evaluation_copy, model_dtype, structure_key
@@ -202,6 +203,8 @@ def _decide(
     naive = terminal_nodes(model, graph, terminal)
     plan = make_plan(graph, s.precision, naive)
     fuses = device.type != "cpu" or s.conv == FUSED
+    if device.type == "cuda" and plan.block_of and (missing := kernels.why_not(device)) is not None:
+        warn_user(f"No layers run as one ({FUSED!r}) on this GPU, and take longer: {missing}")
     verdict = None
     if verify:
         while True:
@@ -316,7 +319,10 @@ def _fused_products_fail(run: Run, X: torch.Tensor, verdict: Verdict) -> bool:
     """Whether layers that run as one are wrong here, and the same layers one by one are not; with a warning."""
     if not any(rule is not None and rule.way == FUSED for rule in run.plan.rules):
         return False
-    off = _plainly_off(run, X, verdict, make_plan(run.plan.graph, run.plan.precision, run.plan.naive))
+    try:
+        off = _plainly_off(run, X, verdict, make_plan(run.plan.graph, run.plan.precision, run.plan.naive))
+    except kernels.KernelError as error:
+        off = f"unknown: {error}"
     if off:
         warn_user(
             f"No layers run as one ({FUSED!r}) on this machine: with them the differences of a few mutants are {off}"

@@ -265,9 +265,10 @@ class _Job:
 
     def score(self, X: torch.Tensor, extras: list[tuple[torch.Tensor, ...]], scores: list[Scores], first: int) -> None:
         """Score some sequences, the ``first``-th and following, with each of ``extras`` after them."""
-        letters = letters_of(X)
         device = self.runs[()].device
-        x, letters_there = X.to(device), letters.to(device)
+        x = X.to(device)
+        letters_there = letters_of(x)
+        letters = letters_there.cpu()
         run, references = self.references(x, extras)
         plan = run.plan
         if self.timings is not None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from yuzu._engine.delta import Change, Layout, on_device
-from yuzu._engine.handlers import fused_kernel
+from yuzu._engine.handlers import fused_kernel, kernels
 from yuzu._engine.handlers.affine import Scaled
 from yuzu._engine.handlers.contract import Rule
 from yuzu._engine.handlers.convolution import FUSED, Convolution
@@ -73,7 +73,7 @@ class Block:
         """Why it cannot run as one in this run; None if it can."""
         if run.value(self.last).dtype != torch.float32:
             return "the kernel is for float32"
-        return fused_kernel.why_not(run.device)
+        return kernels.why_not(run.device)
 
     def runs(self, run: Run, changes: list[Change | None]) -> bool:
         """Whether it runs as one in the chunk at hand."""

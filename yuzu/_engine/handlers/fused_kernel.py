@@ -16,15 +16,11 @@ side by side at each position: they read the same of the reference.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-try:
-    import triton
-    import triton.language as tl
-except ImportError:  # not installed, as with PyTorch for CPUs
-    triton = None
+from yuzu._engine.handlers.kernels import launching, shared_memory, tl, triton
 
 GROUP = 16  # sites whose tiles follow one another: what they read stays in the cache
 MOST_PLACES = 2**31 - 1  # that a group reads or writes: they are counted in 32 bits
@@ -34,13 +30,18 @@ MOST_STRETCHES = 16  # two begin with each tap
 
 @dataclass(frozen=True)
 class Tile:
-    """Rows, columns and depth of a program's products, and Triton's settings for it."""
+    """Rows, columns and depth of a program's products, and Triton's settings for it.
+
+    What is behind the products is done in ``parts`` (1, 2 or 4) of the columns, one after the other: done at once it
+    takes so many registers that fewer programs fit on a processor, or that they spill.
+    """
 
     rows: int
     columns: int
     depth: int
     warps: int
     stages: int
+    parts: int = 1
 
 
 @dataclass(frozen=True)
@@ -59,39 +60,36 @@ class Residual:
     shift: torch.Tensor
 
 
-def why_not(device: torch.device) -> str | None:
-    """Why kernels cannot run on a device; None if they can. On a CPU they run where Triton's interpreter is switched
-    on, for tests.
-    """
-    if triton is None:
-        return "Triton is not installed"
-    interpreted = bool(triton.knobs.runtime.interpret) if hasattr(triton, "knobs") else False
-    if device.type == "cpu":
-        return None if interpreted else "a CPU runs no Triton kernels"
-    if device.type != "cuda":
-        return f"{device.type} runs no Triton kernels here"
-    return _failure(device)
+def tile_of(x: torch.Tensor, channels_out: int, precision: str) -> Tile:
+    """The tile that was the fastest on an H200 (``benchmarks/fused_tiles.py``), or a smaller one that has room."""
+    lowered, full = x.dtype == torch.bfloat16, precision == "highest"
+    columns = _columns(channels_out, 128 if full else 256)
+    depth = min(64 if lowered else 32, max(16, triton.next_power_of_2(x.shape[2])))
+    if columns == 256:
+        tile = Tile(128, columns, depth, 8, 3, 4)
+    elif columns == 128:
+        tile = Tile(128, columns, depth, *((8, 3, 2) if full else (4, 3, 4)))
+    else:
+        tile = Tile(64 if full else 128, columns, depth, 4, 2 if lowered else 3, 2 if columns == 64 else 1)
+    return _within(tile, x.element_size(), shared_memory(x.device))
 
 
-@functools.lru_cache(maxsize=16)
-def _failure(device: torch.device) -> str | None:
-    """Why a small product fails on a GPU: one that is too old, no C compiler for Triton's launcher."""
-    try:
-        x = torch.ones(1, 1, 16, device=device)
-        weight, none = torch.ones(1, 16, 16, device=device), torch.zeros(1, dtype=torch.int32, device=device)
-        found = convolve(x, weight, none, 1, 1, "highest")
-        right = bool((found == 16).all())
-    except Exception as error:  # whatever Triton, its compiler or the driver say: the other ways remain
-        return f"Triton does not run here: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-    return None if right else "Triton computes wrong products here"
+def _columns(channels: int, most: int) -> int:
+    """Few columns that lie idle, but not so few in all that much is read for little."""
+    costs = {256: 1.0, 128: 1.06, 64: 1.3, 32: 2.0, 16: 4.0}
+    return min((c for c in costs if c <= most), key=lambda c: -(-channels // c) * c * costs[c])
 
 
-def tile_of(x: torch.dtype, channels_in: int, channels_out: int) -> Tile:
-    """The tile that was the fastest on an H200 (``benchmarks/fused_tiles.py``)."""
-    columns = min(128, max(16, triton.next_power_of_2(channels_out)))
-    deep = 64 if x == torch.bfloat16 else 32
-    depth = min(deep, max(16, triton.next_power_of_2(channels_in)))
-    return Tile(128, columns, depth, 8 if columns == 128 and x == torch.bfloat16 else 4, 3)
+def _within(tile: Tile, itemsize: int, room: int) -> Tile:
+    """A tile whose operands fit in the memory that the programs of a processor share."""
+    while tile.stages * (tile.rows + tile.columns) * tile.depth * itemsize > room and tile.depth > 16:
+        if tile.stages > 2:
+            tile = replace(tile, stages=2)
+        elif tile.columns > 128:
+            tile = replace(tile, columns=128, parts=2)
+        else:
+            tile = replace(tile, depth=tile.depth // 2)
+    return tile
 
 
 def convolve(
@@ -131,6 +129,11 @@ def convolve(
     Returns
     -------
     torch.Tensor, shape=(N, width, Cout)
+
+    Raises
+    ------
+    KernelError
+        If Triton or the driver cannot run it.
     """
     n, held, cin = x.shape
     taps, cout, _ = weight.shape
@@ -139,13 +142,13 @@ def convolve(
         x, weight = x.float(), weight.float()  # the interpreter multiplies the bits of bfloat16
     if not result.numel():
         return result
-    tile = tile or tile_of(x.dtype, cin, cout)
+    tile = tile or tile_of(x, cout, precision)
     sites = n // edits
     largest = edits * max(held, width, 0 if residual is None else residual.values.shape[1]) * max(cin, cout)
     group = max(min(GROUP, sites, MOST_PLACES // largest), 1)
     first_tiles, begins, tiles = _stretch_tables(stretches, width, group * edits, tile.rows, x.device)
     programs = -(-sites // group) * tiles * -(-cout // tile.columns)
-    with torch.cuda.device_of(x):
+    with launching(x):
         fused_convolution[(programs,)](
             x,
             weight,
@@ -176,6 +179,7 @@ def convolve(
             ROWS=tile.rows,
             COLUMNS=tile.columns,
             DEPTH=tile.depth,
+            PARTS=tile.parts,
             num_warps=tile.warps,
             num_stages=tile.stages,
         )
@@ -216,6 +220,12 @@ def _stretch_tables(
 
 if triton is not None:
 
+    @triton.jit
+    def _halves(table):
+        """The left and the right half of a table's columns."""
+        half: tl.constexpr = table.shape[1] // 2
+        return tl.split(tl.permute(tl.reshape(table, (table.shape[0], 2, half)), (0, 2, 1)))
+
     @triton.jit(do_not_specialize=["tiles", "sites", "group", "edits", "width", "held", "residual_held", "dilation"])
     def fused_convolution(
         x,
@@ -247,6 +257,7 @@ if triton is not None:
         ROWS: tl.constexpr,
         COLUMNS: tl.constexpr,
         DEPTH: tl.constexpr,
+        PARTS: tl.constexpr,
     ):
         STRIPS: tl.constexpr = (COUT + COLUMNS - 1) // COLUMNS
         DEPTHS: tl.constexpr = (CIN + DEPTH - 1) // DEPTH
@@ -300,17 +311,37 @@ if triton is not None:
             a = tl.load(x + (start + read)[:, None] * CIN + channel[None, :], mask=there, other=0.0)
             total = tl.dot(a, b, total, input_precision=PRODUCTS)
 
-        here = inside[:, None] & (columns < COUT)[None, :]
+        # where each row is found in the reference and the residual, and goes in the result
+        of_reference = first_mutant + mutant
+        of_residual = mutant
+        added = inside
         if RECTIFIED:
-            read = tl.load(site_row + site, mask=inside, other=0) + place
-            value = tl.load(reference + read.to(tl.int64)[:, None] * COUT + columns[None, :], mask=here, other=0.0)
-            total = tl.maximum(total + tl.minimum(value, 0.0), -tl.maximum(value, 0.0))
+            of_reference = (tl.load(site_row + site, mask=inside, other=0) + place).to(tl.int64)
         if RESIDUAL:
             read = place + tl.load(site_shift + site, mask=inside, other=0)
-            there = here & ((read >= 0) & (read < residual_held))[:, None]
+            added = inside & (read >= 0) & (read < residual_held)
+            of_residual = mutant * residual_held + read
             residual += first_mutant * residual_held * COUT
-            added = tl.load(residual + (mutant * residual_held + read)[:, None] * COUT + columns[None, :], there, 0.0)
-            total += added.to(tl.float32)
         result += first_mutant * width * COUT
-        written = (mutant * width + place)[:, None] * COUT + columns[None, :]
-        tl.store(result + written, total.to(result.dtype.element_ty), mask=here)
+        to = mutant * width + place
+        PART: tl.constexpr = COLUMNS // PARTS
+        if PARTS == 1:
+            parts = (total,)
+        elif PARTS == 2:
+            parts = _halves(total)
+        else:
+            left, right = _halves(total)
+            parts = _halves(left) + _halves(right)
+        for i in tl.static_range(PARTS):
+            columns = strip * COLUMNS + i * PART + tl.arange(0, PART)
+            part = parts[i]
+            here = inside[:, None] & (columns < COUT)[None, :]
+            if RECTIFIED:
+                value = tl.load(reference + of_reference[:, None] * COUT + columns[None, :], mask=here, other=0.0)
+                kept, least = part + tl.minimum(value, 0.0), -tl.maximum(value, 0.0)
+                part = tl.maximum(kept, least, propagate_nan=tl.PropagateNan.ALL)
+            if RESIDUAL:
+                there = here & added[:, None]
+                value = tl.load(residual + of_residual[:, None] * COUT + columns[None, :], mask=there, other=0.0)
+                part += value.to(tl.float32)
+            tl.store(result + to[:, None] * COUT + columns[None, :], part.to(result.dtype.element_ty), mask=here)

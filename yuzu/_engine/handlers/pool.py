@@ -11,13 +11,15 @@ the reference's divisor.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from yuzu._engine.delta import Change, Layout, read_windows, rewindow
+from yuzu._engine.delta import Change, Layout, on_device, read_windows, rewindow
+from yuzu._engine.handlers import kernels, pool_kernel
 from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles, spatial_axis
 from yuzu._engine.handlers.elementwise import OnRows
 from yuzu._engine.window import Geometry, Integers, Window
@@ -26,13 +28,17 @@ if TYPE_CHECKING:
     from yuzu._engine.run import Run
 
 
+PHASES, KERNEL = POOL_WAYS = ("phases", "kernel")
+
+
 class Pool(Reading):
     """What maximum and average share: windows aligned to the stride, and the taps that each output position
-    reads.
+    reads. On a GPU one kernel finds both; elsewhere sites are taken together that lie alike.
     """
 
     family = "pool"
     keeps_finite = True
+    way = PHASES
 
     def __init__(self, view: View, layout: Layout, geometry: Geometry) -> None:
         super().__init__(view, layout)
@@ -79,6 +85,57 @@ class Pool(Reading):
             low = place + first * g.stride
             found.append((first, max(stop, first), slice(low, place + (stop - 1) * g.stride + 1, g.stride)))
         return found
+
+    def all_ways(self) -> tuple[str, ...]:
+        return POOL_WAYS
+
+    def ways(self, run: Run, window: Window) -> list[str]:
+        return [KERNEL, PHASES] if run.device.type != "cpu" and self._kernel_runs(run) else [PHASES]
+
+    def multiply_adds(self, run: Run, width: int) -> int:
+        (layout,) = self.source_layouts
+        return width * run.value(self.sources[0])[0].numel() // layout.length
+
+    def trial(self, run: Run, window: Window, some: Callable[..., torch.Tensor]) -> Callable[[], object]:
+        (source,), (layout,) = self.sources, self.source_layouts
+        shape = layout.position_first(run.value(source)[:1]).shape[2:]
+        change = Change(some(window.width, *shape), window)
+        after = run.plan.windows(run.sites.position, run.sites.width)[self.node.index]
+        return lambda: self.run(run, [change], after)
+
+    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+        (change,) = changes
+        assert change is not None and window is not None
+        if self.way == KERNEL and self._kernel_runs(run):
+            return self.by_kernel(run, change, window)
+        return self.by_phases(run, change, window)
+
+    def by_phases(self, run: Run, change: Change, window: Window) -> torch.Tensor:
+        """Phase after phase, a tap at a time."""
+        raise NotImplementedError
+
+    def by_kernel(self, run: Run, change: Change, window: Window) -> torch.Tensor:
+        """By `pool_kernel`."""
+        g, old = self.geometry, change.window
+        assert old is not None
+
+        def sites() -> tuple[pool_kernel.Sites, Window]:
+            first = window.start * g.stride - g.padding - old.start
+            of_each = (a.astype(np.int32) for a in (first, window.start, run.sites.sequence))
+            return pool_kernel.Sites(*(on_device(a, run.device) for a in of_each)), old
+
+        key = ("pooled", self.node.index, id(old), run.sites.sequence.tobytes(), run.device)
+        x = change.tensor.flatten(0, 1).flatten(2).contiguous()
+        there = window.cached(key, sites)[0]
+        found = pool_kernel.pool(x, change.tensor.shape[1], window.width, g, there, *self.beside(run))
+        return found.view(*change.tensor.shape[:2], window.width, *change.tensor.shape[3:])
+
+    def beside(self, run: Run) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """What the kernel reads before and after the pool beside the differences."""
+        raise NotImplementedError
+
+    def _kernel_runs(self, run: Run) -> bool:
+        return run.value(self.node.index).dtype == torch.float32 and kernels.why_not(run.device) is None
 
     def detail(self) -> str:
         g = self.geometry
@@ -139,10 +196,9 @@ class MaximumPool(Pool):
         read = reference.index_select(1, position.clamp(0, g.input_length - 1)) - pooled
         return read.masked_fill_(~inside.view(1, -1, *[1] * (read.dim() - 2)), float("-inf"))
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
-        (change,) = changes
-        assert change is not None and change.window is not None and window is not None
+    def by_phases(self, run: Run, change: Change, window: Window) -> torch.Tensor:
         tensor, before = change.tensor, change.window
+        assert before is not None
         dtype = run.value(self.node.index).dtype
         result = tensor.new_empty(*tensor.shape[:2], window.width, *tensor.shape[3:], dtype=dtype)
         for phase in self.phases(before, window):
@@ -166,6 +222,10 @@ class MaximumPool(Pool):
                     torch.maximum(maximum, scratch, out=maximum)
                 begun = True
         return result
+
+    def beside(self, run: Run) -> tuple[torch.Tensor | None, torch.Tensor]:
+        before = run.reference.position_first(self.sources[0], self.source_layouts[0])
+        return before, run.reference.position_first(self.node.index, self.layout)
 
     def on_phase(self, run: Run, t: int, phase: Phase) -> torch.Tensor:
         """``E_t`` on the windows of a phase: ``(count, length or 1, 1, w', ...)``."""
@@ -196,10 +256,9 @@ class AveragePool(Pool):
         self.counts = counts
         self.even = bool((counts == counts[0]).all())
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
-        (change,) = changes
-        assert change is not None and change.window is not None and window is not None
+    def by_phases(self, run: Run, change: Change, window: Window) -> torch.Tensor:
         tensor, before = change.tensor, change.window
+        assert before is not None
         result = tensor.new_zeros(*tensor.shape[:2], window.width, *tensor.shape[3:])
         for phase in self.phases(before, window):
             of_phase, total = phase.take(tensor), phase.take(result)
@@ -215,6 +274,10 @@ class AveragePool(Pool):
             window,
         )
         return result.div_(counts)
+
+    def beside(self, run: Run) -> tuple[torch.Tensor | None, torch.Tensor]:
+        counts = run.reference.made(("all counts", self.node.index), lambda: self.counts.to(run.device, torch.float32))
+        return None, counts
 
 
 def _one(value: Any, axis: int, rank: int) -> int:
