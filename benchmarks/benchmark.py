@@ -25,6 +25,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -212,11 +213,39 @@ def sequences(number: int, length: int) -> np.ndarray:
     return np.eye(4, dtype=np.int8)[letters].transpose(0, 2, 1).copy()
 
 
+class Preloaded:
+    """Starts runners without the seconds that imports take; see ``peers/preloaded.py``."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, str(HERE / "peers" / "preloaded.py")]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def run(self, command: list[str], files: tuple[Path, Path], seconds: float, cores: int) -> int:
+        """The exit status of a runner, which writes its output and errors to ``files``."""
+        process = self.process
+        assert process.stdin is not None and process.stdout is not None
+        paths = [str(HERE / "peers"), str(HERE.parent)]
+        given = {"output": str(files[0]), "errors": str(files[1]), "cores": available_cores()[:cores], "paths": paths}
+        process.stdin.write(json.dumps({"script": command[0], "job": command[1], **given}) + "\n")
+        process.stdin.flush()
+        runner = int(process.stdout.readline())
+        late: list[int] = []
+        timer = threading.Timer(seconds, lambda: (late.append(runner), os.kill(runner, signal.SIGKILL)))
+        timer.start()
+        status = int(process.stdout.readline())
+        timer.cancel()
+        if late:
+            raise subprocess.TimeoutExpired(command, seconds)
+        return status
+
+
 class Runner:
     """Runs the peers of one case, each in a fresh process."""
 
-    def __init__(self, case: Case, options: argparse.Namespace, folder: Path) -> None:
-        self.case, self.options, self.folder = case, options, folder
+    def __init__(
+        self, case: Case, options: argparse.Namespace, folder: Path, preloaded: Preloaded | None = None
+    ) -> None:
+        self.case, self.options, self.folder, self.preloaded = case, options, folder, preloaded
         short, long = (1, 1) if options.quick_check else (20, 120) if options.full else (4, 15)
         self.job: dict[str, Any] = {
             "model": case.model,
@@ -291,28 +320,22 @@ class Runner:
         if peer.script in ("run_yuzu.py", "run_naive.py"):
             environment["PYTHONPATH"] = str(HERE.parent)
         seconds = 7200 if self.options.full else QUICK_SECONDS.get(peer.label, 600)
-        with open(self.folder / "errors.txt", "w+") as errors:
-            process = subprocess.Popen(
-                command,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env=environment,
-                preexec_fn=confined(self.case.cores, self.options.device),
-            )
-            try:
-                output, _ = process.communicate(timeout=seconds)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
-                return {"failure": f"it took more than {seconds} s"}
-            errors.seek(0)
-            told = errors.read().strip().splitlines()
+        files = self.folder / "output.txt", self.folder / "errors.txt"
+        try:
+            if self.preloaded is not None:
+                status = self.preloaded.run(command[1:], files, seconds, self.case.cores)
+            else:
+                with open(files[0], "w") as output, open(files[1], "w") as errors:
+                    confine = confined(self.case.cores, self.options.device)
+                    given = {"stdout": output, "stderr": errors, "env": environment, "preexec_fn": confine}
+                    status = subprocess.run(command, timeout=seconds, **given).returncode
+        except subprocess.TimeoutExpired:
+            return {"failure": f"it took more than {seconds} s"}
+        output, told = files[0].read_text(), files[1].read_text().strip().splitlines()
         try:
             result = json.loads(output.strip().splitlines()[-1])
         except (IndexError, ValueError):
-            ended = -process.returncode
-            how = signal.Signals(ended).name if ended > 0 else f"status {process.returncode}"
+            how = signal.Signals(-status).name if status < 0 else f"status {status}"
             return {"failure": f"it ended with {how}: {told[-1] if told else 'no output'}"}
         if "error" in result:
             return {"failure": result["error"], "where": told[-6:]}
@@ -473,11 +496,13 @@ def report(results: dict[str, Any], figure: Path | None) -> int:
     return 1 if missed else 0
 
 
-def measure(case: Case, options: argparse.Namespace, alone: float | None) -> dict[str, Any]:
+def measure(
+    case: Case, options: argparse.Namespace, alone: float | None, preloaded: Preloaded | None
+) -> dict[str, Any]:
     """One case with its verdicts."""
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="yuzu-benchmark-") as folder:
-        rows = Runner(case, options, Path(folder)).run()
+        rows = Runner(case, options, Path(folder), preloaded).run()
     found = {name: getattr(case, name) for name in ("purpose", "model", "length", "sequences", "cores", "judged")}
     found |= {"device": options.device, "load_before": load, "rows": rows}
     if case.purpose == "sequences":
@@ -521,12 +546,13 @@ def main() -> int:
     options.out.parent.mkdir(exist_ok=True)
     alone: dict[str, float] = {}
     begin = time.perf_counter()
+    preloaded = Preloaded() if options.here and options.device != "cpu" else None  # on a CPU threads are set at import
     for case in cases(options):
         expected = alone.get(case.model, 0.0) * case.sequences
         if case.purpose == "sequences" and expected > (MANY_SECONDS if options.full else QUICK_MANY_SECONDS):
             print(f"\n{case.model}, {case.sequences} sequences: not run, it would take {2 * expected:.0f} s")
             continue
-        measured = measure(case, options, alone.get(case.model))
+        measured = measure(case, options, alone.get(case.model), preloaded)
         seconds = median(measured, "yuzu highest")
         if case.purpose in ("table", "sequences") and case.sequences == 1 and seconds is not None:
             alone[case.model] = seconds
