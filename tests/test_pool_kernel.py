@@ -9,6 +9,7 @@ from torch import nn
 
 import yuzu
 from yuzu._engine.handlers import pool, pool_kernel
+from yuzu._engine.handlers.kernels import KernelError
 
 L = 47  # divisible by nothing
 
@@ -87,6 +88,30 @@ def test_a_model_in_float64_is_pooled_by_phases(kernels, launched):  # noqa: F81
     made = yuzu.precompute(model, L, conv="windows", device=kernels)  # "auto" might find the interpreter too slow
     assert_right(yuzu.yuzu_ism(model, X, made, device=kernels), model, X, device=kernels)
     assert not launched
+
+
+def test_wrong_kernels_are_not_used(kernels, launched, monkeypatch):  # noqa: F811
+    counted = pool_kernel.pool
+    monkeypatch.setattr(pool_kernel, "pool", lambda *args: counted(*args) * 1.01)
+    model, X = randomized(Pooled(POOLS["maximum"]), seed=3).eval(), sequences(1, L)
+    with pytest.warns(yuzu.YuzuWarning, match="pools by phases.*off by"):
+        made = yuzu.precompute(model, L, conv="windows", device=kernels)
+    del launched[:]
+    assert_right(yuzu.yuzu_ism(model, X, made, device=kernels), model, X, device=kernels)
+    assert not launched
+
+
+def test_kernels_that_fail_later(kernels, launched, monkeypatch):  # noqa: F811
+    model, X = randomized(Pooled(POOLS["maximum"]), seed=3).eval(), sequences(1, L)
+    made = yuzu.precompute(model, L, conv="windows", device=kernels)
+
+    def fails(*args):
+        raise KernelError("Triton fails")
+
+    monkeypatch.setattr(pool_kernel, "pool", fails)
+    with pytest.warns(yuzu.YuzuWarning, match="pools by phases"):
+        found = yuzu.yuzu_ism(model, X, made, device=kernels)
+    assert_right(found, model, X, device=kernels)
 
 
 def test_on_a_cpu_phases_are_chosen():

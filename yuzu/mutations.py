@@ -54,6 +54,7 @@ class Mutations:
     def __init__(self, n_choices: int, length: int, start: Any, end: Any, ranges: Any, replace_with: Any) -> None:
         self.n_choices, self.length = n_choices, length
         self.replacement: torch.Tensor | None = None
+        self._moved: torch.Tensor | None = None
         if ranges is None and replace_with is None:
             self.start, self.end = check_span(start, end, length)
             self.width = 1
@@ -124,7 +125,7 @@ class Mutations:
         if self.replacement is not None:
             offset = torch.arange(self.width, device=device)
             before = X[sequence[:, None], :, position[:, None] + offset]  # (S, w, C)
-            difference = self.replacement.T.to(X) - before
+            difference = self._replacement_on(X) - before
             return Sites(group.sequence, group.position, self.width, difference.unsqueeze(1)), None
         c = self.n_choices
         letter = letters[sequence, position]
@@ -139,6 +140,13 @@ class Mutations:
         difference = one_hot[written] - one_hot[letter][:, None]
         return Sites(group.sequence, group.position, 1, difference.unsqueeze(2), codes), written
 
+    def _replacement_on(self, X: torch.Tensor) -> torch.Tensor:
+        """What is written, ``(w, C)``, on the device and in the dtype of ``X``; moved there once."""
+        assert self.replacement is not None
+        if self._moved is None or self._moved.device != X.device or self._moved.dtype != X.dtype:
+            self._moved = self.replacement.T.to(X)
+        return self._moved
+
     def edited(self, X: torch.Tensor, sites: Sites) -> torch.Tensor:
         """The mutants' sequences ``(S * A, C, L)``."""
         edits = sites.difference.shape[1]
@@ -151,7 +159,7 @@ class Mutations:
         row = torch.arange(len(rows), device=device)[:, None]
         values = rows[row, :, place] + sites.difference.flatten(0, 1)
         if self.replacement is not None:
-            values = self.replacement.T.to(X).expand_as(values)
+            values = self._replacement_on(X).expand_as(values)
         elif sites.codes is None:
             values = values.round()  # what is written over a soft column is a letter: exactly 0 or 1
         rows[row, :, place] = values

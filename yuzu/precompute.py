@@ -17,6 +17,7 @@ from yuzu._engine.graph import Graph, Weights
 from yuzu._engine.handlers import kernels
 from yuzu._engine.handlers.compressed_sensing import Sensing
 from yuzu._engine.handlers.convolution import FUSED
+from yuzu._engine.handlers.pool import KERNEL
 from yuzu._engine.model_copy import evaluation_copy, model_dtype, structure_key
 from yuzu._engine.plan import Plan, make_plan
 from yuzu._engine.precision import products
@@ -31,6 +32,10 @@ from yuzu.settings import CONV, PRECISIONS, Settings
 
 CPU_MEMORY = 1 << 30
 MOST_LOWERED_ERROR = 0.5  # of lowered products, relative to float64: rounding gives 0.01, a broken kernel 1 and more
+# of kernels of our own: rounding gives a hundredth of each, or, where little is left of large values, as much without
+MOST_KERNEL_ERROR = {"highest": 1e-3, "high": 5e-2, "medium": 0.2}
+FAR_LESS = 0.3  # of an error
+KERNELS = (FUSED, KERNEL)  # ways that are kernels of our own
 NAIVE_BATCH = 128  # mutants in one forward pass of a model that could not be captured
 DISAGREES = "the captured graph does not agree with the model"
 
@@ -203,13 +208,13 @@ def _decide(
     decisions["fingerprint"] = graph.fingerprint()
     naive = terminal_nodes(model, graph, terminal)
     plan = make_plan(graph, s.precision, naive)
-    fuses = device.type != "cpu" or s.conv == FUSED
-    if device.type == "cuda" and plan.block_of and (missing := kernels.why_not(device)) is not None:
-        warn_user(f"No layers run as one ({FUSED!r}) on this GPU, and take longer: {missing}")
+    missing = kernels.why_not(device)
+    if device.type == "cuda" and plan.block_of and missing is not None:
+        warn_user(f"Layers run one by one, and pools by phases, on this GPU, and take longer: {missing}")
     verdict = None
     if verify:
         while True:
-            verdict = compare(model, plan, X, args, device, keep=s.precision == "medium" or fuses)
+            verdict = compare(model, plan, X, args, device, keep=s.precision == "medium" or missing is None)
             bad, why = verdict.node, verdict.why
             if bad is None:
                 break
@@ -245,18 +250,14 @@ def _decide(
     forced = None if s.conv == "auto" else s.conv
     search = forced, edits, s.n_choices, s.seq_len, first, most, s.random_state
     begin = time.perf_counter()
-    ways = measure.choose_ways(run, *search)
-    if fuses and verdict is not None and _fused_products_fail(run, X.to(device), verdict):
-        plan.block_of.clear()
-        with products(s.precision, device):
-            ways = measure.choose_ways(run, *search)
+    ways = _checked_ways(run, search, X.to(device), verdict)
     if s.precision == "medium" and verdict is not None and _lowered_products_fail(run, X.to(device), verdict):
         decisions["precision"] = "highest"
         sensing, plan = plan.sensing, make_plan(graph, "highest", naive)
         plan.sensing = sensing
         run = run.of_plan(plan)
         with products("highest", device):
-            ways = measure.choose_ways(run, *search)
+            ways = _checked_ways(run, search, X.to(device), verdict)
     del verdict  # it may be large
     spent = time.perf_counter() - begin
     with products(plan.precision, device):
@@ -305,9 +306,34 @@ def _measured(
     return decisions
 
 
+def _checked_ways(run: Run, search: tuple[Any, ...], X: torch.Tensor, verdict: Verdict | None) -> dict[int, str]:
+    """The ways that are chosen; anew without kernels of our own where these are plainly wrong, with a warning."""
+    ways = measure.choose_ways(run, *search)
+    plan = run.plan
+    if (
+        verdict is None
+        or not run.plan.kernels
+        or not any(rule is not None and rule.way in KERNELS for rule in plan.rules)
+    ):
+        return ways
+    without = make_plan(plan.graph, plan.precision, plan.naive)
+    without.kernels = False
+    off = _plainly_off(run, X, verdict, without, MOST_KERNEL_ERROR[plan.precision])
+    if off:
+        warn_user(
+            f"Layers run one by one, and pools by phases, on this machine, and take longer: with kernels the "
+            f"differences of a few mutants are {off}"
+        )
+        plan.kernels = False
+        ways = measure.choose_ways(run, *search)
+    return ways
+
+
 def _lowered_products_fail(run: Run, X: torch.Tensor, verdict: Verdict) -> bool:
     """Whether lowered products are wrong here, and full ones are not; with a warning."""
-    off = _plainly_off(run, X, verdict, make_plan(run.plan.graph, "highest", run.plan.naive))
+    full = make_plan(run.plan.graph, "highest", run.plan.naive)
+    full.kernels = False
+    off = _plainly_off(run, X, verdict, full, MOST_LOWERED_ERROR)
     if off:
         warn_user(
             f"precision='medium' is as 'highest' for this model on this machine: with bfloat16 products the "
@@ -316,31 +342,16 @@ def _lowered_products_fail(run: Run, X: torch.Tensor, verdict: Verdict) -> bool:
     return bool(off)
 
 
-def _fused_products_fail(run: Run, X: torch.Tensor, verdict: Verdict) -> bool:
-    """Whether layers that run as one are wrong here, and the same layers one by one are not; with a warning."""
-    if not any(rule is not None and rule.way == FUSED for rule in run.plan.rules):
-        return False
-    try:
-        off = _plainly_off(run, X, verdict, make_plan(run.plan.graph, run.plan.precision, run.plan.naive))
-    except kernels.KernelError as error:
-        off = f"unknown: {error}"
-    if off:
-        warn_user(
-            f"No layers run as one ({FUSED!r}) on this machine: with them the differences of a few mutants are {off}"
-        )
-    return bool(off)
-
-
-def _plainly_off(run: Run, X: torch.Tensor, verdict: Verdict, plan: Plan) -> str:
-    """How far off a run's products are, where they are plainly wrong and another plan's are not; else nothing."""
+def _plainly_off(run: Run, X: torch.Tensor, verdict: Verdict, plan: Plan, most: float) -> str:
+    """How far off a run's products are, where that is more than ``most`` and another plan's far less; else nothing."""
     error = error_of_products(run, X, verdict)
-    if error <= MOST_LOWERED_ERROR:
+    if error <= most:
         return ""
     with products(plan.precision, run.device):
         other = error_of_products(run.of_plan(plan), X, verdict)
-    if not math.isfinite(other) or other > MOST_LOWERED_ERROR * error:
+    if not math.isfinite(other) or other > FAR_LESS * error:
         return ""
-    return f"off by {error:.0%}" if math.isfinite(error) else "not finite"
+    return f"off by {error:.{0 if error > 0.1 else 2}%}" if math.isfinite(error) else "not finite"
 
 
 def terminal_nodes(model: torch.nn.Module, graph: Graph, terminal: tuple[type, ...]) -> dict[int, str]:

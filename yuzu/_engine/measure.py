@@ -24,12 +24,10 @@ from yuzu._engine.handlers.convolution_call import BLOCK_POSITIONS
 from yuzu._engine.handlers.dense import OverPositions
 from yuzu._engine.handlers.elementwise import OfValues
 from yuzu._engine.handlers.few_output_channels import folded_block, folded_room
-from yuzu._engine.handlers.kernels import KernelError
 from yuzu._engine.handlers.pool import MaximumPool
 from yuzu._engine.plan import Plan
 from yuzu._engine.run import Run, Sites
 from yuzu._engine.window import Window
-from yuzu.errors import warn_user
 
 # bytes of the largest change of a chunk; the search for its size begins at twice as many
 CACHE_TARGET = {"cpu": 11 << 20, "cuda": 1 << 30}
@@ -239,11 +237,7 @@ def _fastest(rule: Rule, run: Run, window: Window, sites: Sites) -> str:
     best, fastest = math.inf, rule.way
     for way in ways:
         rule.way = way
-        try:
-            taken = _least_seconds(rule.trial(run, window, some), run.device, best)
-        except KernelError as error:
-            warn_user(f"{rule.node.label} does not run by the way {way!r} here: {error}")
-            continue
+        taken = _least_seconds(rule.trial(run, window, some), run.device, best)
         if taken < best:
             best, fastest = taken, way
     run.forget(("measure", rule.node.index))

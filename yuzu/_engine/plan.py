@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,6 +44,8 @@ class Plan:
         The positions of each windowed node that the output depends on.
     block_of: dict of int to Block
         What may run as one on a GPU, by each of its nodes.
+    kernels: bool
+        Whether kernels of our own may be used where a device runs them.
     """
 
     graph: Graph
@@ -55,6 +58,7 @@ class Plan:
     sensing: Sensing | None = None
     naive: dict[int, str] = field(default_factory=dict)
     needed: list[tuple[int, int]] = field(default_factory=list)
+    kernels: bool = True
 
     def __post_init__(self) -> None:
         nodes = self.graph.nodes
@@ -77,7 +81,7 @@ class Plan:
         self._absorb_factors()
         for rule in self.rules:
             if isinstance(rule, Convolution):
-                rule.lowered_result = self._read_lowered(rule.node.index)
+                rule.lowered_result = self.reads_lowered(rule.node.index)
         self._windows: OrderedDict[bytes, tuple[list[Window | None], int]] = OrderedDict()
         self._windows_bytes = 0
         self.sharing = find_sharing(self)
@@ -177,12 +181,14 @@ class Plan:
         i = rule.node.index
         return self.rules[self.graph.consumers[i][0]] if self.readers[i] == 1 and self.graph.consumers[i] else None
 
-    def _read_lowered(self, index: int) -> bool:
-        """Whether all that reads a node's change can read it in the dtype of lowered products."""
+    def reads_lowered(self, index: int, as_one: Callable[[int], bool] = lambda reader: False) -> bool:
+        """Whether all that reads a node's change can read it in the dtype of lowered products, as what reads it
+        ``as_one`` with others does.
+        """
         for i in self.graph.consumers[index]:
             rule = self.rules[i]
-            absorbed = isinstance(rule, Scaled) and rule.absorbed and self._read_lowered(i)
-            if rule is None or not (rule.reads_lowered or absorbed):
+            absorbed = isinstance(rule, Scaled) and rule.absorbed and self.reads_lowered(i, as_one)
+            if not (as_one(i) or absorbed or (rule is not None and rule.reads_lowered)):
                 return False
         return index not in self.graph.output_nodes
 
@@ -194,7 +200,7 @@ class Plan:
     def without(self, nodes: dict[int, str]) -> Plan:
         """The same plan with more nodes run naively, for the reasons given."""
         other = make_plan(self.graph, self.precision, {**self.naive, **nodes})
-        other.sensing = self.sensing
+        other.sensing, other.kernels = self.sensing, self.kernels
         for mine, theirs in zip(self.rules, other.rules, strict=True):
             if mine is not None and theirs is not None:
                 theirs.way = mine.way

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +14,11 @@ from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, expand, on_device
 from yuzu._engine.gate import running
 from yuzu._engine.graph import Node, Weights, evaluate
 from yuzu._engine.handlers.fused import Block
+from yuzu._engine.handlers.kernels import KernelError
 from yuzu._engine.plan import Plan
 from yuzu._engine.precision import products
 from yuzu._engine.window import Window
+from yuzu.errors import warn_user
 
 
 class Derived:
@@ -359,7 +361,7 @@ class Run:
         sites: Sites,
         nodes: Sequence[Node] | None = None,
         given: Sequence[Change | None] | None = None,
-        keep: Container[int] = (),
+        keep: Collection[int] = (),
     ) -> list[Change | None]:
         """Run some nodes (default: all), from the changes that are given, which are not written over. Each change is
         dropped when nothing reads it any more, unless it is to be kept.
@@ -370,6 +372,7 @@ class Run:
         self._changes, self._owned = changes, [False] * len(changes)
         memo = self._memo = {}
         as_one: dict[int, Block] = {}  # the blocks at hand that run as one, by each of their nodes
+        unread: set[int] = set()  # the changes that nothing will read any more
         for node in plan.graph.nodes if nodes is None else nodes:
             if not node.mutated or not plan.readers[node.index]:
                 continue
@@ -383,23 +386,41 @@ class Run:
                 continue
             begin = self._tick()
             self.at = node
-            if block is not None:
-                self._step_as_one(block, windows[block.last])
-            else:
+            if block is None:
                 self._step(node, windows, memo)
-            for done in block.nodes if block is not None else (node.index,):
-                for i in () if self.keep_all else plan.last_reads[done]:
-                    if i not in keep:
-                        changes[i] = None
-                        memo.pop(i, None)
+                unread.update(plan.last_reads[node.index])
+            else:
+                self._step_as_one(block, windows, memo)
+                for i in block.nodes:
+                    unread.update(plan.last_reads[i])
+                    as_one.pop(i, None)
+            # a block reads at its last node what others may have read for the last time before
+            for i in () if self.keep_all else unread.difference(keep, *({b.source} for b in as_one.values())):
+                changes[i] = None
+                memo.pop(i, None)
+                unread.discard(i)
             if self.seconds is not None:
                 self.seconds[node.index if block is None else block.nodes[0]] += self._tick() - begin
         return changes
 
-    def _step_as_one(self, block: Block, window: Window | None) -> None:
-        if window is not None and window.width:
+    def _step_as_one(self, block: Block, windows: list[Window | None], memo: dict[int, Any]) -> None:
+        window = windows[block.last]
+        if window is None or not window.width:
+            return
+        try:
             self._changes[block.last] = Change(block.run(self, self._changes, window), window)
             self._owned[block.last] = True
+        except KernelError as error:
+            self.do_without_kernels(error)
+            for i in block.nodes:
+                self._step(self.plan.graph.nodes[i], windows, memo)
+            for i in block.nodes[:-1]:
+                self._changes[i] = None
+
+    def do_without_kernels(self, error: KernelError) -> None:
+        """Go on without kernels that turn out not to run here, with a warning."""
+        self.plan.kernels = False
+        warn_user(f"Layers run one by one, and pools by phases, on this machine, and take longer: {error}")
 
     def _tick(self) -> float:
         if self.seconds is None:

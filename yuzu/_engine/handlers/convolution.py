@@ -84,7 +84,7 @@ class Convolution(Reading):
         strided = self.geometry.stride != 1
         found = ["windows"] if strided else [name for name, entry in WAYS.items() if entry.applies(shape) is None]
         block = run.plan.block_of.get(self.node.index)
-        return [*found, FUSED] if block is not None and block.why_not(run) is None else found
+        return [*found, FUSED] if block is not None and block.possible(run) else found
 
     def all_ways(self) -> tuple[str, ...]:
         return (*WAYS, FUSED)
@@ -114,7 +114,7 @@ class Convolution(Reading):
 
     def trial(self, run: Run, window: Window, some: Callable[..., torch.Tensor]) -> Callable[[], object]:
         block = run.plan.block_of.get(self.node.index)
-        if block is not None and block.why_not(run) is None:
+        if block is not None and block.possible(run):
             return block.trial(run, some)  # what follows is part of that way, so it must be of all
         # at full width, whatever a crop leaves of the result near the ends of the sequence
         kernel, sources = self.scaled_kernel(run)

@@ -6,7 +6,7 @@ that runs as one are passed over, and its last one gets its result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,22 +65,16 @@ class Block:
             return None
         return next(s for s in self.total.sources if s not in self.nodes)
 
-    def kind(self) -> Hashable:
-        """The same for blocks that differ in nothing but their sizes."""
-        return self.rectifier is not None, self.total is not None
-
-    def why_not(self, run: Run) -> str | None:
-        """Why it cannot run as one in this run; None if it can."""
-        if run.value(self.last).dtype != torch.float32:
-            return "the kernel is for float32"
-        return kernels.why_not(run.device)
+    def possible(self, run: Run) -> bool:
+        """Whether it can run as one in this run at all."""
+        return kernels.may_run(run, self.last)
 
     def runs(self, run: Run, changes: list[Change | None]) -> bool:
         """Whether it runs as one in the chunk at hand."""
         given = changes[self.source]
         if self.convolution.way != FUSED or run.keep_all or given is None or given.codes is not None:
             return False
-        return self.why_not(run) is None
+        return self.possible(run)
 
     def run(self, run: Run, changes: list[Change | None], window: Window) -> torch.Tensor:
         """The change of the last node on its window."""
@@ -153,11 +147,18 @@ class Block:
                 spread[i : i + k, i] = taps
             return spread.flatten(1, 2)
 
-        return run.derived(("fused", self.convolution.node.index), sources, make)
+        return run.derived(("fused", self.convolution.node.index, few), sources, make)
 
     def lowers(self, run: Run) -> bool:
         """Whether its result is kept in the dtype of lowered products: what reads it reads that."""
-        return run.precision == "medium" and _read_lowered(run, self.last)
+        plan = run.plan
+
+        def as_one(reader: int) -> bool:
+            block = plan.block_of.get(reader)
+            reads = block is not None and self.last in (block.source, block.residual)
+            return reads and block.convolution.way == FUSED  # type: ignore[union-attr]
+
+        return run.precision == "medium" and plan.reads_lowered(self.last, as_one)
 
     def trial(self, run: Run, some: Callable[..., torch.Tensor]) -> Callable[[], object]:
         """Its work on the chunk at hand, by the way that is set; ``some`` is that of `Rule.trial`."""
@@ -184,19 +185,6 @@ class Block:
 
 def _numbers(array: np.ndarray, run: Run) -> torch.Tensor:
     return on_device(array.astype(np.int32), run.device)
-
-
-def _read_lowered(run: Run, index: int) -> bool:
-    plan = run.plan
-    if index in plan.graph.output_nodes:
-        return False
-    for i in plan.graph.consumers[index]:
-        rule, block = plan.rules[i], plan.block_of.get(i)
-        absorbed = isinstance(rule, Scaled) and rule.absorbed and _read_lowered(run, i)
-        in_block = block is not None and index in (block.source, block.residual) and block.convolution.way == FUSED
-        if not (absorbed or in_block or (rule is not None and rule.reads_lowered)):
-            return False
-    return True
 
 
 def find_blocks(plan: Plan) -> list[Block]:

@@ -18,9 +18,11 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
-from yuzu._engine.handlers.kernels import launching, shared_memory, tl, triton
+from yuzu._engine.delta import on_device
+from yuzu._engine.handlers.kernels import KernelError, launching, shared_memory, tl, triton
 
 GROUP = 16  # sites whose tiles follow one another: what they read stays in the cache
 MOST_PLACES = 2**31 - 1  # that a group reads or writes: they are counted in 32 bits
@@ -145,8 +147,11 @@ def convolve(
     tile = tile or tile_of(x, cout, precision)
     sites = n // edits
     largest = edits * max(held, width, 0 if residual is None else residual.values.shape[1]) * max(cin, cout)
-    group = max(min(GROUP, sites, MOST_PLACES // largest), 1)
-    first_tiles, begins, tiles = _stretch_tables(stretches, width, group * edits, tile.rows, x.device)
+    group = min(GROUP, sites, MOST_PLACES // largest)
+    if not group:
+        raise KernelError(f"windows of one site hold {largest} numbers, more than the kernel counts")
+    table, tiles = _stretch_table(stretches, width, group * edits, tile.rows)
+    stretch_table = on_device(table, x.device)
     programs = -(-sites // group) * tiles * -(-cout // tile.columns)
     with launching(x):
         fused_convolution[(programs,)](
@@ -158,8 +163,7 @@ def convolve(
             first,
             first if rectified is None else rectified.row,
             first if residual is None else residual.shift,
-            first_tiles,
-            begins,
+            stretch_table,
             tiles,
             sites,
             group,
@@ -199,23 +203,17 @@ def stretches_of(width: int, held: int, taps: int, dilation: int, first: int) ->
 
 
 @functools.lru_cache(maxsize=512)
-def _stretch_tables(
-    stretches: tuple[int, ...], width: int, mutants: int, rows: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """First tile (of a group) and first position of each stretch, and the number of tiles; filled up with stretches
-    that no tile is of.
+def _stretch_table(stretches: tuple[int, ...], width: int, mutants: int, rows: int) -> tuple[np.ndarray, int]:
+    """First tile (of a group) of each stretch, then first position of each and the last's stop; and the number of
+    tiles. Both are filled up with stretches that no tile is of.
     """
     stops = (*stretches[1:], width)
     tiles = [0]
     for begin, stop in zip(stretches, stops, strict=True):
         tiles.append(tiles[-1] + -(-mutants * (stop - begin) // rows))
     spare = MOST_STRETCHES - len(stretches)
-    first_tile = tiles[:-1] + [tiles[-1]] * spare
-    return (
-        torch.tensor(first_tile, dtype=torch.int32, device=device),
-        torch.tensor([*stretches, *[width] * (spare + 1)], dtype=torch.int32, device=device),
-        tiles[-1],
-    )
+    first_tiles, begins = tiles[:-1] + [tiles[-1]] * spare, [*stretches, *[width] * (spare + 1)]
+    return np.array([*first_tiles, *begins], dtype=np.int32), tiles[-1]
 
 
 if triton is not None:
@@ -236,8 +234,7 @@ if triton is not None:
         site_first,
         site_row,
         site_shift,
-        stretch_tile,
-        stretch_begin,
+        stretch_table,
         tiles,
         sites,
         group,
@@ -266,12 +263,12 @@ if triton is not None:
         tile = program // STRIPS
         first_site = tile // tiles * group
         tile = tile % tiles
-        known = tl.load(stretch_tile + tl.arange(0, STRETCHES))
+        known = tl.load(stretch_table + tl.arange(0, STRETCHES))
         # the stretches that fill up the table begin where the last tile ends, so none of them is ever found
         stretch = tl.sum((known <= tile).to(tl.int32)) - 1
-        begin = tl.load(stretch_begin + stretch)
-        length = tl.load(stretch_begin + stretch + 1) - begin
-        tile -= tl.load(stretch_tile + stretch)
+        begin = tl.load(stretch_table + STRETCHES + stretch)
+        length = tl.load(stretch_table + STRETCHES + stretch + 1) - begin
+        tile -= tl.load(stretch_table + stretch)
 
         # which position, and which mutant of the group, each row of the tile is
         row = tile * ROWS + tl.arange(0, ROWS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,6 +14,9 @@ try:
     import triton.language as tl
 except ImportError:  # not installed, as with PyTorch for CPUs
     triton = tl = None
+
+if TYPE_CHECKING:
+    from yuzu._engine.run import Run
 
 OLDEST = (8, 0)  # compute capability from which on there are products of bfloat16 and TF32
 LEAST_SHARED_MEMORY = 48 << 10  # bytes, that any of these GPUs has
@@ -50,6 +54,11 @@ def why_not(device: torch.device) -> str | None:
     if device.type == "cpu" and not interpreted:
         return "a CPU runs no Triton kernels"
     return _failure(device) if device.type in ("cpu", "cuda") else f"{device.type} runs no Triton kernels here"
+
+
+def may_run(run: Run, node: int) -> bool:
+    """Whether a kernel may make the change of a node: it is for float32, on a device and in a plan that let it run."""
+    return run.plan.kernels and run.value(node).dtype == torch.float32 and why_not(run.device) is None
 
 
 @functools.lru_cache(maxsize=16)

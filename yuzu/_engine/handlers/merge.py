@@ -34,6 +34,7 @@ class Sum(Rule):
         self.aliases = True
 
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+        # what a block on a GPU leaves lowered for a block that adds it, which did not run as one
         dtype = run.value(self.node.index).dtype
         changes = [
             c if c is None or c.tensor.dtype == dtype else replace(c, tensor=c.tensor.to(dtype)) for c in changes

@@ -90,7 +90,8 @@ class Pool(Reading):
         return POOL_WAYS
 
     def ways(self, run: Run, window: Window) -> list[str]:
-        return [KERNEL, PHASES] if run.device.type != "cpu" and self._kernel_runs(run) else [PHASES]
+        runs = run.device.type != "cpu" and kernels.may_run(run, self.node.index)
+        return [KERNEL, PHASES] if runs else [PHASES]
 
     def multiply_adds(self, run: Run, width: int) -> int:
         (layout,) = self.source_layouts
@@ -106,8 +107,11 @@ class Pool(Reading):
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         assert change is not None and window is not None
-        if self.way == KERNEL and self._kernel_runs(run):
-            return self.by_kernel(run, change, window)
+        if self.way == KERNEL and kernels.may_run(run, self.node.index):
+            try:
+                return self.by_kernel(run, change, window)
+            except kernels.KernelError as error:
+                run.do_without_kernels(error)
         return self.by_phases(run, change, window)
 
     def by_phases(self, run: Run, change: Change, window: Window) -> torch.Tensor:
@@ -133,9 +137,6 @@ class Pool(Reading):
     def beside(self, run: Run) -> tuple[torch.Tensor | None, torch.Tensor]:
         """What the kernel reads before and after the pool beside the differences."""
         raise NotImplementedError
-
-    def _kernel_runs(self, run: Run) -> bool:
-        return run.value(self.node.index).dtype == torch.float32 and kernels.why_not(run.device) is None
 
     def detail(self) -> str:
         g = self.geometry
