@@ -216,9 +216,15 @@ def sequences(number: int, length: int) -> np.ndarray:
 class Preloaded:
     """Starts runners without the seconds that imports take; see ``peers/preloaded.py``."""
 
-    def __init__(self) -> None:
+    def __init__(self, cores: int) -> None:
         command = [sys.executable, str(HERE / "peers" / "preloaded.py")]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # more threads than cores wait for one another
+        given = {
+            "stdin": subprocess.PIPE,
+            "stdout": subprocess.PIPE,
+            "env": {**os.environ, "OMP_NUM_THREADS": str(cores)},
+        }
+        self.process = subprocess.Popen(command, text=True, **given)
 
     def run(self, command: list[str], files: tuple[Path, Path], seconds: float, cores: int) -> int:
         """The exit status of a runner, which writes its output and errors to ``files``."""
@@ -546,7 +552,7 @@ def main() -> int:
     options.out.parent.mkdir(exist_ok=True)
     alone: dict[str, float] = {}
     begin = time.perf_counter()
-    preloaded = Preloaded() if options.here and options.device != "cpu" else None  # on a CPU threads are set at import
+    preloaded = Preloaded(options.cores) if options.here and options.device != "cpu" else None
     for case in cases(options):
         expected = alone.get(case.model, 0.0) * case.sequences
         if case.purpose == "sequences" and expected > (MANY_SECONDS if options.full else QUICK_MANY_SECONDS):

@@ -112,7 +112,9 @@ def test_the_kernel_is_its_formula(name, precision, kernels):
     truth = formula(x, weight, first, edits, width, dilation, stride, rectified, residual)
     assert found.shape == truth.shape and found.dtype == torch.float32 and torch.equal(x, kept)
     error = relative_error(found.cpu(), truth)
-    assert error < (2e-3 if precision == "high" and kernels == "cuda" else 1e-6)
+    # matrix units add up products of bfloat16 with fewer digits than float32 has: 1.1e-6 for 1,280 of them on an H200
+    on_gpu = {"high": 2e-3, "medium": 5e-6, "highest": 1e-6}
+    assert error < (on_gpu[precision] if kernels == "cuda" else 1e-6)
     lower = fused_kernel.convolve(
         x, weight, first, edits, width, precision, dilation, stride, rectified, residual, torch.bfloat16, stretches
     )
@@ -180,7 +182,11 @@ FOUND = {
     "itself twice": (lambda m, x: (y := m.a(x).relu()) + y, [2]),
     "a sum that broadcasts": (lambda m, x: m.a(x).relu() + x[:, :1], [2]),
     "a number": (lambda m, x: m.a(x).relu() + 1.0, [2]),
-    "positions cut off": (lambda m, x: m.a(x)[:, :, 2:].relu(), [1]),
+    "positions cut off": (lambda m, x: m.a(x)[:, :, 2:].relu(), [2]),
+    "positions cut off the sum": (lambda m, x: (x + m.a(x).relu())[:, :, 2:-3], [4]),
+    "every other position": (lambda m, x: m.a(x)[:, :, ::2], [1]),
+    "channels cut off": (lambda m, x: m.a(x)[:, 2:], [1]),
+    "padded": (lambda m, x: nn.functional.pad(m.a(x), (2, 0)), [1]),
     "sum, then rectifier": (lambda m, x: (x + m.a(x)).relu(), [2]),
 }  # fmt: skip
 
@@ -243,6 +249,8 @@ MODELS = {
     "strided": lambda: Layers(lambda m, x: m.c(x).relu(), c=nn.Conv1d(16, 17, 5, stride=3, padding=2)),
     "kernel of 1": lambda: Layers(lambda m, x: x + m.c(x).relu(), c=nn.Conv1d(16, 16, 1)),
     "same": lambda: Layers(lambda m, x: m.c(x).relu() + m.a(x), c=nn.Conv1d(16, 16, 6, padding="same")),
+    "cropped": lambda: Layers(lambda m, x: m.b((x + m.a(x).relu())[:, :, 5:-7])[:, :, 1:]),
+    "strided and cropped": lambda: Layers(lambda m, x: m.c(x).relu()[:, :, 2:9], c=nn.Conv1d(16, 17, 5, stride=3, padding=2)),
     "sum of both": lambda: Layers(lambda m, x: m.a(x).relu() + m.b(x).relu()),
     "what is computed later": lambda: Layers(lambda m, x: m.a(x).relu() + torch.sigmoid(x)),
     "two wait": lambda: Layers(lambda m, x: (m.a(x).relu() + x * 0.5) + (m.b(x).relu() + torch.tanh(x))),

@@ -30,7 +30,7 @@ from yuzu._engine.run import Run, Sites
 from yuzu._engine.window import Window
 
 # bytes of the largest change of a chunk; the search for its size begins at twice as many
-CACHE_TARGET = {"cpu": 11 << 20, "cuda": 1 << 30}
+CACHE_TARGET = {"cpu": 11 << 20, "cuda": 2 << 30}
 # its most bytes: of larger ones few are found again among those that were freed, and new pages cost more
 LARGEST_BLOCK = {"cpu": 30 << 20}
 LONGEST_TRIAL = 0.2  # seconds of one chunk size

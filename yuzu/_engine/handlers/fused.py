@@ -1,4 +1,4 @@
-"""A convolution, the rectifier behind it and the sum behind that, run as one by `fused_kernel` on a GPU.
+"""A convolution, the rectifier, the sum and the crop behind it, run as one by `fused_kernel` on a GPU.
 
 Each of them keeps its rule, and runs by it wherever the convolution's way is another. In a walk the nodes of a block
 that runs as one are passed over, and its last one gets its result.
@@ -22,6 +22,7 @@ from yuzu._engine.handlers.convolution_call import FEW_CHANNELS
 from yuzu._engine.handlers.formulas import Rectifier
 from yuzu._engine.handlers.lowered_products import lowered
 from yuzu._engine.handlers.merge import Sum
+from yuzu._engine.handlers.view import Moved
 from yuzu._engine.window import Window
 
 if TYPE_CHECKING:
@@ -41,13 +42,16 @@ class Block:
     rectifier: Rectifier or None
     total: Sum or None
     nodes: list of int
-        Theirs, and those of factors that the kernel has taken over, in order.
+        Theirs, and those of factors that the kernel has taken over and of a crop, in order.
+    cropped: int
+        Positions that are cut off at the beginning.
     """
 
     convolution: Convolution
     rectifier: Rectifier | None
     total: Sum | None
     nodes: list[int]
+    cropped: int = 0
 
     @property
     def last(self) -> int:
@@ -86,7 +90,7 @@ class Block:
         weight = self._weight(run, few)
         x = given.tensor.flatten(0, 1).flatten(2).to(weight.dtype).contiguous()
         width = -(-window.width // few)
-        start = window.start * g.stride - g.padding - before.start
+        start = (window.start + self.cropped) * g.stride - g.padding - before.start
         first = window.cached(("first", self.last, id(before), run.device), lambda: (_numbers(start, run), before))[0]
         found = fused_kernel.convolve(
             x,
@@ -109,7 +113,7 @@ class Block:
             return None
         reference = run.reference.position_first(self.rectifier.sources[0], self.rectifier.source_layouts[0])
         length, batch = reference.shape[1], run.reference.batch
-        row = window.start if batch == 1 else run.sites.sequence * length + window.start
+        row = window.start + self.cropped + (0 if batch == 1 else run.sites.sequence * length)
         key = ("row", batch == 1 or run.sites.sequence.tobytes(), length, run.device)
         return fused_kernel.Rectified(reference, window.cached(key, lambda: _numbers(row, run)))
 
@@ -120,8 +124,8 @@ class Block:
         if other is None:
             return None
         assert other.window is not None
-        place, old = other.window, window.start - other.window.start
-        shift = window.cached(("shift", self.last, id(place), run.device), lambda: (_numbers(old, run), place))[0]
+        place, offset = other.window, window.start + self.cropped - other.window.start
+        shift = window.cached(("shift", self.last, id(place), run.device), lambda: (_numbers(offset, run), place))[0]
         # what the convolution reads itself is read once, as it reads it
         values = x if self.residual == self.source else other.tensor.flatten(0, 1).flatten(2).contiguous()
         return fused_kernel.Residual(values, shift)
@@ -129,7 +133,7 @@ class Block:
     def _positions_at_once(self) -> int:
         """How many positions of few output channels are the columns of one product."""
         kernel = self.convolution
-        channels, alone = kernel.channels[1], len(self.nodes) == 1
+        channels, alone = kernel.channels[1], self.rectifier is None and self.total is None
         blocks = alone and channels <= FEW_CHANNELS and kernel.geometry.dilation == kernel.geometry.stride == 1
         return HEAD_COLUMNS // channels if blocks else 1
 
@@ -219,7 +223,10 @@ def _extended(plan: Plan, convolution: Convolution, taken: set[int]) -> Block:
     if isinstance(after, Sum) and after.node.index not in taken and _adds_one(plan, after, [*nodes, *passed]):
         total = after
         nodes += [*passed, after.node.index]
-    return Block(convolution, rectifier, total, nodes)
+    crop = _crop_after(plan, nodes[-1])
+    if crop is not None:
+        nodes.append(crop.node.index)
+    return Block(convolution, rectifier, total, nodes, 0 if crop is None else -crop.geometry.padding)
 
 
 def _next(plan: Plan, index: int, convolution: Convolution) -> tuple[Rule | None, list[int]]:
@@ -228,15 +235,31 @@ def _next(plan: Plan, index: int, convolution: Convolution) -> tuple[Rule | None
     while plan.readers[index] == 1 and plan.graph.consumers[index]:
         (index,) = plan.graph.consumers[index]
         rule = plan.rules[index]
-        if rule is None or rule.layout != convolution.layout or rule.node.dtype != torch.float32:
-            break
-        # what depends on another input is run once for each of its values, the rest once for all
-        if (index in plan.sharing.changes) != (convolution.node.index in plan.sharing.changes):
+        if rule is None or rule.layout != convolution.layout or not _together(plan, index, convolution.node.index):
             break
         if not (isinstance(rule, Scaled) and rule.per_channel in convolution.factors_after):
             return rule, passed
         passed.append(index)
     return None, []
+
+
+def _together(plan: Plan, index: int, other: int) -> bool:
+    """Whether two nodes can be run at once: what depends on another input is run once for each of its values, the rest
+    once for all.
+    """
+    same = (index in plan.sharing.changes) == (other in plan.sharing.changes)
+    return same and plan.graph.nodes[index].dtype == plan.graph.nodes[other].dtype
+
+
+def _crop_after(plan: Plan, index: int) -> Moved | None:
+    """A crop along positions that is all that reads a result."""
+    if plan.readers[index] != 1 or not plan.graph.consumers[index]:
+        return None
+    rule = plan.rules[plan.graph.consumers[index][0]]
+    if not isinstance(rule, Moved) or not _plain(rule.layout) or not _together(plan, rule.node.index, index):
+        return None
+    g = rule.geometry
+    return rule if g.stride == 1 and g.padding <= 0 and rule.rest is None else None
 
 
 def _adds_one(plan: Plan, total: Sum, inside: list[int]) -> bool:
