@@ -48,6 +48,13 @@ def test_a_way_is_judged_after_its_first_call(machine):
     assert measure._least_seconds(machine.work([0.1, 0.001]), CPU, 0.002) == 0.001
 
 
+def test_a_way_that_does_not_fit_is_not_chosen(machine):
+    def work() -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert measure._least_seconds(work, CPU, 1.0) == math.inf
+
+
 def test_a_way_is_judged_when_it_asks_for_no_more_memory(machine):
     """As ToyNet's: 13 ms while pages are new, 1.3 after; an earlier way that found its memory took 3."""
     work = machine.work([0.02, 0.013, 0.012, 0.0013], (5000, 4000, 4000, 0))

@@ -147,7 +147,10 @@ def _least_seconds(function: Callable[[], object], device: torch.device, best: f
 
     A call that had to ask the system for memory says nothing of the next, which finds it at hand.
     """
-    if _seconds(function, device) > 2 * best + SETUP_SECONDS.get(device.type, 0.2):
+    try:
+        if _seconds(function, device) > 2 * best + SETUP_SECONDS.get(device.type, 0.2):
+            return math.inf
+    except torch.OutOfMemoryError:  # of a GPU: a way that does not fit with so many sites is not chosen for them
         return math.inf
     least, spent, settling, counted = math.inf, 0.0, 0.0, 0
     while counted < WAY_REPEATS:
