@@ -21,6 +21,7 @@ from yuzu._engine.handlers.lowered_products import (
     lowered,
     lowered_kernel,
     lowered_matrix,
+    matrix_product,
     product,
 )
 
@@ -62,7 +63,7 @@ def windows(call: Call) -> torch.Tensor:
             "channels", lambda: lowered_matrix(call.kernel[:, :, 0].T, call.run.precision, call.dtype)
         )
         flat = x.flatten(0, 1).to(matrix.dtype)
-        return (flat @ matrix).to(call.dtype).view(*x.shape[:2], -1)
+        return matrix_product(flat, matrix).to(call.dtype).view(*x.shape[:2], -1)
     kernel = call.derived("windows", lambda: lowered_kernel(call.kernel, call.run.precision))
     return convolve_rows(x, kernel, call.reach, call.dilation, call.groups, dtype=call.dtype)
 

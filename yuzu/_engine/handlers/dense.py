@@ -17,6 +17,7 @@ import torch
 
 from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, on_device, rewindow
 from yuzu._engine.graph import Ref
+from yuzu._engine.handlers import onednn_products
 from yuzu._engine.handlers.affine import Linear
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.elementwise import Local, OnRows
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 
 DENSE_WAYS = ("slices", "positions")
+PART = 8  # channels around the positions of a weight that are laid out anew at once
 SPREAD_BYTES = 24 << 20  # of the windows of a block where they lie among all positions
 
 
@@ -117,13 +119,19 @@ class OverPositions(Rule):
         weight = run.value(self.weight)
 
         def position_major() -> torch.Tensor:
-            """``(out, L * channels)`` with positions slowest."""
-            matrix = weight if self.transposed else weight.T
-            parts = lowered(matrix, run.precision).unflatten(1, (layout.outer, layout.length, layout.inner))
-            return parts.permute(0, 2, 1, 3).reshape(matrix.shape[0], -1).contiguous()
+            """``(L * channels, out)``, contiguous, with positions slowest."""
+            dtype, beside = lowered(matrix[:0], run.precision).dtype, layout.length * layout.inner
+            result = matrix.new_empty(layout.length, layout.outer, layout.inner, matrix.shape[1], dtype=dtype)
+            # parts are transposed in the cache, which takes half as long as all at once
+            parts = zip(result.split(PART, 1), matrix.split(PART * beside), strict=True)
+            for into, part in parts:
+                rows = part.to(dtype).contiguous().view(-1, layout.length, layout.inner, matrix.shape[1])
+                into.copy_(rows.transpose(0, 1))
+            return result.view(matrix.shape)
 
-        as_it_lies = self.transposed and layout.outer == 1 and run.precision != "medium" and weight.is_contiguous()
-        matrix = weight if as_it_lies else run.derived(("dense", self.node.index), [weight], position_major)
+        matrix = weight.T if self.transposed else weight
+        if layout.outer > 1 or run.precision == "medium" or onednn_products.wants_rows_together(matrix):
+            matrix = run.derived(("dense", self.node.index), [weight], position_major)
         runs, order = window.cached(("slices", x.device), lambda: _even_runs(window, x.device))
         x = x if order is None else x.index_select(0, order.there)
         if self.way == "positions":
@@ -175,13 +183,13 @@ def _even_runs(window: Window, device: torch.device) -> tuple[list[EvenRun], Ord
 
 
 def _by_slices(x: torch.Tensor, matrix: torch.Tensor, runs: list[EvenRun], width: int, channels: int) -> torch.Tensor:
-    depth, lines, results = width * channels, matrix.stride(0), []
+    depth, (line, column), results = width * channels, matrix.stride(), []
     for r in runs:
         number = (r.stop - r.begin) // r.count
         slices = matrix.as_strided(
-            (number, depth, matrix.shape[0]),
-            (r.step * channels, 1, lines),
-            matrix.storage_offset() + r.start * channels,
+            (number, depth, matrix.shape[1]),
+            (r.step * channels * line, line, column),
+            matrix.storage_offset() + r.start * channels * line,
         )
         rows = x[r.begin : r.stop].reshape(number, -1, depth)
         if number == 1:
@@ -190,7 +198,7 @@ def _by_slices(x: torch.Tensor, matrix: torch.Tensor, runs: list[EvenRun], width
             result = torch.stack([product(r, s) for r, s in zip(rows, slices, strict=True)])
         else:
             result = torch.bmm(rows.to(matrix.dtype), slices).to(x.dtype)
-        results.append(result.view(r.stop - r.begin, -1, matrix.shape[0]))
+        results.append(result.view(r.stop - r.begin, -1, matrix.shape[1]))
     return results[0] if len(results) == 1 else torch.cat(results)
 
 
@@ -205,7 +213,7 @@ def _by_positions(
     start, first, stop = (
         array if order is None else array[order.sites] for array in (window.start, window.first, window.stop)
     )
-    width, outputs = window.width, matrix.shape[0]
+    width, outputs = window.width, matrix.shape[1]
     # neighbours' windows move on together: those that reach a position stand together, and only they have any there
     ends = np.maximum.accumulate(np.where(stop > first, stop, start))
     result = x.new_zeros(sites * rows, outputs)
@@ -227,7 +235,7 @@ def _by_positions(
             begin, end = int(np.searchsorted(some_ends, q, "right")), int(np.searchsorted(starts, q, "right"))
             if end > begin:
                 there = flat[begin * rows : end * rows, (q - low) * channels : (q - low + 1) * channels]
-                weight = matrix[:, q * channels : (q + 1) * channels].T
+                weight = matrix[q * channels : (q + 1) * channels]
                 add_product(total[begin * rows : end * rows], there, weight)
         at = last
     return result.view(sites, rows, -1)

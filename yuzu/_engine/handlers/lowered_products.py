@@ -5,26 +5,33 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from yuzu._engine.handlers import onednn_products
+
 LEAST_LOWERED_CHANNELS = 32
 LEAST_CONVERTED_CHANNELS = 128
+
+
+def matrix_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """``x @ weight`` of matrices of one dtype."""
+    return onednn_products.multiplied(x, weight) if onednn_products.serves(x, weight) else x @ weight
 
 
 def product(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
     """``x @ weight`` in the dtype of ``weight``, which comes from `lowered`; the result in that of ``x`` or ``out``."""
     lower = x.to(weight.dtype)
     if out is None:
-        return (lower @ weight).to(x.dtype)
-    if out.dtype == weight.dtype:
+        return matrix_product(lower, weight).to(x.dtype)
+    if out.dtype == weight.dtype and not onednn_products.serves(lower, weight):
         return torch.mm(lower, weight, out=out)
-    return out.copy_(lower @ weight)
+    return out.copy_(matrix_product(lower, weight))
 
 
 def add_product(total: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> None:
     """``total += x @ weight``; lowered products are summed in the total's own precision."""
-    if total.dtype == weight.dtype:
+    if total.dtype == weight.dtype and not onednn_products.serves(x, weight):
         total.addmm_(x, weight)
     else:
-        total += x.to(weight.dtype) @ weight
+        total += matrix_product(x.to(weight.dtype), weight)
 
 
 def lowered(weight: torch.Tensor, precision: str) -> torch.Tensor:
