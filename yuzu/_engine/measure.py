@@ -4,6 +4,7 @@ layer costs.
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -18,6 +19,7 @@ except ImportError:  # Windows has none
     resource = None  # type: ignore[assignment]
 
 from yuzu._engine.gate import running
+from yuzu._engine.handlers import winograd
 from yuzu._engine.handlers.contract import Rule
 from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.handlers.convolution_call import BLOCK_POSITIONS
@@ -46,6 +48,7 @@ SETTLED = 0.9  # of the least time so far: a run that takes longer says that the
 CHUNK_OVERHEAD = 4e-4  # seconds that a chunk takes outside of the walk: finding its sites, writing its scores
 WAY_REPEATS, SHORT_TRIAL = 3, 0.006  # of a way's call, and the seconds after which two are enough
 LONG_CALL = 0.03  # seconds of a way's call after which one is enough
+MORE_SITES, RIVAL = 1.5, 1.4  # times as many sites for another trial, and times the least seconds of who is in it
 # that a way's first call may take beside the work: it lays out weights, and has kernels prepared, or loaded to a GPU
 SETUP_SECONDS = {"cpu": 0.2, "cuda": 2.0}
 LONGEST_SETTLING = 0.1  # of such calls until they ask for no more memory
@@ -95,6 +98,9 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
                 weights += wide * (2 + 2 * wide // sizes.kernel) * kernel
             if rule.way == "fold" and sizes.few:
                 largest = max(largest, folded_room(sizes, lowers))
+            if rule.way == "winograd":
+                largest = max(largest, winograd.room(sizes))
+                weights += winograd.room_of_weights(sizes)
         elif isinstance(rule, MaximumPool):
             tables += rule.geometry.kernel * whole
         elif isinstance(rule, OfValues) and itemsize == 4 and rule.may_widen(plan.precision, torch.float32, "cpu"):
@@ -133,13 +139,20 @@ def example_sites(
 
 
 def _seconds(function: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    begin = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - begin
+    """Of a call, without Python's garbage collection: that takes tenths of a second where a model was just captured."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        begin = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - begin
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _least_seconds(function: Callable[[], object], device: torch.device, best: float) -> float:
@@ -196,10 +209,22 @@ def choose_ways(
         work = max(rule.multiply_adds(run, width) * edits, 1)
         fewest = whole if rule.shares_among_sites else first // 4
         count = max(int(min(whole, max(affordable / work, fewest))), 1)
-        sites = example_sites(plan, count, edits, 1, n_choices, length, run, seed)
-        window = run.set_sites(sites)[rule.sources[0]]
-        assert window is not None
-        return _fastest(rule, run, window, sites)
+        ways, times = None, {}
+        while ways is None or len(ways) > 1:
+            sites = example_sites(plan, count, edits, 1, n_choices, length, run, seed)
+            window = run.set_sites(sites)[rule.sources[0]]
+            assert window is not None
+            ways = rule.ways(run, window) if ways is None else ways
+            if len(ways) < 2:
+                return ways[0] if ways else rule.way
+            times = _times(rule, ways, run, window, sites)
+            least = min(times.values())
+            # few sites say who is out of the race: the others run with as many as a call that is not long may hold
+            more = int(min(whole, count * LONG_CALL / least))
+            if more < MORE_SITES * count:
+                break
+            count, ways = more, [way for way in ways if times[way] < RIVAL * least]
+        return min(times, key=times.__getitem__)
 
     def settle(layers: list[tuple[int, Rule]]) -> None:
         """What runs both the narrowest and the widest windows fastest runs those between fastest."""
@@ -223,7 +248,8 @@ def choose_ways(
 
 
 @running()
-def _fastest(rule: Rule, run: Run, window: Window, sites: Sites) -> str:
+def _times(rule: Rule, ways: Sequence[str], run: Run, window: Window, sites: Sites) -> dict[str, float]:
+    """The least seconds of a call by each way; more than those of another where it was plainly slower."""
     dtype = sites.difference.dtype
 
     made: dict[tuple[int, ...], torch.Tensor] = {}
@@ -234,17 +260,13 @@ def _fastest(rule: Rule, run: Run, window: Window, sites: Sites) -> str:
             made[shape] = torch.linspace(-1, 1, math.prod(size), dtype=dtype, device=run.device).view(size)
         return made[shape]
 
-    ways = rule.ways(run, window)
-    if len(ways) < 2:
-        return ways[0] if ways else rule.way
-    best, fastest = math.inf, rule.way
+    times: dict[str, float] = {}
     for way in ways:
         rule.way = way
-        taken = _least_seconds(rule.trial(run, window, some), run.device, best)
-        if taken < best:
-            best, fastest = taken, way
+        best = min(times.values(), default=math.inf)
+        times[way] = _least_seconds(rule.trial(run, window, some), run.device, best)
     run.forget(("measure", rule.node.index))
-    return fastest
+    return times
 
 
 def _share(size: int, length: int, most: int) -> int:

@@ -11,6 +11,7 @@ from yuzu._engine.handlers import (
     pool,
     reduce,
     view,
+    winograd,
 )
 from yuzu._engine.handlers.contract import Rule, View, find_rule, handles, registered
 
@@ -33,4 +34,5 @@ __all__ = [
     "reduce",
     "registered",
     "view",
+    "winograd",
 ]

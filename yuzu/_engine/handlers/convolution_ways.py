@@ -206,7 +206,7 @@ def always(shape: Shape) -> str | None:
     return None
 
 
-def _several_taps(shape: Shape) -> str | None:
+def several_taps(shape: Shape) -> str | None:
     if shape.kernel == 1:
         return "a kernel of 1 is one product"
     return None if shape.groups == 1 else f"the convolution has {shape.groups} groups"
@@ -220,7 +220,7 @@ def _in_blocks(shape: Shape) -> str | None:
         return "blocks would be mostly zeros"
     if block < 2:
         return "one position has enough channels"
-    return _several_taps(shape)
+    return several_taps(shape)
 
 
 def _taps_may_win(shape: Shape, lowered: bool) -> bool:
@@ -230,8 +230,8 @@ def _taps_may_win(shape: Shape, lowered: bool) -> bool:
 
 WAYS: dict[str, WayEntry] = {
     "windows": WayEntry(windows, always, lambda shape, lowered: shape.reached <= (3 if lowered else 2)),
-    "taps": WayEntry(taps, _several_taps, _taps_may_win),
-    "fold": WayEntry(fold, _several_taps, lambda shape, lowered: shape.few or not lowered),
-    "banded": WayEntry(banded, _several_taps),
+    "taps": WayEntry(taps, several_taps, _taps_may_win),
+    "fold": WayEntry(fold, several_taps, lambda shape, lowered: shape.few or not lowered),
+    "banded": WayEntry(banded, several_taps),
     "blocks": WayEntry(blocks, _in_blocks, lambda shape, lowered: lowered),
 }

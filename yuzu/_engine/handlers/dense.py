@@ -125,7 +125,7 @@ class OverPositions(Rule):
             # parts are transposed in the cache, which takes half as long as all at once
             parts = zip(result.split(PART, 1), matrix.split(PART * beside), strict=True)
             for into, part in parts:
-                rows = part.to(dtype).contiguous().view(-1, layout.length, layout.inner, matrix.shape[1])
+                rows = lowered(part, run.precision).contiguous().view(-1, layout.length, layout.inner, matrix.shape[1])
                 into.copy_(rows.transpose(0, 1))
             return result.view(matrix.shape)
 

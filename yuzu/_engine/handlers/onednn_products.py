@@ -30,6 +30,7 @@ def serves(x: torch.Tensor, weight: torch.Tensor) -> bool:
         and rows * weight.numel() >= LEAST_MULTIPLY_ADDS
         and (weight.is_contiguous() or weight.mT.is_contiguous())
         and x.device.type == "cpu"
+        and getattr(torch.backends.mkldnn, "enabled", True)
         and is_faster()
     )
 
@@ -46,7 +47,7 @@ def multiplied(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 @functools.cache
 def is_faster() -> bool:
-    """Whether oneDNN is there, wanted (``torch.backends.mkldnn``) and clearly faster here; tried once a process."""
+    """Whether oneDNN is there, and clearly faster here; tried once a process."""
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return False
     rows, channels, results = TRIAL_SIZES

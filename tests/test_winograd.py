@@ -1,0 +1,140 @@
+"""Blocks of positions and taps that are multiplied at points: what comes out, how exact it is, and what it takes."""
+
+import itertools
+
+import pytest
+import torch
+from conftest import assert_right, errors, oracle, sequences
+from torch import nn
+
+import yuzu
+from yuzu._engine.handlers import winograd
+from yuzu._engine.handlers.convolution import Convolution
+from yuzu._engine.handlers.convolution_call import Call, Shape
+from yuzu._engine.handlers.convolution_ways import WAYS
+from yuzu._engine.handlers.winograd import Form
+
+L = 60
+FORMS = [Form(m, r) for m in range(2, 8) for r in range(2, 10 - m)]
+
+
+class MadeOnce:
+    """What a `Call` needs of a run."""
+
+    precision = "highest"
+
+    def __init__(self):
+        self.kept = {}
+
+    def derived(self, key, sources, make):
+        return self.kept.setdefault(key, None) if key in self.kept else self.kept.setdefault(key, make())
+
+
+def call_of(width, kernel, dilation, cin, cout, dtype, device, wanted=None, mutants=5):
+    torch.manual_seed(width * 100 + kernel)
+    x = torch.randn(mutants, 1, width, cin, dtype=dtype, device=device)
+    weight = torch.randn(cout, cin, kernel, dtype=dtype, device=device)
+    return Call(MadeOnce(), ("layer",), x, None, weight, [weight], dilation, 1, wanted=wanted)
+
+
+def direct(call):
+    """The convolution by PyTorch, in float64."""
+    x, weight = call.x.flatten(0, 1).double().transpose(1, 2), call.kernel.double()
+    found = nn.functional.conv1d(x, weight, padding=call.reach, dilation=call.dilation).transpose(1, 2)
+    first, stop = call.positions
+    return found[:, first:stop]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("dilation", [1, 3])
+def test_every_form_is_the_convolution(form, dilation, device, monkeypatch):
+    monkeypatch.setattr(winograd, "best_form", lambda shape: form)
+    for width, kernel in itertools.product([1, 2, 5, 6, 13], [2, 3, 7, 8]):
+        reached = width + (kernel - 1) * dilation
+        for wanted in (None, (1, reached), (reached // 2, reached // 2 + 1), (0, 1)):
+            call = call_of(width, kernel, dilation, 3, 4, torch.float64, device, wanted)
+            torch.testing.assert_close(winograd.winograd(call), direct(call), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("width,kernel", [(3, 9), (4, 9), (5, 7), (7, 7), (7, 11), (13, 3), (15, 3)])
+def test_rounding_is_a_few_times_that_of_direct_products(width, kernel, device):
+    call = call_of(width, kernel, 1, 128, 64, torch.float32, device)
+    truth = direct(call)
+    found, plain = (errors(way(call), truth)[0] for way in (winograd.winograd, WAYS["banded"].run))
+    assert plain < found < 6 * plain < 5e-6, "exact to rounding, and by another sum than the direct one"
+
+
+@pytest.mark.parametrize("width,kernel,dilation", [(3, 9, 1), (7, 11, 1), (15, 3, 1), (12, 7, 3), (13, 7, 3)])
+def test_fewer_products_and_the_room_they_take(width, kernel, dilation, device):
+    cin, cout = 96, 80
+    shape = Shape(width, kernel, dilation, cin, cout, 1)
+    form = winograd.best_form(shape)
+    call = call_of(width, kernel, dilation, cin, cout, torch.float32, device)
+    products = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(winograd, "product", lambda x, w: products.append(x.shape[0] * w.numel()) or torch.mm(x, w))
+        winograd.winograd(call)
+    each = width // dilation if width % dilation == 0 else -(-width // dilation)
+    assert sum(products) <= 0.8 * len(call.x) * each * dilation * kernel * cin * cout
+    there = winograd._transforms(form, width, kernel, dilation, call.positions, torch.float32, call.x.device)
+    held = there.evaluation.shape[0] * cin + there.interpolation.shape[1] * cout
+    assert held <= winograd.room(shape) <= 1.5 * held
+    (weights,) = call.run.kept.values()
+    assert weights.numel() == winograd.room_of_weights(shape)
+
+
+def pooled():
+    torch.manual_seed(0)
+    layers = [nn.Conv1d(4, 96, 9, padding=4), nn.MaxPool1d(2), nn.ReLU(), nn.Conv1d(96, 128, 7, padding=3), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * (L // 2), 3)).eval()
+
+
+def test_chosen_for_many_channels_and_by_a_trial(device, monkeypatch):
+    """Where the trial says so; what was derived is made anew when a weight changes in place."""
+    from yuzu._engine import measure
+
+    tried = []
+
+    def seconds(rule, ways, run, window, sites):
+        tried.append(list(ways))
+        return {way: 1.0 if way == "winograd" else 2.0 for way in ways}
+
+    monkeypatch.setattr(measure, "_times", seconds)
+    model, X = pooled(), sequences(2, L)
+    made = yuzu.precompute(model, L, device=device)
+    rules = made.bind(model, L, 4, (), torch.device(device)).plan.rules
+    ways = [rule.way for rule in rules if isinstance(rule, Convolution)]
+    assert ways[1] == "winograd" and any("winograd" in each and len(each) > 1 for each in tried)
+    assert "winograd" in made.summary()
+    assert_right(yuzu.yuzu_ism(model, X, made, output="delta", device=device), model, X, output="delta", device=device)
+    with torch.no_grad():
+        model[3].weight[5] *= 3
+    assert_right(yuzu.yuzu_ism(model, X, made, output="delta", device=device), model, X, output="delta", device=device)
+
+
+def test_lowered_products_and_few_channels_do_not_try_it():
+    narrow, few = Shape(7, 7, 1, 300, 200, 1), Shape(7, 7, 1, 8, 200, 1)
+    entry = WAYS["winograd"]
+    assert entry.applies(narrow) is None and entry.may_win(narrow, False)
+    assert not entry.may_win(narrow, True) and not entry.may_win(few, False)
+    assert "longer" in entry.applies(Shape(winograd.MOST_WIDTH + 1, 7, 1, 128, 128, 1))
+    assert "groups" in entry.applies(Shape(7, 7, 1, 128, 128, 2))
+    assert "fewer products" in entry.applies(Shape(1, 7, 1, 128, 128, 1))
+
+
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_asked_for(precision, device):
+    """Also in "medium", where float32 products are more than is asked for, and in float64."""
+    model, X = pooled(), sequences(2, L)
+    made = yuzu.precompute(model, L, conv="winograd", precision=precision, device=device)
+    found = yuzu.yuzu_ism(model, X, made, output="delta", device=device)
+    assert errors(found, oracle(model, X)["delta"])[0] < (1e-5 if precision == "highest" else 2e-2)
+    double = model.double()
+    made = yuzu.precompute(double, L, conv="winograd", precision=precision, device=device)
+    assert_right(
+        yuzu.yuzu_ism(double, X.double(), made, output="delta", device=device),
+        double,
+        X.double(),
+        output="delta",
+        device=device,
+    )
