@@ -293,7 +293,7 @@ def test_medium_precision_where_differences_stay_in_bfloat16(conv, device):
 @pytest.mark.parametrize("dilation", [1, 3, 50])
 @pytest.mark.parametrize("channels", [1, 3, 8])
 @pytest.mark.parametrize("kernel", [1, 2, 7, 30])
-@pytest.mark.parametrize("way", ["banded", "fold", "fold in one product"])
+@pytest.mark.parametrize("way", ["banded", "blocks", "fold", "fold in one product"])
 def test_few_output_channels(dilation, channels, kernel, way, device, monkeypatch):
     if way == "fold in one product":
         block = {1: 16, 3: 5, 8: 3}[channels]

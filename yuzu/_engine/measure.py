@@ -25,7 +25,7 @@ from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.handlers.convolution_call import BLOCK_POSITIONS
 from yuzu._engine.handlers.dense import OverPositions
 from yuzu._engine.handlers.elementwise import OfValues
-from yuzu._engine.handlers.few_output_channels import folded_block, folded_room
+from yuzu._engine.handlers.few_output_channels import block_of, folded_block, folded_room
 from yuzu._engine.handlers.pool import MaximumPool
 from yuzu._engine.plan import Plan
 from yuzu._engine.run import Run, Sites
@@ -48,7 +48,7 @@ SETTLED = 0.9  # of the least time so far: a run that takes longer says that the
 CHUNK_OVERHEAD = 4e-4  # seconds that a chunk takes outside of the walk: finding its sites, writing its scores
 WAY_REPEATS, SHORT_TRIAL = 3, 0.006  # of a way's call, and the seconds after which two are enough
 LONG_CALL = 0.03  # seconds of a way's call after which one is enough
-MORE_SITES, RIVAL = 1.5, 1.4  # times as many sites for another trial, and times the least seconds of who is in it
+MORE_SITES, RIVAL = 1.5, 1.8  # times as many sites for another trial, and times the least seconds of who is in it
 # that a way's first call may take beside the work: it lays out weights, and has kernels prepared, or loaded to a GPU
 SETUP_SECONDS = {"cpu": 0.2, "cuda": 2.0}
 LONGEST_SETTLING = 0.1  # of such calls until they ask for no more memory
@@ -94,7 +94,10 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
             weights += (4 if rule.factors_before or rule.factors_after else 2) * kernel
             lowers = plan.precision == "medium" and itemsize == 4
             if rule.way == "blocks" or sizes.few:
-                wide = max(BLOCK_POSITIONS, folded_block(sizes, lowers) or 0) if sizes.few else BLOCK_POSITIONS
+                wide = BLOCK_POSITIONS
+                if sizes.few:
+                    taken = block_of(sizes.channels_out, sizes.kernel, rule.way == "blocks")
+                    wide = max(wide, taken, folded_block(sizes, lowers) or 0)
                 weights += wide * (2 + 2 * wide // sizes.kernel) * kernel
             if rule.way == "fold" and sizes.few:
                 largest = max(largest, folded_room(sizes, lowers))

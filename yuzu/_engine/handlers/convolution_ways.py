@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from yuzu._engine.handlers.convolution_call import BLOCK_POSITIONS, FEW_CHANNELS, Call, Shape
-from yuzu._engine.handlers.few_output_channels import banded_few, fold_few
+from yuzu._engine.handlers.few_output_channels import banded_few, block_of, fold_few
 from yuzu._engine.handlers.lowered_products import (
     add_product,
     convolve_rows,
@@ -102,14 +102,16 @@ def banded(call: Call) -> torch.Tensor:
     (Toeplitz) weight of the whole window exactly the part that is not zero. Few output channels: blocks of positions.
     """
     if call.kernel.shape[0] <= FEW_CHANNELS:
-        return banded_few(call)
+        return banded_few(call, wide=False)
     return _banded(call, 1)
 
 
 def blocks(call: Call) -> torch.Tensor:
     """The same for several output positions at once: fewer and larger products, as lowered ones need to be fast, with
-    some zeros in them.
+    some zeros in them. Few output channels: larger blocks.
     """
+    if call.kernel.shape[0] <= FEW_CHANNELS:
+        return banded_few(call, wide=True)
     return _banded(call, _block_positions(call.kernel.shape[0]))
 
 
@@ -213,8 +215,9 @@ def several_taps(shape: Shape) -> str | None:
 
 
 def _in_blocks(shape: Shape) -> str | None:
-    if shape.channels_out <= FEW_CHANNELS:
-        return "with so few channels the banded way takes blocks, too"
+    if shape.few:
+        wide, narrow = (block_of(shape.channels_out, shape.kernel, wide) for wide in (True, False))
+        return several_taps(shape) if wide > narrow else "the banded way's blocks are as large"
     block = _block_positions(shape.channels_out)
     if shape.dilation > 1 or shape.kernel < block // 2:
         return "blocks would be mostly zeros"
@@ -233,5 +236,5 @@ WAYS: dict[str, WayEntry] = {
     "taps": WayEntry(taps, several_taps, _taps_may_win),
     "fold": WayEntry(fold, several_taps, lambda shape, lowered: shape.few or not lowered),
     "banded": WayEntry(banded, several_taps),
-    "blocks": WayEntry(blocks, _in_blocks, lambda shape, lowered: lowered),
+    "blocks": WayEntry(blocks, _in_blocks, lambda shape, lowered: lowered or shape.few),
 }

@@ -194,12 +194,20 @@ def _by_slices(x: torch.Tensor, matrix: torch.Tensor, runs: list[EvenRun], width
         rows = x[r.begin : r.stop].reshape(number, -1, depth)
         if number == 1:
             result = product(rows[0], slices[0])
-        elif x.dtype != matrix.dtype and x.device.type == "cpu":  # batches of lowered products are slow there
+        elif _one_by_one(rows, slices):
             result = torch.stack([product(r, s) for r, s in zip(rows, slices, strict=True)])
         else:
             result = torch.bmm(rows.to(matrix.dtype), slices).to(x.dtype)
         results.append(result.view(r.stop - r.begin, -1, matrix.shape[1]))
     return results[0] if len(results) == 1 else torch.cat(results)
+
+
+def _one_by_one(rows: torch.Tensor, slices: torch.Tensor) -> bool:
+    """Whether a product for each slice is faster than a batch of them: PyTorch's are slow on CPUs where products are
+    lowered, and where those of full precision are oneDNN's.
+    """
+    lowers = rows.dtype != slices.dtype and rows.device.type == "cpu"
+    return lowers or onednn_products.serves(rows[0], slices[0])
 
 
 def _by_positions(

@@ -13,15 +13,21 @@ from yuzu._engine.handlers.convolution_call import BLOCK_POSITIONS, Call, Shape
 from yuzu._engine.handlers.lowered_products import add_product, convolve_rows, lowered, lowered_kernel
 
 BLOCK_CHANNELS = 16  # positions taken at once, times channels
+WIDE_BLOCK_CHANNELS = 32  # of the way of blocks: more zeros, but a kernel that some processors run far faster
 MOST_PRODUCTS, MOST_LOWERED_PRODUCTS = 8, 2  # of blocks, beyond which one product for all of them is faster
 
 
-def banded_few(call: Call) -> torch.Tensor:
+def block_of(channels: int, kernel: int, wide: bool) -> int:
+    """Positions that a product of `banded_few` yields."""
+    return min((WIDE_BLOCK_CHANNELS if wide else BLOCK_CHANNELS) // channels, kernel)
+
+
+def banded_few(call: Call, wide: bool) -> torch.Tensor:
     """A product yields a block of positions: a convolution of stride ``block`` whose output channels are the positions
     of a block, with a kernel that holds the layer's at every place in it. Costs some zeros.
     """
     cout, cin, k = call.kernel.shape
-    block = min(BLOCK_CHANNELS // cout, k)
+    block = block_of(cout, k, wide)
 
     def make() -> torch.Tensor:
         band = call.kernel.new_zeros(block, cout, cin, k + block - 1)
@@ -29,7 +35,7 @@ def banded_few(call: Call) -> torch.Tensor:
             band[i, ..., i : i + k] = call.kernel
         return lowered_kernel(band.flatten(0, 1), call.run.precision)
 
-    band = call.derived("blocks", make)
+    band = call.derived(f"blocks {block}", make)
 
     def of_phase(x: torch.Tensor) -> torch.Tensor:
         width = x.shape[1] + k - 1

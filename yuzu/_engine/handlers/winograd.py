@@ -209,13 +209,13 @@ def _multiply_adds(form: Form, shape: Shape) -> float:
 
 
 def room(shape: Shape) -> int:
-    """Numbers that the values and the results at the points hold, for one mutant."""
+    """Numbers that the values at the points hold, or the results if these are more, for one mutant."""
     form = best_form(shape)
     if form is None:
         return 0
     width, phases = -(-shape.width // shape.dilation), min(shape.dilation, shape.width)
     values = form.points * form.counts(width, shape.kernel)[0] * shape.channels_in
-    return phases * (values + _results(form, width, shape.kernel) * shape.channels_out)
+    return phases * max(values, _results(form, width, shape.kernel) * shape.channels_out)
 
 
 def room_of_weights(shape: Shape) -> int:
