@@ -4,6 +4,7 @@ not mislead them.
 
 from __future__ import annotations
 
+import gc
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+import yuzu
 from yuzu._engine import measure
 
 CPU = torch.device("cpu")
@@ -70,6 +73,48 @@ def test_a_way_that_always_asks_for_memory_is_not_tried_for_ever(machine):
 def test_a_hopeless_way_is_given_up_early(machine, seconds, most):
     found = measure._least_seconds(machine.work([seconds]), CPU, 0.004)
     assert found in (seconds, math.inf) and machine.calls <= most
+
+
+def test_no_garbage_is_collected_while_a_call_is_timed():
+    seen = []
+    assert gc.isenabled()
+    assert measure._seconds(lambda: seen.append(gc.isenabled()), CPU) >= 0
+    assert seen == [False] and gc.isenabled()
+    with pytest.raises(ZeroDivisionError):
+        measure._seconds(lambda: 1 // 0, CPU)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        measure._seconds(lambda: None, CPU)
+        assert not gc.isenabled(), "whoever switched it off wants it off"
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(("budget", "again"), [(10.0, True), (0.0, False)])
+def test_rivals_are_tried_again_with_more_sites(monkeypatch, budget, again):
+    """With few sites one way is the fastest, with many another; a third is out of the race."""
+    trials = []
+
+    def times(rule, ways, run, window, sites):
+        count = len(sites.position)
+        trials.append((count, list(ways)))
+        few = {way: 0.02 for way in ways} | {"fold": 0.001, "banded": 0.0015}
+        many = {way: 0.02 for way in ways} | {"fold": 0.009, "banded": 0.008}
+        return {way: (few if count == trials[0][0] else many)[way] for way in ways}
+
+    monkeypatch.setattr(measure, "_times", times)
+    monkeypatch.setattr(measure, "AGAIN_SECONDS", budget)
+    monkeypatch.setattr(measure, "TRIAL_PRODUCTS", {"cpu": 1.0})
+    monkeypatch.setattr(measure, "CACHE_TARGET", {"cpu": 1 << 16})  # a chunk of few sites
+    length = 300
+    model = nn.Sequential(nn.Conv1d(4, 16, 5, padding=2), nn.ReLU(), nn.Conv1d(16, 16, 5, padding=2)).eval()
+    made = yuzu.precompute(model, length, device="cpu")
+    (first, ways), *others = trials
+    assert {"fold", "banded", "windows"} <= set(ways)
+    assert [set(rivals) for _, rivals in others] == ([{"fold", "banded"}] if again else [])
+    assert all(count > measure.MORE_SITES * first for count, _ in others)
+    assert set(made.decisions["ways"].values()) >= {"banded" if again else "fold"}
 
 
 def costs(monkeypatch: pytest.MonkeyPatch, found: dict[int, list[float]]) -> list[int]:

@@ -49,6 +49,7 @@ CHUNK_OVERHEAD = 4e-4  # seconds that a chunk takes outside of the walk: finding
 WAY_REPEATS, SHORT_TRIAL = 3, 0.006  # of a way's call, and the seconds after which two are enough
 LONG_CALL = 0.03  # seconds of a way's call after which one is enough
 MORE_SITES, RIVAL = 1.5, 1.8  # times as many sites for another trial, and times the least seconds of who is in it
+AGAIN_SECONDS = 0.4  # of all such trials; the last may take longer
 # that a way's first call may take beside the work: it lays out weights, and has kernels prepared, or loaded to a GPU
 SETUP_SECONDS = {"cpu": 0.2, "cuda": 2.0}
 LONGEST_SETTLING = 0.1  # of such calls until they ask for no more memory
@@ -197,6 +198,7 @@ def choose_ways(
     # as many as the search for the chunk's size begins with: kernels that a library makes for each shape serve both
     whole = _share(min(2 * first, most), _span(plan, length), most)
     alike: dict[Hashable, list[tuple[int, Rule]]] = {}
+    again = AGAIN_SECONDS
     for node in plan.graph.nodes:
         rule = plan.rules[node.index]
         if rule is None or not rule.all_ways() or not node.mutated or not plan.readers[node.index]:
@@ -208,26 +210,29 @@ def choose_ways(
             alike.setdefault(rule.alike(), []).append((one.width, rule))
         chosen[node.index] = rule.way
 
+    def tried(width: int, rule: Rule, count: int, ways: Sequence[str] | None = None) -> dict[str, float]:
+        """The seconds of each way (default: all that may win) with so many sites; none are needed where it is one."""
+        sites = example_sites(plan, count, edits, 1, n_choices, length, run, seed)
+        window = run.set_sites(sites)[rule.sources[0]]
+        assert window is not None
+        ways = rule.ways(run, window) if ways is None else ways
+        return _times(rule, ways, run, window, sites) if len(ways) > 1 else dict.fromkeys(ways, math.inf)
+
     def attempt(width: int, rule: Rule) -> str:
+        nonlocal again
         work = max(rule.multiply_adds(run, width) * edits, 1)
         fewest = whole if rule.shares_among_sites else first // 4
         count = max(int(min(whole, max(affordable / work, fewest))), 1)
-        ways, times = None, {}
-        while ways is None or len(ways) > 1:
-            sites = example_sites(plan, count, edits, 1, n_choices, length, run, seed)
-            window = run.set_sites(sites)[rule.sources[0]]
-            assert window is not None
-            ways = rule.ways(run, window) if ways is None else ways
-            if len(ways) < 2:
-                return ways[0] if ways else rule.way
-            times = _times(rule, ways, run, window, sites)
-            least = min(times.values())
-            # few sites say who is out of the race: the others run with as many as a call that is not long may hold
-            more = int(min(whole, count * LONG_CALL / least))
-            if more < MORE_SITES * count:
-                break
-            count, ways = more, [way for way in ways if times[way] < RIVAL * least]
-        return min(times, key=times.__getitem__)
+        times = tried(width, rule, count)
+        least = min(times.values(), default=math.inf)
+        # few sites say who is out of the race: the others run with as many as a call that is not long may hold
+        more = int(min(whole, count * LONG_CALL / least))
+        rivals = [way for way, seconds in times.items() if seconds < RIVAL * least]
+        if len(rivals) > 1 and more >= MORE_SITES * count and again > 0:
+            begin = time.perf_counter()
+            times = tried(width, rule, more, rivals)
+            again -= time.perf_counter() - begin
+        return min(times, key=times.__getitem__, default=rule.way)
 
     def settle(layers: list[tuple[int, Rule]]) -> None:
         """What runs both the narrowest and the widest windows fastest runs those between fastest."""
@@ -243,6 +248,8 @@ def choose_ways(
 
     for layers in alike.values():
         layers.sort(key=lambda pair: pair[0])
+    # those that take longest first: the others' rivals may find no time left
+    for layers in sorted(alike.values(), key=lambda layers: -layers[-1][1].multiply_adds(run, layers[-1][0])):
         for width, rule in {layers[0], layers[-1]}:
             rule.way = attempt(width, rule)
         settle(layers)
