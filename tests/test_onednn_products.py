@@ -141,6 +141,13 @@ def test_a_run_on_a_cpu_multiplies_in_float32_whatever_the_caller_set(setting):
             assert {part.fp32_precision for part in parts} <= {"none", "ieee"}
             raise KeyError
         assert settings() == given
+        outer, inner = products("highest", CPU), products("medium", CPU)  # as of runs in two threads
+        outer.__enter__()
+        inner.__enter__()
+        outer.__exit__(None, None, None)
+        assert {part.fp32_precision for part in parts} <= {"none", "ieee"}, "another run is at it still"
+        inner.__exit__(None, None, None)
+        assert settings() == given
         if setting == "everything":  # what is said for all holds for each, as before
             torch.backends.fp32_precision = "tf32"
             assert {part.fp32_precision for part in parts} == {"tf32"}

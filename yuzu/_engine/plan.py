@@ -18,6 +18,7 @@ from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.handlers.formulas import Rectifier
 from yuzu._engine.handlers.fused import Block, find_blocks
 from yuzu._engine.sharing import Sharing, find_sharing
+from yuzu._engine.steadiness import find_steady
 from yuzu._engine.window import Window
 
 WINDOWS_BYTES = 64 << 20  # of remembered windows and their index tables: what a sequence's chunks need, not what all do
@@ -42,6 +43,8 @@ class Plan:
         What the same sequences have in common with other values of the model's other inputs.
     needed: list of (int, int)
         The positions of each windowed node that the output depends on.
+    steady: list of bool
+        Whether a small error in a node's change leaves small errors in all outputs.
     block_of: dict of int to Block
         What may run as one on a GPU, by each of its nodes.
     kernels: bool
@@ -53,6 +56,7 @@ class Plan:
     rules: list[Rule | None]
     reasons: dict[int, str]
     sharing: Sharing = field(init=False)
+    steady: list[bool] = field(init=False)
     block_of: dict[int, Block] = field(init=False)
     precision: str = "highest"
     sensing: Sensing | None = None
@@ -85,6 +89,7 @@ class Plan:
         self._windows: OrderedDict[bytes, tuple[list[Window | None], int]] = OrderedDict()
         self._windows_bytes = 0
         self.sharing = find_sharing(self)
+        self.steady = find_steady(self)
         self.block_of = {i: block for block in find_blocks(self) for i in block.nodes}
         self._lock = threading.Lock()
         self._reach: tuple[bytes, np.ndarray, np.ndarray] = (b"", np.empty(0), np.empty(0))  # of the last call

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,9 +16,10 @@ def products(precision: str, device: torch.device) -> Iterator[None]:
     run lowers what it lowers by itself. Put back afterwards.
 
     cuDNN uses TF32 for float32 convolutions unless told not to, and oneDNN multiplies in bfloat16, where it can, after
-    ``torch.set_float32_matmul_precision("medium")``, so it has to be said.
+    ``torch.set_float32_matmul_precision("medium")``, so it has to be said. PyTorch has one setting for all threads: on
+    a CPU the last run to end puts it back; on CUDA runs of different precision at the same time disturb each other.
     """
-    setting = _on_cuda(precision != "highest") if device.type == "cuda" else _on_cpu()
+    setting = _on_cuda(precision != "highest") if device.type == "cuda" else _on_cpu.held()
     with torch.autocast(device.type, enabled=False), setting:
         yield
 
@@ -28,8 +30,11 @@ def _on_cuda(tf32: bool) -> Iterator[None]:
         matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     except RuntimeError:  # the caller set one of them by `fp32_precision`, and so they have to be read
         parts = [torch.backends.cuda.matmul, *(getattr(torch.backends.cudnn, name) for name in ("conv", "rnn"))]
-        with _fp32_precision(parts, "tf32" if tf32 else "ieee"):
+        found = _set(parts, "tf32" if tf32 else "ieee")
+        try:
             yield
+        finally:
+            _put_back(found)
         return
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     try:
@@ -38,32 +43,56 @@ def _on_cuda(tf32: bool) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
 
 
-@contextlib.contextmanager
-def _on_cpu() -> Iterator[None]:
-    parts = [getattr(torch.backends.mkldnn, name, None) for name in ("matmul", "conv", "rnn")]
-    if all(hasattr(part, "fp32_precision") for part in parts):
-        with _fp32_precision([part for part in parts if part.fp32_precision != "none"], "ieee"):  # type: ignore[union-attr]
+class _Float32:
+    """float32 products on a CPU, as long as anyone holds it."""
+
+    def __init__(self) -> None:
+        self._lock, self._holders = threading.Lock(), 0
+        self._legacy = ""
+        self._found: list[tuple[Any, str]] = []
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        with self._lock:
+            if not self._holders:
+                self._begin()
+            self._holders += 1
+        try:
             yield
-        return
-    before = torch.get_float32_matmul_precision()  # before PyTorch 2.9
-    try:
-        if before == "medium":
+        finally:
+            with self._lock:
+                self._holders -= 1
+                if not self._holders:
+                    self._end()
+
+    def _begin(self) -> None:
+        parts = [getattr(torch.backends.mkldnn, name, None) for name in ("matmul", "conv", "rnn")]
+        if all(hasattr(part, "fp32_precision") for part in parts):
+            self._found = _set([part for part in parts if part.fp32_precision != "none"], "ieee")  # type: ignore[union-attr]
+        elif torch.get_float32_matmul_precision() == "medium":  # before PyTorch 2.9
+            self._legacy = "medium"
             torch.set_float32_matmul_precision("highest")
-        yield
-    finally:
-        if before == "medium":
-            torch.set_float32_matmul_precision(before)
+
+    def _end(self) -> None:
+        _put_back(self._found)
+        if self._legacy:
+            torch.set_float32_matmul_precision(self._legacy)
+        self._legacy, self._found = "", []
 
 
-@contextlib.contextmanager
-def _fp32_precision(parts: Sequence[Any], wanted: str) -> Iterator[None]:
+_on_cpu = _Float32()
+
+
+def _set(parts: Sequence[Any], wanted: str) -> list[tuple[Any, str]]:
+    """The parts whose setting was another one, and that."""
     found = [(part, part.fp32_precision) for part in parts if part.fp32_precision != wanted]
-    try:
-        for part, _ in found:
-            part.fp32_precision = wanted
-        yield
-    finally:
-        for part, before in found:
-            part.fp32_precision = "none"  # what is said for all parts at once holds for it again
-            if part.fp32_precision != before:
-                part.fp32_precision = before
+    for part, _ in found:
+        part.fp32_precision = wanted
+    return found
+
+
+def _put_back(found: list[tuple[Any, str]]) -> None:
+    for part, before in found:
+        part.fp32_precision = "none"  # what is said for all parts at once holds for it again
+        if part.fp32_precision != before:
+            part.fp32_precision = before

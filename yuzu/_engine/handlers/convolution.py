@@ -90,9 +90,11 @@ class Convolution(Reading):
         return (*WAYS, FUSED)
 
     def ways(self, run: Run, window: Window) -> list[str]:
-        shape, lowered = self.shape(window.width), run.precision == "medium"
+        shape, lowered = self.shape(window.width), run.precision == "medium" or run.value(self.weight).itemsize < 4
         found = self.applicable(run, window.width)
-        exact = [way for way in found if way in WAYS and WAYS[way].exact]
+        # TF32 rounds more than may be amplified
+        steady = run.plan.steady[self.node.index] and (run.precision == "highest" or run.device.type == "cpu")
+        exact = [way for way in found if way in WAYS and WAYS[way].exact and (steady or WAYS[way].keeps_zeros)]
         winners = [way for way in exact if WAYS[way].may_win(shape, lowered)] or exact
         return [FUSED, *winners] if FUSED in found and run.device.type != "cpu" else winners  # so that others are short
 

@@ -191,7 +191,7 @@ Way = Callable[[Call], torch.Tensor]
 @dataclass(frozen=True)
 class WayEntry:
     """A way, when it applies (None, or the reason why not), when it may be the fastest (with full or lowered products),
-    and whether its result is exact.
+    whether its result is exact, and whether zeros, and what cancels, come out as zeros, not as rounding errors.
 
     A way that multiplies at every position that a window reaches cannot win where that is mostly zeros. Lowered
     products cost little beside moving what they read and yield: zeros matter less there, and a way's own sums more.
@@ -201,6 +201,7 @@ class WayEntry:
     applies: Callable[[Shape], str | None]
     may_win: Callable[[Shape, bool], bool] = lambda shape, lowered: True
     exact: bool = True
+    keeps_zeros: bool = True
 
 
 def always(shape: Shape) -> str | None:

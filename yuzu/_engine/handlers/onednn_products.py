@@ -51,7 +51,8 @@ def is_faster() -> bool:
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return False
     rows, channels, results = TRIAL_SIZES
-    x, weight = torch.ones(rows, channels), torch.ones(channels, results)
+    sizes = ((rows, channels), (channels, results))
+    x, weight = (torch.ones(size, dtype=torch.float32, device="cpu") for size in sizes)
     times: dict[Callable[..., torch.Tensor], float] = {}
     with torch.no_grad():
         for _ in range(TRIALS):  # in turn, so that a busy moment meets both

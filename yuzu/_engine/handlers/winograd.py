@@ -6,7 +6,9 @@ coefficients interpolated: ``m + r - 1`` products of channels in place of ``m r`
 "Arithmetic complexity of computations", 1980; for networks Lavin and Gray, "Fast algorithms for convolutional neural
 networks", 2016). Infinity is one of the points: the value there is the leading coefficient.
 
-Exact but for rounding, which evaluation and interpolation amplify: about three times with 8 points.
+Exact but for rounding, which evaluation and interpolation amplify: about three times with 8 points. Zeros, and what
+cancels in direct products, come out as rounding errors, too: it is chosen only where nothing that follows makes much of
+them (`steadiness`).
 """
 
 from __future__ import annotations
@@ -120,7 +122,7 @@ def _points(form: Form, count: int) -> torch.Tensor:
     """What the points make of ``count`` coefficients: ``(points, count)``, float64."""
     finite = [[point**power for power in range(count)] for point in POINTS[: form.points - 1]]
     infinite = [float(power == count - 1) for power in range(count)]
-    return torch.tensor([*finite, infinite], dtype=torch.float64)
+    return torch.tensor([*finite, infinite], dtype=torch.float64, device="cpu")
 
 
 def _values_of_taps(kernel: torch.Tensor, form: Form) -> torch.Tensor:
@@ -156,11 +158,11 @@ def _transforms(
         positions, before = range(phase, width, dilation), len(rows)
         for first in range(0, len(positions), form.positions):
             here = list(positions[first : first + form.positions])
-            row = torch.zeros(form.points, width, dtype=torch.float64)
+            row = of_positions.new_zeros(form.points, width)
             row[:, here] = of_positions[:, : len(here)]
             rows.append(row)
         for term in form.terms(len(positions), kernel):
-            column = torch.zeros(reached, form.points, len(term.places), dtype=torch.float64)
+            column = of_results.new_zeros(reached, form.points, len(term.places))
             for i, place in enumerate(term.places):
                 landing = list(range(phase + place * dilation, reached, dilation)[: form.points])
                 column[landing, :, i] = of_results[: len(landing)]
@@ -173,6 +175,7 @@ def _transforms(
     return Transforms(evaluation.to(device, dtype), interpolation.to(device, dtype), terms)
 
 
+@functools.lru_cache(maxsize=1024)
 def best_form(shape: Shape) -> Form | None:
     """The blocks that take the fewest multiply-adds, transforms among them, of those with fewer products; None where
     there are none.
@@ -240,4 +243,4 @@ def _may_win(shape: Shape, lowered: bool) -> bool:
     return form is not None and _multiply_adds(form, shape) < LEAST_GAIN * direct
 
 
-WAYS["winograd"] = WayEntry(winograd, _applies, _may_win)
+WAYS["winograd"] = WayEntry(winograd, _applies, _may_win, keeps_zeros=False)
