@@ -49,7 +49,7 @@ CHUNK_OVERHEAD = 4e-4  # seconds that a chunk takes outside of the walk: finding
 WAY_REPEATS, SHORT_TRIAL = 3, 0.006  # of a way's call, and the seconds after which two are enough
 LONG_CALL = 0.03  # seconds of a way's call after which one is enough
 MORE_SITES, RIVAL = 1.5, 1.8  # times as many sites for another trial, and times the least seconds of who is in it
-AGAIN_SECONDS = 0.4  # of all such trials; the last may take longer
+AGAIN_SECONDS = 0.5  # of all such trials; the last may take longer
 # that a way's first call may take beside the work: it lays out weights, and has kernels prepared, or loaded to a GPU
 SETUP_SECONDS = {"cpu": 0.2, "cuda": 2.0}
 LONGEST_SETTLING = 0.1  # of such calls until they ask for no more memory

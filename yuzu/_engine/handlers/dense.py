@@ -130,7 +130,7 @@ class OverPositions(Rule):
             return result.view(matrix.shape)
 
         matrix = weight.T if self.transposed else weight
-        if layout.outer > 1 or run.precision == "medium" or onednn_products.wants_rows_together(matrix):
+        if layout.outer > 1 or run.precision == "medium":
             matrix = run.derived(("dense", self.node.index), [weight], position_major)
         runs, order = window.cached(("slices", x.device), lambda: _even_runs(window, x.device))
         x = x if order is None else x.index_select(0, order.there)

@@ -17,32 +17,34 @@ CLEARLY = 1.25  # times as fast, so that two runs decide alike where both are ab
 TRIAL_SIZES, TRIALS = (1024, 256, 256), 5  # rows, read, and result channels: about 2 ms in all
 # below so many multiply-adds, or with fewer channels on either side, what a call costs beside the product is more
 LEAST_MULTIPLY_ADDS, LEAST_CHANNELS = 3 << 20, 16
+ROWS_WORTH_A_COPY = 128  # of ``x``, for a weight that has to be copied first
 
 
 def serves(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether `multiplied` gives ``x @ weight`` faster. A weight with gaps between its rows would get oneDNN's
-    reference kernel, which is a hundred times slower.
-    """
+    """Whether `multiplied` gives ``x @ weight`` faster."""
     rows, channels = x.shape
     return (
         x.dtype == weight.dtype == torch.float32
         and min(channels, weight.shape[1]) >= LEAST_CHANNELS
         and rows * weight.numel() >= LEAST_MULTIPLY_ADDS
-        and (weight.is_contiguous() or weight.mT.is_contiguous())
+        and (rows >= ROWS_WORTH_A_COPY or _dense(weight))
         and x.device.type == "cpu"
         and getattr(torch.backends.mkldnn, "enabled", True)
         and is_faster()
     )
 
 
-def wants_rows_together(weight: torch.Tensor) -> bool:
-    """Whether a weight ``(Cin, Cout)`` of which stretches of rows are multiplied must be laid out anew for `serves`."""
-    return weight.dtype == torch.float32 and weight.device.type == "cpu" and not weight.is_contiguous() and is_faster()
-
-
 def multiplied(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """``x @ weight`` of ``(N, Cin)`` and ``(Cin, Cout)``, float32."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight.mT, None, "none", [], "")
+    """``x @ weight`` of ``(N, Cin)`` and ``(Cin, Cout)``, float32.
+
+    A weight with gaps between its rows is copied: oneDNN has only a reference kernel for it, a hundred times slower.
+    """
+    turned = weight.mT if _dense(weight) else weight.mT.contiguous()
+    return torch.ops.mkldnn._linear_pointwise(x, turned, None, "none", [], "")
+
+
+def _dense(weight: torch.Tensor) -> bool:
+    return weight.is_contiguous() or weight.mT.is_contiguous()
 
 
 @functools.cache
