@@ -173,6 +173,28 @@ def test_zeros_stay_zeros_where_it_matters(name, device, preferred):
         assert_right(found, model, X, output="delta", device=device)
 
 
+def test_layers_that_are_alike_are_told_apart_by_what_follows(device, preferred):
+    """The one in the middle is given the way of those around it only where it is as steady."""
+
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.first = nn.Conv1d(4, 128, 9, padding=4)
+            self.heads = nn.ModuleList([nn.Conv1d(128, 128, 9, padding=4, bias=False) for _ in range(3)])
+            self.last = nn.Linear(128, 3)
+
+        def forward(self, x):
+            y = self.first(x).relu()
+            a, b, c = (head(y) for head in self.heads)
+            return self.last((a.tanh() + nn.functional.normalize(b, dim=1) + c.sigmoid()).mean(2))
+
+    model, X = Heads().eval(), sequences(1, L)
+    made = yuzu.precompute(model, L, device=device)
+    assert [way == "winograd" for way in ways_of(made, model, L, device)[1:]] == [True, False, True]
+    assert_right(yuzu.yuzu_ism(model, X, made, output="delta", device=device), model, X, output="delta", device=device)
+
+
 def test_half_precision_and_layers_that_run_naively_do_not_try_it(device, preferred):
     model = pooled()
     made = yuzu.precompute(model.bfloat16(), L, device=device)

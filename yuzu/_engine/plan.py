@@ -83,13 +83,14 @@ class Plan:
         self._find_needed()
         self._find_spreads()
         self._absorb_factors()
+        self.steady = find_steady(self)
         for rule in self.rules:
             if isinstance(rule, Convolution):
                 rule.lowered_result = self.reads_lowered(rule.node.index)
+                rule.steady = self.steady[rule.node.index]
         self._windows: OrderedDict[bytes, tuple[list[Window | None], int]] = OrderedDict()
         self._windows_bytes = 0
         self.sharing = find_sharing(self)
-        self.steady = find_steady(self)
         self.block_of = {i: block for block in find_blocks(self) for i in block.nodes}
         self._lock = threading.Lock()
         self._reach: tuple[bytes, np.ndarray, np.ndarray] = (b"", np.empty(0), np.empty(0))  # of the last call

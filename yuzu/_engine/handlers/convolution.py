@@ -48,6 +48,7 @@ class Convolution(Reading):
         self.weight = view.node.args[1].index
         self.kernel_axis = view.layout(view.node.args[0]).axis
         self.way = "windows"
+        self.steady = False  # whether a small error in its result leaves small errors in all outputs
         self.lowered_result = False  # whether whatever reads the result can read it in the dtype of lowered products
         # of affine operations right before and after it, which then have nothing left to do
         self.factors_before: list[ChannelFactor] = []
@@ -93,7 +94,7 @@ class Convolution(Reading):
         shape, lowered = self.shape(window.width), run.precision == "medium" or run.value(self.weight).itemsize < 4
         found = self.applicable(run, window.width)
         # TF32 rounds more than may be amplified
-        steady = run.plan.steady[self.node.index] and (run.precision == "highest" or run.device.type == "cpu")
+        steady = self.steady and (run.precision == "highest" or run.device.type == "cpu")
         exact = [way for way in found if way in WAYS and WAYS[way].exact and (steady or WAYS[way].keeps_zeros)]
         winners = [way for way in exact if WAYS[way].may_win(shape, lowered)] or exact
         return [FUSED, *winners] if FUSED in found and run.device.type != "cpu" else winners  # so that others are short
@@ -109,6 +110,7 @@ class Convolution(Reading):
             self.groups,
             self.lines,
             self.lowered_result,
+            self.steady,
         )
 
     def multiply_adds(self, run: Run, width: int) -> int:
