@@ -196,7 +196,7 @@ def test_high_is_highest_on_a_cpu(several, captured_once, way):
     )
 
 
-@pytest.mark.parametrize("way", ["windows", "banded", "blocks", "fold", "cyclic"])
+@pytest.mark.parametrize("way", ["windows", "banded", "blocks", "whole", "fold", "cyclic"])
 def test_medium(several, captured_once, device, way):
     X = sequences(2, 40, seed=3)
     precomputation = precompute(several, 40, conv=way, precision="medium", device=device)

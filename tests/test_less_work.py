@@ -267,7 +267,7 @@ def test_the_middle_and_the_ends_get_chunks_of_their_own():
     assert len(half) == 4, "where nearly all lie near an end, nothing is split off"
 
 
-@pytest.mark.parametrize("conv", ["auto", "banded", "blocks", "fold", "windows", "cyclic"])
+@pytest.mark.parametrize("conv", ["auto", "banded", "blocks", "whole", "fold", "windows", "cyclic"])
 def test_medium_precision_where_differences_stay_in_bfloat16(conv, device):
     layers = [
         nn.Conv1d(4, 32, 7, padding=3),
@@ -293,7 +293,7 @@ def test_medium_precision_where_differences_stay_in_bfloat16(conv, device):
 @pytest.mark.parametrize("dilation", [1, 3, 50])
 @pytest.mark.parametrize("channels", [1, 3, 8])
 @pytest.mark.parametrize("kernel", [1, 2, 7, 30])
-@pytest.mark.parametrize("way", ["banded", "blocks", "fold", "fold in one product"])
+@pytest.mark.parametrize("way", ["banded", "blocks", "whole", "fold", "fold in one product"])
 def test_few_output_channels(dilation, channels, kernel, way, device, monkeypatch):
     if way == "fold in one product":
         block = {1: 16, 3: 5, 8: 3}[channels]
@@ -310,6 +310,25 @@ def test_few_output_channels(dilation, channels, kernel, way, device, monkeypatc
     precomputation = yuzu.precompute(model.float(), L, conv=way.split()[0], precision="medium", device=device)
     found = yuzu.yuzu_ism(model, X, precomputation, output="delta", device=device)
     assert errors(found, oracle(model, X)["delta"])[0] < 2e-2
+
+
+def test_the_weight_of_a_whole_window_stays_small(device, monkeypatch):
+    """Edits of ranges have windows of any width."""
+    model = nn.Sequential(nn.Conv1d(4, 16, 7, padding=3), nn.ReLU(), nn.Conv1d(16, 16, 7, padding=3)).eval()
+    X = sequences(1, 200)
+    products = []
+    product = convolution_ways.matrix_product
+    monkeypatch.setattr(
+        convolution_ways, "matrix_product", lambda x, w: products.append(w.numel()) or product(x, w)
+    )
+    made = yuzu.precompute(model, 200, conv="whole", device=device)
+    assert_right(yuzu.yuzu_ism(model, X, made, output="delta", device=device), model, X, output="delta", device=device)
+    assert products and max(products) == 7 * 13 * 16 * 16
+    products.clear()
+    ranges = {"ranges": [(0, 120), (30, 150), (80, 200)], "output": "delta"}
+    found = yuzu.yuzu_ism(model, X, made, device=device, **ranges)
+    assert_right(found, model, X, device=device, **ranges)
+    assert not products, "126 positions' weight would have 4 million numbers"
 
 
 @pytest.mark.parametrize("conv", ["windows", "taps"])
@@ -449,7 +468,7 @@ def test_calls_leave_nothing_behind(conv, device):
     assert_right(found, model, X, output="delta", device=device)
 
 
-@pytest.mark.parametrize("conv", ["windows", "banded", "blocks", "fold", "cyclic"])
+@pytest.mark.parametrize("conv", ["windows", "banded", "blocks", "whole", "fold", "cyclic"])
 @pytest.mark.parametrize(("channels", "kernel"), [(2, 32), (4, 16), (4, 24), (6, 16), (8, 8), (8, 12), (12, 8)])
 def test_medium_precision_with_few_channels(conv, channels, kernel, device):
     """Sizes at which oneDNN's bfloat16 convolutions are wrong."""
@@ -693,7 +712,7 @@ def test_what_is_kept_is_not_the_weight_itself(precision, groups, kernel):
     assert_close(yuzu.yuzu_ism(model, X, precomputation, output="delta", device="cpu"), before, 1e-6)
 
 
-@pytest.mark.parametrize("conv", ["auto", "windows", "fold", "banded", "blocks", "cyclic"])
+@pytest.mark.parametrize("conv", ["auto", "windows", "fold", "banded", "blocks", "whole", "cyclic"])
 def test_what_is_infinite_where_a_crop_throws_it_away_spoils_nothing(conv, monkeypatch):
     """Mutants from 13 to 33 have the logarithm of a negative number at 23, which no output reads."""
     monkeypatch.setattr(Bound, "sites_at_once", lambda self, mutations, references=1: 7)

@@ -68,7 +68,7 @@ def test_wrong_products_are_not_used(name, conv, broken_bfloat16, device, tmp_pa
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("conv", ["auto", "windows", "fold", "banded", "blocks", "cyclic"])
+@pytest.mark.parametrize("conv", ["auto", "windows", "fold", "banded", "blocks", "whole", "cyclic"])
 @pytest.mark.filterwarnings("error::yuzu.YuzuWarning")
 def test_right_products_are_used(name, conv, device):
     model, X = MODELS[name](), sequences(2, L)

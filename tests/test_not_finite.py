@@ -15,7 +15,7 @@ from yuzu.mutations import Mutations
 from yuzu.yuzu_ism import _Job
 
 L = 60
-WAYS = ["auto", "windows", "fold", "banded", "blocks", "winograd", "cyclic"]
+WAYS = ["auto", "windows", "fold", "banded", "blocks", "whole", "winograd", "cyclic"]
 
 
 class Fragile(nn.Module):

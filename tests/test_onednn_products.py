@@ -69,7 +69,7 @@ def test_what_it_would_do_slowly_or_not_at_all_goes_another_way(faster):
 
 
 @needs_onednn
-@pytest.mark.parametrize("conv", ["auto", "windows", "banded", "blocks", "fold", "winograd"])
+@pytest.mark.parametrize("conv", ["auto", "windows", "banded", "blocks", "whole", "fold", "winograd"])
 @pytest.mark.parametrize("flat", ["channels around positions", "positions around channels"])
 def test_models(conv, flat, faster):
     """Every way, and weights over positions, which lie row by row then."""

@@ -90,7 +90,7 @@ def precompute(
         ``"auto"`` measures the exact ways and keeps the fastest for each layer, and runs the whole model naively
         where a sequence takes over 20 ms and that is faster still. Or one way for all
         convolutions that it applies to: ``"windows"``, ``"taps"``, ``"cyclic"``, ``"banded"``, ``"blocks"``,
-        ``"fold"``, ``"winograd"``, ``"fused"`` (on a GPU, together with what follows), ``"gaussian"``.
+        ``"whole"``, ``"fold"``, ``"winograd"``, ``"fused"`` (on a GPU, together with what follows), ``"gaussian"``.
     precision: str
         ``"highest"``: the model's own dtype throughout. ``"high"``: TF32 products on CUDA. ``"medium"``:
         bfloat16 products of differences, which stay in bfloat16 between layers that run as one on a GPU; as

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-CONV = ("auto", "windows", "taps", "cyclic", "banded", "blocks", "fold", "winograd", "fused", "gaussian")
+CONV = ("auto", "windows", "taps", "cyclic", "banded", "blocks", "whole", "fold", "winograd", "fused", "gaussian")
 PRECISIONS = ("highest", "high", "medium")
 
 

@@ -23,6 +23,7 @@ from yuzu._engine.handlers import winograd
 from yuzu._engine.handlers.contract import Rule
 from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.handlers.convolution_call import BLOCK_POSITIONS
+from yuzu._engine.handlers.convolution_ways import room_of_whole
 from yuzu._engine.handlers.dense import OverPositions
 from yuzu._engine.handlers.elementwise import OfValues
 from yuzu._engine.handlers.few_output_channels import block_of, folded_block, folded_room
@@ -100,6 +101,8 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
                     taken = block_of(sizes.channels_out, sizes.kernel, rule.way == "blocks")
                     wide = max(wide, taken, folded_block(sizes, lowers) or 0)
                 weights += wide * (2 + 2 * wide // sizes.kernel) * kernel
+            if rule.way == "whole":
+                weights += room_of_whole(sizes)
             if rule.way == "fold" and sizes.few:
                 largest = max(largest, folded_room(sizes, lowers))
             if rule.way == "winograd":

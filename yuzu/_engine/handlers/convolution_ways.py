@@ -28,6 +28,9 @@ from yuzu._engine.handlers.lowered_products import (
 BLOCK_COLUMNS = 2048  # at most, of a product for several positions
 # channels, positions and the share of multiply-adds that is wanted, for which products of taps beat one convolution
 TAPS_CHANNELS, TAPS_WIDTH, TAPS_SHARE, MOST_TAPS = 64, 128, 0.55, 5
+# at most, of the weight of a whole window; and channels up to which, and the share of it that is not zero from which,
+# one product with it may be the fastest
+WHOLE_NUMBERS, WHOLE_CHANNELS, WHOLE_SHARE = 1 << 18, 64, 0.25
 
 
 def table(call: Call) -> torch.Tensor:
@@ -153,6 +156,28 @@ def _banded(call: Call, block: int) -> torch.Tensor:
     return result.view(n, width, cout)
 
 
+def whole(call: Call) -> torch.Tensor:
+    """One product of the whole window with its banded (Toeplitz) weight, zeros included: worth it where both are small,
+    for nothing else has to be called, summed or moved.
+    """
+    x = call.rows()
+    n, w, cin = x.shape
+    cout, _, k = call.kernel.shape
+    width = w + call.reach
+    if _as_a_whole(Shape(w, k, call.dilation, cin, cout, call.groups)):  # the windows of ranges may be much wider
+        return banded(call)
+
+    def make() -> torch.Tensor:
+        matrix = call.kernel.new_zeros(w, cin, width, cout)
+        taps = call.kernel.flip(2).permute(1, 2, 0)
+        for i in range(w):
+            matrix[i, :, i : i + call.reach + 1 : max(call.dilation, 1)] = taps
+        return lowered(matrix.view(w * cin, width * cout), call.run.precision)
+
+    matrix = call.derived(f"whole {w}", make)
+    return matrix_product(x.flatten(1).to(matrix.dtype), matrix).to(call.dtype).view(n, width, cout)
+
+
 def _each_phase(x: torch.Tensor, apart: int) -> list[torch.Tensor]:
     """The positions of ``(N, w, C)`` that are ``apart`` from each other, side by side: ``(N, w' * C)`` a phase."""
     if apart == 1:
@@ -227,6 +252,24 @@ def _in_blocks(shape: Shape) -> str | None:
     return several_taps(shape)
 
 
+def _as_a_whole(shape: Shape) -> str | None:
+    if room_of_whole(shape) > WHOLE_NUMBERS:
+        return f"the weight of the whole window has more than {WHOLE_NUMBERS} numbers"
+    return several_taps(shape)
+
+
+def room_of_whole(shape: Shape) -> int:
+    """Numbers of the weight of `whole`."""
+    reached = shape.width + (shape.kernel - 1) * shape.dilation
+    return shape.width * reached * shape.channels_in * shape.channels_out
+
+
+def _whole_may_win(shape: Shape, lowered: bool) -> bool:
+    """With few channels: of many, products of one position are fast enough not to be worth the zeros."""
+    few = shape.channels_in * shape.channels_out <= WHOLE_CHANNELS**2
+    return few and shape.width * shape.reached * WHOLE_SHARE <= shape.kernel
+
+
 def _taps_may_win(shape: Shape, lowered: bool) -> bool:
     """With many channels, and few taps: their sums are rounded to the dtype of the result."""
     return min(shape.channels_in, shape.channels_out, shape.width) >= TAPS_CHANNELS and shape.kernel <= MOST_TAPS
@@ -238,4 +281,5 @@ WAYS: dict[str, WayEntry] = {
     "fold": WayEntry(fold, several_taps, lambda shape, lowered: shape.few or not lowered),
     "banded": WayEntry(banded, several_taps),
     "blocks": WayEntry(blocks, _in_blocks, lambda shape, lowered: lowered or shape.few),
+    "whole": WayEntry(whole, _as_a_whole, _whole_may_win),
 }
