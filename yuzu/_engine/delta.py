@@ -91,9 +91,14 @@ def on_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
 
 
-def rewindow(tensor: torch.Tensor, old: Window, new: Window, fill: float = 0.0) -> torch.Tensor:
+FEW_SITES = 0.25  # of all, that move other than the rest: then only they are moved
+
+
+def rewindow(
+    tensor: torch.Tensor, old: Window, new: Window, fill: float = 0.0, disposable: bool = False
+) -> torch.Tensor:
     """The same differences on other windows; ``fill`` where the old window has no position. Copies only where
-    it must.
+    it must; a ``disposable`` tensor may be written over.
     """
     if new is old or (new.width == old.width and new.start is old.start):
         return tensor
@@ -108,7 +113,33 @@ def rewindow(tensor: torch.Tensor, old: Window, new: Window, fill: float = 0.0) 
         if stop > first:
             result[:, :, first - offset : stop - offset] = tensor[:, :, first:stop]
         return result
+    if disposable and tensor.device.type == "cpu":  # a GPU would take longer to be told than to move all
+        moved = _moved_in_place(tensor, old, new, fill)
+        if moved is not None:
+            return moved
     return _gather(tensor, old, new, fill)
+
+
+def _moved_in_place(tensor: torch.Tensor, old: Window, new: Window, fill: float) -> torch.Tensor | None:
+    """`rewindow` where most sites' windows move alike: a view, in which those of the others, near the ends of the
+    sequence, are written anew. None where they are not few, or the view would not hold all of the new window.
+    """
+
+    def find() -> tuple[Any, Window]:
+        offset = new.start - old.start
+        offsets, counts = np.unique(offset, return_counts=True)
+        most = int(offsets[counts.argmax()])
+        others = np.flatnonzero(offset != most)
+        if most < 0 or most + new.width > old.width or len(others) > FEW_SITES * len(offset):
+            return None, old
+        return (most, others, Window.at(old.start[others], old.width), Window.at(new.start[others], new.width)), old
+
+    found = new.cached(("moved", id(old)), find)[0]
+    if found is None:
+        return None
+    most, others, before, after = found
+    result, index = tensor[:, :, most : most + new.width], on_device(others, tensor.device)
+    return result.index_copy_(0, index, _gather(tensor.index_select(0, index), before, after, fill))
 
 
 def _gather(tensor: torch.Tensor, old: Window, new: Window, fill: float) -> torch.Tensor:

@@ -213,7 +213,7 @@ class Convolution(Reading):
         elif self.height is not None:
             result = result.unsqueeze(4)
         full = window.cached(("raw", self.node.index, width), lambda: Window.at(start, width))
-        return rewindow(result, full, window)
+        return rewindow(result, full, window, disposable=True)
 
     def _wanted(self, before: Window, window: Window) -> tuple[tuple[int, int, Integers], Window]:
         """First and stop of the positions that any site's window has of all that the window before it reaches, and
@@ -350,7 +350,7 @@ class TransposedConvolution(Rule):
         result = y.permute(0, 2, 1).unflatten(0, (sites, edits))
         start = change.window.start * g.stride - g.padding
         full = window.cached(("raw", self.node.index), lambda: Window.at(start, result.shape[2]))
-        return rewindow(result, full, window)
+        return rewindow(result, full, window, disposable=True)
 
 
 @handles("aten.conv_transpose1d")
