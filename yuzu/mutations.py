@@ -135,10 +135,9 @@ class Mutations:
             written = torch.arange(c, device=device).expand(len(sequence), c)
             difference = torch.eye(c, dtype=X.dtype, device=device) - before[:, None]
             return Sites(group.sequence, group.position, 1, difference.unsqueeze(2)), written
-        written, codes = (t[letter, : group.edits] for t in (table.written, table.codes))
-        one_hot = table.letters.to(X.dtype)
-        difference = one_hot[written] - one_hot[letter][:, None]
-        return Sites(group.sequence, group.position, 1, difference.unsqueeze(2), codes), written
+        written, codes, difference = (t[letter, : group.edits] for t in (table.written, table.codes, table.differences))
+        difference = difference.to(X.dtype).unsqueeze(2)
+        return Sites(group.sequence, group.position, 1, difference, codes), written
 
     def _replacement_on(self, X: torch.Tensor) -> torch.Tensor:
         """What is written, ``(w, C)``, on the device and in the dtype of ``X``; moved there once."""
@@ -176,13 +175,13 @@ class Substitutions:
         The characters, in order; over a character only the first ``C - 1`` are meant.
     codes: torch.Tensor, shape=(C + 1, C), dtype=torch.int64
         See `Change`.
-    letters: torch.Tensor, shape=(C + 1, C), dtype=torch.float32
-        One-hot; the last row is zero.
+    differences: torch.Tensor, shape=(C + 1, C, C), dtype=torch.float32
+        What is written, one-hot, minus the character; none is zero.
     """
 
     written: torch.Tensor
     codes: torch.Tensor
-    letters: torch.Tensor
+    differences: torch.Tensor
 
 
 @lru_cache(maxsize=16)
@@ -191,7 +190,7 @@ def _substitutions(c: int, device: torch.device) -> Substitutions:
     written = torch.tensor(rows, device=device)
     overwritten = torch.arange(c + 1, device=device)[:, None]
     letters = torch.cat([torch.eye(c, device=device), torch.zeros(1, c, device=device)])
-    return Substitutions(written, written * (c + 1) + overwritten, letters)
+    return Substitutions(written, written * (c + 1) + overwritten, letters[written] - letters[:, None])
 
 
 def letters_of(X: torch.Tensor) -> torch.Tensor:
@@ -200,9 +199,8 @@ def letters_of(X: torch.Tensor) -> torch.Tensor:
     """
     c = X.shape[1]
     ones, zeros = (X == 1).sum(1), (X == 0).sum(1)
-    letter = X.argmax(1)
-    letter = torch.where((ones == 1) & (zeros == c - 1), letter, torch.full_like(letter, c + 1))
-    return torch.where(zeros == c, torch.full_like(letter, c), letter)
+    letter = torch.where((ones == 1) & (zeros == c - 1), X.argmax(1), c + 1)
+    return torch.where(zeros == c, c, letter)
 
 
 MOSTLY = 0.75  # of the positions lie far from the ends: then chunks of one sequence are the better ones

@@ -144,10 +144,13 @@ def structure_key(model: torch.nn.Module) -> str:
     """
 
     simple = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.Size, slice, range)
+    quick = frozenset(simple)  # most values by far, and every call of `yuzu_ism` waits for this
     empty = (dict, collections.OrderedDict)
     open_objects: set[int] = set()
 
     def plain(value: Any) -> str:
+        if type(value) in quick or (type(value) is tuple and quick.issuperset(map(type, value))):
+            return repr(value)
         if isinstance(value, torch.Tensor):
             return f"tensor{tuple(value.shape)}{value.dtype}{value.device.type}"
         if isinstance(value, simple):
