@@ -331,6 +331,30 @@ def test_the_weight_of_a_whole_window_stays_small(device, monkeypatch):
     assert not products, "126 positions' weight would have 4 million numbers"
 
 
+def test_weights_of_whole_windows_are_counted_and_not_hoarded(device):
+    model = nn.Sequential(nn.Conv1d(4, 4, 5), nn.ReLU(), nn.Conv1d(4, 4, 5)).eval()
+    X = sequences(1, 300)
+
+    def bound(conv):
+        made = yuzu.precompute(model, 300, conv=conv, device=device)
+        return made, made.bind(model, 300, 4, (), torch.device(device))
+
+    (whole, used), (_, other) = bound("whole"), bound("banded")
+    sizes = []
+    for width in (1, 20, 60, 100, 30, 2):
+        edits = Mutations(4, 300, 0, None, [(i, i + width) for i in range(50)], None)
+        found = yuzu.yuzu_ism(model, X, whole, ranges=[(i, i + width) for i in range(50)], device=device)
+        assert found.shape == (1, 50)
+        more = used.memory(edits).weights - other.memory(edits).weights
+        of_layers = [w * (w + 4) * 16 for w in (width, width + 4)]
+        assert more == 4 * 2 * sum(numbers for numbers in of_layers if numbers <= convolution_ways.WHOLE_NUMBERS)
+        sizes.append(used.derived.nbytes)
+    most = 4 * convolution_ways.WHOLE_KEPT * convolution_ways.WHOLE_NUMBERS
+    assert sizes[0] < max(sizes) <= 2 * most + 10_000 and sizes[-1] < max(sizes)
+    wide = Mutations(4, 300, 0, None, [(i, i + 250) for i in range(50)], None)
+    assert used.sites_at_once(wide) == other.sites_at_once(wide) > 1
+
+
 @pytest.mark.parametrize("conv", ["windows", "taps"])
 @pytest.mark.parametrize(("kernel", "dilation"), [(2, 9), (3, 5), (3, 13), (4, 7)])
 @pytest.mark.parametrize("cut", [(14, 8), (3, 30), (0, 1), (30, 3)])

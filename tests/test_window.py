@@ -13,7 +13,7 @@ from random_models import CPU, one_hot
 from torch import nn
 
 from yuzu._engine.capture import capture
-from yuzu._engine.delta import Change, Layout, expand, read_windows, rewindow
+from yuzu._engine.delta import FEW_SITES, Change, Layout, expand, read_windows, rewindow
 from yuzu._engine.graph import Weights
 from yuzu._engine.plan import make_plan
 from yuzu._engine.run import Derived, Run, Sites
@@ -226,6 +226,31 @@ def test_rewindow_is_plain_indexing(windows: Any, edits: int, rest: tuple[int, .
     for _ in range(2):  # the second time with kept tables
         assert torch.equal(rewindow(tensor, old, new, fill), naively_moved(tensor, old, new, fill))
     assert torch.equal(tensor, before)
+
+
+@quickly
+@given(st.data(), st.integers(1, 3), st.sampled_from([(), (2,)]), st.sampled_from([0.0, 7.0]))
+def test_few_windows_that_move_otherwise_are_moved_in_place(data: Any, edits: int, rest: tuple[int, ...], fill: float) -> None:
+    """Near the ends of a sequence; only of a tensor that may be written over."""
+    sites, old_width = data.draw(st.integers(8, 20)), data.draw(st.integers(1, 6))
+    width = data.draw(st.integers(1, old_width))
+    offset = np.full(sites, data.draw(st.integers(-1, old_width - width + 1)))
+    for i in data.draw(st.lists(st.integers(0, sites - 1), min_size=1, max_size=sites // 4 + 1)):
+        offset[i] = data.draw(st.integers(-8, 8))
+    old = Window.at(np.arange(sites) * 2, old_width)
+    new = Window.at(old.start + offset, width)
+    offsets, counts = np.unique(offset, return_counts=True)
+    most = int(offsets[counts.argmax()])
+    few = counts.max() >= (1 - FEW_SITES) * sites
+    inside = 0 <= most <= old_width - width
+    for _ in range(2):
+        tensor = torch.randn(sites, edits, old_width, *rest)
+        truth = naively_moved(tensor, old, new, fill)
+        moved = rewindow(tensor, old, new, fill, disposable=True)
+        assert torch.equal(moved, truth)
+        if len(offsets) > 1:
+            in_place = moved.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
+            assert in_place == (few and inside)
 
 
 def test_rewindow_copies_only_where_it_must() -> None:

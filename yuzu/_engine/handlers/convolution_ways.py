@@ -31,6 +31,7 @@ TAPS_CHANNELS, TAPS_WIDTH, TAPS_SHARE, MOST_TAPS = 64, 128, 0.55, 5
 # at most, of the weight of a whole window; and channels up to which, and the share of it that is not zero from which,
 # one product with it may be the fastest
 WHOLE_NUMBERS, WHOLE_CHANNELS, WHOLE_SHARE = 1 << 18, 64, 0.25
+WHOLE_KEPT = 2  # such weights of a layer
 
 
 def table(call: Call) -> torch.Tensor:
@@ -174,7 +175,14 @@ def whole(call: Call) -> torch.Tensor:
             matrix[i, :, i : i + call.reach + 1 : max(call.dilation, 1)] = taps
         return lowered(matrix.view(w * cin, width * cout), call.run.precision)
 
-    matrix = call.derived(f"whole {w}", make)
+    # by width: chunks in the middle of a sequence have one, those near its ends another, and those of ranges any
+    matrices: dict[int, torch.Tensor] = call.derived("whole", dict)
+    matrix = matrices.get(w)
+    if matrix is None:
+        matrix = make()
+        if len(matrices) >= WHOLE_KEPT:
+            matrices.clear()
+        matrices[w] = matrix
     return matrix_product(x.flatten(1).to(matrix.dtype), matrix).to(call.dtype).view(n, width, cout)
 
 
@@ -253,15 +261,19 @@ def _in_blocks(shape: Shape) -> str | None:
 
 
 def _as_a_whole(shape: Shape) -> str | None:
-    if room_of_whole(shape) > WHOLE_NUMBERS:
+    if _numbers_of_whole(shape) > WHOLE_NUMBERS:
         return f"the weight of the whole window has more than {WHOLE_NUMBERS} numbers"
     return several_taps(shape)
 
 
-def room_of_whole(shape: Shape) -> int:
-    """Numbers of the weight of `whole`."""
+def _numbers_of_whole(shape: Shape) -> int:
     reached = shape.width + (shape.kernel - 1) * shape.dilation
     return shape.width * reached * shape.channels_in * shape.channels_out
+
+
+def room_of_whole(shape: Shape) -> int:
+    """Numbers that the weights of `whole` hold."""
+    return WHOLE_KEPT * _numbers_of_whole(shape) if _as_a_whole(shape) is None else 0
 
 
 def _whole_may_win(shape: Shape, lowered: bool) -> bool:
