@@ -3,6 +3,7 @@ middle and of the ends, dense layers by positions, differences that stay in bflo
 
 import copy
 import dataclasses
+import importlib
 
 import numpy as np
 import pytest
@@ -13,9 +14,12 @@ from torch import nn
 
 import yuzu
 from yuzu._engine import measure
+from yuzu._engine.capture import capture
+from yuzu._engine.graph import Weights
 from yuzu._engine.handlers import convolution_ways, dense, few_output_channels
 from yuzu._engine.handlers.dense import DENSE_WAYS
-from yuzu._engine.run import Run
+from yuzu._engine.plan import make_plan
+from yuzu._engine.run import Derived, Run
 from yuzu.bound import Bound
 from yuzu.mutations import Mutations, batches
 
@@ -754,3 +758,74 @@ def test_what_is_infinite_where_a_crop_throws_it_away_spoils_nothing(conv, monke
     found = yuzu.yuzu_ism(model, X, precomputation, output="delta", device="cpu")
     assert np.isfinite(np.asarray(found)).all()
     assert_right(found, model, X, output="delta")
+
+
+precompute_module = importlib.import_module("yuzu.precompute")  # yuzu.precompute is the function
+
+
+def flattened(channels=6, out=40):
+    layers = nn.Conv1d(4, channels, 5, padding=2), nn.ReLU(), nn.Flatten(), nn.Linear(channels * L, out)
+    return nn.Sequential(*layers).eval()
+
+
+def test_large_weights_leave_room_for_chunks(monkeypatch):
+    """Weights that fill the memory which runs get by themselves: as of models with a dense layer on all positions."""
+    model = flattened()
+    weights = sum(p.nbytes for p in model.parameters())
+    monkeypatch.setattr(precompute_module, "CPU_MEMORY", 2 * weights)
+    made = yuzu.precompute(model, L, device="cpu")
+    assert made.settings.max_memory == 4 * weights
+    bound = made.bind(model, L, 4, (), torch.device("cpu"))
+    mutations = Mutations(4, L, 0, None, None, None)
+    assert bound.memory(mutations).weights > 2 * weights, "all of what would be there"
+    assert bound.sites_at_once(mutations) > 1
+    strict = yuzu.precompute(model, L, device="cpu", max_memory=3 * weights)
+    assert strict.settings.max_memory == 3 * weights
+
+
+def test_the_first_call_finds_weights_laid_out(device):
+    model, X = flattened(), sequences(1, L)
+    made = yuzu.precompute(model, L, device=device)
+    derived = made.bind(model, L, 4, (), torch.device(device)).derived
+    before = {key: id(value) for key, (_, value) in derived._kept.items()}
+    assert before
+    found = yuzu.yuzu_ism(model, X, made, output="delta", device=device)
+    after = {key: id(value) for key, (_, value) in derived._kept.items()}
+    assert all(after[key] == before[key] for key in before), "nothing is made again"
+    assert_right(found, model, X, output="delta", device=device)
+    with torch.no_grad():
+        model[3].weight.mul_(-2.5)
+        model[0].weight.add_(0.1)
+    assert_right(yuzu.yuzu_ism(model, X, made, output="delta", device=device), model, X, output="delta", device=device)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_slices_of_a_weight_for_a_single_chunk(transposed, device):
+    """Verification lays out no second weight in float64."""
+    body, weight = nn.Conv1d(4, 6, 5, padding=2), torch.randn(6 * L, 3)
+
+    class ByMatrix(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.linear = body, nn.Linear(6 * L, 3)
+            self.register_buffer("matrix", weight)
+
+        def forward(self, x):
+            x = self.body(x).relu().flatten(1)
+            return self.linear(x) if transposed else x @ self.matrix
+
+    model = ByMatrix().double().eval()
+    graph = capture(model, (4, L), (), torch.float64)
+    X = torch.as_tensor(sequences(1, L)).double()
+    changes, laid_out = [], []
+    for once in (False, True):
+        derived = Derived()
+        run = Run(make_plan(graph), Weights(model, torch.device("cpu")), derived, torch.device("cpu"))
+        run.once = once
+        run.set_reference(X, ())
+        sites = measure.example_sites(run.plan, 9, 3, 1, 4, L, run, 0)
+        (change,) = run.chunk(sites)
+        changes.append(change.tensor)
+        laid_out.append(any("dense" in str(key) for key in derived._kept))
+    torch.testing.assert_close(changes[0], changes[1], rtol=1e-12, atol=1e-12)
+    assert laid_out == [True, False]

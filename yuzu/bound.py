@@ -35,12 +35,17 @@ class Bound:
     """
 
     def __init__(
-        self, model: torch.nn.Module, plan: Plan | None, precomputation: Precomputation, device: torch.device
+        self,
+        model: torch.nn.Module,
+        plan: Plan | None,
+        precomputation: Precomputation,
+        device: torch.device,
+        derived: Derived | None = None,
     ) -> None:
         self._model = weakref.ref(model)
         self.plan, self.device = plan, device
         self.settings, self.decisions = precomputation.settings, precomputation.decisions
-        self.derived = Derived()
+        self.derived = derived or Derived()
         self._naive_plans: dict[tuple[int, ...], Plan] = {}
         self._memory: dict[tuple[int, int], measure.Memory] = {}
         self._narrowed: OrderedDict[tuple[int, ...], Bound | None] = OrderedDict()

@@ -4,6 +4,7 @@ else.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from typing import Any
@@ -37,16 +38,17 @@ MOST_KERNEL_ERROR = {"highest": 1e-3, "high": 5e-2, "medium": 0.2}
 FAR_LESS = 0.3  # of an error
 KERNELS = (FUSED, KERNEL)  # ways that are kernels of our own
 NAIVE_BATCH = 128  # mutants in one forward pass of a model that could not be captured
+UNSAVED = ("plan", "derived")  # decisions that are for the model at hand alone
 DISAGREES = "the captured graph does not agree with the model"
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that a run may use when the user does not say: half of what is free on a GPU, at most 1 GB on a
-    CPU.
+def memory_for(model: torch.nn.Module, device: torch.device) -> int:
+    """Bytes that a run may use when the user does not say: half of what is free on a GPU; on a CPU 1 GB beside the
+    model's weights, which may be laid out anew, and are compared with a copy.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] // 2)
-    return CPU_MEMORY
+    return CPU_MEMORY + 2 * sum(t.nbytes for t in itertools.chain(model.parameters(), model.buffers()))
 
 
 @torch.no_grad()
@@ -98,7 +100,8 @@ def precompute(
     terminal_layers: tuple of classes
         Module classes from which on the model runs naively.
     max_memory: int or None
-        Bytes that a run may use beyond the model and its output; None picks it.
+        Bytes that a run may use beyond the model and its output. None: half of what is free on a GPU; on a CPU 1 GiB
+        and twice the model's own weights.
     device: str, torch.device or None
         None means CUDA when available, else the CPU.
     random_state: int or None
@@ -149,16 +152,16 @@ def precompute(
         None if alpha is None else float(alpha),
         float(threshold),
         precision,
-        max_memory or free_memory(found),
+        max_memory or memory_for(model, found),
         seed,
     )
     X = random_sequence(seq_len, n_choices, model_dtype(model), seed)
     with products(precision, found):
         try_model(evaluation_copy(model, found), X, extra, found)
         decisions = _decide(model, settings, X, tuple(a[:1] for a in extra), terminal, found, verify, max_memory)
-    made = Precomputation(settings, {k: v for k, v in decisions.items() if k != "plan"})
+    made = Precomputation(settings, {k: v for k, v in decisions.items() if k not in UNSAVED})
     plan = decisions["plan"]
-    bound = Bound(model, plan, made, found)
+    bound = Bound(model, plan, made, found, decisions["derived"])
     made.keep(model, structure_key(model), bound)
     if plan is not None and plan.sensing is not None:
         from yuzu.alpha_search import search_alpha
@@ -198,6 +201,7 @@ def _decide(
         "correlation": None,
         "condition": None,
         "plan": None,
+        "derived": None,
     }
     try:
         graph = capture(model, (s.n_choices, s.seq_len), args, model_dtype(model))
@@ -233,7 +237,8 @@ def _decide(
     _warn_naive_layers(plan)
 
     keep_freed_memory()
-    run = Run(plan, Weights(model, device), Derived(), device)
+    derived = Derived()
+    run = Run(plan, Weights(model, device), derived, device)
     run.set_reference(X.to(device), tuple(a.to(device) for a in args))
     itemsize, edits = X.element_size(), s.n_choices - 1
     memory = measure.memory_of(plan, s.seq_len, s.n_choices, 1, itemsize, s.n_choices)
@@ -261,7 +266,10 @@ def _decide(
     del verdict  # it may be large
     spent = time.perf_counter() - begin
     with products(plan.precision, device):
-        return _measured(model, s, decisions, X, args, run, ways, first, spent)
+        decisions = _measured(model, s, decisions, X, args, run, ways, first, spent)
+    if decisions["plan"] is not None:
+        decisions["derived"] = derived  # the first call need not lay out weights again
+    return decisions
 
 
 def _measured(

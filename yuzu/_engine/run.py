@@ -172,12 +172,13 @@ class Run:
         self._memo: dict[int, Any] = {}
         self.seconds: list[float] | None = None
         self.at: Node | None = None  # the node being run, to name it when it raises
+        self.once = False  # for a single chunk of few sites: nothing large is laid out for others
         self.keep_all = False  # keep every change to the end, to compare them
 
     def of_plan(self, plan: Plan) -> Run:
         """The same use, reference included, of another plan of the same graph."""
         other = Run(plan, self.weights, self._derived, self.device)
-        other.reference = self.reference
+        other.reference, other.once = self.reference, self.once
         return other
 
     # ---- the reference

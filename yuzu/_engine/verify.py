@@ -80,6 +80,7 @@ def _compare(
     try:
         twin = evaluation_copy(model, device, dtype)
         run = Run(plan, Weights(twin, device), Derived(fixed=True), device)
+        run.once = True
         x = X.to(device, dtype)
         rest = [a.to(device, dtype if a.is_floating_point() else None) for a in args]
         sites = few_sites(x)
