@@ -88,11 +88,10 @@ def extent(window: Any, length: int) -> np.ndarray:
 
 
 def product_rate(dtype: Any, device: str, tf32: bool = False) -> float:
-    """Operations a second of a large matrix product, two for each multiply-add. On a CPU also as a convolution, which
-    may be another library's: the faster one counts.
+    """Operations a second of a large matrix product, two for each multiply-add. On a CPU also by oneDNN, as
+    `yuzu._engine.handlers.onednn_products` has it: the faster one counts.
     """
     import torch
-    import torch.nn.functional as F
 
     size = PRODUCT_SIZE[device]
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
@@ -100,10 +99,10 @@ def product_rate(dtype: Any, device: str, tf32: bool = False) -> float:
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     try:
         seconds = fastest(lambda: a @ b, device)
-        if device == "cpu":
-            image = a.T[None, :, None].contiguous(memory_format=torch.channels_last)
-            kernel = b.T[:, :, None, None].contiguous(memory_format=torch.channels_last)
-            seconds = min(seconds, fastest(lambda: F.conv2d(image, kernel), device))
+        if device == "cpu" and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+            from yuzu._engine.handlers.onednn_products import multiplied
+
+            seconds = min(seconds, fastest(lambda: multiplied(a, b), device))
         return 2 * size**3 / seconds
     finally:
         torch.set_float32_matmul_precision(before)
