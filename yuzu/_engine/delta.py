@@ -16,6 +16,8 @@ import torch
 
 from yuzu._engine.window import Window
 
+FEW_SITES = 0.25  # of all, that move other than the rest: then only they are moved
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -89,9 +91,6 @@ class Change:
 def on_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
     """An index array as a tensor on ``device``, without waiting for the device."""
     return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
-
-
-FEW_SITES = 0.25  # of all, that move other than the rest: then only they are moved
 
 
 def rewindow(
