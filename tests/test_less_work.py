@@ -800,7 +800,7 @@ def test_the_first_call_finds_weights_laid_out(device):
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-def test_slices_of_a_weight_for_a_single_chunk(transposed):
+def test_a_single_chunk_reads_the_whole_weight_as_it_lies(transposed):
     """Verification lays out no second weight in float64."""
     body, weight = nn.Conv1d(4, 6, 5, padding=2), torch.randn(6 * L, 3)
 

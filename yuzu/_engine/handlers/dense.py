@@ -131,7 +131,7 @@ class OverPositions(Rule):
 
         matrix = weight.T if self.transposed else weight
         if layout.outer > 1 and run.once:
-            return _by_copied_slices(x, matrix, window, layout)
+            return _by_whole_weight(x, matrix, window, layout)
         if layout.outer > 1 or run.precision == "medium":
             matrix = run.derived(("dense", self.node.index), [weight], position_major)
         runs, order = window.cached(("slices", x.device), lambda: _even_runs(window, x.device))
@@ -204,14 +204,14 @@ def _by_slices(x: torch.Tensor, matrix: torch.Tensor, runs: list[EvenRun], width
     return results[0] if len(results) == 1 else torch.cat(results)
 
 
-def _by_copied_slices(x: torch.Tensor, matrix: torch.Tensor, window: Window, layout: Layout) -> torch.Tensor:
-    """For few sites, without laying out the whole of a weight that may be large: each site's slice is."""
-    there = matrix.view(layout.outer, layout.length, layout.inner, matrix.shape[1])
-    found = []
-    for rows, start in zip(x, window.start.tolist(), strict=True):
-        part = there[:, start : start + window.width].transpose(0, 1)
-        found.append(rows @ part.reshape(-1, matrix.shape[1]))
-    return torch.stack(found)
+def _by_whole_weight(x: torch.Tensor, matrix: torch.Tensor, window: Window, layout: Layout) -> torch.Tensor:
+    """For few sites, without laying out a weight that may be large: windows stand among zeros."""
+    sites, rows = x.shape[:2]
+    spread = x.new_zeros(sites, rows, layout.outer, layout.length, layout.inner)
+    for into, windows, start in zip(spread, x, window.start.tolist(), strict=True):
+        there = into[:, :, start : start + window.width]
+        there.copy_(windows.view(rows, window.width, layout.outer, layout.inner).transpose(1, 2))
+    return spread.view(sites, rows, -1) @ matrix
 
 
 def _one_by_one(rows: torch.Tensor, slices: torch.Tensor) -> bool:
