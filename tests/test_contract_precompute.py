@@ -661,6 +661,51 @@ def test_changed_setting_with_a_precomputation(made_for_settings, change):
         assert_right(result, model, X, output="delta")
 
 
+class Tied(torch.nn.Module):
+    """Two convolutions of one weight."""
+
+    slope = 0.25
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = (torch.nn.Conv1d(4, 4, 5, padding=2) for _ in range(2))
+        self.second.weight = self.first.weight
+
+    def forward(self, X):
+        X = torch.nn.functional.leaky_relu(self.first(X), self.slope)
+        return torch.nn.functional.leaky_relu(self.second(X), self.slope).mean(-1)
+
+
+def untied(model):
+    model.second.weight = torch.nn.Parameter(torch.randn(4, 4, 5))
+
+
+def made_one(model):
+    model.second = model.first
+
+
+def another_slope(model):
+    type(model).slope = 2.0
+
+
+@pytest.mark.parametrize("change", [untied, made_one, another_slope])
+def test_what_is_no_longer_shared(change, monkeypatch):
+    """Which tensors and modules are the same, and attributes of classes, are part of what a plan is made for."""
+    monkeypatch.setattr(Tied, "slope", 0.25)
+    model, X = randomized(Tied(), seed=4).eval(), sequences(2, L)
+    model.second.weight = model.first.weight
+    made = precompute(model, L)
+    assert_right(yuzu_ism(model, X), model, X)
+    change(model)
+    assert_right(yuzu_ism(model, X), model, X)
+    try:
+        found = yuzu_ism(model, X, made)
+    except PrecomputationError as error:
+        assert "architecture" in str(error)
+    else:
+        assert_right(found, model, X)
+
+
 def test_changed_back_and_forth():
     model, X = randomized(Settings(), seed=71).eval(), sequences(1, L)
     first, other = model.conv2, randomized(torch.nn.Conv1d(5, 5, 5, padding=2), seed=9)

@@ -136,23 +136,28 @@ def held_tensors(module: torch.nn.Module) -> set[int]:
 
 
 def structure_key(model: torch.nn.Module) -> str:
-    """A quick digest of what decides how a model computes: classes, settings, hooks, and shapes and dtypes of
-    its tensors.
+    """A quick digest of what decides how a model computes: classes with their plain attributes, settings, hooks, shapes
+    and dtypes of its tensors, and which modules and tensors are one and the same.
 
-    It notices an exchanged layer or a changed setting. It does not read weights: training on does not change
-    it.
+    It notices an exchanged layer, a changed setting, and a weight that is no longer shared. It does not read weights:
+    training on does not change it.
     """
 
     simple = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.Size, slice, range)
     quick = frozenset(simple)  # most values by far, and every call of `yuzu_ism` waits for this
     empty = (dict, collections.OrderedDict)
     open_objects: set[int] = set()
+    bases: set[type] = set()
+    places: dict[int, int] = {}  # of each module and tensor, where it was met first
+
+    def place(value: Any) -> int:
+        return places.setdefault(id(value), len(places))
 
     def plain(value: Any) -> str:
         if type(value) in quick or (type(value) is tuple and quick.issuperset(map(type, value))):
             return repr(value)
         if isinstance(value, torch.Tensor):
-            return f"tensor{tuple(value.shape)}{value.dtype}{value.device.type}"
+            return f"tensor{place(value)}{tuple(value.shape)}{value.dtype}{value.device.type}"
         if isinstance(value, simple):
             return repr(value)
         kind, settings = type(value).__qualname__, None
@@ -185,10 +190,15 @@ def structure_key(model: torch.nn.Module) -> str:
             if k not in ("training", "_modules", "_flat_weights", "_flat_weight_refs")
             and not (type(v) in empty and not v)  # mostly the tables of hooks
         }
+        kind = type(module)
         digest.update(
-            f"{name}|{type(module).__module__}.{type(module).__qualname__}|{_identity_of_forward(module)}|".encode()
+            f"{name}|{place(module)}|{kind.__module__}.{kind.__qualname__}|{_identity_of_forward(module)}|".encode()
         )
         digest.update(plain(settings).encode())
+        for base in kind.__mro__:
+            if base not in bases and not base.__module__.startswith("torch."):
+                bases.add(base)
+                digest.update(plain({k: v for k, v in vars(base).items() if type(v) in quick}).encode())
     return digest.hexdigest()
 
 
