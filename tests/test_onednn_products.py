@@ -20,6 +20,7 @@ needs_onednn = pytest.mark.skipif(
 def faster(monkeypatch):
     """As on a processor where oneDNN is faster, with small products, too; counts what it is asked for."""
     monkeypatch.setattr(onednn_products, "is_faster", lambda: True)
+    monkeypatch.setattr(onednn_products, "by_setting", lambda: False)
     monkeypatch.setattr(onednn_products, "LEAST_MULTIPLY_ADDS", 1)
     monkeypatch.setattr(onednn_products, "LEAST_CHANNELS", 1)
     monkeypatch.setattr(onednn_products, "ROWS_WORTH_A_COPY", 20)
@@ -127,9 +128,41 @@ def test_the_trial_decides(monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "conv"), reason="before PyTorch 2.9 there is no such setting")
+@pytest.mark.parametrize("size", [(3, 5, 2), (700, 40, 300), (64, 1000, 1), (1, 300, 500), (4, 1100, 16, 300)])
+def test_products_of_a_run_are_as_precise_as_ever(size):
+    """The setting with which they are fastest must not lower them, whatever their size."""
+    *rows, channels, results = size
+    x, weight = torch.randn(*rows, channels), torch.randn(*rows[:-1], channels, results)
+    truth = x.double() @ weight.double()
+    with products("highest", CPU):
+        found = [x @ weight]
+        if x.dim() == 2:
+            room = torch.empty(len(x), 3, results)
+            found.append(torch.mm(x, weight, out=room[:, 1]))
+            found.append(torch.nn.functional.linear(x, weight.T.contiguous()))
+    for each in found:
+        assert torch.linalg.vector_norm(each - truth) < 1e-6 * torch.linalg.vector_norm(truth)
+
+
+def test_no_setting_on_a_processor_with_matrix_units(monkeypatch):
+    undecorated = onednn_products.by_setting.__wrapped__
+    monkeypatch.setattr(onednn_products, "is_faster", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    assert undecorated() is False
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch, "mm", lambda x, w: (x.bfloat16() @ w.bfloat16()).float())
+    assert undecorated() is False, "nor where they are lowered all the same"
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "conv"), reason="before PyTorch 2.9 there is no such setting")
 @pytest.mark.parametrize("setting", ["none", "medium", "high", "everything"])
 def test_a_run_on_a_cpu_multiplies_in_float32_whatever_the_caller_set(setting):
     parts = [torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv, torch.backends.mkldnn.rnn]
+    full = {"none", "ieee"}
+
+    def all_full():
+        matmul = {onednn_products.SETTING} if onednn_products.by_setting() else full
+        return parts[0].fp32_precision in matmul and {part.fp32_precision for part in parts[1:]} <= full
 
     def settings():
         return [part.fp32_precision for part in parts]
@@ -143,14 +176,14 @@ def test_a_run_on_a_cpu_multiplies_in_float32_whatever_the_caller_set(setting):
         given = settings()
         assert setting == "none" or given != before
         with pytest.raises(KeyError), products("highest", CPU):
-            assert {part.fp32_precision for part in parts} <= {"none", "ieee"}
+            assert all_full()
             raise KeyError
         assert settings() == given
         outer, inner = products("highest", CPU), products("medium", CPU)  # as of runs in two threads
         outer.__enter__()
         inner.__enter__()
         outer.__exit__(None, None, None)
-        assert {part.fp32_precision for part in parts} <= {"none", "ieee"}, "another run is at it still"
+        assert all_full(), "another run is at it still"
         inner.__exit__(None, None, None)
         assert settings() == given
         if setting == "everything":  # what is said for all holds for each, as before

@@ -18,7 +18,7 @@ from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.handlers.formulas import Rectifier
 from yuzu._engine.handlers.fused import Block, find_blocks
 from yuzu._engine.sharing import Sharing, find_sharing
-from yuzu._engine.steadiness import find_steady
+from yuzu._engine.steadiness import find_settling, find_steady
 from yuzu._engine.window import Window
 
 WINDOWS_BYTES = 64 << 20  # of remembered windows and their index tables: what a sequence's chunks need, not what all do
@@ -82,11 +82,15 @@ class Plan:
                 self.last_reads[reader].append(i)
         self._find_needed()
         self._find_spreads()
-        self._absorb_factors()
         self.steady = find_steady(self)
+        for i in find_settling(self):
+            rule = self.rules[i]
+            assert rule is not None
+            rule.settles = rule.reads_reference = True
+        self._absorb_factors()
         for rule in self.rules:
             if isinstance(rule, Convolution):
-                rule.lowered_result = self.reads_lowered(rule.node.index)
+                rule.lowered_result = self.reads_lowered(rule.node.index) and not rule.settles
                 rule.steady = self.steady[rule.node.index]
         self._windows: OrderedDict[bytes, tuple[list[Window | None], int]] = OrderedDict()
         self._windows_bytes = 0
@@ -167,6 +171,8 @@ class Plan:
             while isinstance(before, Scaled) and before.absorbed and self.readers[source] == 1:
                 source = before.sources[0]
                 before = self.rules[source]
+            if rule.settles or (isinstance(before, Convolution) and before.settles):
+                continue  # what it makes zero is its own reference's negative
             if isinstance(before, Convolution) and self.readers[source] == 1 and before.layout == rule.layout:
                 rule.absorb(before.factors_after)
                 continue
@@ -177,7 +183,7 @@ class Plan:
             between = after if isinstance(after, Rectifier) and after.layout == rule.layout else None
             if between is not None:
                 after = self._only_reader(between)
-            if isinstance(after, Convolution) and after.groups == 1 and after.height is None:
+            if isinstance(after, Convolution) and after.groups == 1 and after.height is None and not after.settles:
                 rule.absorb(after.factors_before)
                 if between is not None:
                     between.factor = rule.per_channel

@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 
+from yuzu._engine.handlers import onednn_products
+
 
 @contextlib.contextmanager
 def products(precision: str, device: torch.device) -> Iterator[None]:
     """No autocast; on CUDA TF32 for ``"high"`` and ``"medium"`` and none for ``"highest"``; on a CPU float32, since a
-    run lowers what it lowers by itself. Put back afterwards.
+    run lowers what it lowers by itself, by the setting with which its products are fastest. Put back afterwards.
 
     cuDNN uses TF32 for float32 convolutions unless told not to, and oneDNN multiplies in bfloat16, where it can, after
     ``torch.set_float32_matmul_precision("medium")``, so it has to be said. PyTorch has one setting for all threads: on
@@ -69,6 +71,8 @@ class _Float32:
         parts = [getattr(torch.backends.mkldnn, name, None) for name in ("matmul", "conv", "rnn")]
         if all(hasattr(part, "fp32_precision") for part in parts):
             self._found = _set([part for part in parts if part.fp32_precision != "none"], "ieee")  # type: ignore[union-attr]
+            if onednn_products.by_setting():
+                self._found = _set(parts[:1], onednn_products.SETTING) + self._found
         elif torch.get_float32_matmul_precision() == "medium":  # before PyTorch 2.9
             self._legacy = "medium"
             torch.set_float32_matmul_precision("highest")

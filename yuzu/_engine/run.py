@@ -445,7 +445,11 @@ class Run:
         given = [changes[s] for s in rule.sources]
         if all(g is None for g in given) or (layout.kind == "windows" and (window is None or window.width == 0)):
             return
+        zero = rule.vanishes(self, given, window) if rule.settles else None  # first: changes may be written over
         tensor = rule.run(self, given, window)
+        if zero is not None and (self.device.type != "cpu" or zero.any()):
+            reference = self.of_sites(self.value(i)) if window is None else self.on_window(i, layout, window)
+            tensor = torch.where(zero, -reference, tensor)
         mutant = node.dtype is not None and not node.dtype.is_floating_point
         changes[i] = Change(tensor, window if layout.kind == "windows" else None, mutant)
         # what an expand repeats in place of storing cannot be written over

@@ -1,9 +1,12 @@
-"""Where a rounding error may stand for a zero: where nothing that follows makes much of it."""
+"""Where a rounding error may stand for a zero: where nothing that follows makes much of it; and where zeros must be
+made exact, because something does.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from yuzu._engine.graph import Node
 from yuzu._engine.handlers.affine import Product, Scaled
 from yuzu._engine.handlers.contract import Rule
 
@@ -21,6 +24,23 @@ OPERATIONS = {
         "max_pool2d_with_indices avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_max_pool1d upsample_nearest1d flip"
     ).split()
 }
+# whose results are not zero, other than by chance
+NONZERO = {
+    f"aten.{name}"
+    for name in (
+        "exp sigmoid softplus log_sigmoid softmax _softmax log_softmax _log_softmax logsumexp cos batch_norm "
+        "native_batch_norm _native_batch_norm_legit_no_training"
+    ).split()
+}
+# that make zeros of other numbers
+MAKES_ZEROS = {
+    f"aten.{name}"
+    for name in (
+        "relu relu6 clamp clamp_min clamp_max hardtanh hardsigmoid hardswish threshold hardshrink softshrink where "
+        "masked_fill maximum minimum round floor ceil trunc sign sgn"
+    ).split()
+}
+BIAS = {"conv1d": 2, "conv2d": 2, "conv_transpose1d": 2, "linear": 2, "addmm": 0, "layer_norm": 3, "group_norm": 3}
 
 
 def find_steady(plan: Plan) -> list[bool]:
@@ -37,3 +57,28 @@ def _is_steady(rule: Rule | None) -> bool:
     if rule is None or rule.node.dtype is None or not rule.node.dtype.is_floating_point:
         return False
     return not rule.reads_reference or isinstance(rule, Scaled | Product) or rule.node.op in OPERATIONS
+
+
+def find_settling(plan: Plan) -> list[int]:
+    """The nodes whose result may be exactly zero in a mutant, because all that it is made of is, where something that
+    is not steady follows. A bias leaves no such zeros; what is carried as values has them by itself.
+    """
+    zeros: list[bool] = []
+    found = []
+    for node in plan.graph.nodes:
+        rule = plan.rules[node.index]
+        read = any(zeros[i] for i in node.inputs if plan.graph.nodes[i].mutated)
+        zeros.append(node.kind == "sequence" or (node.mutated and _may_be_zero(node, read)))
+        knows = rule is not None and type(rule).vanishes is not Rule.vanishes
+        if knows and read and zeros[-1] and not plan.steady[node.index] and plan.readers[node.index]:
+            found.append(node.index)
+    return found
+
+
+def _may_be_zero(node: Node, read: bool) -> bool:
+    """Whether numbers of its result may be zero other than by chance; ``read``: those of what it reads may."""
+    floating = node.dtype is not None and node.dtype.is_floating_point
+    if not floating or node.op in MAKES_ZEROS:
+        return True
+    place = BIAS.get(node.op.removeprefix("aten."))
+    return read and node.op not in NONZERO and (place is None or node.argument(place, "bias") is None)

@@ -16,6 +16,7 @@ from yuzu._engine.graph import Ref, map_refs
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.convolution import ChannelFactor
 from yuzu._engine.handlers.elementwise import common_layout, pointwise
+from yuzu._engine.handlers.vanishing import is_zero
 from yuzu._engine.window import Window
 
 if TYPE_CHECKING:
@@ -71,6 +72,13 @@ class Scaled(Rule):
             return difference.mul_(factor)
         return difference * factor
 
+    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+        """Of a quotient, which is a product with the inverse here; of a product it is so in any case."""
+        (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
+        if change is None or self.absorbed or self.node.op != "aten.div":
+            return None
+        return is_zero(run, source, layout, change, window)
+
     def _ones(self, run: Run, factor: torch.Tensor | float) -> bool:
         """Whether the factor changes nothing, as signs often do; no device is waited for to know."""
         if self.per_channel is None or not isinstance(factor, torch.Tensor) or factor.device.type != "cpu":
@@ -106,6 +114,19 @@ class Linear(Rule):
         result = self.node.target(*map_refs(self.node.args, value), **map_refs(self.node.kwargs, value))
         result = result if window is None else self.layout.position_first(result)
         return result.unflatten(0, difference.shape[:2])
+
+    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+        """Of a sum, where everything that it sums is zero: it is itself a sum of what is not."""
+        (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
+        if change is None or self.family != "reduce":
+            return None
+        nonzero = ~is_zero(run, source, layout, change, window)
+        rows = nonzero.flatten(0, 1).to(run.value(source).dtype)
+        rows = rows if window is None else layout.natural(rows)
+        args = map_refs(self.node.args, lambda ref: rows if ref.index == source else run.value(ref.index))
+        counts = self.node.target(*args, **self.node.kwargs)
+        counts = counts if window is None else self.layout.position_first(counts)
+        return counts.unflatten(0, nonzero.shape[:2]) == 0
 
 
 def _fits(factor: torch.Tensor, difference: torch.Tensor) -> bool:
@@ -243,6 +264,15 @@ class Product(Rule):
         if d1 is None or d2 is None:
             return d1 * r2 if d1 is not None else r1 * d2  # type: ignore[operator]
         return d1 * r2 + (r1 + d1) * d2
+
+    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+        """Where either factor does."""
+        found: torch.Tensor | None = None
+        for source, layout, change in zip(self.sources, self.source_layouts, changes, strict=True):
+            if change is not None:
+                zero = is_zero(run, source, layout, change, window)
+                found = zero if found is None else found | zero
+        return found
 
 
 @handles("aten.neg")

@@ -102,6 +102,8 @@ class Rule:
     keeps_finite: bool
         Whether finite values always give finite ones: a logarithm does not. What an output does not need may then be
         carried beside what it needs, for a product with zeros in it leaves nothing of it.
+    settles: bool
+        Whether its result is made exactly zero where it `vanishes`; set by the plan, where that may matter.
     """
 
     family = "naive"
@@ -111,6 +113,7 @@ class Rule:
     reads_lowered = False
     reads_reference = True
     keeps_finite = False
+    settles = False
 
     def __init__(self, view: View, layout: Layout) -> None:
         self.node = view.node
@@ -137,6 +140,12 @@ class Rule:
         layout of rows.
         """
         raise NotImplementedError
+
+    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+        """Where the mutants' result is zero because all that it is made of is, to broadcast against what `run` gives;
+        None for a rule that does not know. What is run on values need not: the operation itself makes zero of zeros.
+        """
+        return None
 
     def reference(self, value_of: Callable[[int], Any], device: torch.device) -> Any:
         """The node's value for the reference sequences."""

@@ -20,6 +20,7 @@ from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles, 
 from yuzu._engine.handlers.convolution_call import FEW_CHANNELS, Call, Shape
 from yuzu._engine.handlers.convolution_ways import WAYS, WayEntry, table
 from yuzu._engine.handlers.lowered_products import convolve_rows, lowered_kernel
+from yuzu._engine.handlers.vanishing import count_read, nonzero
 from yuzu._engine.window import Geometry, Integers, Window
 
 if TYPE_CHECKING:
@@ -214,6 +215,15 @@ class Convolution(Reading):
             result = result.unsqueeze(4)
         full = window.cached(("raw", self.node.index, width), lambda: Window.at(start, width))
         return rewindow(result, full, window, disposable=True)
+
+    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+        (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
+        if change is None or window is None or self.lines > 1 or self.height is not None:
+            return None
+        found = count_read(
+            run, self.node.index, source, layout, self.geometry, change, window, self.groups, nonzero
+        ) == 0
+        return found.repeat_interleave(self.channels[1] // self.groups, 3) if self.groups > 1 else found
 
     def _wanted(self, before: Window, window: Window) -> tuple[tuple[int, int, Integers], Window]:
         """First and stop of the positions that any site's window has of all that the window before it reaches, and

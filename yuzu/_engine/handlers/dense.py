@@ -22,6 +22,7 @@ from yuzu._engine.handlers.affine import Linear
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.elementwise import Local, OnRows
 from yuzu._engine.handlers.lowered_products import add_product, lowered, lowered_matrix, product
+from yuzu._engine.handlers.vanishing import count_all, is_zero, nonzero
 from yuzu._engine.window import Window
 
 if TYPE_CHECKING:
@@ -59,6 +60,10 @@ class OnChannels(Rule):
             tensor = rewindow(change.tensor, change.window, window)
         rows = tensor.reshape(-1, tensor.shape[-1])
         return product(rows, matrix).view(*tensor.shape[:-1], matrix.shape[1])
+
+    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+        (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
+        return None if change is None else is_zero(run, source, layout, change, window).all(-1, keepdim=True)
 
 
 class OverPositions(Rule):
@@ -112,6 +117,13 @@ class OverPositions(Rule):
             x = tensor.movedim(2, -1)
         result = self._product(run, x.reshape(sites, -1, width * channels), change.window)
         return result.view(sites, edits, *before, -1)
+
+    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+        (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
+        beside = 0 if change is None or layout.composite else change.tensor.dim() - 3
+        if change is None or (layout.composite and change.tensor.dim() > 5):
+            return None  # other axes lie between those that are summed
+        return (count_all(run, source, layout, change, beside, nonzero) == 0).unsqueeze(-1)
 
     def _product(self, run: Run, x: torch.Tensor, window: Window) -> torch.Tensor:
         """``(S, M, w * channels)`` times the slice of the weight at each site's window: ``(S, M, out)``."""

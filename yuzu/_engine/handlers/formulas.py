@@ -20,6 +20,7 @@ import torch
 from yuzu._engine.delta import ROWS, Change, Layout, rewindow
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.convolution import ChannelFactor
+from yuzu._engine.handlers.vanishing import is_zero
 from yuzu._engine.window import Window
 
 if TYPE_CHECKING:
@@ -60,6 +61,10 @@ class Formula(Rule):
         if self.axis is None:
             return self.formula(difference, before, after)
         return self.formula(difference, before, after, self._place(window))
+
+    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+        (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
+        return None if change is None or self.node.op != "aten.tanh" else is_zero(run, source, layout, change, window)
 
     def _place(self, window: Window | None) -> int:
         assert self.axis is not None

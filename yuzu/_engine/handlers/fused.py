@@ -204,7 +204,7 @@ def find_blocks(plan: Plan) -> list[Block]:
 
 def _fits(rule: Convolution) -> bool:
     channels = rule.channels[0]
-    plain = rule.groups == 1 and rule.height is None and rule.node.dtype == torch.float32
+    plain = rule.groups == 1 and rule.height is None and rule.node.dtype == torch.float32 and not rule.settles
     return plain and channels >= LEAST_CHANNELS and _plain(rule.layout) and _plain(rule.source_layouts[0])
 
 

@@ -2,7 +2,8 @@
 
 PyTorch's own builds multiply float32 matrices with MKL, which leaves the wider half of the vector units of AMD's
 processors unused, while their convolutions and bfloat16 products are oneDNN's. PyTorch has oneDNN's float32 product
-too, as the operation that its compiler uses for linear layers.
+too, as the operation that its compiler uses for linear layers; and ``torch.mm`` becomes oneDNN's by a setting, which
+lowers nothing on processors without matrix units.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import torch
 
 CLEARLY = 1.25  # times as fast, so that two runs decide alike where both are about as fast
 TRIAL_SIZES, TRIALS = (1024, 256, 256), 5  # rows, read, and result channels: about 2 ms in all
+SETTING = "bf16"  # of `torch.backends.mkldnn.matmul.fp32_precision`
+ROUNDING = 1e-6  # of float32 sums, relative; bfloat16's is a thousand times as much
 # below so many multiply-adds, or with fewer channels on either side, what a call costs beside the product is more
 LEAST_MULTIPLY_ADDS, LEAST_CHANNELS = 3 << 20, 16
 ROWS_WORTH_A_COPY = 128  # of ``x``, for a weight that has to be copied first
@@ -52,9 +55,7 @@ def is_faster() -> bool:
     """Whether oneDNN is there, and clearly faster here; tried once a process."""
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return False
-    rows, channels, results = TRIAL_SIZES
-    sizes = ((rows, channels), (channels, results))
-    x, weight = (torch.ones(size, dtype=torch.float32, device="cpu") for size in sizes)
+    x, weight = _trial()
     times: dict[Callable[..., torch.Tensor], float] = {}
     with torch.no_grad():
         for _ in range(TRIALS):  # in turn, so that a busy moment meets both
@@ -64,3 +65,33 @@ def is_faster() -> bool:
                 taken = time.perf_counter() - begin
                 times[function] = min(times.get(function, taken), taken)
     return times[torch.mm] > CLEARLY * times[multiplied]
+
+
+@functools.cache
+def by_setting() -> bool:
+    """Whether ``torch.mm`` is oneDNN's, and as precise as ever, where PyTorch may lower float32 to `SETTING`; and that
+    is faster. It writes where it is told to, and so saves a copy.
+
+    Never on a processor with matrix units, where oneDNN lowers indeed; elsewhere it is tried once a process.
+    """
+    part = getattr(torch.backends.mkldnn, "matmul", None)
+    matrix_units = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    if not hasattr(part, "fp32_precision") or matrix_units is None or matrix_units() or not is_faster():
+        return False
+    x, weight = _trial()
+    before = part.fp32_precision  # type: ignore[union-attr]
+    try:
+        part.fp32_precision = SETTING  # type: ignore[union-attr]
+        found = torch.mm(x, weight)
+    finally:
+        part.fp32_precision = before  # type: ignore[union-attr]
+    truth = x.double() @ weight.double()
+    return bool(torch.linalg.vector_norm(found - truth) < ROUNDING * torch.linalg.vector_norm(truth))
+
+
+def _trial() -> tuple[torch.Tensor, torch.Tensor]:
+    rows, channels, results = TRIAL_SIZES
+    generator = torch.Generator("cpu").manual_seed(0)
+    sizes = ((rows, channels), (channels, results))
+    x, weight = (torch.randn(s, generator=generator, dtype=torch.float32, device="cpu") for s in sizes)
+    return x, weight

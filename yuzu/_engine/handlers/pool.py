@@ -22,6 +22,7 @@ from yuzu._engine.delta import Change, Layout, on_device, read_windows, rewindow
 from yuzu._engine.handlers import kernels, pool_kernel
 from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles, spatial_axis
 from yuzu._engine.handlers.elementwise import OnRows
+from yuzu._engine.handlers.vanishing import Test, count_read, nonzero, positive, zero
 from yuzu._engine.window import Geometry, Integers, Window
 
 if TYPE_CHECKING:
@@ -134,6 +135,12 @@ class Pool(Reading):
         found = pool_kernel.pool(x, change.tensor.shape[1], window.width, g, there, *self.beside(run))
         return found.view(*change.tensor.shape[:2], window.width, *change.tensor.shape[3:])
 
+    def count(self, run: Run, change: Change, window: Window, test: Test) -> torch.Tensor:
+        """How many of the numbers that each result is made of pass a test."""
+        (source,), (layout,), sizes = self.sources, self.source_layouts, change.tensor.shape[3:]
+        found = count_read(run, self.node.index, source, layout, self.geometry, change, window, sizes.numel(), test)
+        return found.unflatten(3, sizes) if sizes else found.squeeze(3)
+
     def beside(self, run: Run) -> tuple[torch.Tensor | None, torch.Tensor]:
         """What the kernel reads before and after the pool beside the differences."""
         raise NotImplementedError
@@ -186,6 +193,12 @@ class MaximumPool(Pool):
     """Maximum over positions."""
 
     reads_lowered = True
+
+    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+        (change,) = changes
+        if change is None or window is None:
+            return None
+        return (self.count(run, change, window, positive) == 0) & (self.count(run, change, window, zero) > 0)
 
     def below_maximum(self, run: Run, t: int) -> torch.Tensor:
         """``E_t`` at all output positions: ``(B, L', ...)``."""
@@ -256,6 +269,10 @@ class AveragePool(Pool):
             counts = ((position >= 0) & (position < g.input_length)).sum(1)
         self.counts = counts
         self.even = bool((counts == counts[0]).all())
+
+    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+        (change,) = changes
+        return None if change is None or window is None else self.count(run, change, window, nonzero) == 0
 
     def by_phases(self, run: Run, change: Change, window: Window) -> torch.Tensor:
         tensor, before = change.tensor, change.window

@@ -18,6 +18,7 @@ from yuzu._engine.delta import ROWS, Change, Layout, on_device
 from yuzu._engine.handlers.affine import Linear
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.elementwise import Local, OnRows, axes_of, pointwise
+from yuzu._engine.handlers.vanishing import count_all, negative, nonzero, positive, zero
 from yuzu._engine.simplify import OfSlice
 from yuzu._engine.window import Window
 
@@ -53,6 +54,16 @@ class SumOverPositions(Rule):
         total = rows.sum(self.axes, keepdim=self.keepdim, dtype=dtype)
         total = total.unflatten(0, run.sites.difference.shape[:2])
         return total.div_(self.divisor) if self.divisor != 1 else total
+
+    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+        (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
+        if change is None or self.cut is not None or layout.composite:
+            return None
+        if self.axes != (layout.axis,):  # with other axes: where all of a row is zero
+            found = count_all(run, source, layout, change, 0, nonzero) == 0
+            return found.view(*found.shape, *[1] * (len(self.node.shape or ()) - 1))
+        found = count_all(run, source, layout, change, change.tensor.dim() - 3, nonzero) == 0
+        return found.unsqueeze(layout.axis + 1) if self.keepdim else found
 
     def _summed(self, tensor: torch.Tensor, window: Window, dtype: torch.dtype) -> torch.Tensor:
         """``(S, A, 1, ...)``: the sum of what lies in the slice, where windows reach beyond it; else all as it is.
@@ -116,6 +127,16 @@ class MaximumOverPositions(Rule):
             torch.maximum(largest, table[sequence, index].unsqueeze(1), out=largest)
         result = largest if self.sign == 1 else largest.neg_()
         return result.unsqueeze(layout.axis + 1) if self.keepdim else result
+
+    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+        (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
+        if change is None:
+            return None
+        beside = change.tensor.dim() - 3
+        more = positive if self.sign == 1 else negative
+        found = count_all(run, source, layout, change, beside, more) == 0
+        found &= count_all(run, source, layout, change, beside, zero) > 0
+        return found.unsqueeze(layout.axis + 1) if self.keepdim else found
 
 
 def reduction(view: View, kind: str, axes: tuple[int, ...], keepdim: bool) -> Rule | str:

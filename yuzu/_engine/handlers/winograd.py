@@ -104,17 +104,25 @@ def winograd(call: Call) -> torch.Tensor:
         return banded(call)
     there = _transforms(form, w, k, call.dilation, call.positions, x.dtype, x.device)
     weights = call.derived(f"winograd {form.positions} {form.taps}", lambda: _values_of_taps(kernel, form))
-    values = torch.bmm(there.evaluation.expand(n, -1, -1), x).view(n, form.points, -1, cin)
-    results = x.new_empty(n, form.points, there.interpolation.shape[1] // form.points, cout)
+    # by point, in rows that products read and write as they lie: blocks side by side, or one below the other
+    evaluation, interpolation = (t.expand(n, -1, -1) for t in (there.evaluation, there.interpolation))
+    beside = form.positions == form.taps
+    if beside:
+        values = torch.bmm(evaluation, x).view(n, form.points, -1, cin).transpose(0, 1)
+    else:
+        values = x.new_empty(evaluation.shape[1], n, cin)
+        torch.bmm(evaluation, x, out=values.transpose(0, 1))
+        values = values.view(form.points, -1, n, cin)
+    results = x.new_empty(form.points, interpolation.shape[2] // form.points, n, cout)
     at = 0
     for term in there.terms:
         (first, stop), (low, high), count = term.blocks, term.groups, len(term.places)
         for point in range(form.points):
-            read = values[:, point, first:stop].reshape(n * count, -1)
-            found = product(read, weights[point, low * cin : high * cin])
-            results[:, point, at : at + count] = found.view(n, count, cout)
+            read = values[point, :, first:stop] if beside else values[point, first:stop]
+            written = results[point, at : at + count].view(n * count, cout)
+            product(read.reshape(n * count, -1), weights[point, low * cin : high * cin], written)
         at += count
-    return torch.bmm(there.interpolation.expand(n, -1, -1), results.flatten(1, 2)).to(call.dtype)
+    return torch.bmm(interpolation, results.flatten(0, 1).transpose(0, 1)).to(call.dtype)
 
 
 @functools.lru_cache(maxsize=64)

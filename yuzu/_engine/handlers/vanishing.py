@@ -1,0 +1,108 @@
+"""Where a mutant's value is exactly zero, whatever the rounding of differences says.
+
+A reference of ``r`` and a difference of ``-r`` by another order of summation leave a residue of some 1e-8 ``r`` where
+the model itself sums nothing but zeros. A root, a quotient, a norm or a comparison behind it makes anything of it. So,
+where such an operation follows, a rule says where all that a result is made of is zero: from how many numbers it reads
+are not, which is counted as the result is summed, reference and difference, but in whole numbers, exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from yuzu._engine.delta import Change, Layout, rewindow
+from yuzu._engine.window import Geometry, Window
+
+if TYPE_CHECKING:
+    from yuzu._engine.run import Run
+
+Test = Callable[[torch.Tensor], torch.Tensor]
+
+
+def is_zero(run: Run, source: int, layout: Layout, change: Change, window: Window | None) -> torch.Tensor:
+    """Where the mutants' values of a node are zero, ``(S, A, w, ...)`` on a window (False beside the change's own), or
+    ``(S, A, ...)`` where it is None.
+    """
+    if window is None:
+        return run.whole(source, change) + run.of_sites(run.value(source)) == 0
+    assert change.window is not None
+    zero = change.tensor + run.on_window(source, layout, change.window) == 0
+    return rewindow(zero, change.window, window)
+
+
+def nonzero(values: torch.Tensor) -> torch.Tensor:
+    """What all must not be, for a sum to be zero."""
+    return values != 0
+
+
+def positive(values: torch.Tensor) -> torch.Tensor:
+    """What all must not be, for a maximum to be zero, or less."""
+    return values > 0
+
+
+def negative(values: torch.Tensor) -> torch.Tensor:
+    """The same for a minimum."""
+    return values < 0
+
+
+def zero(values: torch.Tensor) -> torch.Tensor:
+    """What one must be besides."""
+    return values == 0
+
+
+def _more(run: Run, source: int, layout: Layout, change: Change, test: Test) -> torch.Tensor:
+    """1, 0 or -1, ``(S, A, w, ...)`` on the change's window: where a mutant's number passes, or the reference's."""
+    assert change.window is not None
+    reference = run.on_window(source, layout, change.window)
+    return test(change.tensor + reference).float() - test(reference).float()
+
+
+def count_read(
+    run: Run,
+    node: int,
+    source: int,
+    layout: Layout,
+    geometry: Geometry,
+    change: Change,
+    window: Window,
+    groups: int,
+    test: Test,
+) -> torch.Tensor:
+    """How many numbers that an operation with a ``geometry`` along positions reads pass a test, in each of ``groups``
+    of channels: ``(S, A, w, groups)``.
+    """
+    before, g = change.window, geometry
+    assert before is not None
+
+    def by_group(numbers: torch.Tensor, axes: int) -> torch.Tensor:
+        return numbers.flatten(axes).unflatten(axes, (groups, -1)).sum(-1)
+
+    def count(numbers: torch.Tensor) -> torch.Tensor:
+        """``(N, m, groups)`` to ``(N, m', groups)``."""
+        ones = numbers.new_ones(groups, 1, g.kernel)
+        return F.conv1d(numbers.movedim(2, 1), ones, None, g.stride, 0, g.dilation, groups).movedim(1, 2)
+
+    def of_reference() -> torch.Tensor:
+        there = by_group(test(run.reference.position_first(source, layout)).float(), 2)
+        behind = (g.output_length - 1) * g.stride + g.reach + 1 - g.padding - there.shape[1]
+        return count(F.pad(there, (0, 0, g.padding, behind)))
+
+    read = window.cached(
+        ("read", node),
+        lambda: Window.at(window.start * g.stride - g.padding, (window.width - 1) * g.stride + g.reach + 1),
+    )
+    moved = rewindow(by_group(_more(run, source, layout, change, test), 3), before, read)
+    found = count(moved.flatten(0, 1)).unflatten(0, moved.shape[:2])
+    return found + run.made_on_window((test.__name__, node), of_reference, window)
+
+
+def count_all(run: Run, source: int, layout: Layout, change: Change, kept: int, test: Test) -> torch.Tensor:
+    """How many numbers pass a test, of all positions and all but the last ``kept`` axes: ``(S, A, ...)``."""
+    more = _more(run, source, layout, change, test)
+    there = test(run.reference.position_first(source, layout)).float()
+    axes = range(2, more.dim() - kept)
+    return more.sum(list(axes)) + run.of_sites(there.sum([a - 1 for a in axes]))
