@@ -11,7 +11,17 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of ``path`` when all went well and is deleted otherwise."""
+    """A path to write to, which takes the place of ``path`` when all went well and is deleted otherwise.
+
+    Raises
+    ------
+    FileNotFoundError, IsADirectoryError
+        With the folder that is missing, or that is where the file should be; not with a temporary name.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} in")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give a file in it")
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     os.close(handle)
     try:

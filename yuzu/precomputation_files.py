@@ -48,20 +48,22 @@ def read(path: Path) -> tuple[Settings, dict[str, Any], dict[str, torch.Tensor]]
     Raises
     ------
     PrecomputationError
-        Saying whether the file is foreign, truncated, or of another version.
+        Saying whether the file is a folder, foreign, truncated, damaged, or of another version.
     FileNotFoundError
         If there is no such file.
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
     again = "make it again with precompute and save"
+    if path.is_dir():
+        raise PrecomputationError(f"{path} is a folder; give the file that save wrote, or make one with precompute")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             header = file.metadata() or {}
             ours = header.get("format") == FORMAT_NAME  # a foreign file is not read further
             arrays = {name: file.get_tensor(name) for name in file.keys() if ours and name != "empty"}
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise PrecomputationError(f"{path} is truncated, or not a Yuzu precomputation ({error}); {again}") from error
+        raise PrecomputationError(f"{path} {_why_unreadable(path)} ({error}); {again}") from error
     if header.get("format") != FORMAT_NAME:
         raise PrecomputationError(f"{path} is a safetensors file but not a Yuzu precomputation; {again}")
     if header.get("version") != str(FORMAT_VERSION):
@@ -80,6 +82,30 @@ def read(path: Path) -> tuple[Settings, dict[str, Any], dict[str, torch.Tensor]]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise PrecomputationError(f"{path} is a damaged Yuzu precomputation ({error}); {again}") from error
     return settings, decisions, arrays
+
+
+def _why_unreadable(path: Path) -> str:
+    """Of a file that cannot be read as safetensors, which is eight bytes with the length of a header, least byte first,
+    then the header, a JSON object, then arrays.
+    """
+    with open(path, "rb") as file:
+        head = file.read(9)
+        length, size = int.from_bytes(head[:8], "little"), path.stat().st_size
+        if any(head[4:8]) or head[8:] not in (b"", b"{"):  # no header is as long as 4 GB
+            return "is not a Yuzu precomputation"
+        if size < 8 + length:  # of less than nine bytes, too
+            return "is truncated"
+        file.seek(8)
+        header = file.read(length)
+    try:
+        fields = json.loads(header)
+        ours = fields["__metadata__"]["format"] == FORMAT_NAME
+        stops = [field["data_offsets"][1] for name, field in fields.items() if name != "__metadata__"]
+    except (KeyError, IndexError, TypeError, ValueError, RecursionError):
+        return "is not a Yuzu precomputation, or a damaged one"
+    if not ours:
+        return "is not a Yuzu precomputation"
+    return "is truncated" if size < 8 + length + max(stops, default=0) else "is a damaged Yuzu precomputation"
 
 
 def _is(value: Any, kind: type | tuple[type, ...], least: float = -math.inf, most: float = math.inf) -> bool:
