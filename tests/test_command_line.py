@@ -25,6 +25,9 @@ def build():
 
 def number():
     return 3
+
+def sized(width):
+    return build()
 """
 SEQUENCES = ["ACGTACGTACGTACGTACGT", "TTTTTCCCCCNNNNNGGGGG", "ACACACACACACACACACAC", "GGGGGGGGGGGGGGGGGGGG", "CATCATCATCATCATCATCA"]
 
@@ -163,7 +166,12 @@ def test_precomputation(job, capsys):
         (["--model", "net.py:missing"], "has no missing"),
         (["--model", "no_such_package:Net"], "cannot import no_such_package"),
         (["--model", "net.py:number"], "must make a torch.nn.Module, it returned int"),
+        (["--model", "net.py:sized"], "called without arguments, but needs some (missing a required argument: 'width')"),
+        (["--model", "net.py:width"], "must be a function or class that makes a model, got int"),
         (["--weights", "none.pt"], "no file none.pt"),
+        (["--weights", "whole.pt"], "holds more than tensors, such as a whole model, and is not unpickled; save model.state_dict()"),
+        (["--weights", "others.pt"], "does not fit the model: Error(s) in loading"),
+        (["--weights", "cut.pt"], "does not fit the model: torch.save did not write it whole"),
         (["--weights", "x.fa"], "does not fit the model"),
         (["--fasta", "none.fa"], "no file none.fa"),
         (["--fasta", "uneven.fa"], "a has 4 letters, b has 3"),
@@ -187,9 +195,12 @@ def test_errors(job, change, message, tmp_path, capsys):
     with h5py.File("foreign.h5", "w") as file:
         file["x"] = [1]
     (tmp_path / "cut.h5").write_bytes((tmp_path / "foreign.h5").read_bytes()[:96])
+    torch.save(torch.nn.Conv1d(4, 2, 3), "whole.pt")
+    torch.save({"a": torch.zeros(1)}, "others.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "net.pt").read_bytes()[:200])
     assert command_line.main([*arguments, *change]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("yuzu ism: ") and message in error
+    assert error.startswith("yuzu ism: ") and message in error and error.count("\n") == 1
 
 
 def test_errors_of_precompute(job, capsys):

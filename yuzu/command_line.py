@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import json
 import sys
 from collections.abc import Sequence
@@ -110,7 +111,7 @@ def load_model(place: str, weights: Path | None) -> torch.nn.Module:
     if not hasattr(module, name):
         raise YuzuError(f"--model: {where} has no {name}")
     made = getattr(module, name)
-    model = made if isinstance(made, torch.nn.Module) else made()
+    model = made if isinstance(made, torch.nn.Module) else _called(made, place)
     if not isinstance(model, torch.nn.Module):
         raise YuzuError(f"--model: {place} must make a torch.nn.Module, it returned {type(model).__name__}")
     if weights is not None:
@@ -118,9 +119,26 @@ def load_model(place: str, weights: Path | None) -> torch.nn.Module:
             raise YuzuError(f"--weights: there is no file {weights}")
         try:
             model.load_state_dict(_read_weights(weights))
+        except YuzuError:
+            raise
         except Exception as error:
-            raise YuzuError(f"--weights: {weights} does not fit the model: {error}") from error
+            raise YuzuError(f"--weights: {weights} does not fit the model: {' '.join(str(error).split())}") from error
     return model.eval()
+
+
+def _called(made: Any, place: str) -> Any:
+    """What a function or class returns without arguments."""
+    if not callable(made):
+        raise YuzuError(f"--model: {place} must be a function or class that makes a model, got {type(made).__name__}")
+    try:
+        inspect.signature(made).bind()
+    except TypeError as error:
+        raise YuzuError(
+            f"--model: {place} is called without arguments, but needs some ({error}); name a function that passes them"
+        ) from error
+    except ValueError:  # it has no signature that Python knows of; the call will tell
+        pass
+    return made()
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -128,7 +146,15 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
         from safetensors.torch import load_file
 
         return load_file(path)
-    found = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of many kinds, with advice for programmers
+        if "Unsupported global" in str(error) or "TorchScript" in str(error):
+            raise YuzuError(
+                f"--weights: {path} holds more than tensors, such as a whole model, and is not unpickled; save "
+                "model.state_dict() and give that"
+            ) from error
+        raise YuzuError(f"--weights: {path} does not fit the model: torch.save did not write it whole") from error
     nested = found.get("state_dict") if isinstance(found, dict) else None  # as training frameworks keep it
     return nested if isinstance(nested, dict) else found
 
