@@ -1,6 +1,8 @@
 """What holds for every function of `yuzu.plot`: where it draws, what it leaves alone, and what it refuses."""
 
 import builtins
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -156,3 +158,13 @@ def test_importing_the_package_does_not_import_matplotlib():
 
     code = "import sys, yuzu.plot; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_reached_from_the_package_without_its_import():
+    code = """
+import sys, yuzu
+assert "yuzu.plot" not in sys.modules and "matplotlib" not in sys.modules
+assert yuzu.plot.plot_logo is __import__("yuzu.plot").plot.plot_logo
+assert not hasattr(yuzu, "plots")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

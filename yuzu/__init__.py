@@ -1,5 +1,8 @@
 """Exact, fast in-silico saturation mutagenesis (ISM) for PyTorch sequence models."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from yuzu import attribution as attribution
 from yuzu import bigwig as bigwig
 from yuzu import modisco as modisco
@@ -22,6 +25,17 @@ from yuzu.predict import predict as predict
 from yuzu.saturation_mutagenesis import SaturationMutagenesisRawResult as SaturationMutagenesisRawResult
 from yuzu.saturation_mutagenesis import saturation_mutagenesis as saturation_mutagenesis
 from yuzu.yuzu_ism import yuzu_ism as yuzu_ism
+
+if TYPE_CHECKING:
+    from yuzu import plot as plot
+else:
+
+    def __getattr__(name: str) -> Any:
+        """`yuzu.plot`, whose modules are loaded when it is first used."""
+        if name == "plot":
+            return importlib.import_module("yuzu.plot")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __version__ = "0.1.0"
 __all__ = [
