@@ -201,8 +201,8 @@ _READS_SIZES: set[str] = set()
 
 
 def handles(*operations: str, reads_sizes: bool = False) -> Callable[[Handler], Handler]:
-    """Register a handler for operations, by the names that ``Precomputation.summary()`` shows, such as
-    ``"aten.conv1d"``.
+    """Register a handler for operations, by the names that warnings show, such as ``"aten.conv1d"``;
+    ``Precomputation.summary()`` leaves the ``aten.`` out.
 
     Parameters
     ----------
