@@ -832,6 +832,24 @@ def test_return_timings(net):
             assert parts is None or all(isinstance(k, str) and isinstance(v, float) for k, v in parts.items())
 
 
+class Branching(torch.nn.Module):
+    def forward(self, X):
+        y = X.cumsum(2)[:, 0] ** 2
+        return y * 2 if bool(y.sum() > -1) else y
+
+
+@pytest.mark.parametrize("batch_size, batches", [(None, 1), (1, 3), (2, 2), (8, 1)])
+def test_return_timings_of_a_model_that_runs_naively(batch_size, batches):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = Branching()
+        precomputation = yuzu.precompute(model, L)
+    X = sequences(3, L)
+    scores, layers, within = yuzu.yuzu_ism(model, X, precomputation, batch_size=batch_size, return_timings=True)
+    assert [len(b) for b in layers] == [1] * batches and within == [[None]] * batches
+    assert_same(scores, yuzu.naive_ism(model, X))
+
+
 def test_return_timings_with_numpy_and_containers(profile):
     X = sequences(1, L)
     scores, layers, within = yuzu.yuzu_ism(profile, X.numpy(), output="delta", return_timings=True)

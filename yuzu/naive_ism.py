@@ -100,12 +100,13 @@ def score_naively(
     batch_size: int,
     device: torch.device,
     verbose: bool,
+    rows: range | None = None,
 ) -> None:
-    """Run every mutant."""
+    """Run every mutant of some sequences; None: of all."""
     keep_freed_memory()
     given = letters_of(X)
     letters = given.to(device)
-    for i in tqdm(range(len(X)), disable=not verbose, desc="naive ISM", unit="sequence"):
+    for i in tqdm(range(len(X)) if rows is None else rows, disable=not verbose, desc="naive ISM", unit="sequence"):
         x = X[i : i + 1].to(device)
         rest = tuple(a[i : i + 1].to(device) for a in extra)
         with running(), products("highest", device):
@@ -117,12 +118,12 @@ def score_naively(
             for part in batches(group, max(batch_size // group.edits, 1)):
                 sites, written = mutations.sites(x, letters[i : i + 1], part)
                 grid = sites.difference.shape[:2]
-                rows = grid[0] * grid[1]
+                count = grid[0] * grid[1]
                 with running(), products("highest", device):
                     mutants = mutations.edited(x, sites)
-                    values = twin(mutants, *(a.expand(rows, *a.shape[1:]).clone() for a in rest))
+                    values = twin(mutants, *(a.expand(count, *a.shape[1:]).clone() for a in rest))
                 leaves = selection.leaves(values)
-                selection.check(leaves, rows)
+                selection.check(leaves, count)
                 found = [
                     scored(leaf, r, scores.output).unflatten(0, grid) for leaf, r in zip(leaves, reference, strict=True)
                 ]

@@ -84,7 +84,7 @@ def yuzu_ism(
         What to write; zeros if None. Without ``ranges`` it is written at every single position from ``start``
         to ``end``.
     batch_size: int or None
-        Sequences carried at once; None picks it. Results do not depend on it.
+        Sequences carried at once; None picks it. Results with another one agree to rounding, not bit by bit.
     device: str, torch.device or None
         None means CUDA when available, else the CPU.
     return_timings: bool
@@ -191,13 +191,15 @@ def run_planned(
     results = Results(len(X), len(states), mutations.result_shape, result_dtype(X.dtype))
     scores = [Scores(output, results, state) for state in range(len(states))]
     if bound.plan is None:
-        begin = time.perf_counter()
         twin = bound.twin()
-        for extra, score in zip(states, scores, strict=True):
-            score_naively(twin, X, extra, mutations, selection, score, bound.naive_batch, device, verbose)
-        if timings is not None:
-            timings[0].append([time.perf_counter() - begin])
-            timings[1].append([None])
+        size = len(X) if timings is None else batch_size or len(X)  # its batches are of mutants
+        for first in range(0, len(X), size):
+            begin, rows = time.perf_counter(), range(first, min(first + size, len(X)))
+            for extra, score in zip(states, scores, strict=True):
+                score_naively(twin, X, extra, mutations, selection, score, bound.naive_batch, device, verbose, rows)
+            if timings is not None:
+                timings[0].append([time.perf_counter() - begin])
+                timings[1].append([None])
     else:
         _score_planned(bound, X, states, mutations, selection, scores, batch_size, device, verbose, timings)
     return results.packed(selection, output, lambda r: to_user(r if stacked else r[:, 0], as_numpy))
