@@ -3,6 +3,7 @@
 import copy
 import gc
 import re
+import sys
 import types
 import warnings
 import weakref
@@ -954,6 +955,21 @@ def test_check_of_a_float64_model():
     model = randomized(Net()).double().eval()
     report = yuzu.check(model, sequences(1, L))
     assert report.yuzu_relative_error < 1e-10
+
+
+@pytest.mark.parametrize(
+    "ours, naive, words",
+    [
+        (2e-7, 3e-7, "is as accurate as naive ISM or better: "),
+        (2e-4, 3e-4, "is as accurate as naive ISM or better: "),
+        (4e-7, 3e-7, "is accurate to 4.0e-07, within the 1e-05 that is promised: "),
+        (2e-5, 3e-7, "is LESS accurate than naive ISM: "),
+    ],
+)
+def test_the_sentence_of_check_is_true(net, monkeypatch, ours, naive, words):
+    errors = iter([(ours, 0.0), (naive, 0.0)])
+    monkeypatch.setattr(sys.modules["yuzu.check"], "errors_against", lambda *_: next(errors))
+    assert words in str(yuzu.check(net, sequences(1, L)))
 
 
 def test_check_finds_what_is_wrong(monkeypatch, net):
