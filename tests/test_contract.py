@@ -484,6 +484,12 @@ def test_target_int_drops_the_axis_and_a_list_keeps_it(ism, net):
     assert_close(ism(net, X, target=1), one.abs(), 1e-7, 1e-7)
 
 
+@pytest.mark.parametrize("target", [np.array(1), torch.tensor(1), [torch.tensor(2), np.array(0)]], ids=repr)
+def test_target_of_numbers_in_arrays(ism, net, target):
+    plain = [2, 0] if isinstance(target, list) else 1
+    assert_same(ism(net, sequences(1, L), target=target), ism(net, sequences(1, L), target=plain))
+
+
 # start and end
 
 SPANS = [
@@ -746,6 +752,36 @@ def test_args_as_list_and_numpy(ism):
     before = [a.clone() for a in args]
     ism(model, X, args=args)
     assert all(torch.equal(a, b) for a, b in zip(args, before, strict=True))
+
+
+def test_args_are_cast_to_the_models_dtype(ism):
+    """Arrays of numpy are float64 as they are made; whole numbers stay whole."""
+    model, X, args = with_args(), sequences(2, L), extra(2, 3)
+    doubles = tuple(a.double() if a.is_floating_point() else a for a in args)
+    expected = ism(model, X, args=args)
+    assert_same(ism(model, X, args=doubles), expected)
+    assert_same(ism(model, X, args=tuple(a.numpy() for a in doubles)), expected)
+    assert yuzu.check(model, X, args=doubles).yuzu_relative_error < 1e-5
+    precomputation = yuzu.precompute(model, L, args=args)
+    assert_same(yuzu.yuzu_ism(model, X, precomputation, args=doubles), yuzu.yuzu_ism(model, X, precomputation, args=args))
+
+
+def test_args_that_a_model_casts_itself(tmp_path):
+    """A precomputation serves the inputs that it was made with, whatever their dtype."""
+
+    class Casting(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv1d(4, 3, 5)
+
+        def forward(self, X, scale):
+            return self.conv(X).sum(2) * scale.float()
+
+    model, X, scale = Casting(), sequences(2, L), torch.tensor([[0.5], [2.0]], dtype=torch.float64)
+    precomputation = yuzu.precompute(model, L, args=(scale,))
+    precomputation.save(tmp_path / "casting.yuzu")
+    for used in (precomputation, yuzu.Precomputation.load(tmp_path / "casting.yuzu"), None):
+        assert_right(yuzu.yuzu_ism(model, X, used, args=(scale,)), model, X, args=(scale,))
 
 
 def test_args_with_ranges_func_and_batches(ism):

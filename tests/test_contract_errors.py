@@ -1,11 +1,12 @@
 """Every bad argument raises `ValueError` before any work; the message names it, what it got and what it wants."""
 
+import re
 import types
 
 import numpy as np
 import pytest
 import torch
-from conftest import Net, Profile, randomized, sequences
+from conftest import Net, Profile, assert_close, randomized, sequences
 
 import yuzu
 from yuzu import YuzuError
@@ -73,6 +74,10 @@ BAD_OPTIONS = {
         ({"target": [0, "a"]}, "a"),
         ({"target": [0.5]}, "0.5"),
         ({"target": {0}}, "set"),
+        ({"target": np.array(1.0)}, "float"),
+        ({"target": torch.tensor(True)}, "bool"),
+        ({"target": torch.tensor([1.5])}, "1.5"),
+        ({"target": np.array([True, False, True])}, "True"),
     ],
     "func": [({"func": 3}, "int"), ({"func": "log"}, "str")],
     # start, end
@@ -208,19 +213,77 @@ def test_func_that_returns_no_tensor(ism, net):
 # sequences that do not fit the model
 
 
-@pytest.mark.parametrize("shape", [(2, 5, L), (2, 4, L + 4), (2, 20, L)], ids=str)
-def test_sequences_that_the_model_cannot_read(ism, net, shape):
-    with pytest.raises(YuzuError, match=rf"{shape[1]}.*{shape[2]}"):
-        ism(net, torch.zeros(shape))
+CALLS = {
+    "yuzu_ism": ("X_0", yuzu.yuzu_ism),
+    "naive_ism": ("X_0", yuzu.naive_ism),
+    "check": ("X_0", yuzu.check),
+    "hybrid_ism": ("X_0", yuzu.hybrid_ism),
+    "saturation_mutagenesis": ("X", yuzu.saturation_mutagenesis),
+    "predict": ("X", yuzu.predict),
+    "takegrad": ("x", lambda model, X: yuzu.taylor.takegrad(X, model)),
+    "taylor.ism": ("x", lambda model, X: yuzu.taylor.ism(X, model)),
+}
 
 
-def test_a_missing_input_of_the_model(ism):
+@pytest.mark.parametrize("shape", [(2, 5, L), (2, 4, L + 4), (2, 20, L), (2, L, 4)], ids=str)
+@pytest.mark.parametrize("call", CALLS)
+def test_sequences_that_the_model_cannot_read(call, net, shape):
+    name, run = CALLS[call]
+    with pytest.raises(YuzuError, match=rf"(?s)cannot run on {name} of shape {re.escape(str(shape))}.*\(n, C, L\)") as caught:
+        run(net, torch.zeros(shape))
+    assert (f"{name} looks like (n, L, C): swap its last two axes" in str(caught.value)) == (shape[1] == L)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_missing_input_of_the_model(call):
     class Two(torch.nn.Module):
         def forward(self, X, scale):
             return X.sum(2) * scale
 
-    with pytest.raises(YuzuError, match="args"):
-        ism(Two(), GOOD)
+    with pytest.raises(YuzuError, match="no inputs in args.*scale"):
+        CALLS[call][1](Two(), GOOD)
+
+
+def test_an_error_that_is_not_about_the_input_stays():
+    """Such as a lack of memory for many sequences together."""
+
+    class Full(torch.nn.Module):
+        def forward(self, X):
+            if len(X) > 1:
+                raise MemoryError("full")
+            return X.sum(2)
+
+    with pytest.raises(MemoryError, match="full"):
+        yuzu.predict(Full(), GOOD)
+
+
+# outputs that are not real
+
+
+class Spectrum(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv1d(4, 3, 5)
+
+    def forward(self, X):
+        return torch.fft.rfft(self.conv(X))
+
+
+@pytest.mark.parametrize("call", [call for call in CALLS if call != "predict"])
+def test_complex_outputs(call, monkeypatch):
+    """Their imaginary part was once dropped."""
+    monkeypatch.setattr("yuzu.kept_precomputations.precompute", None)  # no work
+    with pytest.raises(YuzuError, match=r"real.*complex64.*func.*\.abs\(\)"):
+        CALLS[call][1](Spectrum(), GOOD)
+
+
+@pytest.mark.filterwarnings("ignore::yuzu.YuzuWarning")
+def test_complex_outputs_with_func_and_with_a_precomputation():
+    model, size = Spectrum(), lambda y: y.abs()
+    precomputation = yuzu.precompute(model, L)
+    with pytest.raises(YuzuError, match="real"):
+        yuzu.yuzu_ism(model, GOOD, precomputation)
+    assert_close(yuzu.yuzu_ism(model, GOOD, precomputation, func=size), yuzu.naive_ism(model, GOOD, func=size), 1e-5)
 
 
 # precompute
@@ -279,10 +342,12 @@ def any_length():
 
 def test_wrong_length_and_alphabet_are_found_before_any_work(any_length):
     _, precomputation = any_length
-    with pytest.raises(YuzuError, match=r"length.*30.*31"):
+    with pytest.raises(YuzuError, match=r"length 30, \(n, 4, 30\), got X_0 of shape \(n, 4, 31\)"):
         yuzu.yuzu_ism(NeverRun(), sequences(1, 31), precomputation)
-    with pytest.raises(YuzuError, match=r"4.*20"):
+    with pytest.raises(YuzuError, match=r"4 characters, \(n, 4, 30\), got X_0 of shape \(n, 20, 30\)"):
         yuzu.yuzu_ism(NeverRun(), sequences(1, L, 20), precomputation)
+    with pytest.raises(YuzuError, match=r"X_0 looks like \(n, L, C\): swap its last two axes"):
+        yuzu.yuzu_ism(NeverRun(), sequences(1, L).mT, precomputation)
 
 
 # check

@@ -10,7 +10,7 @@ import torch
 
 from yuzu._engine.model_copy import evaluation_copy, model_dtype
 from yuzu.inputs import check_args, check_count, check_device, check_model, check_sequences
-from yuzu.kept_precomputations import obtain
+from yuzu.kept_precomputations import inputs_of, obtain
 from yuzu.mutations import Mutations
 from yuzu.naive_ism import run_naively
 from yuzu.scores import Selection
@@ -77,19 +77,20 @@ def check(
     """
     check_model(model)
     dtype = model_dtype(model)
-    X = check_sequences(X_0, dtype)[:1]
-    extra = tuple(a[:1] for a in check_args(args, len(X_0)))
+    given = check_sequences(X_0, dtype)
+    extra = tuple(a[:1] for a in check_args(args, len(given), dtype, inputs_of(precomputation)))
     found = check_device(device)
+    X = given[:1]
     c, length = X.shape[1:]
     count = min(check_count("positions", positions), length)
     fixed = list(dict.fromkeys([0, length - 1, length // 2]))
     others = [p for p in np.random.default_rng(0).permutation(length).tolist() if p not in fixed]
     mutations = Mutations.at(c, length, np.array(sorted((fixed + others)[:count])))
 
-    bound = obtain(model, precomputation, length, c, extra, found)
+    selection = Selection(None, None)
+    bound = obtain(model, precomputation, given, extra, found, selection)
     twin, double = evaluation_copy(model, found), evaluation_copy(model, found, torch.float64)
     doubles = tuple(a.double() if a.is_floating_point() else a for a in extra)
-    selection = Selection(None, None)
     settings = (mutations, selection, "delta", None, found, False, False)
     run_planned(bound, X, [extra], *settings)  # first use prepares the weights
     begin = time.perf_counter()

@@ -11,6 +11,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from yuzu.errors import YuzuError
+from yuzu.scores import check_real
 
 TRACKS_AT_ONCE = 32
 
@@ -29,7 +30,9 @@ def backward_in_evaluation(recurrent: bool) -> Iterator[None]:
 
 def flat_outputs(output: Any, rows: int) -> torch.Tensor:
     """All floating point outputs of each sequence side by side, ``(n, T)``."""
-    tensors = [v for v in pytree.tree_leaves(output) if isinstance(v, torch.Tensor) and v.is_floating_point()]
+    found = [v for v in pytree.tree_leaves(output) if isinstance(v, torch.Tensor)]
+    check_real(found)
+    tensors = [v for v in found if v.is_floating_point()]
     if not tensors or any(v.dim() == 0 or len(v) != rows for v in tensors):
         raise YuzuError(
             f"the model must return tensors with one row for each of {rows} sequences, got "

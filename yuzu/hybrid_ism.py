@@ -24,10 +24,10 @@ from yuzu._engine.run import Derived, Run, keep_freed_memory
 from yuzu.errors import YuzuError, warn_user
 from yuzu.gradients import backward_in_evaluation, check_tracks, flat_outputs, gradients
 from yuzu.inputs import check_args, check_count, check_device, check_model, check_sequences, to_user
-from yuzu.kept_precomputations import obtain
+from yuzu.kept_precomputations import inputs_of, obtain
 from yuzu.mutations import Mutations, batches, letters_of
 from yuzu.precompute import DISAGREES
-from yuzu.predict import predict
+from yuzu.predict import predict_named
 from yuzu.progress import tqdm
 from yuzu.scores import Results, Scores, result_dtype
 from yuzu.taylor import ism as taylor_shaped_ism
@@ -89,14 +89,14 @@ def hybrid_ism(
     check_model(model)
     dtype, found = model_dtype(model), check_device(device)
     X = check_sequences(X_0, dtype)
-    extra = check_args(args, len(X))
+    extra = check_args(args, len(X), dtype, inputs_of(precomputation))
     batch_size = check_count("batch_size", batch_size)
     if func is not None and not callable(func):
         raise YuzuError(f"func must be callable, got {type(func).__name__}")
     mutations = Mutations(X.shape[1], X.shape[2], start, end, None, None)
-    one = predict(model, X[:1], tuple(a[:1] for a in extra) or None, func, device=found)
+    one = predict_named("X_0", model, X, extra, func, device=found, only_first=True)
     chosen = check_tracks(tracks, flat_outputs(one, 1).shape[1])
-    bound = obtain(model, precomputation, X.shape[2], X.shape[1], extra, found)
+    bound = obtain(model, precomputation, X, extra, found)
     try:
         if bound.decisions["naive_model"] == DISAGREES:
             raise CaptureError(DISAGREES)

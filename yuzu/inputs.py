@@ -78,25 +78,49 @@ def from_numpy(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def check_args(args: Any, n: int | None, name: str = "args") -> tuple[torch.Tensor, ...]:
-    """The inputs after the sequence: tensors with the batch on their first axis."""
+Kinds = tuple[tuple[tuple[int, ...], str], ...]
+
+
+def check_args(
+    args: Any, n: int | None, dtype: torch.dtype | None = None, made_for: Kinds | None = None
+) -> tuple[torch.Tensor, ...]:
+    """The inputs after the sequence: tensors with the batch on their first axis.
+
+    Parameters
+    ----------
+    n: int or None
+        Rows that each must have. None: at least one.
+    dtype: torch.dtype or None
+        The model's, to which floating point ones are cast; None leaves them as they are.
+    made_for: tuple or None
+        The `argument_kinds` that a precomputation was made for: inputs of these are not cast.
+    """
     if args is None:
         return ()
     if isinstance(args, torch.Tensor | np.ndarray) or not isinstance(args, Sequence):
         raise YuzuError(
-            f"{name} must be a tuple of tensors, one for each input after the sequence, got {type(args).__name__}"
+            f"args must be a tuple of tensors, one for each input after the sequence, got {type(args).__name__}"
         )
     found = []
     for i, value in enumerate(args):
         if isinstance(value, np.ndarray):
             value = from_numpy(value)
         if not isinstance(value, torch.Tensor):
-            raise YuzuError(f"{name}[{i}] must be a tensor, got {type(value).__name__}")
+            raise YuzuError(f"args[{i}] must be a tensor, got {type(value).__name__}")
         if value.dim() == 0 or value.shape[0] == 0 or (n is not None and value.shape[0] != n):
             wanted = "at least one row" if n is None else f"{n} rows, one for each sequence"
-            raise YuzuError(f"{name}[{i}] must have {wanted} on its first axis, got shape {tuple(value.shape)}")
+            raise YuzuError(f"args[{i}] must have {wanted} on its first axis, got shape {tuple(value.shape)}")
         found.append(value.detach())
-    return tuple(found)
+    if dtype is None or argument_kinds(tuple(found)) == made_for:
+        return tuple(found)
+    return tuple(_cast(a, dtype) for a in found)
+
+
+def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Floating point rows in a dtype; one that is repeated stays one."""
+    if not tensor.is_floating_point() or tensor.dtype == dtype:
+        return tensor
+    return tensor[:1].to(dtype).expand(tensor.shape) if tensor.stride(0) == 0 else tensor.to(dtype)
 
 
 def check_output(output: Any) -> str:
@@ -179,12 +203,17 @@ def to_user(value: torch.Tensor, as_numpy: bool) -> Any:
     return value.numpy() if as_numpy else value
 
 
-def argument_kinds(args: tuple[torch.Tensor, ...]) -> tuple[tuple[tuple[int, ...], str], ...]:
+def looks_transposed(name: str) -> str:
+    """A hint for the error about sequences that would fit with their axes the other way round."""
+    return f"{name} looks like (n, L, C): swap its last two axes"
+
+
+def argument_kinds(args: tuple[torch.Tensor, ...]) -> Kinds:
     """Shape without the batch, and dtype, of each input after the sequence."""
     return tuple((tuple(a.shape[1:]), str(a.dtype)) for a in args)
 
 
-def describe_inputs(kinds: tuple[tuple[tuple[int, ...], str], ...]) -> str:
+def describe_inputs(kinds: Kinds) -> str:
     """Those in words."""
     if not kinds:
         return "no inputs"

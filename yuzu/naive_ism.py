@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from yuzu.inputs import (
     check_output,
     check_sequences,
     describe_inputs,
+    looks_transposed,
     to_user,
 )
 from yuzu.mutations import Mutations, batches, letters_of
@@ -60,14 +62,14 @@ def naive_ism(
     dtype = model_dtype(model)
     as_numpy = isinstance(X_0, np.ndarray)
     X = check_sequences(X_0, dtype)
-    extra = check_args(args, len(X))
+    extra = check_args(args, len(X), dtype)
     check_output(output)
     mutations = Mutations(X.shape[1], X.shape[2], start, end, ranges, replace_with)
     selection = Selection(func, target)
     batch_size = check_count("batch_size", batch_size)
     found = check_device(device)
     twin = evaluation_copy(model, found)
-    try_model(twin, X, extra, found)
+    try_model(twin, X, extra, found, "X_0")
     return run_naively(twin, X, extra, mutations, selection, output, batch_size, found, verbose, as_numpy)
 
 
@@ -131,20 +133,61 @@ def score_naively(
         scores.end()
 
 
-def try_model(twin: torch.nn.Module, X: torch.Tensor, args: tuple[torch.Tensor, ...], device: torch.device) -> None:
-    """Run an evaluation copy on one sequence; its own error, for a wrong length or a missing input, becomes a clear
-    one.
+def try_model(
+    twin: torch.nn.Module,
+    X: torch.Tensor,
+    args: tuple[torch.Tensor, ...],
+    device: torch.device,
+    name: str | None = None,
+) -> Any:
+    """What an evaluation copy returns for the first sequence; its own error, for a wrong length or a missing input,
+    becomes a clear one.
+
+    Parameters
+    ----------
+    name: str or None
+        The user's argument that ``X`` is; None for a sequence made of ``n_choices`` and ``seq_len``.
 
     Raises
     ------
     YuzuError
         With the arguments that led to it.
     """
-    try:
+
+    def run(x: torch.Tensor) -> Any:
         with running(), torch.no_grad(), products("highest", device):
-            on_copies(twin, X[:1].to(device), *(a[:1].to(device) for a in args))
+            return on_copies(twin, x[:1].to(device, model_dtype(twin)), *(a[:1].to(device) for a in args))
+
+    try:
+        return run(X)
     except Exception as error:
+        given, hint = f"a sequence of shape {tuple(X[:1].shape)} (1, n_choices, seq_len)", ""
+        if name is not None:
+            given = f"{name} of shape {tuple(X.shape)}, which must be (n, C, L) with the C and L that it reads, and"
+            hint = f"; {looks_transposed(name)}" if _runs(run, X.mT) else ""
         raise YuzuError(
-            f"the model cannot run on a sequence of shape {tuple(X[:1].shape)} (1, n_choices, seq_len) with "
-            f"{describe_inputs(argument_kinds(args))} in args: {type(error).__name__}: {error}"
+            f"the model cannot run on {given} with {describe_inputs(argument_kinds(args))} in args: "
+            f"{type(error).__name__}: {error}{hint}"
         ) from error
+
+
+def _runs(run: Callable[[torch.Tensor], Any], X: torch.Tensor) -> bool:
+    try:
+        run(X)
+    except Exception:  # anything that a model may raise; the answer is all that is asked for
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def explained(
+    twin: torch.nn.Module, X: torch.Tensor, args: tuple[torch.Tensor, ...], device: torch.device, name: str
+) -> Iterator[None]:
+    """Around a model's forward pass: an error that one sequence alone gives, too, becomes that of `try_model`; others
+    (out of memory) stay. Costs nothing where there is none.
+    """
+    try:
+        yield
+    except Exception:
+        try_model(twin, X, args, device, name)
+        raise

@@ -21,7 +21,7 @@ from yuzu._engine.model_copy import model_dtype, structure_key
 from yuzu._engine.plan import Plan, make_plan
 from yuzu.bound import Bound
 from yuzu.errors import PrecomputationError
-from yuzu.inputs import argument_kinds, check_device, describe_inputs
+from yuzu.inputs import argument_kinds, check_device, describe_inputs, looks_transposed
 from yuzu.settings import Settings
 
 Args = tuple[torch.Tensor, ...]
@@ -110,15 +110,17 @@ class Precomputation:
             Saying what does not fit.
         """
         s = self.settings
+        got = f"got X_0 of shape (n, {n_choices}, {seq_len})"
+        hint = f"; {looks_transposed('X_0')}" if seq_len == s.n_choices != n_choices else ""
         self._refuse(
             seq_len != s.seq_len,
-            f"sequences of length {s.seq_len}, got length {seq_len}",
-            "precompute for this length",
+            f"sequences of length {s.seq_len}, (n, {s.n_choices}, {s.seq_len}), {got}",
+            "precompute for this length" + hint,
         )
         self._refuse(
             n_choices != s.n_choices,
-            f"an alphabet of {s.n_choices} characters, got {n_choices}",
-            "precompute for this alphabet",
+            f"an alphabet of {s.n_choices} characters, (n, {s.n_choices}, {s.seq_len}), {got}",
+            "precompute for this alphabet" + hint,
         )
         dtype = str(model_dtype(model))
         self._refuse(

@@ -15,6 +15,7 @@ from yuzu._engine.precision import products
 from yuzu.errors import YuzuError
 from yuzu.inputs import check_args, check_count, check_device, check_model, check_sequences, to_user
 from yuzu.mixed_precision import check_dtype
+from yuzu.naive_ism import explained
 from yuzu.progress import tqdm
 
 
@@ -61,25 +62,43 @@ def predict(
     ValueError
         For bad input, before any work, and for an output without a row for each sequence.
     """
+    return predict_named("X", model, X, args, func, batch_size, dtype, device, verbose)
+
+
+def predict_named(
+    name: str,
+    model: torch.nn.Module,
+    X: Any,
+    args: tuple[Any, ...] | None = None,
+    func: Callable[[Any], Any] | None = None,
+    batch_size: int = 32,
+    dtype: str | torch.dtype | None = None,
+    device: Any = None,
+    verbose: bool = False,
+    only_first: bool = False,
+) -> Any:
+    """`predict`, for a caller whose sequences are called ``name`` in errors; also of the first one alone."""
     check_model(model)
     found, batch_size = check_device(device), check_count("batch_size", batch_size)
     own = model_dtype(model)
     wanted = check_dtype(dtype, own)
     as_numpy = isinstance(X, np.ndarray)
-    sequences = check_sequences(X, None, name="X")
-    extra = check_args(args, len(sequences))
+    sequences = check_sequences(X, None, name=name)
+    extra = check_args(args, len(sequences), own)
     if func is not None and not callable(func):
         raise YuzuError(f"func must be callable, got {type(func).__name__}")
     twin = evaluation_copy(model, found)
     parts: list[list[torch.Tensor]] = []
     spec: Any = None
     starts = range(0, len(sequences), batch_size)
+    if only_first:
+        starts, batch_size = starts[:1], 1
     for first in tqdm(starts, disable=not verbose, desc="predictions", unit="batch"):
         rows = slice(first, first + batch_size)
         # copies: a model may write over what it is given
         x = sequences[rows].to(found).to(own, copy=True)
-        rest = [a[rows].to(found, own if a.is_floating_point() else None, copy=True) for a in extra]
-        with running(), torch.no_grad(), products("highest", found):
+        rest = [a[rows].to(found, copy=True) for a in extra]
+        with explained(twin, sequences, extra, found, name), running(), torch.no_grad(), products("highest", found):
             with torch.autocast(found.type, wanted, enabled=wanted != own):
                 output = twin(x, *rest)
         if func is not None:

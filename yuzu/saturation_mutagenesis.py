@@ -16,7 +16,7 @@ from yuzu.errors import YuzuError
 from yuzu.inputs import check_args, check_count, check_model, check_sequences, to_user
 from yuzu.mixed_precision import MixedPrecision, check_dtype, in_dtype
 from yuzu.naive_ism import naive_ism
-from yuzu.predict import predict
+from yuzu.predict import predict, predict_named
 from yuzu.progress import tqdm
 from yuzu.yuzu_ism import ism_of_states
 
@@ -66,7 +66,8 @@ def saturation_mutagenesis(
         Mutated are the positions from ``start`` up to but without ``end``; negative ends count from ``L + 1``, so that
         -1 includes the last position. Default 0 and -1.
     batch_size: int
-        Mutants in one forward pass where the model runs naively; the engine picks its own. Default 32.
+        Sequences (of ``raw_outputs``), and mutants with ``fast=False`` or another ``dtype``, in one forward pass. The
+        engine picks its own, also for a model that it runs naively. Default 32.
     target: int, slice, list of int or None
         Outputs on the first axis after the batch. Default None: all.
     hypothetical: bool
@@ -126,10 +127,9 @@ def saturation_mutagenesis_of_states(
     check_count("batch_size", batch_size)
     own = model_dtype(model)
     wanted = check_dtype(dtype, own)
-    extras = [tuple(_cast(a, own) for a in check_args(args, len(X))) or None for args in states]
+    extras = [check_args(args, len(X), own) or None for args in states]
     span = {"start": start, "end": _end(start, end, X.shape[-1])}
-    first = tuple(a[:1] for a in extras[0] or ()) or None
-    one = predict(model, X[:1], first, func, batch_size, dtype, device)
+    one = predict_named("X", model, X, extras[0], func, batch_size, dtype, device, only_first=True)
     if not isinstance(one, torch.Tensor) and not raw_outputs:
         raise YuzuError(
             "raw_outputs=True is needed for a model that returns several tensors: a score needs a single one; or "
@@ -195,13 +195,6 @@ def _mean_deltas(
                 result[rows, place : place + states_at_once] = delta
                 bar.update(len(X[rows]) * len(some))
     return result
-
-
-def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Floating point rows in a dtype; one that is repeated stays one."""
-    if not tensor.is_floating_point() or tensor.dtype == dtype:
-        return tensor
-    return tensor[:1].to(dtype).expand(tensor.shape) if tensor.stride(0) == 0 else tensor.to(dtype)
 
 
 def _naively(model: torch.nn.Module, X: torch.Tensor, *, states: Sequence[Any], **settings: Any) -> Any:

@@ -23,10 +23,9 @@ class Selection:
             target, int | np.integer | slice | list | tuple | np.ndarray | torch.Tensor
         ):
             raise YuzuError(f"target must be an int, a slice or a list of ints, got {type(target).__name__}")
-        if isinstance(target, bool):
-            raise YuzuError("target must be an int, a slice or a list of ints, got bool")
-        if isinstance(target, tuple | np.ndarray | torch.Tensor):
-            target = [int(t) for t in target]
+        target = _plain(target)
+        if isinstance(target, bool | float | complex):
+            raise YuzuError(f"target must be an int, a slice or a list of ints, got {type(target).__name__}")
         if isinstance(target, list) and not (
             target and all(isinstance(t, int | np.integer) and not isinstance(t, bool) for t in target)
         ):
@@ -44,6 +43,7 @@ class Selection:
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         if not tensors:
             raise YuzuError("the output (after func, if given) holds no tensor to score")
+        check_real(tensors)
         self.others = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)}
         if self.target is not None:
             if len(tensors) > 1:
@@ -86,6 +86,23 @@ class Selection:
             return tensor.select(axis, int(target))
         index = torch.tensor([int(t) % size for t in target], device=tensor.device)
         return tensor.index_select(axis, index)
+
+
+def _plain(target: Any) -> Any:
+    """A target without arrays: one without axes is an int, others and tuples are lists."""
+    if isinstance(target, np.ndarray | torch.Tensor):
+        return target.tolist()
+    return [_plain(t) for t in target] if isinstance(target, list | tuple) else target
+
+
+def check_real(tensors: Sequence[torch.Tensor]) -> None:
+    """A score is a difference of real numbers."""
+    for tensor in tensors:
+        if tensor.is_complex():
+            raise YuzuError(
+                f"the model's outputs (after func, if given) must be real to be scored, got {tensor.dtype}; choose "
+                "what of them to score with func, such as func=lambda y: y.abs() or y.real"
+            )
 
 
 class Results:

@@ -21,6 +21,7 @@ against the uniform baseline is centred ISM.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import warnings
 from collections.abc import Callable, Sequence
@@ -37,7 +38,8 @@ from yuzu.attribution import hypothetical, mean_effect
 from yuzu.errors import YuzuError
 from yuzu.gradients import backward_in_evaluation, check_tracks, flat_outputs, gradients
 from yuzu.inputs import check_args, check_count, check_device, check_model, check_sequences, from_numpy, to_user
-from yuzu.predict import predict
+from yuzu.naive_ism import explained, try_model
+from yuzu.predict import predict_named
 from yuzu.progress import tqdm
 from yuzu.yuzu_ism import yuzu_ism
 
@@ -99,7 +101,7 @@ def takegrad(
     dtype, found = model_dtype(model), check_device(device)
     X = check_sequences(x, dtype, name="x")
     base = _check_baseline(baseline, X)
-    extra = check_args(args, len(X))
+    extra = check_args(args, len(X), dtype)
     batch_size = check_count("batch_size", batch_size)
     if func is not None and not callable(func):
         raise YuzuError(f"func must be callable, got {type(func).__name__}")
@@ -109,7 +111,8 @@ def takegrad(
     for first in tqdm(starts, disable=not verbose, desc="gradients", unit="batch"):
         rows = slice(first, first + batch_size)
         rest = [a[rows].to(found) for a in extra]
-        parts.append(_gradients(twin, X[rows].to(found), rest, func, tracks).cpu())
+        wrong = explained(twin, X, extra, found, "x")
+        parts.append(_gradients(twin, X[rows].to(found), rest, func, tracks, wrong).cpu())
     result = correct_multipliers(torch.cat(parts), output, X, base)
     return to_user(result, isinstance(x, np.ndarray))
 
@@ -120,12 +123,16 @@ def _gradients(
     args: list[torch.Tensor],
     func: Callable[[Any], Any] | None,
     tracks: int | Sequence[int] | None,
+    wrong: contextlib.AbstractContextManager[None],
 ) -> torch.Tensor:
-    """``(n, tracks, C, L)``: one forward pass, and a backward pass that carries many tracks together."""
+    """``(n, tracks, C, L)``: one forward pass (with what explains its errors around it), and a backward pass that
+    carries many tracks together.
+    """
     X = X.detach().requires_grad_()
     recurrent = any(isinstance(module, torch.nn.RNNBase) for module in model.modules())
     with running(), torch.enable_grad(), backward_in_evaluation(recurrent), products("highest", X.device):
-        output = on_copies(model, X, *args)
+        with wrong:
+            output = on_copies(model, X, *args)
         flat = flat_outputs(output if func is None else func(output), len(X))
         chosen = flat[:, check_tracks(tracks, flat.shape[1])]
         parts = [found for _, (found,) in gradients(chosen, [X])]
@@ -260,9 +267,7 @@ def ism(
     _check_output(output, ISM_OUTPUTS)
     check_model(model)
     kind = "prediction" if output == "predictions" else "delta"
-    extra = check_args(args, None)
-    check_sequences(x, None, name="x")
-    one = predict(model, x[:1], tuple(a[:1] for a in extra) or None, func, device=device)
+    one = predict_named("x", model, x, args, func, device=device, only_first=True)
     # of a single (n, T) tensor the engine computes the tracks alone
     single = isinstance(one, torch.Tensor | np.ndarray) and one.ndim == 2
     count = flat_outputs(pytree.tree_map(torch.as_tensor, one), 1).shape[1]
@@ -334,10 +339,9 @@ def deepliftshap(
     dtype, found = model_dtype(model), check_device(device)
     X = check_sequences(x, dtype, name="x")
     base = _check_baseline(baseline, X)
-    extra = check_args(args, len(X))
+    extra = check_args(args, len(X), dtype)
     twin = evaluation_copy(model, found)
-    with running(), torch.no_grad():
-        value = on_copies(twin, X[:1].to(found), *(a[:1].to(found) for a in extra))
+    value = try_model(twin, X, extra, found, "x")
     if not isinstance(value, torch.Tensor) or value.dim() != 2:
         raise YuzuError("the model must return one tensor of shape (n, tracks) for DeepLIFT/SHAP; wrap it to do so")
     if base is not None:

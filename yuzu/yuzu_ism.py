@@ -24,7 +24,7 @@ from yuzu.inputs import (
     check_sequences,
     to_user,
 )
-from yuzu.kept_precomputations import obtain
+from yuzu.kept_precomputations import inputs_of, obtain
 from yuzu.mutations import Group, Mutations, batches, letters_of
 from yuzu.naive_ism import score_naively
 from yuzu.progress import tqdm
@@ -63,7 +63,8 @@ def yuzu_ism(
     precomputation: Precomputation or None
         From `precompute`. None makes one and keeps it for the next call with the same model and length.
     args: tuple of tensors or None
-        The model's other inputs, each with ``n`` rows.
+        The model's other inputs, each with ``n`` rows. Floating point ones are cast to the model's dtype, but for a
+        precomputation that was made with others.
     output: str
         ``"l2"`` (default): ``(n, C, L')``, the Euclidean norm of ``y(mutant) - y(reference)`` over all model
         outputs; 0 at the reference character. ``"delta"``: ``(n, C, L', O...)``, signed. ``"prediction"``:
@@ -103,7 +104,8 @@ def yuzu_ism(
     ------
     ValueError
         For bad input, before any work: not three axes, wrong ``C`` or ``L``, NaN or infinity, an empty batch
-        or selection, ranges of unequal width or outside the sequence, a target that does not exist.
+        or selection, ranges of unequal width or outside the sequence, a target that does not exist, outputs that are
+        complex (select what to score of them with ``func``).
     PrecomputationError
         If ``precomputation`` was made for something else.
     """
@@ -155,14 +157,14 @@ def ism_of_states(
     dtype = model_dtype(model)
     as_numpy = isinstance(X_0, np.ndarray)
     X = check_sequences(X_0, dtype)
-    extras = [check_args(args, len(X)) for args in states]
+    extras = [check_args(args, len(X), dtype, inputs_of(precomputation)) for args in states]
     check_output(output)
     mutations = Mutations(X.shape[1], X.shape[2], start, end, ranges, replace_with)
     selection = Selection(func, target)
     if batch_size is not None:
         batch_size = check_count("batch_size", batch_size)
     found = check_device(device)
-    bound = obtain(model, precomputation, X.shape[2], X.shape[1], extras[0], found)
+    bound = obtain(model, precomputation, X, extras[0], found, selection)
     asked = (mutations, selection, output, batch_size, found, verbose, as_numpy)
     return run_planned(bound, X, extras, *asked, timings, stacked)
 
