@@ -16,6 +16,7 @@ from torch import nn
 
 import yuzu
 from yuzu._engine import measure
+from yuzu._engine.verify import few_places
 
 CPU = torch.device("cpu")
 
@@ -130,7 +131,7 @@ def costs(monkeypatch: pytest.MonkeyPatch, found: dict[int, list[float]]) -> lis
 
 
 def choose(first: int, most: int = 10**6, length: int = 1024, spent: float = 0.0) -> tuple[int, list[float], float]:
-    plan = SimpleNamespace(reach=lambda positions, width: (None, np.ones(len(positions), dtype=bool)), sensing=None)
+    plan = SimpleNamespace(reach=lambda positions, width: (np.ones(len(positions), dtype=bool),) * 2, sensing=None)
     return measure.choose_chunk(SimpleNamespace(plan=plan), 3, 4, length, first, most, 0, spent)
 
 
@@ -189,3 +190,59 @@ def test_a_chunk_is_timed_until_it_settles(machine, monkeypatch, pages):
     least, shares = measure._chunk_seconds(run, None, math.inf)
     assert least == 0.01 and shares == [0.0, 0.0] and run.seconds is None
     assert machine.calls <= 8
+
+
+class Crop(nn.Module):
+    def __init__(self, first: int, stop: int) -> None:
+        super().__init__()
+        self.first, self.stop = first, stop
+
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        return X[:, :, self.first : self.stop]
+
+
+def pooled(*layers: nn.Module) -> nn.Module:
+    found = (*layers, nn.Conv1d(16, 16, 5, padding=2), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(16, 2))
+    return nn.Sequential(*found).eval()
+
+
+@pytest.mark.parametrize("length", [12, 24])
+def test_little_memory_where_the_middle_is_stepped_over(length):
+    """With room for one site its windows are those of a position that a stride reads."""
+    model = pooled(nn.Conv1d(4, 16, 1, stride=3), nn.ReLU(), nn.Conv1d(16, 16, 3, padding=1), nn.ReLU())
+    with pytest.raises(yuzu.YuzuError) as refused:
+        yuzu.precompute(model, length, max_memory=1, device="cpu")
+    least = int(str(refused.value).split("least that works is ")[1].split()[0])
+    made = yuzu.precompute(model, length, max_memory=least, device="cpu")
+    assert made.decisions["sites"] == 1
+    plan = made._bound[0][2].plan
+    assert plan.reached(length, 1).tolist() == list(range(0, length, 3))
+
+
+def test_what_a_cropping_model_takes_is_measured_where_it_reads():
+    """Neither the ends nor the middle of its sequences reach the output."""
+    crop, whole = (pooled(Crop(*ends), nn.Conv1d(4, 16, 9), nn.ReLU()) for ends in ((40, 360), (0, 1000)))
+    plans = []
+    for model in (crop, whole):
+        made = yuzu.precompute(model, 1000, device="cpu")
+        plans.append(made._bound[0][2].plan)
+    of_crop, of_whole = (measure.memory_of(plan, 1000, 4, 1, 4, 3) for plan in plans)
+    assert of_crop.site == of_whole.site and of_crop.block == of_whole.block
+    assert plans[0].reached(1000, 1).tolist() == list(range(40, 360))
+    assert plans[0].reached(1000, 5).tolist() == list(range(36, 360))
+    assert measure._span(plans[0], 1000) < 320 < measure._span(plans[1], 1000)
+    sites = measure.example_sites(plans[0], 500, 3, 1, 4, 1000, SimpleNamespace(device=CPU, value=lambda i: torch.zeros(1)), 0)
+    assert sites.position.tolist() == list(range(40, 360))
+
+
+@pytest.mark.filterwarnings("error::yuzu.YuzuWarning")
+def test_a_cropping_model_is_verified_where_it_reads():
+    model = pooled(Crop(40, 360), nn.Conv1d(4, 16, 9), nn.ReLU())
+    X = torch.eye(4)[torch.arange(1000) % 4].T[None]
+    made = yuzu.precompute(model, 1000, device="cpu")
+    found = yuzu.yuzu_ism(model, X, made, output="delta", device="cpu", start=30, end=370)
+    right = yuzu.naive_ism(model, X, output="delta", device="cpu", start=30, end=370)
+    assert torch.allclose(found, right, atol=1e-6)
+    assert (found[:, :, :10] == 0).all() and (found[:, :, -10:] == 0).all()
+    places = few_places(made._bound[0][2].plan, 1000)
+    assert places == (0, 40, 200, 359, 500, 999)

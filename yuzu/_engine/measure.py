@@ -71,11 +71,11 @@ class Memory:
 
 
 def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int, edits: int) -> Memory:
-    """An upper estimate from the windows at the middle of the sequence and at its ends; those of a chunk between them
-    may be an eighth wider.
+    """An upper estimate from the windows at the first, the middle and the last of the positions that reach an output;
+    those of a chunk between them may be an eighth wider.
     """
-    starts = sorted({0, max(length // 2 - width // 2, 0), max(length - width, 0)})
-    windows = plan.windows(np.array(starts), width)
+    places = plan.reached(length, width)
+    windows = plan.windows(np.unique(places[[0, len(places) // 2, -1]]), width)
     largest, standing, reference, tables, weights = n_choices * width, 0, 0, 0, 0
     blocks = 4
     for node in plan.graph.nodes:
@@ -131,10 +131,11 @@ def most_sites(memory: Memory, limit: int, device: torch.device) -> int:
 def example_sites(
     plan: Plan, count: int, edits: int, width: int, n_choices: int, length: int, run: Run, seed: int
 ) -> Sites:
-    """Random substitutions at ``count`` neighbouring positions in the middle of the sequence."""
-    count = min(count, length - width + 1)
-    first = max((length - width + 1 - count) // 2, 0)
-    position = np.arange(first, first + count)
+    """Random substitutions at ``count`` neighbours in the middle of the positions that reach an output."""
+    places = plan.reached(length, width)
+    count = min(count, len(places))
+    first = (len(places) - count) // 2
+    position = places[first : first + count]
     generator = torch.Generator("cpu").manual_seed(seed)
     written = torch.randint(n_choices, (count, edits), generator=generator, device="cpu").to(run.device)
     overwritten = torch.randint(n_choices, (count, 1), generator=generator, device="cpu").to(run.device)
@@ -197,7 +198,8 @@ def choose_ways(
     chosen: dict[int, str] = {}
     lowered = run.precision == "medium"
     affordable = TRIAL_PRODUCTS.get(run.device.type, math.inf) * (LOWERED_PRODUCTS if lowered else 1)
-    middle = plan.windows(np.array([length // 2]), 1)
+    places = plan.reached(length, 1)
+    middle = plan.windows(places[(len(places) - 1) // 2, None], 1)  # where one example site is
     # as many as the search for the chunk's size begins with: kernels that a library makes for each shape serve both
     whole = _share(min(2 * first, most), _span(plan, length), most)
     alike: dict[Hashable, list[tuple[int, Rule]]] = {}
@@ -217,7 +219,8 @@ def choose_ways(
         """The seconds of each way (default: all that may win) with so many sites; none are needed where it is one."""
         sites = example_sites(plan, count, edits, 1, n_choices, length, run, seed)
         window = run.set_sites(sites)[rule.sources[0]]
-        assert window is not None
+        if window is None or not window.width:
+            return {}
         ways = rule.ways(run, window) if ways is None else ways
         return _times(rule, ways, run, window, sites) if len(ways) > 1 else dict.fromkeys(ways, math.inf)
 
@@ -288,9 +291,10 @@ def _share(size: int, length: int, most: int) -> int:
 
 
 def _span(plan: Plan, length: int) -> int:
-    """The positions that chunks share; those near the ends get a chunk of their own."""
-    regular = int(plan.reach(np.arange(length), 1)[1].sum())
-    return regular if 2 * regular >= length else length
+    """The positions, of those that reach an output, that chunks share; those near the ends get chunks of their own."""
+    reach, regular = plan.reach(np.arange(length), 1)
+    several, most = int((reach & regular).sum()), int(reach.sum()) or length
+    return several if 2 * several >= most else most
 
 
 def choose_chunk(

@@ -98,6 +98,7 @@ class Plan:
         self.block_of = {i: block for block in find_blocks(self) for i in block.nodes}
         self._lock = threading.Lock()
         self._reach: tuple[bytes, np.ndarray, np.ndarray] = (b"", np.empty(0), np.empty(0))  # of the last call
+        self._reached: tuple[int, np.ndarray] = (0, np.empty(0))  # of the last width
 
     def _find_needed(self) -> None:
         nodes = self.graph.nodes
@@ -272,6 +273,17 @@ class Plan:
             kept = self._reach = (key, *self._find_reach(positions, width))
         return kept[1:]
 
+    def reached(self, length: int, width: int) -> np.ndarray:
+        """All positions at which edits of a width reach any output, of a sequence's length; all there are if none does.
+        What a plan takes is measured there: a model may crop its input, or step over it.
+        """
+        kept = self._reached  # read once, as in `reach`
+        if width != kept[0]:
+            places = np.arange(length - width + 1)
+            reach = self._find_reach(places, width)[0]
+            kept = self._reached = width, places[reach] if reach.any() else places
+        return kept[1]
+
     def _find_reach(self, positions: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
         reach, regular = np.zeros(len(positions), dtype=bool), np.ones(len(positions), dtype=bool)
         windows = self._find_windows(positions, width)
@@ -285,9 +297,9 @@ class Plan:
             to_rows = any(
                 self.graph.nodes[c].mutated and self.layouts[c].kind != "windows" for c in self.graph.consumers[i]
             )
-            if i in self.graph.output_nodes or to_rows:
-                window = windows[i]
-                reach |= np.ones_like(reach) if window is None else window.stop > window.first
+            # what is not in windows changes only where windows before it do
+            if at is not None and (i in self.graph.output_nodes or to_rows):
+                reach |= at.stop > at.first
         return reach, regular
 
 

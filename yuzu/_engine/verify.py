@@ -38,11 +38,14 @@ class Verdict:
     differences: list of torch.Tensor, each of shape=(S * A, O...)
         Of every output that is a tensor, from the model itself, for `few_sites`; where all is well and they are to be
         kept.
+    places: tuple of int
+        Where those sites are.
     """
 
     node: int | None
     why: str = ""
     differences: list[torch.Tensor] = field(default_factory=list)
+    places: tuple[int, ...] = ()
 
 
 def compare(
@@ -52,14 +55,15 @@ def compare(
     args: Sequence[torch.Tensor],
     device: torch.device,
     keep: bool = False,
+    as_run: bool = False,
 ) -> Verdict:
     """Whether the plan does what the model does, with full products. ``keep`` the differences: the products at hand
-    will be compared with them.
+    will be compared with them. Nothing large is laid out for these few mutants, unless all is to be done ``as_run``.
     """
     try:
-        return _compare(model, plan, X, args, device, torch.float64, keep)
+        return _compare(model, plan, X, args, device, torch.float64, keep, as_run)
     except NotInDouble:
-        return _compare(model, plan, X, args, device, X.dtype, keep)
+        return _compare(model, plan, X, args, device, X.dtype, keep, as_run)
 
 
 class NotInDouble(Exception):
@@ -74,16 +78,18 @@ def _compare(
     device: torch.device,
     dtype: torch.dtype,
     keep: bool,
+    as_run: bool,
 ) -> Verdict:
     given = plan
     precision, given.precision = plan.precision, "highest"
     try:
         twin = evaluation_copy(model, device, dtype)
         run = Run(plan, Weights(twin, device), Derived(fixed=True), device)
-        run.once = True
+        run.once = not as_run
         x = X.to(device, dtype)
         rest = [a.to(device, dtype if a.is_floating_point() else None) for a in args]
-        sites = few_sites(x)
+        places = few_places(plan, x.shape[2])
+        sites = few_sites(x, places)
         mutants = edited_rows(x, sites)
         rows = [a.expand(len(mutants), *a.shape[1:]) for a in rest]
         try:
@@ -105,7 +111,7 @@ def _compare(
             return Verdict(-1)
         if all(_agree(run.whole_value(o), t) for (o, _), t in zip(tensors, truth, strict=True)):
             pairs = zip(tensors, truth, strict=True) if keep else ()
-            return Verdict(None, "", [_difference(t, run.value(o)) for (o, _), t in pairs])
+            return Verdict(None, "", [_difference(t, run.value(o)) for (o, _), t in pairs], places)
         wrong = _first_wrong(run, sites, mutants, rows, truth, tensors)
         return Verdict(wrong, "its handler disagreed with naive ISM")
     finally:
@@ -117,7 +123,7 @@ def error_of_products(run: Run, X: torch.Tensor, verdict: Verdict) -> float:
     precision and by the ways that are set; 0 where nothing changes.
     """
     run = _carrying_values(run)
-    sites = few_sites(X)
+    sites = few_sites(X, verdict.places)
     wrong, whole = [], []
     for (o, change), truth in zip(_tensors(run.plan, run.chunk(sites)), verdict.differences, strict=True):
         if change is None:
@@ -214,11 +220,17 @@ def _first_wrong(
     return -1
 
 
-def few_sites(X: torch.Tensor) -> Sites:
-    """Two substitutions (one, of two characters) at both ends and in the middle of one sequence ``(1, C, L)``."""
-    _, c, length = X.shape
-    places = {0, length // 2, length - 1}
-    position = np.array(sorted(p for p in places if 0 <= p < length))
+def few_places(plan: Plan, length: int) -> tuple[int, ...]:
+    """Both ends and the middle of a sequence, and of the positions that are said to reach an output."""
+    reached = plan.reached(length, 1)
+    places = {0, length // 2, length - 1, *reached[[0, len(reached) // 2, -1]].tolist()}
+    return tuple(sorted(places))
+
+
+def few_sites(X: torch.Tensor, places: Sequence[int]) -> Sites:
+    """Two substitutions (one, of two characters) at each of some places of one sequence ``(1, C, L)``."""
+    c = X.shape[1]
+    position = np.array(places)
     letter = X[0].argmax(0)[torch.from_numpy(position).to(X.device)]
     steps = torch.arange(1, min(c - 1, 2) + 1, device=X.device)
     others = (letter[:, None] + steps) % c
