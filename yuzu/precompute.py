@@ -40,6 +40,7 @@ KERNELS = (FUSED, KERNEL)  # ways that are kernels of our own
 NAIVE_BATCH = 128  # mutants in one forward pass of a model that could not be captured
 UNSAVED = ("plan", "derived")  # decisions that are for the model at hand alone
 DISAGREES = "the captured graph does not agree with the model"
+WRONG_HERE = "its differences are wrong on this machine, by whichever ways they are carried"
 
 
 def memory_for(model: torch.nn.Module, device: torch.device) -> int:
@@ -218,7 +219,7 @@ def _decide(
     verdict = None
     if verify:
         while True:
-            verdict = compare(model, plan, X, args, device, keep=s.precision == "medium" or missing is None)
+            verdict = compare(model, plan, X, args, device, keep=True)
             bad, why = verdict.node, verdict.why
             if bad is None:
                 break
@@ -233,8 +234,6 @@ def _decide(
                 )
             naive[bad] = why
             plan = make_plan(graph, s.precision, naive)
-    decisions["naive"] = {str(i): r for i, r in naive.items()}
-    _warn_naive_layers(plan)
 
     keep_freed_memory()
     derived = Derived()
@@ -263,7 +262,18 @@ def _decide(
         run = run.of_plan(plan)
         with products("highest", device):
             ways = _checked_ways(run, search, X.to(device), verdict)
+    if verdict is not None and plan.sensing is None:
+        with products(plan.precision, device):
+            agreeing = _agreeing(model, run, ways, search, X, args, verdict)
+        if agreeing is None:
+            decisions["naive_model"] = WRONG_HERE
+            warn_user(f"{type(model).__name__} runs naively, mutant by mutant, and is not faster: {WRONG_HERE}")
+            return decisions
+        run, ways = agreeing
     del verdict  # it may be large
+    plan = run.plan
+    decisions["naive"] = {str(i): r for i, r in plan.naive.items()}
+    _warn_naive_layers(plan)
     spent = time.perf_counter() - begin
     with products(plan.precision, device):
         decisions = _measured(model, s, decisions, X, args, run, ways, first, spent)
@@ -324,9 +334,7 @@ def _checked_ways(run: Run, search: tuple[Any, ...], X: torch.Tensor, verdict: V
         or not any(rule is not None and rule.way in KERNELS for rule in plan.rules)
     ):
         return ways
-    without = make_plan(plan.graph, plan.precision, plan.naive)
-    without.kernels = False
-    off = _plainly_off(run, X, verdict, without, MOST_KERNEL_ERROR[plan.precision])
+    off = _plainly_off(run, X, verdict, plan.precision, MOST_KERNEL_ERROR[plan.precision])
     if off:
         warn_user(
             f"Layers run one by one, and pools by phases, on this machine, and take longer: with kernels the "
@@ -337,11 +345,49 @@ def _checked_ways(run: Run, search: tuple[Any, ...], X: torch.Tensor, verdict: V
     return ways
 
 
+def _agreeing(
+    model: torch.nn.Module,
+    run: Run,
+    ways: dict[int, str],
+    search: tuple[Any, ...],
+    X: torch.Tensor,
+    args: Args,
+    verdict: Verdict,
+) -> tuple[Run, dict[int, str]] | None:
+    """A run that gives what the model gives as it will run, by the ways that are chosen and with weights laid out, and
+    these ways; None if there is none. Verification has none of that, and runs no more than the few mutants that are run
+    here. A layer that is wrong runs naively; where none is found by itself, each runs as it was verified.
+    """
+    device, settled = run.device, False
+    while True:
+        plan = run.plan
+        most = MOST_KERNEL_ERROR[plan.precision if X.element_size() >= 4 else "medium"]
+        off = _plainly_off(run, X.to(device), verdict, plan.precision, most, once=True)
+        if not off:
+            return run, ways
+        if settled:
+            return None
+        bad = compare(model, plan, X, args, device, as_run=True).node
+        rule = plan.rules[bad] if bad is not None and bad >= 0 else None
+        if rule is None:
+            warn_user(
+                f"Each layer runs in the first of its ways, and may take longer: by those that are fastest here the "
+                f"differences of a few mutants are {off}"
+            )
+            plain, settled = make_plan(plan.graph, plan.precision, plan.naive), True
+            plain.kernels = False
+            run = run.of_plan(plain)
+            ways = {i: other.way for i in ways if (other := plain.rules[i]) is not None}
+            continue
+        way = f" by the way {rule.way!r}" if rule.way else ""
+        why = f"its handler disagreed with naive ISM as it is run here{way}: differences are {off}"
+        run = run.of_plan(plan.without({rule.node.index: why}))
+        ways = measure.choose_ways(run, *search)
+
+
 def _lowered_products_fail(run: Run, X: torch.Tensor, verdict: Verdict) -> bool:
     """Whether lowered products are wrong here, and full ones are not; with a warning."""
-    full = make_plan(run.plan.graph, "highest", run.plan.naive)
-    full.kernels = False
-    off = _plainly_off(run, X, verdict, full, MOST_LOWERED_ERROR)
+    off = _plainly_off(run, X, verdict, "highest", MOST_LOWERED_ERROR)
     if off:
         warn_user(
             f"precision='medium' is as 'highest' for this model on this machine: with bfloat16 products the "
@@ -350,13 +396,21 @@ def _lowered_products_fail(run: Run, X: torch.Tensor, verdict: Verdict) -> bool:
     return bool(off)
 
 
-def _plainly_off(run: Run, X: torch.Tensor, verdict: Verdict, plan: Plan, most: float) -> str:
-    """How far off a run's products are, where that is more than ``most`` and another plan's far less; else nothing."""
+def _plainly_off(
+    run: Run, X: torch.Tensor, verdict: Verdict, precision: str, most: float, once: bool = False
+) -> str:
+    """How far off a run's products are, where that is more than ``most``, and far less in a precision with no choice of
+    ways (run as by verification if ``once``); else nothing.
+    """
     error = error_of_products(run, X, verdict)
     if error <= most:
         return ""
-    with products(plan.precision, run.device):
-        other = error_of_products(run.of_plan(plan), X, verdict)
+    plain = make_plan(run.plan.graph, precision, run.plan.naive)
+    plain.kernels = False
+    with products(precision, run.device):
+        another = run.of_plan(plain)
+        another.once = once
+        other = error_of_products(another, X, verdict)
     if not math.isfinite(other) or other > FAR_LESS * error:
         return ""
     return f"off by {error:.{0 if error > 0.1 else 2}%}" if math.isfinite(error) else "not finite"
