@@ -26,6 +26,8 @@ from conftest import (
 
 import yuzu
 from yuzu import PrecomputationError, precompute, yuzu_ism
+from yuzu.mutations import Mutations
+from yuzu.yuzu_ism import _Job
 
 L = 30
 
@@ -309,6 +311,63 @@ def test_memory_stays_within_max_memory(captured_once):
     assert_close(result, expected, 1e-5, 1e-5)
     output = result.numel() * result.element_size()
     assert peak - output <= asked, f"{peak - output:,} bytes beyond the output, {asked:,} allowed"
+
+
+def test_ways_that_lay_out_too_much_are_not_taken(device):
+    layers = (torch.nn.Conv1d(4, 8, 9, padding=4), torch.nn.Conv1d(8, 8, 9, padding=4), torch.nn.Conv1d(8, 8, 9, padding=4))
+    model, X = randomized(torch.nn.Sequential(*layers)).eval(), sequences(2, L)
+    least = least_memory(model, device=device)
+    with pytest.warns(yuzu.YuzuWarning, match=r"conv='whole' does not fit .*: 2, 1.* run by 'windows'"):
+        made = precompute(model, L, conv="whole", max_memory=least, device=device)
+    assert set(made.decisions["ways"].values()) == {"windows"}
+    bound = made._bound[0][2]
+    assert bound.memory(Mutations(4, L, 0, None, None, None)).least <= least
+    assert_right(yuzu_ism(model, X, made, output="delta", device=device), model, X, output="delta", device=device)
+    free = precompute(model, L, conv="whole", max_memory=100 * least, device=device)
+    assert "whole" in free.decisions["ways"].values()
+
+
+def test_wide_ranges_within_max_memory(device):
+    """By ways that lay out less if these are needed; and never without memory for one."""
+    length = 400
+    model = torch.nn.Sequential(torch.nn.Conv1d(4, 8, 9, padding=4), torch.nn.ReLU(), torch.nn.Conv1d(8, 8, 9, padding=4))
+    model, X = randomized(model).eval(), sequences(1, length)
+    wide, widest = ([(p, p + width) for p in range(3)] for width in (30, 390))
+
+    def memory(made, ranges):
+        return made._bound[0][2].memory(Mutations(4, length, 0, None, ranges, None))
+
+    free = precompute(model, length, conv="whole", device=device)
+    windows = precompute(model, length, conv="windows", device=device)
+    assert memory(free, wide).least > memory(windows, wide).least
+    made = precompute(model, length, conv="whole", max_memory=memory(free, wide).least - 1, device=device)
+    assert "whole" in made.decisions["ways"].values()
+    assert_right(yuzu_ism(model, X, made, ranges=wide, device=device), model, X, ranges=wide, device=device)
+    edits = Mutations(4, length, 0, None, wide, None)
+    fitted = made._bound[0][2].fitting(edits)
+    assert fitted.memory(edits).least <= made.settings.max_memory < made._bound[0][2].memory(edits).least
+    assert fitted is made._bound[0][2].fitting(edits)
+    assert_right(yuzu_ism(model, X, made, output="delta", device=device), model, X, output="delta", device=device)
+
+    least = memory(windows, widest).least
+    small = precompute(model, length, conv="windows", max_memory=least - 1, device=device)
+    with pytest.raises(ValueError, match=rf"max_memory={least - 1} .* 390 positions .* least that works is {least}"):
+        yuzu_ism(model, X, small, ranges=widest, device=device)
+    enough = precompute(model, length, conv="windows", max_memory=least, device=device)
+    assert_right(yuzu_ism(model, X, enough, ranges=widest, device=device), model, X, ranges=widest, device=device)
+
+
+def test_memory_limits_a_given_batch_size(monkeypatch, device):
+    model, X = randomized(Profile()).eval(), sequences(9, L)
+    made = precompute(model, L, max_memory=2 * least_memory(model, device=device), device=device)
+    most = made._bound[0][2].most_sequences(Mutations(4, L, 0, None, None, None))
+    sizes, score = [], _Job.score
+    monkeypatch.setattr(_Job, "score", lambda job, X, *rest: sizes.append(len(X)) or score(job, X, *rest))
+    found = yuzu_ism(model, X, made, batch_size=9, device=device)
+    assert 1 <= max(sizes) <= most < 9 and sum(sizes) == 9
+    sizes.clear()
+    assert_close(yuzu_ism(model, X, made, batch_size=1, device=device), found, 1e-6, 1e-6)
+    assert sizes == [1] * 9
 
 
 # what it says

@@ -25,6 +25,7 @@ from yuzu.mutations import Mutations
 if TYPE_CHECKING:
     from yuzu.precomputation import Precomputation
 
+CPU_MEMORY = 1 << 30  # bytes that a run may use on a CPU at least, if the user does not say
 STRETCH = 128  # positions of each sequence that a chunk on a GPU may hold
 NARROWED_KEPT = 16  # choices of outputs whose plans are kept for the next call
 
@@ -48,6 +49,7 @@ class Bound:
         self.derived = derived or Derived()
         self._naive_plans: dict[tuple[int, ...], Plan] = {}
         self._memory: dict[tuple[int, int], measure.Memory] = {}
+        self._fitting: tuple[tuple[int, int], Bound] | None = None  # for the last edits that were too wide
         self._narrowed: OrderedDict[tuple[int, ...], Bound | None] = OrderedDict()
         self._lock = threading.Lock()
         self._captured: Plan | None = None
@@ -110,13 +112,37 @@ class Bound:
         graph = narrow(self.plan.graph, chosen) if 0 < len(chosen) < size else None
         if graph is None:
             return None
-        other = copy.copy(self)
-        other.plan = make_plan(graph, self.plan.precision, self.plan.naive)
-        other._naive_plans, other._memory = {}, {}
-        for mine, theirs in zip(self.plan.rules, other.plan.rules, strict=True):
+        plan = make_plan(graph, self.plan.precision, self.plan.naive)
+        for mine, theirs in zip(self.plan.rules, plan.rules, strict=True):
             if mine is not None and theirs is not None:
                 theirs.way = mine.way
+        return self._with(plan)
+
+    def _with(self, plan: Plan) -> Bound:
+        """The same with another plan."""
+        other = copy.copy(self)
+        other.plan, other._naive_plans, other._memory, other._fitting = plan, {}, {}, None
         return other
+
+    def fitting(self, mutations: Mutations) -> Bound:
+        """The same, or what runs some layers in ways that lay out less, where edits are so wide that the chosen ones,
+        which are for substitutions, do not fit into the memory that the user allows.
+        """
+        if self.plan is None or not self._too_little(self.memory(mutations)):
+            return self
+        key = self._kind(mutations)
+        kept = self._fitting
+        if kept is None or kept[0] != key:
+            plan = self.plan.without({})
+            other = self._with(plan)
+            ways = {rule.node.index: rule.way for rule in plan.rules if rule is not None and rule.all_ways()}
+            measure.make_fit(plan, ways, lambda: other._memory_of(key), self.settings.max_memory)
+            kept = self._fitting = key, other
+        return kept[1]
+
+    def _too_little(self, memory: measure.Memory) -> bool:
+        """Whether not even a site at a time fits into what the user allows; what may be a default is nobody's wish."""
+        return self.settings.max_memory < min(memory.least, CPU_MEMORY)
 
     def weights(self) -> Weights:
         """The model's weights at their values now."""
@@ -137,19 +163,36 @@ class Bound:
 
     def memory(self, mutations: Mutations) -> measure.Memory:
         """What one site and one sequence of such mutations take."""
-        assert self.plan is not None
-        s = self.settings
-        edits = s.n_choices if mutations.substitutions else 1
-        key = (mutations.width, edits)
+        key = self._kind(mutations)
         if key not in self._memory:
-            itemsize = getattr(torch, s.dtype.removeprefix("torch.")).itemsize
-            self._memory[key] = measure.memory_of(self.plan, s.seq_len, s.n_choices, mutations.width, itemsize, edits)
+            self._memory[key] = self._memory_of(key)
         return self._memory[key]
 
+    def _kind(self, mutations: Mutations) -> tuple[int, int]:
+        """The width of edits and, of each site, their number."""
+        return mutations.width, self.settings.n_choices if mutations.substitutions else 1
+
+    def _memory_of(self, kind: tuple[int, int]) -> measure.Memory:
+        assert self.plan is not None
+        s, (width, edits) = self.settings, kind
+        itemsize = getattr(torch, s.dtype.removeprefix("torch.")).itemsize
+        return measure.memory_of(self.plan, s.seq_len, s.n_choices, width, itemsize, edits)
+
     def sites_at_once(self, mutations: Mutations, references: int = 1) -> int:
-        """How many sites a chunk holds, beside the references of so many sequences (or of one with many states)."""
-        memory = self.memory(mutations)
-        room = self.settings.max_memory - memory.sequence * references - memory.weights
+        """How many sites a chunk holds, beside the references of so many sequences (or of one with many states).
+
+        Raises
+        ------
+        YuzuError
+            If not even one fits into what the user allows; naming the least that works.
+        """
+        memory, limit = self.memory(mutations), self.settings.max_memory
+        if self._too_little(memory):
+            raise YuzuError(
+                f"max_memory={limit} is too little for edits of {mutations.width} positions in this model: the least "
+                f"that works is {memory.least} bytes"
+            )
+        room = limit - memory.sequence * references - memory.weights
         count = int(self.decisions["sites"])
         if mutations.width > 1 or not mutations.substitutions:
             count = count * max(self.settings.n_choices - 1, 1)
@@ -159,12 +202,17 @@ class Bound:
         """How many sequences are carried at once: enough to fill a chunk (on a GPU with a stretch of each), as memory
         allows; ``result_bytes`` is what the results of each take on the device.
         """
-        memory = self.memory(mutations)
         of_each = len(mutations.positions) if self.device.type == "cpu" else min(len(mutations.positions), STRETCH)
         wanted = max(self.sites_at_once(mutations) // max(of_each, 1), 1)
-        return max(min(wanted, self.settings.max_memory // (2 * max(memory.sequence + result_bytes, 1))), 1)
+        return min(wanted, self.most_sequences(mutations, result_bytes))
+
+    def most_sequences(self, mutations: Mutations, result_bytes: int = 0) -> int:
+        """As many as memory allows; 1 at least."""
+        memory = self.memory(mutations)
+        # half of it, and no more than leaves room for a site
+        room = min(self.settings.max_memory // 2, self.settings.max_memory - memory.weights - memory.site)
+        return max(room // max(memory.sequence + result_bytes, 1), 1)
 
     def states_at_once(self, mutations: Mutations, sequences: int, result_bytes: int = 0) -> int:
         """With how many values of the other inputs the references of these sequences are kept."""
-        each = self.memory(mutations).sequence + result_bytes
-        return max(self.settings.max_memory // (2 * max(each * sequences, 1)), 1)
+        return max(self.most_sequences(mutations, result_bytes) // sequences, 1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,14 +25,13 @@ from yuzu._engine.plan import Plan, make_plan
 from yuzu._engine.precision import products
 from yuzu._engine.run import Derived, Run, keep_freed_memory
 from yuzu._engine.verify import Verdict, compare, error_of_products
-from yuzu.bound import Bound
+from yuzu.bound import CPU_MEMORY, Bound
 from yuzu.errors import YuzuError, warn_user
 from yuzu.inputs import argument_kinds, check_args, check_count, check_device, check_model
 from yuzu.naive_ism import try_model
 from yuzu.precomputation import Args, Precomputation, structure_fingerprint
 from yuzu.settings import CONV, PRECISIONS, Settings
 
-CPU_MEMORY = 1 << 30
 MOST_LOWERED_ERROR = 0.5  # of lowered products, relative to float64: rounding gives 0.01, a broken kernel 1 and more
 # of kernels of our own: rounding gives a hundredth of each, or, where little is left of large values, as much without
 MOST_KERNEL_ERROR = {"highest": 1e-3, "high": 5e-2, "medium": 0.2}
@@ -39,6 +39,7 @@ FAR_LESS = 0.3  # of an error
 KERNELS = (FUSED, KERNEL)  # ways that are kernels of our own
 NAIVE_BATCH = 128  # mutants in one forward pass of a model that could not be captured
 UNSAVED = ("plan", "derived")  # decisions that are for the model at hand alone
+Choice = Callable[[Run], dict[int, str]]  # chooses and sets the ways of a run's layers
 DISAGREES = "the captured graph does not agree with the model"
 WRONG_HERE = "its differences are wrong on this machine, by whichever ways they are carried"
 
@@ -240,31 +241,37 @@ def _decide(
     run = Run(plan, Weights(model, device), derived, device)
     run.set_reference(X.to(device), tuple(a.to(device) for a in args))
     itemsize, edits = X.element_size(), s.n_choices - 1
-    memory = measure.memory_of(plan, s.seq_len, s.n_choices, 1, itemsize, s.n_choices)
-    least = memory.sequence + memory.site + memory.weights
-    if asked_memory is not None and asked_memory < least:
-        raise YuzuError(
-            f"max_memory={asked_memory} is too little for this model: the least that works is {least} bytes"
-        )
+    memory = _memory(plan, s, itemsize)
+    if asked_memory is not None:
+        _refuse_too_little(asked_memory, memory)
     most = measure.most_sites(memory, s.max_memory, device)
     target = measure.CACHE_TARGET.get(device.type, measure.CACHE_TARGET["cpu"])
     first = max(min(target // max(memory.block, 1), most), 1)
     if s.conv == "gaussian":
         plan.sensing = Sensing(s.alpha or 1.0, s.random_state)
     forced = None if s.conv == "auto" else s.conv
-    search = forced, edits, s.n_choices, s.seq_len, first, most, s.random_state
+
+    def choose(run: Run) -> dict[int, str]:
+        ways = measure.choose_ways(run, forced, edits, s.n_choices, s.seq_len, first, most, s.random_state)
+        if asked_memory is not None:
+            changed = measure.make_fit(run.plan, ways, lambda: _memory(run.plan, s, itemsize), asked_memory)
+            if changed and forced:
+                layers = ", ".join(graph.nodes[i].label for i in changed)
+                warn_user(f"conv={forced!r} does not fit into max_memory={asked_memory}: {layers} run by 'windows'")
+        return ways
+
     begin = time.perf_counter()
-    ways = _checked_ways(run, search, X.to(device), verdict)
+    ways = _checked_ways(run, choose, X.to(device), verdict)
     if s.precision == "medium" and verdict is not None and _lowered_products_fail(run, X.to(device), verdict):
         decisions["precision"] = "highest"
         sensing, plan = plan.sensing, make_plan(graph, "highest", naive)
         plan.sensing = sensing
         run = run.of_plan(plan)
         with products("highest", device):
-            ways = _checked_ways(run, search, X.to(device), verdict)
+            ways = _checked_ways(run, choose, X.to(device), verdict)
     if verdict is not None and plan.sensing is None:
         with products(plan.precision, device):
-            agreeing = _agreeing(model, run, ways, search, X, args, verdict)
+            agreeing = _agreeing(model, run, ways, choose, X, args, verdict)
         if agreeing is None:
             decisions["naive_model"] = WRONG_HERE
             warn_user(f"{type(model).__name__} runs naively, mutant by mutant, and is not faster: {WRONG_HERE}")
@@ -274,6 +281,8 @@ def _decide(
     plan = run.plan
     decisions["naive"] = {str(i): r for i, r in plan.naive.items()}
     _warn_naive_layers(plan)
+    if asked_memory is not None:
+        _refuse_too_little(asked_memory, _memory(plan, s, itemsize))  # more layers may run naively now
     spent = time.perf_counter() - begin
     with products(plan.precision, device):
         decisions = _measured(model, s, decisions, X, args, run, ways, first, spent)
@@ -296,7 +305,7 @@ def _measured(
     """The decisions with what is measured once every layer's way is chosen, which took ``spent`` seconds."""
     plan, device = run.plan, run.device
     itemsize, edits = X.element_size(), s.n_choices - 1
-    memory = measure.memory_of(plan, s.seq_len, s.n_choices, 1, itemsize, s.n_choices)
+    memory = _memory(plan, s, itemsize)
     most = measure.most_sites(memory, s.max_memory, device)
     start = min(2 * first, most)  # larger than ways are tried with: products of many rows are shared among threads
     sizes = edits, s.n_choices, s.seq_len, start, most
@@ -324,9 +333,21 @@ def _measured(
     return decisions
 
 
-def _checked_ways(run: Run, search: tuple[Any, ...], X: torch.Tensor, verdict: Verdict | None) -> dict[int, str]:
+def _memory(plan: Plan, s: Settings, itemsize: int) -> measure.Memory:
+    """What substitutions take, where an N may have all of them."""
+    return measure.memory_of(plan, s.seq_len, s.n_choices, 1, itemsize, s.n_choices)
+
+
+def _refuse_too_little(asked: int, memory: measure.Memory) -> None:
+    if asked < memory.least:
+        raise YuzuError(
+            f"max_memory={asked} is too little for this model: the least that works is {memory.least} bytes"
+        )
+
+
+def _checked_ways(run: Run, choose: Choice, X: torch.Tensor, verdict: Verdict | None) -> dict[int, str]:
     """The ways that are chosen; anew without kernels of our own where these are plainly wrong, with a warning."""
-    ways = measure.choose_ways(run, *search)
+    ways = choose(run)
     plan = run.plan
     if (
         verdict is None
@@ -341,7 +362,7 @@ def _checked_ways(run: Run, search: tuple[Any, ...], X: torch.Tensor, verdict: V
             f"differences of a few mutants are {off}"
         )
         plan.kernels = False
-        ways = measure.choose_ways(run, *search)
+        ways = choose(run)
     return ways
 
 
@@ -349,7 +370,7 @@ def _agreeing(
     model: torch.nn.Module,
     run: Run,
     ways: dict[int, str],
-    search: tuple[Any, ...],
+    choose: Choice,
     X: torch.Tensor,
     args: Args,
     verdict: Verdict,
@@ -382,7 +403,7 @@ def _agreeing(
         way = f" by the way {rule.way!r}" if rule.way else ""
         why = f"its handler disagreed with naive ISM as it is run here{way}: differences are {off}"
         run = run.of_plan(plan.without({rule.node.index: why}))
-        ways = measure.choose_ways(run, *search)
+        ways = choose(run)
 
 
 def _lowered_products_fail(run: Run, X: torch.Tensor, verdict: Verdict) -> bool:

@@ -220,10 +220,12 @@ def _score_planned(
     timings: tuple[list[Any], list[Any]] | None,
 ) -> None:
     """Fill the scores of every state, some sequences with some states at a time."""
+    bound = bound.fitting(mutations)
     assert bound.plan is not None
     keep_freed_memory()
     beside = result_bytes(bound.plan.graph, mutations, scores[0].output) if device.type != "cpu" else 0
-    size = min(batch_size or bound.sequences_at_once(mutations, beside), len(X))
+    most = bound.most_sequences(mutations, beside)
+    size = min(batch_size or bound.sequences_at_once(mutations, beside), most, len(X))
     together = min(bound.states_at_once(mutations, size, beside), len(states))
     sites_at_once = bound.sites_at_once(mutations, size * together)
     job = _Job(bound, mutations, selection, scores[0].output, device, sites_at_once, timings)

@@ -69,6 +69,11 @@ class Memory:
     weights: int
     block: int
 
+    @property
+    def least(self) -> int:
+        """What a run of one sequence takes with a site at a time."""
+        return self.sequence + self.site + self.weights
+
 
 def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int, edits: int) -> Memory:
     """An upper estimate from the windows at the first, the middle and the last of the positions that reach an output;
@@ -261,6 +266,30 @@ def choose_ways(
         settle(layers)
         chosen.update({rule.node.index: rule.way for _, rule in layers})
     return chosen
+
+
+def make_fit(plan: Plan, ways: dict[int, str], memory: Callable[[], Memory], limit: int) -> list[int]:
+    """Where a plan takes more than a limit in bytes: run by windows, which lay out least, those convolutions whose ways
+    lay out most; which they are.
+    """
+    changed: list[int] = []
+    if (all_of_them := memory().least) <= limit:
+        return changed
+    saved: dict[int, int] = {}
+    for i, way in ways.items():
+        rule = plan.rules[i]
+        if isinstance(rule, Convolution):
+            rule.way = "windows"
+            saved[i] = all_of_them - memory().least
+            rule.way = way
+    for i in sorted((i for i in saved if saved[i] > 0), key=lambda i: -saved[i]):
+        rule = plan.rules[i]
+        assert rule is not None
+        rule.way = ways[i] = "windows"
+        changed.append(i)
+        if memory().least <= limit:
+            break
+    return changed
 
 
 @running()
