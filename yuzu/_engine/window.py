@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 Integers = np.ndarray
+KEPT_BYTES = 2000  # of a window of few sites: its arrays' and tables' headers, and what `cached` finds these by
 MOST_WIDENED = 1.125  # windows that lie alike, over the narrowest
 
 
@@ -141,7 +142,7 @@ class Window:
         windows are not evenly spaced.
         """
         sites = len(self.start)
-        return 48 * sites + (24 * sites * self.width if with_tables and self.step is None else 0)
+        return KEPT_BYTES + 48 * sites + (24 * sites * self.width if with_tables and self.step is None else 0)
 
     def cached(self, key: Any, make: Any) -> Any:
         """What ``make()`` gave the first time for ``key``: index tables are the same for every sequence."""
