@@ -109,8 +109,8 @@ def precompute(
     random_state: int or None
         Seed of the random sequence and matrices; None is 0. The global random state is never touched.
     verify: bool
-        Compare a few mutants of a random sequence with naive ISM in float64. Where they disagree the layer
-        concerned runs naively, and a warning names it.
+        Compare a few mutants of a random sequence with naive ISM in float64, and again as they will be run, by the
+        ways that were chosen. Where they disagree the layer concerned runs naively, and a warning names it.
     verbose: bool
         Print the summary.
 
