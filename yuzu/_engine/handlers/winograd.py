@@ -49,19 +49,18 @@ class Form:
         """What has to be multiplied at each point.
 
         Where both kinds of block are as long, several pairs of them land on the same place, and one product sums them.
-        Otherwise one product takes all blocks of positions, for each block of taps.
         """
         blocks, groups = self.counts(width, kernel)
         if self.positions != self.taps:
-            places = range(0, blocks * self.positions, self.positions)
             return [
-                Term([place + g * self.taps for place in places], (0, blocks), (groups - 1 - g, groups - g))
+                Term(b * self.positions + g * self.taps, (b, b + 1), (groups - 1 - g, groups - g))
                 for g in range(groups)
+                for b in range(blocks)
             ]
         found = []
         for s in range(blocks + groups - 1):
             low, high = max(0, s - groups + 1), min(blocks, s + 1)
-            found.append(Term([s * self.taps], (low, high), (groups - 1 - s + low, groups - 1 - s + high)))
+            found.append(Term(s * self.taps, (low, high), (groups - 1 - s + low, groups - 1 - s + high)))
         return found
 
 
@@ -71,23 +70,22 @@ class Term:
 
     Attributes
     ----------
-    places: list of ints
-        The first position that each of its results lands on.
+    place: int
+        The first position that its result lands on.
     blocks: tuple of two ints
-        First and stop of the blocks of positions that it reads: side by side where there is one result, else one below
-        the other.
+        First and stop of the blocks of positions that it reads, side by side.
     groups: tuple of two ints
         First and stop of the blocks of taps, which are in falling order.
     """
 
-    places: list[int]
+    place: int
     blocks: tuple[int, int]
     groups: tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Transforms:
-    """Evaluation ``(points * blocks, w)``, interpolation ``(positions, points * results)``, and the terms between."""
+    """Evaluation ``(points * blocks, w)``, interpolation ``(positions, points * terms)``, and the terms between."""
 
     evaluation: torch.Tensor
     interpolation: torch.Tensor
@@ -104,25 +102,22 @@ def winograd(call: Call) -> torch.Tensor:
         return banded(call)
     there = _transforms(form, w, k, call.dilation, call.positions, x.dtype, x.device)
     weights = call.derived(f"winograd {form.positions} {form.taps}", lambda: _values_of_taps(kernel, form))
-    # by point, in rows that products read and write as they lie: blocks side by side, or one below the other
-    evaluation, interpolation = (t.expand(n, -1, -1) for t in (there.evaluation, there.interpolation))
-    beside = form.positions == form.taps
-    if beside:
-        values = torch.bmm(evaluation, x).view(n, form.points, -1, cin).transpose(0, 1)
-    else:
-        values = x.new_empty(evaluation.shape[1], n, cin)
-        torch.bmm(evaluation, x, out=values.transpose(0, 1))
-        values = values.view(form.points, -1, n, cin)
-    results = x.new_empty(form.points, interpolation.shape[2] // form.points, n, cout)
-    at = 0
-    for term in there.terms:
-        (first, stop), (low, high), count = term.blocks, term.groups, len(term.places)
-        for point in range(form.points):
-            read = values[point, :, first:stop] if beside else values[point, first:stop]
-            written = results[point, at : at + count].view(n * count, cout)
-            product(read.reshape(n * count, -1), weights[point, low * cin : high * cin], written)
-        at += count
-    return torch.bmm(interpolation, results.flatten(0, 1).transpose(0, 1)).to(call.dtype)
+    values = torch.bmm(there.evaluation.expand(n, -1, -1), x).view(n, form.points, -1, cin)
+    results = _multiplied(values, weights, there.terms)
+    del values  # much that is freed at once is handed back to the system
+    return torch.bmm(there.interpolation.expand(n, -1, -1), results.flatten(1, 2)).to(call.dtype)
+
+
+def _multiplied(values: torch.Tensor, weights: torch.Tensor, terms: list[Term]) -> torch.Tensor:
+    """``(N, points, terms, Cout)``: products read and write rows that lie evenly in it, and nothing is moved."""
+    n, points, _, cin = values.shape
+    results = values.new_empty(n, points, len(terms), weights.shape[2])
+    for i, term in enumerate(terms):
+        (first, stop), (low, high) = term.blocks, term.groups
+        for point in range(points):
+            read = values[:, point, first:stop].flatten(1)
+            product(read, weights[point, low * cin : high * cin], results[:, point, i])
+    return results
 
 
 @functools.lru_cache(maxsize=64)
@@ -170,16 +165,15 @@ def _transforms(
             row[:, here] = of_positions[:, : len(here)]
             rows.append(row)
         for term in form.terms(len(positions), kernel):
-            column = of_results.new_zeros(reached, form.points, len(term.places))
-            for i, place in enumerate(term.places):
-                landing = list(range(phase + place * dilation, reached, dilation)[: form.points])
-                column[landing, :, i] = of_results[: len(landing)]
+            column = of_results.new_zeros(reached, form.points)
+            landing = list(range(phase + term.place * dilation, reached, dilation)[: form.points])
+            column[landing] = of_results[: len(landing)]
             column = column[slice(*wanted)]
             if column.any():
-                terms.append(Term(term.places, (before + term.blocks[0], before + term.blocks[1]), term.groups))
+                terms.append(Term(term.place, (before + term.blocks[0], before + term.blocks[1]), term.groups))
                 columns.append(column)
     evaluation = torch.stack(rows, 1).flatten(0, 1)
-    interpolation = torch.cat(columns, 2).flatten(1) if columns else evaluation.new_zeros(wanted[1] - wanted[0], 0)
+    interpolation = torch.stack(columns, 2).flatten(1) if columns else evaluation.new_zeros(wanted[1] - wanted[0], 0)
     return Transforms(evaluation.to(device, dtype), interpolation.to(device, dtype), terms)
 
 
@@ -206,7 +200,7 @@ def _products(form: Form, width: int, kernel: int) -> int:
 
 def _results(form: Form, width: int, kernel: int) -> int:
     """Products that are interpolated."""
-    return form.points * sum(len(term.places) for term in form.terms(width, kernel))
+    return form.points * len(form.terms(width, kernel))
 
 
 def _multiply_adds(form: Form, shape: Shape) -> float:
