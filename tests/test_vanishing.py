@@ -66,6 +66,12 @@ SUMS = {
     "dense": lambda: Of(lambda x, f: f(x.flatten(1)), nn.Linear(16 * L, 8, bias=False)),
     "on rows": lambda: Of(lambda x, f: f(x.mean(-1)), nn.Linear(16, 8, bias=False)),
     "product": lambda: Of(lambda x, a, b: a(x) * b(x), conv(), conv()),
+    "on one axis of two": lambda: Of(
+        lambda x, c: c(x.unsqueeze(2)).squeeze(2), nn.Conv2d(16, 16, (1, 5), padding=(0, 2), bias=False)
+    ),
+    "read whole on the second axis": lambda: Of(
+        lambda x, c: c(x.unflatten(1, (8, 2))).flatten(1, 2), nn.Conv2d(8, 16, (2, 5), padding=(0, 2), bias=False)
+    ),
     "quotient": lambda: Of(lambda x, c: c(x) / 3.7, conv()),
     "tanh": lambda: Of(lambda x, c: torch.tanh(c(x)), conv()),
     "residual": lambda: Of(lambda x, a, b: a(x) + b(x), conv(), conv(dilation=2, padding=4)),
@@ -112,6 +118,52 @@ def test_zeros_before_a_layer_norm(scale, device):
         model.sums.weight.mul_(scale)
     found = yuzu.yuzu_ism(model, X, output="delta", device=device, **WIDE)
     assert_right(found, model, X, output="delta", device=device, **WIDE)
+
+
+def test_zeros_that_are_widened(device):
+    """A difference that is small is taken in float64, and a zero must be one beside the reference in float32."""
+
+    class Widened(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts = nn.ModuleList([nn.Conv1d(4, 8, 5, padding=2, bias=False), conv(), conv()])
+            self.constant = nn.Parameter(torch.full((1, 8, 1), 3.0))
+            self.head = nn.Linear(16 * L, 1)
+
+        def forward(self, x):
+            first, second, third = self.parts
+            x = first(x)
+            x = torch.cat([x, self.constant + 0 * x], 1)  # large beside the differences
+            x = torch.cat([second(F.silu(0.03 * x[:, :8]).repeat(1, 2, 1))], 1)
+            return self.head(F.normalize(third(F.gelu(x)), dim=1).flatten(1))
+
+    model, X = randomized(Widened(), seed=13).eval(), sequences(2, L)
+    found = yuzu.yuzu_ism(model, X, output="delta", device=device, **WIDE)
+    assert_right(found, model, X, output="delta", device=device, **WIDE)
+
+
+def test_what_only_seems_to_be_zero(device):
+    """The factor that all but vanishes beside the reference's is not zero, nor is the product."""
+
+    class Factors(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv1d(4, 8, 5, padding=2), nn.Conv1d(4, 8, 5, padding=2, bias=False)
+            self.head = nn.Linear(8 * L, 1)
+
+        def forward(self, x):
+            return self.head(torch.sign(torch.exp(12 * self.first(x)) * torch.relu(self.second(x))).flatten(1))
+
+    model, X = randomized(Factors(), seed=15).eval(), sequences(2, L)
+    found = yuzu.yuzu_ism(model, X, output="delta", device=device)
+    assert_right(found, model, X, output="delta", device=device)
+
+
+def test_not_where_no_zero_gets_through():
+    """A batch norm between it and what is not steady moves zeros elsewhere."""
+    norm = nn.Sequential(conv(), nn.BatchNorm1d(16), nn.ReLU())
+    plan = make_plan(capture(Body(norm, STEEP["normalize"]).double().eval(), (4, L), (), torch.float64))
+    assert not any(r is not None and r.settles and r.node.op == "aten.conv1d" for r in plan.rules)
 
 
 def test_another_input_changes_what_is_zero(device):

@@ -142,7 +142,7 @@ class Bound:
 
     def _too_little(self, memory: measure.Memory) -> bool:
         """Whether not even a site at a time fits into what the user allows; what may be a default is nobody's wish."""
-        return self.settings.max_memory < min(memory.least, CPU_MEMORY)
+        return self.device.type == "cpu" and self.settings.max_memory < min(memory.least, CPU_MEMORY)
 
     def weights(self) -> Weights:
         """The model's weights at their values now."""

@@ -160,6 +160,8 @@ def try_model(
 
     try:
         return run(X)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:
         given, hint = f"a sequence of shape {tuple(X[:1].shape)} (1, n_choices, seq_len)", ""
         if name is not None:

@@ -29,6 +29,7 @@ from yuzu._engine.handlers.elementwise import OfValues
 from yuzu._engine.handlers.few_output_channels import block_of, folded_block, folded_room
 from yuzu._engine.handlers.pool import MaximumPool
 from yuzu._engine.plan import Plan
+from yuzu._engine.precision import fastest_products
 from yuzu._engine.run import Run, Sites
 from yuzu._engine.window import Window
 
@@ -306,10 +307,11 @@ def _times(rule: Rule, ways: Sequence[str], run: Run, window: Window, sites: Sit
         return made[shape]
 
     times: dict[str, float] = {}
-    for way in ways:
-        rule.way = way
-        best = min(times.values(), default=math.inf)
-        times[way] = _least_seconds(rule.trial(run, window, some), run.device, best)
+    with fastest_products(run.device):
+        for way in ways:
+            rule.way = way
+            best = min(times.values(), default=math.inf)
+            times[way] = _least_seconds(rule.trial(run, window, some), run.device, best)
     run.forget(("measure", rule.node.index))
     return times
 

@@ -83,10 +83,8 @@ class Plan:
         self._find_needed()
         self._find_spreads()
         self.steady = find_steady(self)
-        for i in find_settling(self):
-            rule = self.rules[i]
-            assert rule is not None
-            rule.settles = rule.reads_reference = True
+        for settling, sources in find_settling(self):
+            settling.settles, settling.reads_reference = sources, True
         self._absorb_factors()
         for rule in self.rules:
             if isinstance(rule, Convolution):

@@ -15,7 +15,7 @@ from yuzu._engine.handlers import onednn_products
 @contextlib.contextmanager
 def products(precision: str, device: torch.device) -> Iterator[None]:
     """No autocast; on CUDA TF32 for ``"high"`` and ``"medium"`` and none for ``"highest"``; on a CPU float32, since a
-    run lowers what it lowers by itself, by the setting with which its products are fastest. Put back afterwards.
+    run lowers what it lowers by itself. Put back afterwards.
 
     cuDNN uses TF32 for float32 convolutions unless told not to, and oneDNN multiplies in bfloat16, where it can, after
     ``torch.set_float32_matmul_precision("medium")``, so it has to be said. PyTorch has one setting for all threads: on
@@ -71,8 +71,6 @@ class _Float32:
         parts = [getattr(torch.backends.mkldnn, name, None) for name in ("matmul", "conv", "rnn")]
         if all(hasattr(part, "fp32_precision") for part in parts):
             self._found = _set([part for part in parts if part.fp32_precision != "none"], "ieee")  # type: ignore[union-attr]
-            if onednn_products.by_setting():
-                self._found = _set(parts[:1], onednn_products.SETTING) + self._found
         elif torch.get_float32_matmul_precision() == "medium":  # before PyTorch 2.9
             self._legacy = "medium"
             torch.set_float32_matmul_precision("highest")
@@ -84,7 +82,22 @@ class _Float32:
         self._legacy, self._found = "", []
 
 
-_on_cpu = _Float32()
+class _ByOneDNN(_Float32):
+    """`onednn_products.SETTING`, where products are float32 all the same, as long as anyone holds it."""
+
+    def _begin(self) -> None:
+        if onednn_products.by_setting():
+            self._found = _set([torch.backends.mkldnn.matmul], onednn_products.SETTING)  # type: ignore[attr-defined]
+
+
+_on_cpu, _by_onednn = _Float32(), _ByOneDNN()
+
+
+def fastest_products(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """While a plan's own operations run, and no model or function of the user's: PyTorch refuses to say what
+    ``torch.get_float32_matmul_precision()`` is where the setting is held.
+    """
+    return _by_onednn.held() if device.type == "cpu" else contextlib.nullcontext()
 
 
 def _set(parts: Sequence[Any], wanted: str) -> list[tuple[Any, str]]:

@@ -16,7 +16,7 @@ from yuzu._engine.graph import Node, Weights, evaluate
 from yuzu._engine.handlers.fused import Block
 from yuzu._engine.handlers.kernels import KernelError
 from yuzu._engine.plan import Plan
-from yuzu._engine.precision import products
+from yuzu._engine.precision import fastest_products, products
 from yuzu._engine.window import Window
 from yuzu.errors import warn_user
 
@@ -367,6 +367,16 @@ class Run:
         """Run some nodes (default: all), from the changes that are given, which are not written over. Each change is
         dropped when nothing reads it any more, unless it is to be kept.
         """
+        with fastest_products(self.device):
+            return self._walk(sites, nodes, given, keep)
+
+    def _walk(
+        self,
+        sites: Sites,
+        nodes: Sequence[Node] | None,
+        given: Sequence[Change | None] | None,
+        keep: Collection[int],
+    ) -> list[Change | None]:
         windows = self.set_sites(sites)
         plan = self.plan
         changes: list[Change | None] = [None] * len(plan.graph.nodes) if given is None else list(given)

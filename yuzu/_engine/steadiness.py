@@ -59,19 +59,26 @@ def _is_steady(rule: Rule | None) -> bool:
     return not rule.reads_reference or isinstance(rule, Scaled | Product) or rule.node.op in OPERATIONS
 
 
-def find_settling(plan: Plan) -> list[int]:
-    """The nodes whose result may be exactly zero in a mutant, because all that it is made of is, where something that
-    is not steady follows. A bias leaves no such zeros; what is carried as values has them by itself.
+def find_settling(plan: Plan) -> list[tuple[Rule, frozenset[int]]]:
+    """The rules whose result may be exactly zero in a mutant because all that it is made of is, where that zero may
+    reach something that is not steady; and their sources that may be zero. A bias leaves no such zeros.
     """
+    nodes = plan.graph.nodes
     zeros: list[bool] = []
-    found = []
-    for node in plan.graph.nodes:
-        rule = plan.rules[node.index]
-        read = any(zeros[i] for i in node.inputs if plan.graph.nodes[i].mutated)
+    for node in nodes:
+        read = any(zeros[i] for i in node.inputs if nodes[i].mutated)
         zeros.append(node.kind == "sequence" or (node.mutated and _may_be_zero(node, read)))
-        knows = rule is not None and type(rule).vanishes is not Rule.vanishes
-        if knows and read and zeros[-1] and not plan.steady[node.index] and plan.readers[node.index]:
-            found.append(node.index)
+    matters = [False] * len(nodes)
+    for node in reversed(nodes):
+        for reader in plan.graph.consumers[node.index]:
+            if plan.readers[reader] and nodes[reader].mutated:
+                matters[node.index] |= not _is_steady(plan.rules[reader]) or (zeros[reader] and matters[reader])
+    found = []
+    for rule in plan.rules:
+        if rule is not None and matters[rule.node.index] and plan.readers[rule.node.index] and rule.knows_zeros():
+            sources = frozenset(i for i in rule.sources if zeros[i])
+            if sources and zeros[rule.node.index]:
+                found.append((rule, sources))
     return found
 
 

@@ -75,9 +75,10 @@ class Scaled(Rule):
     def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
         """Of a quotient, which is a product with the inverse here; of a product it is so in any case."""
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
-        if change is None or self.absorbed or self.node.op != "aten.div":
-            return None
-        return is_zero(run, source, layout, change, window)
+        return None if change is None or self.absorbed else is_zero(run, source, layout, change, window)
+
+    def knows_zeros(self) -> bool:
+        return self.node.op == "aten.div"
 
     def _ones(self, run: Run, factor: torch.Tensor | float) -> bool:
         """Whether the factor changes nothing, as signs often do; no device is waited for to know."""
@@ -118,7 +119,7 @@ class Linear(Rule):
     def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
         """Of a sum, where everything that it sums is zero: it is itself a sum of what is not."""
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
-        if change is None or self.family != "reduce":
+        if change is None:
             return None
         nonzero = ~is_zero(run, source, layout, change, window)
         rows = nonzero.flatten(0, 1).to(run.value(source).dtype)
@@ -127,6 +128,9 @@ class Linear(Rule):
         counts = self.node.target(*args, **self.node.kwargs)
         counts = counts if window is None else self.layout.position_first(counts)
         return counts.unflatten(0, nonzero.shape[:2]) == 0
+
+    def knows_zeros(self) -> bool:
+        return self.family == "reduce"
 
 
 def _fits(factor: torch.Tensor, difference: torch.Tensor) -> bool:
@@ -269,7 +273,7 @@ class Product(Rule):
         """Where either factor does."""
         found: torch.Tensor | None = None
         for source, layout, change in zip(self.sources, self.source_layouts, changes, strict=True):
-            if change is not None:
+            if change is not None and source in self.settles:  # others only seem to be, where little is left of them
                 zero = is_zero(run, source, layout, change, window)
                 found = zero if found is None else found | zero
         return found

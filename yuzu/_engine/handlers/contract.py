@@ -102,8 +102,9 @@ class Rule:
     keeps_finite: bool
         Whether finite values always give finite ones: a logarithm does not. What an output does not need may then be
         carried beside what it needs, for a product with zeros in it leaves nothing of it.
-    settles: bool
-        Whether its result is made exactly zero where it `vanishes`; set by the plan, where that may matter.
+    settles: frozenset of int
+        Where its result is made exactly zero where it `vanishes`: the sources that may be zero. Set by the plan, where
+        that may matter.
     """
 
     family = "naive"
@@ -113,7 +114,7 @@ class Rule:
     reads_lowered = False
     reads_reference = True
     keeps_finite = False
-    settles = False
+    settles: frozenset[int] = frozenset()
 
     def __init__(self, view: View, layout: Layout) -> None:
         self.node = view.node
@@ -143,9 +144,13 @@ class Rule:
 
     def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
         """Where the mutants' result is zero because all that it is made of is, to broadcast against what `run` gives;
-        None for a rule that does not know. What is run on values need not: the operation itself makes zero of zeros.
+        None where that is not known. What is run on values need not say: the operation itself makes zero of zeros.
         """
         return None
+
+    def knows_zeros(self) -> bool:
+        """Whether `vanishes` tells, or its values do."""
+        return type(self).vanishes is not Rule.vanishes
 
     def reference(self, value_of: Callable[[int], Any], device: torch.device) -> Any:
         """The node's value for the reference sequences."""

@@ -218,12 +218,16 @@ class Convolution(Reading):
 
     def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
-        if change is None or window is None or self.lines > 1 or self.height is not None:
+        if change is None or window is None:
             return None
         found = count_read(
             run, self.node.index, source, layout, self.geometry, change, window, self.groups, nonzero
         ) == 0
-        return found.repeat_interleave(self.channels[1] // self.groups, 3) if self.groups > 1 else found
+        found = found.repeat_interleave(self.channels[1] // self.groups, 3) if self.groups > 1 else found
+        return found if self.height is None else found.unsqueeze(4)
+
+    def knows_zeros(self) -> bool:
+        return self.lines == 1 and (self.height is None or self.groups == 1)
 
     def _wanted(self, before: Window, window: Window) -> tuple[tuple[int, int, Integers], Window]:
         """First and stop of the positions that any site's window has of all that the window before it reaches, and

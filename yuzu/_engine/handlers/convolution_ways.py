@@ -93,11 +93,14 @@ def taps(call: Call) -> torch.Tensor:
     for weight, (place, low, high) in zip(weights, call.taps(), strict=True):
         if high <= low:
             continue
-        part, each = result[:, place + low - first : place + high - first], weight.expand(n, *weight.shape)
-        if part.dtype == weight.dtype:
-            part.baddbmm_(x[:, low:high], each)
+        part, read = result[:, place + low - first : place + high - first], x[:, low:high]
+        each = weight.expand(n, *weight.shape)
+        if x.device.type == "cpu":  # oneDNN would be handed a copy of the weight for each window
+            part += matrix_product(read.flatten(0, 1), weight).view(n, high - low, -1)
+        elif part.dtype == weight.dtype:
+            part.baddbmm_(read, each)
         else:
-            part += torch.bmm(x[:, low:high], each)
+            part += torch.bmm(read, each)
     return result
 
 

@@ -120,9 +120,9 @@ class OverPositions(Rule):
 
     def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
-        beside = 0 if change is None or layout.composite else change.tensor.dim() - 3
         if change is None or (layout.composite and change.tensor.dim() > 5):
             return None  # other axes lie between those that are summed
+        beside = 0 if layout.composite else change.tensor.dim() - 3
         return (count_all(run, source, layout, change, beside, nonzero) == 0).unsqueeze(-1)
 
     def _product(self, run: Run, x: torch.Tensor, window: Window) -> torch.Tensor:

@@ -8,6 +8,7 @@ in `formulas` and `affine`.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -56,6 +57,16 @@ class OfValues(Rule):
                 return difference
             del difference
         return self._difference(run, changes, window, wide=True).to(torch.float32)
+
+    def knows_zeros(self) -> bool:
+        return True
+
+    def _less(self, result: torch.Tensor, reference: torch.Tensor, own: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """The mutants' result less the reference's; a widened zero is one beside the reference's ``own`` value, too."""
+        difference = result - reference
+        if self.settles and result.dtype != self.node.dtype:
+            difference = torch.where(result == 0, -own().to(result.dtype), difference)
+        return difference
 
     def _difference(self, run: Run, changes: list[Change | None], window: Window | None, wide: bool) -> torch.Tensor:
         raise NotImplementedError
@@ -111,7 +122,8 @@ class OnRows(OfValues):
         key = ("widened", self.node.index)
         reference = run.reference.made(key, lambda: self._reference(run)) if wide else run.value(self.node.index)
         whole.clear()
-        return result.unflatten(0, run.sites.difference.shape[:2]) - run.of_sites(reference)
+        result = result.unflatten(0, run.sites.difference.shape[:2])
+        return self._less(result, run.of_sites(reference), lambda: run.of_sites(run.value(self.node.index)))
 
 
 class Local(OfValues):
@@ -147,10 +159,12 @@ class Local(OfValues):
         result = result.unflatten(0, (sites, edits))
         if not result.is_floating_point():
             return result
+        own = run.on_window(self.node.index, self.layout, window)
         if not wide:
-            return result - run.on_window(self.node.index, self.layout, window)
+            return result - own
         key = ("widened", self.node.index)
-        return result - run.made_on_window(key, lambda: self.layout.position_first(self._reference(run)), window)
+        reference = run.made_on_window(key, lambda: self.layout.position_first(self._reference(run)), window)
+        return self._less(result, reference, lambda: own)
 
     def _shape(self, width: int) -> list[int]:
         shape = list(self.node.shape or ())

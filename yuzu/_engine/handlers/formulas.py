@@ -64,7 +64,10 @@ class Formula(Rule):
 
     def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
-        return None if change is None or self.node.op != "aten.tanh" else is_zero(run, source, layout, change, window)
+        return None if change is None else is_zero(run, source, layout, change, window)
+
+    def knows_zeros(self) -> bool:
+        return self.node.op == "aten.tanh"
 
     def _place(self, window: Window | None) -> int:
         assert self.axis is not None

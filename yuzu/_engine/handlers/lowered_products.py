@@ -21,7 +21,7 @@ def product(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor | None = No
     lower = x.to(weight.dtype)
     if out is None:
         return matrix_product(lower, weight).to(x.dtype)
-    if out.dtype == weight.dtype and (onednn_products.by_setting() or not onednn_products.serves(lower, weight)):
+    if out.dtype == weight.dtype and (onednn_products.writes(out) or not onednn_products.serves(lower, weight)):
         return torch.mm(lower, weight, out=out)
     return out.copy_(matrix_product(lower, weight))
 

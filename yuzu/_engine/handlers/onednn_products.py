@@ -67,6 +67,11 @@ def is_faster() -> bool:
     return times[torch.mm] > CLEARLY * times[multiplied]
 
 
+def writes(out: torch.Tensor) -> bool:
+    """Whether ``torch.mm`` writes into ``out`` as fast as `multiplied` makes a new tensor."""
+    return out.device.type == "cpu" and out.dtype == torch.float32 and by_setting()
+
+
 @functools.cache
 def by_setting() -> bool:
     """Whether ``torch.mm`` is oneDNN's, and as precise as ever, where PyTorch may lower float32 to `SETTING`; and that

@@ -57,13 +57,16 @@ class SumOverPositions(Rule):
 
     def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
-        if change is None or self.cut is not None or layout.composite:
+        if change is None:
             return None
         if self.axes != (layout.axis,):  # with other axes: where all of a row is zero
             found = count_all(run, source, layout, change, 0, nonzero) == 0
             return found.view(*found.shape, *[1] * (len(self.node.shape or ()) - 1))
         found = count_all(run, source, layout, change, change.tensor.dim() - 3, nonzero) == 0
         return found.unsqueeze(layout.axis + 1) if self.keepdim else found
+
+    def knows_zeros(self) -> bool:
+        return self.cut is None and not self.source_layouts[0].composite
 
     def _summed(self, tensor: torch.Tensor, window: Window, dtype: torch.dtype) -> torch.Tensor:
         """``(S, A, 1, ...)``: the sum of what lies in the slice, where windows reach beyond it; else all as it is.

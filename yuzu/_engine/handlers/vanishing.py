@@ -55,7 +55,9 @@ def zero(values: torch.Tensor) -> torch.Tensor:
 
 
 def _more(run: Run, source: int, layout: Layout, change: Change, test: Test) -> torch.Tensor:
-    """1, 0 or -1, ``(S, A, w, ...)`` on the change's window: where a mutant's number passes, or the reference's."""
+    """1, 0 or -1, on the change's window: where what a test says of the mutants' numbers is not what it says of the
+    reference's.
+    """
     assert change.window is not None
     reference = run.on_window(source, layout, change.window)
     return test(change.tensor + reference).float() - test(reference).float()
@@ -72,14 +74,17 @@ def count_read(
     groups: int,
     test: Test,
 ) -> torch.Tensor:
-    """How many numbers that an operation with a ``geometry`` along positions reads pass a test, in each of ``groups``
-    of channels: ``(S, A, w, groups)``.
+    """At how many positions that an operation with a ``geometry`` reads any number passes a test, in each of ``groups``
+    of channels: ``(S, A, w, groups)``. These are few: TF32 counts them exactly.
     """
     before, g = change.window, geometry
     assert before is not None
 
-    def by_group(numbers: torch.Tensor, axes: int) -> torch.Tensor:
-        return numbers.flatten(axes).unflatten(axes, (groups, -1)).sum(-1)
+    def any_of_group(values: torch.Tensor) -> torch.Tensor:
+        axis = 3 if values.dim() - there.dim() == 1 else 2  # of sites and edits, or of sequences
+        return test(values).flatten(axis).unflatten(axis, (groups, -1)).any(-1)
+
+    there = run.reference.position_first(source, layout)
 
     def count(numbers: torch.Tensor) -> torch.Tensor:
         """``(N, m, groups)`` to ``(N, m', groups)``."""
@@ -87,15 +92,14 @@ def count_read(
         return F.conv1d(numbers.movedim(2, 1), ones, None, g.stride, 0, g.dilation, groups).movedim(1, 2)
 
     def of_reference() -> torch.Tensor:
-        there = by_group(test(run.reference.position_first(source, layout)).float(), 2)
         behind = (g.output_length - 1) * g.stride + g.reach + 1 - g.padding - there.shape[1]
-        return count(F.pad(there, (0, 0, g.padding, behind)))
+        return count(F.pad(any_of_group(there).float(), (0, 0, g.padding, behind)))
 
     read = window.cached(
         ("read", node),
         lambda: Window.at(window.start * g.stride - g.padding, (window.width - 1) * g.stride + g.reach + 1),
     )
-    moved = rewindow(by_group(_more(run, source, layout, change, test), 3), before, read)
+    moved = rewindow(_more(run, source, layout, change, any_of_group), before, read)
     found = count(moved.flatten(0, 1)).unflatten(0, moved.shape[:2])
     return found + run.made_on_window((test.__name__, node), of_reference, window)
 
@@ -103,6 +107,9 @@ def count_read(
 def count_all(run: Run, source: int, layout: Layout, change: Change, kept: int, test: Test) -> torch.Tensor:
     """How many numbers pass a test, of all positions and all but the last ``kept`` axes: ``(S, A, ...)``."""
     more = _more(run, source, layout, change, test)
-    there = test(run.reference.position_first(source, layout)).float()
-    axes = range(2, more.dim() - kept)
-    return more.sum(list(axes)) + run.of_sites(there.sum([a - 1 for a in axes]))
+    axes = list(range(2, more.dim() - kept))
+
+    def of_reference() -> torch.Tensor:
+        return test(run.reference.position_first(source, layout)).float().sum([a - 1 for a in axes])
+
+    return more.sum(axes) + run.of_sites(run.reference.made((test.__name__, "all", source, kept), of_reference))
