@@ -176,6 +176,25 @@ def test_no_setting_on_a_processor_with_matrix_units(monkeypatch):
     assert undecorated() is False, "nor where they are lowered all the same"
 
 
+@pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "matmul"), reason="before PyTorch 2.9 there is no such setting")
+@pytest.mark.parametrize("gain,decision", [(2.0, True), (1.1, False)])
+def test_the_setting_must_be_faster(gain, decision, monkeypatch):
+    """A processor without bfloat16 instructions multiplies as before, whatever is set."""
+    part, product, clock = torch.backends.mkldnn.matmul, torch.mm, [0.0]
+    before = part.fp32_precision
+
+    def taking(x, weight):
+        clock[0] += 1 if part.fp32_precision == onednn_products.SETTING else gain
+        return product(x.double(), weight.double()).float()
+
+    monkeypatch.setattr(onednn_products, "is_faster", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    monkeypatch.setattr(onednn_products.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(torch, "mm", taking)
+    assert onednn_products.by_setting.__wrapped__() is decision
+    assert part.fp32_precision == before
+
+
 @pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "conv"), reason="before PyTorch 2.9 there is no such setting")
 @pytest.mark.parametrize("setting", ["none", "medium", "high", "everything"])
 def test_a_run_on_a_cpu_multiplies_in_float32_whatever_the_caller_set(setting):

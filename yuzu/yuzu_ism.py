@@ -85,7 +85,8 @@ def yuzu_ism(
         What to write; zeros if None. Without ``ranges`` it is written at every single position from ``start``
         to ``end``.
     batch_size: int or None
-        Sequences carried at once; None picks it. Results with another one agree to rounding, not bit by bit.
+        Sequences carried at once, at most: fewer where memory is short. None picks it. Results with another one agree
+        to rounding, not bit by bit.
     device: str, torch.device or None
         None means CUDA when available, else the CPU.
     return_timings: bool

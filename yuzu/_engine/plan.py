@@ -83,8 +83,8 @@ class Plan:
         self._find_needed()
         self._find_spreads()
         self.steady = find_steady(self)
-        for settling, sources in find_settling(self):
-            settling.settles, settling.reads_reference = sources, True
+        for settling in find_settling(self):
+            settling.settles = settling.reads_reference = True
         self._absorb_factors()
         for rule in self.rules:
             if isinstance(rule, Convolution):

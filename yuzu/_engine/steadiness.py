@@ -59,9 +59,9 @@ def _is_steady(rule: Rule | None) -> bool:
     return not rule.reads_reference or isinstance(rule, Scaled | Product) or rule.node.op in OPERATIONS
 
 
-def find_settling(plan: Plan) -> list[tuple[Rule, frozenset[int]]]:
+def find_settling(plan: Plan) -> list[Rule]:
     """The rules whose result may be exactly zero in a mutant because all that it is made of is, where that zero may
-    reach something that is not steady; and their sources that may be zero. A bias leaves no such zeros.
+    reach something that is not steady. A bias leaves no such zeros.
     """
     nodes = plan.graph.nodes
     zeros: list[bool] = []
@@ -73,13 +73,16 @@ def find_settling(plan: Plan) -> list[tuple[Rule, frozenset[int]]]:
         for reader in plan.graph.consumers[node.index]:
             if plan.readers[reader] and nodes[reader].mutated:
                 matters[node.index] |= not _is_steady(plan.rules[reader]) or (zeros[reader] and matters[reader])
-    found = []
-    for rule in plan.rules:
-        if rule is not None and matters[rule.node.index] and plan.readers[rule.node.index] and rule.knows_zeros():
-            sources = frozenset(i for i in rule.sources if zeros[i])
-            if sources and zeros[rule.node.index]:
-                found.append((rule, sources))
-    return found
+    return [
+        rule
+        for rule in plan.rules
+        if rule is not None
+        and matters[rule.node.index]
+        and zeros[rule.node.index]
+        and any(zeros[i] for i in rule.sources)
+        and plan.readers[rule.node.index]
+        and rule.knows_zeros()
+    ]
 
 
 def _may_be_zero(node: Node, read: bool) -> bool:

@@ -273,7 +273,7 @@ class Product(Rule):
         """Where either factor does."""
         found: torch.Tensor | None = None
         for source, layout, change in zip(self.sources, self.source_layouts, changes, strict=True):
-            if change is not None and source in self.settles:  # others only seem to be, where little is left of them
+            if change is not None:
                 zero = is_zero(run, source, layout, change, window)
                 found = zero if found is None else found | zero
         return found

@@ -102,9 +102,8 @@ class Rule:
     keeps_finite: bool
         Whether finite values always give finite ones: a logarithm does not. What an output does not need may then be
         carried beside what it needs, for a product with zeros in it leaves nothing of it.
-    settles: frozenset of int
-        Where its result is made exactly zero where it `vanishes`: the sources that may be zero. Set by the plan, where
-        that may matter.
+    settles: bool
+        Whether its result is made exactly zero where it `vanishes`; set by the plan, where that may matter.
     """
 
     family = "naive"
@@ -114,7 +113,7 @@ class Rule:
     reads_lowered = False
     reads_reference = True
     keeps_finite = False
-    settles: frozenset[int] = frozenset()
+    settles = False
 
     def __init__(self, view: View, layout: Layout) -> None:
         self.node = view.node
