@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # Where pip's own index holds torch with CUDA and the CPU build is wanted, pass PyTorch's CPU index: make test TORCH_INDEX=URL
 TORCH_INDEX ?=
 
-.PHONY: demo test lint benchmark benchmark-full figures train tutorials clean
+.PHONY: demo test test-pretended-cuda lint benchmark benchmark-full figures train tutorials clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml setup.py constraints.txt
@@ -23,6 +23,10 @@ demo: $(STAMP)
 test: $(STAMP)
 	@# one thread for each worker: threads that wait for one another on busy cores are many times slower
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(ARGS)
+
+# the tests on CUDA where there is none, on a device that computes on the CPU: finds tensors of two devices, and no speed
+test-pretended-cuda: $(STAMP)
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 PYTHONPATH=tests $(BIN)/python -m pytest -n auto -p pretended_cuda -k cuda tests $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

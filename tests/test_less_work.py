@@ -772,7 +772,7 @@ def test_large_weights_leave_room_for_chunks(monkeypatch):
     """Weights that fill the memory which runs get by themselves: as of models with a dense layer on all positions."""
     model = flattened()
     weights = sum(p.nbytes for p in model.parameters())
-    monkeypatch.setattr(precompute_module, "CPU_MEMORY", 2 * weights)
+    monkeypatch.setattr(precompute_module, "LEAST_MEMORY", 2 * weights)
     made = yuzu.precompute(model, L, device="cpu")
     assert made.settings.max_memory == 4 * weights
     bound = made.bind(model, L, 4, (), torch.device("cpu"))

@@ -25,7 +25,7 @@ from yuzu.mutations import Mutations
 if TYPE_CHECKING:
     from yuzu.precomputation import Precomputation
 
-CPU_MEMORY = 1 << 30  # bytes that a run may use on a CPU at least, if the user does not say
+LEAST_MEMORY = 1 << 30  # bytes that a run may use at least if the user does not say, where there are as many
 STRETCH = 128  # positions of each sequence that a chunk on a GPU may hold
 NARROWED_KEPT = 16  # choices of outputs whose plans are kept for the next call
 
@@ -141,8 +141,10 @@ class Bound:
         return kept[1]
 
     def _too_little(self, memory: measure.Memory) -> bool:
-        """Whether not even a site at a time fits into what the user allows; what may be a default is nobody's wish."""
-        return self.device.type == "cpu" and self.settings.max_memory < min(memory.least, CPU_MEMORY)
+        """Whether not even a site at a time fits into what the user allows. What may be a default is nobody's wish; a
+        default that is less is all that a GPU has free.
+        """
+        return self.settings.max_memory < min(memory.least, LEAST_MEMORY)
 
     def weights(self) -> Weights:
         """The model's weights at their values now."""

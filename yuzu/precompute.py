@@ -25,7 +25,7 @@ from yuzu._engine.plan import Plan, make_plan
 from yuzu._engine.precision import products
 from yuzu._engine.run import Derived, Run, keep_freed_memory
 from yuzu._engine.verify import Verdict, compare, error_of_products
-from yuzu.bound import CPU_MEMORY, Bound
+from yuzu.bound import LEAST_MEMORY, Bound
 from yuzu.errors import YuzuError, warn_user
 from yuzu.inputs import argument_kinds, check_args, check_count, check_device, check_model
 from yuzu.naive_ism import try_model
@@ -47,12 +47,13 @@ WRONG_HERE = "its differences are wrong on this machine, by whichever ways they 
 
 
 def memory_for(model: torch.nn.Module, device: torch.device) -> int:
-    """Bytes that a run may use when the user does not say: half of what is free on a GPU; on a CPU 1 GB beside the
-    model's weights, which may be laid out anew, and are compared with a copy.
+    """Bytes that a run may use when the user does not say: half of what is free on a GPU, or 1 GiB where that is more
+    and free; on a CPU 1 GiB beside the model's weights, which may be laid out anew, and are compared with a copy.
     """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] // 2)
-    return CPU_MEMORY + 2 * sum(t.nbytes for t in itertools.chain(model.parameters(), model.buffers()))
+        free = int(torch.cuda.mem_get_info(device)[0])
+        return max(free // 2, min(free, LEAST_MEMORY))
+    return LEAST_MEMORY + 2 * sum(t.nbytes for t in itertools.chain(model.parameters(), model.buffers()))
 
 
 @torch.no_grad()
@@ -104,8 +105,8 @@ def precompute(
     terminal_layers: tuple of classes
         Module classes from which on the model runs naively.
     max_memory: int or None
-        Bytes that a run may use beyond the model and its output. None: half of what is free on a GPU; on a CPU 1 GiB
-        and twice the model's own weights.
+        Bytes that a run may use beyond the model and its output. None: half of what is free on a GPU (1 GiB where
+        that is more, and free); on a CPU 1 GiB and twice the model's own weights.
     device: str, torch.device or None
         None means CUDA when available, else the CPU.
     random_state: int or None
