@@ -313,6 +313,25 @@ def test_memory_stays_within_max_memory(captured_once):
     assert peak - output <= asked, f"{peak - output:,} bytes beyond the output, {asked:,} allowed"
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"target": 1}, {"target": [0, 2]}, {"func": lambda y: y.sum(2)}, {"output": "delta"}, {"output": "prediction", "target": 0}],
+    ids=["target", "targets", "func", "delta", "prediction"],
+)
+def test_outputs_laid_out_whole_stay_within_max_memory(options, captured_once):
+    """Windows of a few positions in sequences so long that outputs take far more than windows."""
+    length, allowed = 3000, 6_000_000
+    layers = torch.nn.Conv1d(4, 4, 5, padding=2), torch.nn.ReLU(), torch.nn.Conv1d(4, 3, 5, padding=2)
+    model, X = randomized(torch.nn.Sequential(*layers)).eval(), sequences(1, length)
+    some = {**options, "start": 1000, "end": 1300}
+    made = precompute(model, length, max_memory=allowed, device="cpu")
+    expected = yuzu_ism(model, X, precompute(model, length, device="cpu"), device="cpu", **some)
+    peak, result = peak_bytes(lambda: yuzu_ism(model, X, made, device="cpu", **some))
+    assert_close(result, expected, 1e-6, 1e-6)
+    output = result.numel() * result.element_size()
+    assert peak - output <= allowed, f"{peak - output:,} bytes beyond the output, {allowed:,} allowed"
+
+
 def test_ways_that_lay_out_too_much_are_not_taken(device):
     layers = (torch.nn.Conv1d(4, 8, 9, padding=4), torch.nn.Conv1d(8, 8, 9, padding=4), torch.nn.Conv1d(8, 8, 9, padding=4))
     model, X = randomized(torch.nn.Sequential(*layers)).eval(), sequences(2, L)

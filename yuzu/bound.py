@@ -172,7 +172,7 @@ class Bound:
 
     def _kind(self, mutations: Mutations) -> tuple[int, int]:
         """The width of edits and, of each site, their number."""
-        return mutations.width, self.settings.n_choices if mutations.substitutions else 1
+        return mutations.width, mutations.edits_of_a_site
 
     def _memory_of(self, kind: tuple[int, int]) -> measure.Memory:
         assert self.plan is not None
@@ -180,8 +180,9 @@ class Bound:
         itemsize = getattr(torch, s.dtype.removeprefix("torch.")).itemsize
         return measure.memory_of(self.plan, s.seq_len, s.n_choices, width, itemsize, edits)
 
-    def sites_at_once(self, mutations: Mutations, references: int = 1) -> int:
-        """How many sites a chunk holds, beside the references of so many sequences (or of one with many states).
+    def sites_at_once(self, mutations: Mutations, references: int = 1, laid_out: int = 0) -> int:
+        """How many sites a chunk holds, beside the references of so many sequences (or of one with many states);
+        ``laid_out`` is the bytes that each takes besides, where outputs are laid out whole.
 
         Raises
         ------
@@ -198,14 +199,14 @@ class Bound:
         count = int(self.decisions["sites"])
         if mutations.width > 1 or not mutations.substitutions:
             count = count * max(self.settings.n_choices - 1, 1)
-        return max(min(count, room // max(memory.site, 1)), 1)
+        return max(min(count, room // max(memory.site + laid_out, 1)), 1)
 
-    def sequences_at_once(self, mutations: Mutations, result_bytes: int = 0) -> int:
+    def sequences_at_once(self, mutations: Mutations, result_bytes: int = 0, laid_out: int = 0) -> int:
         """How many sequences are carried at once: enough to fill a chunk (on a GPU with a stretch of each), as memory
-        allows; ``result_bytes`` is what the results of each take on the device.
+        allows; ``result_bytes`` is what the results of each take on the device, ``laid_out`` as for `sites_at_once`.
         """
         of_each = len(mutations.positions) if self.device.type == "cpu" else min(len(mutations.positions), STRETCH)
-        wanted = max(self.sites_at_once(mutations) // max(of_each, 1), 1)
+        wanted = max(self.sites_at_once(mutations, 1, laid_out) // max(of_each, 1), 1)
         return min(wanted, self.most_sequences(mutations, result_bytes))
 
     def most_sequences(self, mutations: Mutations, result_bytes: int = 0) -> int:

@@ -89,6 +89,11 @@ class Mutations:
         """Whether every substitution is made, rather than one replacement at each place."""
         return self.replacement is None
 
+    @property
+    def edits_of_a_site(self) -> int:
+        """How many mutants a site has at most: an N has all substitutions."""
+        return self.n_choices if self.substitutions else 1
+
     def groups(self, letters: torch.Tensor, keep: np.ndarray | None = None) -> list[Group]:
         """The sites of a batch whose `letters_of` ``(B, L)`` are on the CPU, sorted by sequence and position. ``keep``
         masks ``self.positions``.

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from yuzu._engine.delta import Layout
 from yuzu._engine.graph import Graph
 from yuzu._engine.model_copy import model_dtype
+from yuzu._engine.plan import Plan
 from yuzu._engine.precision import products
 from yuzu._engine.run import Reference, Run, keep_freed_memory
 from yuzu.bound import Bound
@@ -225,10 +227,11 @@ def _score_planned(
     assert bound.plan is not None
     keep_freed_memory()
     beside = result_bytes(bound.plan.graph, mutations, scores[0].output) if device.type != "cpu" else 0
+    laid_out = bytes_laid_out(bound.plan, mutations, selection, scores[0].output, X.element_size())
     most = bound.most_sequences(mutations, beside)
-    size = min(batch_size or bound.sequences_at_once(mutations, beside), most, len(X))
+    size = min(batch_size or bound.sequences_at_once(mutations, beside, laid_out), most, len(X))
     together = min(bound.states_at_once(mutations, size, beside), len(states))
-    sites_at_once = bound.sites_at_once(mutations, size * together)
+    sites_at_once = bound.sites_at_once(mutations, size * together, laid_out)
     job = _Job(bound, mutations, selection, scores[0].output, device, sites_at_once, timings)
     with (
         products(bound.plan.precision, device),
@@ -250,6 +253,23 @@ def result_bytes(graph: Graph, mutations: Mutations, output: str) -> int:
         shapes = [graph.nodes[o].shape or () for o in graph.output_nodes]
         numbers *= sum(math.prod(s for s in shape[1:] if s is not None) for shape in shapes)
     return 8 * numbers
+
+
+def bytes_laid_out(plan: Plan, mutations: Mutations, selection: Selection, output: str, itemsize: int) -> int:
+    """Bytes of a site's mutants in which outputs are laid out whole, as `outputs_to_score` does for all but norms: the
+    differences, the sum with the reference, and the copy that ``func`` gets or the result's dtype.
+    """
+    nodes = [plan.graph.nodes[o] for o in plan.graph.output_nodes]
+    if output == "l2" and selection.func is None:
+        nodes = [n for n in nodes if plan.layouts[n.index].kind == "windows"]
+        nodes = [n for n in nodes if not _on_windows(plan.layouts[n.index], selection)]
+    numbers = sum(math.prod(s for s in (n.shape or (0,))[1:] if s is not None) for n in nodes if n.mutated)
+    return 3 * numbers * mutations.edits_of_a_site * itemsize
+
+
+def _on_windows(layout: Layout, selection: Selection) -> bool:
+    """Whether what is scored can be picked from windows, whose axes are those of the output but with positions first."""
+    return selection.target is None or (layout.axis > 1 and not layout.composite)
 
 
 class _Job:
@@ -366,10 +386,11 @@ def outputs_to_score(
         ]
         found: list[torch.Tensor | None] = []
         for o, change in tensors:
+            layout = run.plan.layouts[o]
             if change is None:
                 found.append(None)
-            elif output == "l2" and selection.target is None and change.window is not None and not change.mutant:
-                found.append(change.tensor)
+            elif output == "l2" and change.window is not None and not change.mutant and _on_windows(layout, selection):
+                found.append(selection.pick(change.tensor, 3))  # behind sites, edits and positions
             else:
                 base = selection.pick(run.value(o), 1)
                 if change.mutant:
