@@ -6,6 +6,7 @@ Right means: against brute force in float64 (`conftest.oracle`), which shares no
 import collections
 import copy
 import functools
+import gc
 import inspect
 import time
 import warnings
@@ -25,6 +26,7 @@ from conftest import (
     randomized,
     sequences,
 )
+from torch import nn
 from torch.utils import _pytree as pytree
 
 import yuzu
@@ -1102,3 +1104,40 @@ def test_deterministic_algorithms_of_the_caller(ism, profile):
     finally:
         torch.use_deterministic_algorithms(False)
     assert_right(result, profile, X, output="delta")
+
+
+# what is kept between calls without a precomputation
+
+
+def test_kept_for_as_many_lengths_as_memory_allows_and_no_longer_than_the_model():
+    from yuzu import kept_precomputations
+
+    def kept():
+        return sum(of_model == place for of_model, _ in kept_precomputations._kept)
+
+    model = nn.Sequential(nn.Conv1d(4, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool1d(1)).eval()
+    place = id(model)
+    most = kept_precomputations.KEPT_OF_A_MODEL
+    for length in range(10, 12 + most):
+        yuzu.yuzu_ism(model, sequences(1, length), device="cpu")
+    assert kept() == most
+    del model
+    gc.collect()
+    assert not kept()
+
+
+def test_a_handler_registered_after_the_first_call_is_used():
+    from yuzu._engine.handlers import contract
+
+    handler = contract._REGISTRY.pop("aten.avg_pool1d")
+    model, X = nn.Sequential(nn.Conv1d(4, 3, 5), nn.AvgPool1d(3, 1), nn.Conv1d(3, 2, 3)).eval(), sequences(1, L)
+    try:
+        with pytest.warns(yuzu.YuzuWarning, match="no handler for aten.avg_pool1d"):
+            yuzu.yuzu_ism(model, X, device="cpu")
+    finally:
+        yuzu.handles("aten::avg_pool1d")(handler)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = yuzu.yuzu_ism(model, X, output="delta", device="cpu")
+        yuzu.precompute(model, L, device="cpu")
+    assert_right(found, model, X, output="delta")

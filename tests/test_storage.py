@@ -7,6 +7,8 @@ import json
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -14,8 +16,11 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import Net, Profile, assert_right, assert_same, randomized, sequences
+from torch import nn
 
+import yuzu
 from yuzu import Precomputation, PrecomputationError, precompute, yuzu_ism
+from yuzu._engine.handlers import contract
 from yuzu.precomputation_files import FORMAT_VERSION
 
 L = 30
@@ -459,3 +464,65 @@ def test_code_in_a_field_does_not_run(saved, path, tmp_path, captured_once):
                 with contextlib.suppress(Exception):  # which errors may come is the business of the tests above
                     yuzu_ism(model, sequences(1, L), Precomputation.load(path))
                 assert not marker.exists()
+
+
+# beside files
+
+
+@pytest.mark.parametrize("conv", ["auto", "gaussian"])
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))], ids=["copied", "pickled"])
+def test_a_duplicate_is_bound_anew(duplicate, conv):
+    model, X = Profile().eval(), sequences(1, L)
+    made = yuzu.precompute(model, L, conv=conv, device="cpu")
+    expected = yuzu.yuzu_ism(model, X, made, device="cpu")
+    other = duplicate(made)
+    assert other.settings == made.settings and other.summary() == made.summary() and not other._bound
+    assert torch.equal(yuzu.yuzu_ism(model, X, other, device="cpu"), expected)
+
+
+class Sized(nn.Module):
+    """Its graph calls a function of Python on the size of the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(4, 3, 5)
+
+    def forward(self, x):
+        return self.conv(x).relu().mean(2) + 0 * max(x.shape[0], 5)
+
+
+FINGERPRINT = """
+import torch, yuzu
+from test_storage import Sized
+torch.manual_seed(0)
+print(yuzu.precompute(Sized(), 20, device="cpu").decisions["fingerprint"])
+"""
+
+
+def test_a_fingerprint_is_the_same_in_every_process():
+    here = yuzu.precompute(Sized(), 20, device="cpu").decisions["fingerprint"]
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(__file__)}
+    command = [sys.executable, "-W", "ignore", "-c", FINGERPRINT]
+    there = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert there.strip() == here
+
+
+def test_a_handler_that_is_missing_where_it_is_loaded(path, monkeypatch):
+    model, X = nn.Sequential(nn.Conv1d(4, 3, 5), nn.AvgPool1d(3, 1), nn.Conv1d(3, 2, 3)).eval(), sequences(1, L)
+    yuzu.precompute(model, L, device="cpu").save(path)
+    monkeypatch.delitem(contract._REGISTRY, "aten.avg_pool1d")
+    loaded = yuzu.Precomputation.load(path)
+    with pytest.warns(yuzu.YuzuWarning, match=r"had handlers when the precomputation was made.*: 1\b.*yuzu\.handles"):
+        found = yuzu.yuzu_ism(model, X, loaded, output="delta", device="cpu")
+    assert_right(found, model, X, output="delta")
+
+
+def test_ways_of_a_rule_of_a_users_own(saved, path):
+    """Where the rule is not there, or has other ways now, its way is passed over."""
+    model, precomputation, _ = saved
+    made = copy.deepcopy(precomputation)
+    made.decisions["ways"]["3"] = "a user's own"
+    made.save(path)
+    loaded = Precomputation.load(path)
+    assert loaded.decisions["ways"] == made.decisions["ways"]
+    assert_right(yuzu_ism(model, sequences(1, L), loaded, output="delta"), model, sequences(1, L), output="delta")

@@ -30,16 +30,18 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
 
 
 def check_device(device: Any) -> torch.device:
-    """None means CUDA when available and the CPU otherwise."""
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """None means CUDA when available and the CPU otherwise. A GPU comes with its number, as the current one may be
+    another in the next call.
+    """
     try:
-        found = torch.device(device)
+        found = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
     except (RuntimeError, TypeError) as error:
         raise YuzuError(f"device must be a torch device such as 'cpu' or 'cuda', got {device!r}") from error
     if found.type == "cuda" and not torch.cuda.is_available():
         raise YuzuError(f"device is {device!r}, but CUDA is not available; pass device='cpu' or None")
-    return found
+    if found.type == "cuda" and found.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu") if found.type == "cpu" else found
 
 
 def check_sequences(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import weakref
 from typing import Any
 
 import torch
 
+from yuzu._engine.handlers.contract import registered
 from yuzu._engine.model_copy import evaluation_copy, model_dtype, structure_key
 from yuzu.bound import Bound
 from yuzu.errors import YuzuError
@@ -17,7 +19,10 @@ from yuzu.precomputation import Args, Precomputation
 from yuzu.precompute import precompute
 from yuzu.scores import Selection
 
-_kept: list[tuple[weakref.ref[torch.nn.Module], tuple[Any, ...], Precomputation]] = []
+KEPT_OF_A_MODEL = 8  # each holds what it derives from the model's weights
+
+# by the model's id, and by what it was made for: the model goes without what is kept for it
+_kept: dict[tuple[int, tuple[Any, ...]], tuple[weakref.ref[torch.nn.Module], Precomputation]] = {}
 _kept_lock = threading.Lock()
 
 
@@ -45,17 +50,30 @@ def obtain(
                 f"precomputation must be a Precomputation from yuzu.precompute, got {type(precomputation).__name__}"
             )
         return precomputation.bind(model, seq_len, n_choices, args, device)
-    key = (seq_len, n_choices, str(model_dtype(model)), argument_kinds(args), device.type, structure_key(model))
-    with _kept_lock:
-        _kept[:] = [k for k in _kept if k[0]() is not None]
-        made = next((p for reference, known, p in _kept if reference() is model and known == key), None)
+    made_for = (seq_len, n_choices, str(model_dtype(model)), argument_kinds(args), device)
+    # a handler that was registered since then may run what went naively
+    key = (made_for, structure_key(model), frozenset(registered().items()))
+    _, made = _kept.get((id(model), key), (None, None))
     if made is None:
         output = try_model(evaluation_copy(model, device), X, args, device, "X_0")
         if selection is not None:
             with torch.no_grad():
                 selection.check(selection.leaves(output), 1)
         made = precompute(model, seq_len, n_choices, args=args or None, device=device)
-        with _kept_lock:
-            _kept[:] = [k for k in _kept if not (k[0]() is model and k[1][0] == seq_len and k[1][3] == key[3])]
-            _kept.append((weakref.ref(model), key, made))
+        _keep(model, key, made)
     return made.bind(model, seq_len, n_choices, args, device)
+
+
+def _keep(model: torch.nn.Module, key: tuple[Any, ...], made: Precomputation) -> None:
+    """In the place of one that was made for the same before the model changed, and of the oldest of too many."""
+    with _kept_lock:
+        of_model = [k for k in list(_kept) if k[0] == id(model)]
+        for k in [k for k in of_model if k[1][0] == key[0]] or of_model[: len(of_model) - KEPT_OF_A_MODEL + 1]:
+            _kept.pop(k, None)
+        _kept[id(model), key] = weakref.ref(model, functools.partial(_forget, id(model))), made
+
+
+def _forget(of_model: int, _: weakref.ref[torch.nn.Module]) -> None:
+    """Without the lock, which whoever holds may be collecting garbage; each step is one that no other thread splits."""
+    for key in [k for k in list(_kept) if k[0] == of_model]:
+        _kept.pop(key, None)

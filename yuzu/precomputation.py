@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import threading
@@ -19,8 +20,9 @@ from yuzu._engine.graph import Graph
 from yuzu._engine.handlers.compressed_sensing import Sensing
 from yuzu._engine.model_copy import model_dtype, structure_key
 from yuzu._engine.plan import Plan, make_plan
+from yuzu._engine.report import COLUMNS
 from yuzu.bound import Bound
-from yuzu.errors import PrecomputationError
+from yuzu.errors import PrecomputationError, warn_user
 from yuzu.inputs import argument_kinds, check_device, describe_inputs, looks_transposed
 from yuzu.settings import Settings
 
@@ -43,6 +45,13 @@ class Precomputation:
         self._bound: list[tuple[weakref.ref[torch.nn.Module], str, Bound]] = []
         self._lock = threading.Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What `save` writes: a copy, or another process, binds it to a model anew."""
+        return {"settings": self.settings, "decisions": self.decisions, "arrays": self._arrays()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
     @property
     def seq_len(self) -> int:
         """Length of the sequences it is for."""
@@ -57,11 +66,13 @@ class Precomputation:
         """Write it to a file: safetensors (the Gaussian way's matrices, if it is used) with a JSON header,
         without code.
         """
-        with self._lock:
-            bound = [b for _, _, b in self._bound]
-        sensing = next((b.plan.sensing for b in bound if b.plan is not None and b.plan.sensing is not None), None)
-        arrays = sensing.arrays() if sensing is not None else self.arrays
-        precomputation_files.write(Path(path), self.settings, self.decisions, arrays)
+        precomputation_files.write(Path(path), self.settings, self.decisions, self._arrays())
+
+    def _arrays(self) -> dict[str, torch.Tensor]:
+        """The Gaussian way's matrices: those that a plan has drawn, or that came from a file."""
+        plans = [bound.plan for _, _, bound in list(self._bound)]
+        drawn = [plan.sensing for plan in plans if plan is not None and plan.sensing is not None]
+        return drawn[0].arrays() if drawn else self.arrays
 
     @classmethod
     def load(cls, path: str | Path, device: Any = None) -> Precomputation:
@@ -135,20 +146,19 @@ class Precomputation:
             "pass args of the same shapes and dtypes",
         )
         key = structure_key(model)
-        with self._lock:
-            self._bound = [b for b in self._bound if b[0]() is not None]
-            for reference, known, bound in self._bound:
-                if reference() is model and known == key and bound.device.type == device.type:
-                    return bound
+        for reference, known, bound in list(self._bound):
+            if reference() is model and known == key and bound.device == device:
+                return bound
         bound = self._bind(model, args, device)
         self.keep(model, key, bound)
         return bound
 
     def keep(self, model: torch.nn.Module, key: str, bound: Bound) -> None:
-        """Remember a bound model for the next call."""
+        """Remember a bound model for the next call, as long as it lives; on each device as it was last."""
         with self._lock:
-            self._bound = [b for b in self._bound if b[0]() is not None and b[0]() is not model]
-            self._bound.append((weakref.ref(model), key, bound))
+            alive = [b for b in list(self._bound) if b[0]() is not None]
+            self._bound[:] = [b for b in alive if b[0]() is not model or b[2].device != bound.device]
+            self._bound.append((weakref.ref(model, functools.partial(_forget, self._bound)), key, bound))
 
     def _refuse(self, wrong: bool, made_for: str, remedy: str) -> None:
         if wrong:
@@ -166,10 +176,27 @@ class Precomputation:
         plan = None
         if graph is not None and d["naive_model"] is None:
             plan = make_plan(graph, d["precision"], {int(i): r for i, r in d["naive"].items()})
+            _warn_of_missing_handlers(plan, d["layers"])
             apply_ways(plan, {int(i): w for i, w in d["ways"].items()})
             if d["alpha"] is not None:
                 plan.sensing = Sensing(d["alpha"], s.random_state, self.arrays)
         return Bound(model, plan, self, device)
+
+
+def _warn_of_missing_handlers(plan: Plan, layers: list[list[str]]) -> None:
+    """Where operations had handlers when the precomputation was made, and have none now."""
+    handled = {int(row[-1]) for row in layers if not row[COLUMNS.index("why naive")]}
+    if missing := [plan.graph.nodes[i].label for i in plan.reasons if i in handled]:
+        warn_user(
+            f"These layers had handlers when the precomputation was made, and run naively here: {', '.join(missing)}. "
+            "Register the handlers first (yuzu.handles)"
+        )
+
+
+def _forget(bound: list[tuple[weakref.ref[torch.nn.Module], str, Bound]], dead: weakref.ref[torch.nn.Module]) -> None:
+    """Without the lock, which whoever holds may be collecting garbage; no other thread splits a removal."""
+    for one in [b for b in list(bound) if b[0] is dead]:
+        bound.remove(one)
 
 
 def structure_fingerprint(model: torch.nn.Module) -> str:

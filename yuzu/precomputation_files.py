@@ -15,10 +15,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from yuzu._engine.handlers.convolution import FUSED
-from yuzu._engine.handlers.convolution_ways import WAYS
-from yuzu._engine.handlers.dense import DENSE_WAYS
-from yuzu._engine.handlers.pool import POOL_WAYS
 from yuzu._engine.report import COLUMNS
 from yuzu.errors import PrecomputationError
 from yuzu.files import written_whole
@@ -79,7 +75,7 @@ def read(path: Path) -> tuple[Settings, dict[str, Any], dict[str, torch.Tensor]]
         _check_decisions(decisions)
         stored["args"] = tuple((tuple(shape), dtype) for shape, dtype in stored["args"])
         settings = Settings(**stored)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
         raise PrecomputationError(f"{path} is a damaged Yuzu precomputation ({error}); {again}") from error
     return settings, decisions, arrays
 
@@ -121,7 +117,7 @@ def _check_settings(s: Any) -> None:
         "n_choices": lambda v: _is(v, int, 2),
         "dtype": lambda v: v in ("torch.float32", "torch.float64", "torch.float16", "torch.bfloat16"),
         "args": lambda v: isinstance(v, list) and all(map(_is_input, v)),
-        "device": lambda v: v in ("cpu", "cuda"),
+        "device": lambda v: _is(v, str) and v == torch.device(v).type,
         "conv": lambda v: v in CONV,
         "alpha": lambda v: v is None or _is(v, (int, float), 1, 1e3),
         "threshold": lambda v: _is(v, (int, float), 0, 1),
@@ -133,8 +129,6 @@ def _check_settings(s: Any) -> None:
 
 
 def _check_decisions(d: Any) -> None:
-    known_ways = {*WAYS, *DENSE_WAYS, *POOL_WAYS, FUSED}
-
     def numbered(values: Callable[[Any], bool]) -> Callable[[Any], bool]:
         return lambda v: isinstance(v, dict) and all(k.isdecimal() and values(item) for k, item in v.items())
 
@@ -143,7 +137,7 @@ def _check_decisions(d: Any) -> None:
         "naive_model": lambda v: v is None or _is(v, str),
         "precision": lambda v: v in PRECISIONS,
         "naive": numbered(lambda v: _is(v, str)),
-        "ways": numbered(lambda v: isinstance(v, str) and v in known_ways),
+        "ways": numbered(lambda v: _is(v, str)),  # of a user's own rules, too; unknown ones are passed over
         "sites": lambda v: _is(v, int, 1),
         "naive_batch": lambda v: _is(v, int, 1),
         "layers": lambda v: isinstance(v, list) and all(_is_row(row, len(COLUMNS) + 1) for row in v),

@@ -268,7 +268,7 @@ def bytes_laid_out(plan: Plan, mutations: Mutations, selection: Selection, outpu
 
 
 def _on_windows(layout: Layout, selection: Selection) -> bool:
-    """Whether what is scored can be picked from windows, whose axes are those of the output but with positions first."""
+    """Whether what is scored can be picked from windows: their axes are the output's, with positions first."""
     return selection.target is None or (layout.axis > 1 and not layout.composite)
 
 
@@ -389,7 +389,7 @@ def outputs_to_score(
             layout = run.plan.layouts[o]
             if change is None:
                 found.append(None)
-            elif output == "l2" and change.window is not None and not change.mutant and _on_windows(layout, selection):
+            elif output == "l2" and change.window and not change.mutant and _on_windows(layout, selection):
                 found.append(selection.pick(change.tensor, 3))  # behind sites, edits and positions
             else:
                 base = selection.pick(run.value(o), 1)

@@ -7,6 +7,7 @@ their current values are the ones used.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -169,11 +170,16 @@ class Graph:
             return str(item)
 
         rows = [
-            [n.kind, n.op, str(n.target), plain(n.args), plain(n.kwargs), str(n.key), plain(n.shape)]
+            [n.kind, n.op, _name_of(n), plain(n.args), plain(n.kwargs), str(n.key), plain(n.shape)]
             for n in self.nodes
         ]
         text = json.dumps([rows, [str(o) for o in self.outputs], self.container, self.road])
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _name_of(node: Node) -> str:
+    """The operation with its overload; of a function of Python, which says where it lies in memory, its name alone."""
+    return node.op if inspect.isfunction(node.target) else str(node.target)
 
 
 class Weights:

@@ -243,8 +243,7 @@ def handles(*operations: str, reads_sizes: bool = False) -> Callable[[Handler], 
         for operation in operations:
             name = operation.replace("::", ".")
             _REGISTRY[name] = handler
-            if reads_sizes:
-                _READS_SIZES.add(name)
+            (_READS_SIZES.add if reads_sizes else _READS_SIZES.discard)(name)
         return handler
 
     return register
