@@ -68,7 +68,9 @@ def _keep(model: torch.nn.Module, key: tuple[Any, ...], made: Precomputation) ->
     """In the place of one that was made for the same before the model changed, and of the oldest of too many."""
     with _kept_lock:
         of_model = [k for k in list(_kept) if k[0] == id(model)]
-        for k in [k for k in of_model if k[1][0] == key[0]] or of_model[: len(of_model) - KEPT_OF_A_MODEL + 1]:
+        outdated = [k for k in of_model if k[1][0] == key[0]]
+        too_many = max(len(of_model) - KEPT_OF_A_MODEL + 1, 0)
+        for k in outdated or of_model[:too_many]:
             _kept.pop(k, None)
         _kept[id(model), key] = weakref.ref(model, functools.partial(_forget, id(model))), made
 
