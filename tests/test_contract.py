@@ -8,7 +8,9 @@ import copy
 import functools
 import gc
 import inspect
+import logging
 import time
+import types
 import warnings
 
 import numpy as np
@@ -1141,3 +1143,88 @@ def test_a_handler_registered_after_the_first_call_is_used():
         found = yuzu.yuzu_ism(model, X, output="delta", device="cpu")
         yuzu.precompute(model, L, device="cpu")
     assert_right(found, model, X, output="delta")
+
+
+def small(**attributes):
+    model = nn.Sequential(nn.Conv1d(4, 3, 3), nn.ReLU(), nn.Conv1d(3, 2, 3)).eval()
+    for name, value in attributes.items():
+        setattr(model, name, value)
+    return model
+
+
+def diamond(height):
+    """Objects of which each is reached in two ways by the one above it: 2^height ways to the last."""
+    below = types.SimpleNamespace()
+    for _ in range(height):
+        below = types.SimpleNamespace(one=below, other=below)
+    return below
+
+
+@pytest.mark.parametrize(
+    "value", [np, torch, logging.getLogger(), diamond(60)], ids=["numpy", "torch", "logger", "diamond"]
+)
+def test_whatever_a_model_holds(value):
+    model, X = small(held=value), sequences(1, L)
+    found = yuzu.yuzu_ism(model, X, output="delta", device="cpu")
+    del model.held  # the oracle copies the model
+    assert_right(found, model, X, output="delta")
+
+
+def test_a_constant_of_a_python_module_is_noticed():
+    class Scaled(nn.Module):
+        def __init__(self, settings):
+            super().__init__()
+            self.settings, self.conv = settings, nn.Conv1d(4, 3, 3)
+
+        def forward(self, x):
+            return self.conv(x).relu() * self.settings.factor
+
+    settings = types.ModuleType("settings")
+    settings.factor = 2
+    model, X = Scaled(settings).eval(), sequences(1, L)
+    for settings.factor in (2, 3):
+        found = yuzu.yuzu_ism(model, X, output="delta", device="cpu")
+        assert_close(found, yuzu.naive_ism(model, X, output="delta", device="cpu"), 1e-5, 1e-5)
+
+
+class Counting(nn.Module):
+    """Counts its calls, and keeps what it computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.calls, self.losses = nn.Conv1d(4, 3, 3), 0, []
+
+    def forward(self, x):
+        self.calls += 1
+        self.conv.kept = self.kept = self.conv(x)
+        return self.kept.relu().mean(2)
+
+
+def test_a_model_that_counts_is_precomputed_once(monkeypatch):
+    made, original = [], yuzu.precompute
+    monkeypatch.setattr("yuzu.kept_precomputations.precompute", lambda *a, **k: made.append(a) or original(*a, **k))
+    model, X = Counting().eval(), sequences(1, L)
+    for _ in range(4):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = yuzu.yuzu_ism(model, X, output="delta", device="cpu")
+        assert_right(found, model, X, output="delta")
+        with torch.no_grad():
+            model(X)
+        model.losses.append(0.1)
+    assert len(made) == 1
+    model.conv = nn.Conv1d(4, 3, 5)
+    assert_right(yuzu.yuzu_ism(model, X, output="delta", device="cpu"), model, X, output="delta")
+    assert len(made) == 2, "another layer is another architecture"
+
+
+def test_weights_made_in_inference_mode():
+    with torch.inference_mode():
+        model = small()
+    X = sequences(1, L)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = yuzu.yuzu_ism(model, X, output="delta", device="cpu")
+    same = small()
+    same.load_state_dict({name: value.clone() for name, value in model.state_dict().items()})
+    assert_right(found, same, X, output="delta")

@@ -86,9 +86,10 @@ def _capture(
     twin = evaluation_copy(model)
     X = torch.zeros(EXAMPLE_BATCH, *shape, dtype=dtype, device=device)
     X[:, 0] = 1
+    held = held_tensors(twin)  # tracing may leave tensors behind that have no memory
     rest = tuple(a[:1].detach().to(device).expand(EXAMPLE_BATCH, *a.shape[1:]).clone() for a in args)
     try:
-        return _exported(twin, (X, *rest), "export")
+        return _exported(twin, (X, *rest), held, "export")
     except Exception as error:  # export raises many kinds; the reason is kept for the warning
         reason = _first_line(error)
     try:
@@ -96,6 +97,7 @@ def _capture(
             return _exported(
                 torch.nn.Sequential(*twin.children()),
                 (X,),
+                held,
                 "children",
                 names=[n for n, _ in twin.named_children()],
             )
@@ -174,7 +176,11 @@ def _functional(program: Any) -> bool:
 
 
 def _exported(
-    module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], road: str, names: list[str] | None = None
+    module: torch.nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    held: set[int],
+    road: str,
+    names: list[str] | None = None,
 ) -> Graph:
     program = _export(module, inputs)
     signature = program.graph_signature
@@ -188,7 +194,6 @@ def _exported(
         head, _, tail = target.partition(".")
         return f"{names[int(head)]}.{tail}" if head.isdigit() else target
 
-    held = held_tensors(module)
     nodes: list[Node] = []
     index: dict[Any, int] = {}
     specs = {spec.arg.name: spec for spec in signature.input_specs}

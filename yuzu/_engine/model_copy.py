@@ -12,9 +12,14 @@ import copy
 import hashlib
 import inspect
 import itertools
+import logging
+import types
 from typing import Any
 
 import torch
+
+# attributes of modules that decide nothing that is not seen elsewhere; Lightning's lead to the whole training
+NO_STRUCTURE = ("training", "_modules", "_flat_weights", "_flat_weight_refs", "_trainer", "_fabric")
 
 
 def _shared_tensors(model: torch.nn.Module) -> dict[int, Any]:
@@ -74,6 +79,9 @@ def evaluation_copy(
         twin = _copy_modules(model)
     for module in twin.modules():
         module.__dict__["training"] = False
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_inference():  # export refuses those of ``torch.inference_mode``
+                module._parameters[name] = torch.nn.Parameter(parameter.detach().clone(), requires_grad=False)
     if device is not None or dtype is not None:
         _move(twin, device, dtype)
     return twin
@@ -128,7 +136,7 @@ def held_tensors(module: torch.nn.Module) -> set[int]:
         elif isinstance(value, dict):
             for item in value.values():
                 visit(item, depth + 1)
-        elif not isinstance(value, type) and isinstance(getattr(value, "__dict__", None), dict):
+        elif not isinstance(value, type | types.ModuleType) and isinstance(getattr(value, "__dict__", None), dict):
             visit(value.__dict__, depth + 1)
 
     visit(module.__dict__, 0)
@@ -140,18 +148,24 @@ def structure_key(model: torch.nn.Module) -> str:
     and dtypes of its tensors, and which modules and tensors are one and the same.
 
     It notices an exchanged layer, a changed setting, and a weight that is no longer shared. It does not read weights:
-    training on does not change it.
+    training on does not change it, unless the model counts or writes down what it does.
     """
 
     simple = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.Size, slice, range)
     quick = frozenset(simple)  # most values by far, and every call of `yuzu_ism` waits for this
     empty = (dict, collections.OrderedDict)
-    open_objects: set[int] = set()
     bases: set[type] = set()
-    places: dict[int, int] = {}  # of each module and tensor, where it was met first
+    places: dict[int, int] = {}  # of each module, tensor and object, which the model holds, where it was met first
 
     def place(value: Any) -> int:
         return places.setdefault(id(value), len(places))
+
+    def constants(value: Any) -> str:
+        """Of a class or a Python module, whose other attributes may lead anywhere."""
+        return fields({k: v for k, v in vars(value).items() if type(v) in quick})
+
+    def fields(value: dict[Any, Any]) -> str:
+        return "{" + ",".join(f"{k!r}:{plain(v)}" for k, v in value.items()) + "}"
 
     def plain(value: Any) -> str:
         if type(value) in quick or (type(value) is tuple and quick.issuperset(map(type, value))):
@@ -164,41 +178,40 @@ def structure_key(model: torch.nn.Module) -> str:
         container = isinstance(value, dict | list | tuple | set | frozenset)
         if container and not value:
             return kind
-        opaque = id(value) in open_objects
         if not container:
             # a function, a module in a plain list and the like are told apart by identity: a new one is a change
             settings = getattr(value, "__dict__", None)
-            opaque = opaque or isinstance(value, type | torch.nn.Module) or inspect.isroutine(value)
-            opaque = opaque or not isinstance(settings, dict)
-        if opaque:
-            return f"{kind}@{id(value)}"
-        open_objects.add(id(value))
-        try:
-            if isinstance(value, dict):
-                return "{" + ",".join(f"{k!r}:{plain(v)}" for k, v in value.items()) + "}"
-            if isinstance(value, list | tuple | set | frozenset):
-                return f"{kind}[{','.join(plain(item) for item in value)}]"
-            return f"{kind}{plain(settings)}"
-        finally:
-            open_objects.discard(id(value))
+            opaque = isinstance(value, type | torch.nn.Module | logging.Logger) or inspect.isroutine(value)
+            if opaque or not isinstance(settings, dict):
+                return f"{kind}@{id(value)}"
+        if id(value) in places:  # written out once, however many ways lead to it
+            return f"{kind}#{places[id(value)]}"
+        place(value)
+        if isinstance(value, types.ModuleType):
+            return f"{kind}@{id(value)}{constants(value)}"
+        if isinstance(value, dict):
+            return fields(value)
+        if container:
+            return f"{kind}[{','.join(plain(item) for item in value)}]"
+        return f"{kind}{fields(settings or {})}"
 
     digest = hashlib.sha256()
     for name, module in model.named_modules(remove_duplicate=False):
         settings = {
             k: v
             for k, v in module.__dict__.items()
-            if k not in ("training", "_modules", "_flat_weights", "_flat_weight_refs")
+            if k not in NO_STRUCTURE
             and not (type(v) in empty and not v)  # mostly the tables of hooks
         }
         kind = type(module)
         digest.update(
             f"{name}|{place(module)}|{kind.__module__}.{kind.__qualname__}|{_identity_of_forward(module)}|".encode()
         )
-        digest.update(plain(settings).encode())
+        digest.update(fields(settings).encode())
         for base in kind.__mro__:
             if base not in bases and not base.__module__.startswith("torch."):
                 bases.add(base)
-                digest.update(plain({k: v for k, v in vars(base).items() if type(v) in quick}).encode())
+                digest.update(constants(base).encode())
     return digest.hexdigest()
 
 
