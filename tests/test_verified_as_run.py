@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import assert_right, randomized, sequences
+from conftest import assert_close, assert_right, randomized, sequences
 from torch import nn
 
 import yuzu
 from yuzu._engine.handlers import dense
 from yuzu._engine.handlers.convolution_ways import WAYS
+from yuzu.taylor import takegrad
 
 L = 60
 precompute_module = importlib.import_module("yuzu.precompute")  # the function hides it
@@ -82,6 +83,39 @@ def test_nothing_that_is_right_is_left(monkeypatch, model, device):
     assert "wrong on this machine" in made.decisions["naive_model"]
     X = sequences(1, L)
     assert_right(yuzu.yuzu_ism(model, X, made, output="delta", device=device), model, X, output="delta", device=device)
+
+
+@pytest.mark.filterwarnings("ignore:.*(first of its ways|not faster)")
+def test_a_layer_is_blamed_also_where_nothing_is_right(monkeypatch, device):
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.conv = nn.Conv1d(4, 16, 5, padding=2), nn.Conv1d(16, 16, 5, padding=2)
+            self.dense = nn.Linear(16 * L, 3)
+
+        def forward(self, x):
+            y = self.first(x).relu()
+            return self.conv(y), 100 * self.dense(y.flatten(1))  # neither is lost beside the other
+
+    make_wrong(monkeypatch, "banded")
+    make_wrong(monkeypatch, "_by_slices", torch.float32)
+    made = yuzu.precompute(randomized(Branches()).eval(), L, conv="banded", device=device)
+    assert "wrong on this machine" in made.decisions["naive_model"]
+    (reason,) = made.decisions["naive"].values()
+    assert "by the way 'banded'" in reason
+
+
+@pytest.mark.filterwarnings("ignore:.*(first of its ways|not faster)")
+def test_hybrid_ism_runs_nothing_that_is_wrong(monkeypatch, model, device, tmp_path):
+    make_wrong(monkeypatch, "_by_slices", torch.float32)
+    made = yuzu.precompute(model, L, device=device)
+    made.save(tmp_path / "made.yuzu")
+    X = sequences(2, L)
+    expected = takegrad(X, model, output="tism", device=device)
+    for given in (made, yuzu.Precomputation.load(tmp_path / "made.yuzu", device=device)):
+        with pytest.warns(yuzu.YuzuWarning, match="is Taylor ISM for this model: .*wrong on this machine"):
+            found = yuzu.hybrid_ism(model, X, given, device=device)
+        assert_close(found, expected)
 
 
 @pytest.mark.filterwarnings("error::yuzu.YuzuWarning")

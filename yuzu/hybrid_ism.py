@@ -26,7 +26,7 @@ from yuzu.gradients import backward_in_evaluation, check_tracks, flat_outputs, g
 from yuzu.inputs import check_args, check_count, check_device, check_model, check_sequences, to_user
 from yuzu.kept_precomputations import inputs_of, obtain
 from yuzu.mutations import Mutations, batches, letters_of
-from yuzu.precompute import DISAGREES
+from yuzu.precompute import DISAGREES, WRONG_HERE
 from yuzu.predict import predict_named
 from yuzu.progress import tqdm
 from yuzu.scores import Results, Scores, result_dtype
@@ -98,8 +98,8 @@ def hybrid_ism(
     chosen = check_tracks(tracks, flat_outputs(one, 1).shape[1])
     bound = obtain(model, precomputation, X, extra, found)
     try:
-        if bound.decisions["naive_model"] == DISAGREES:
-            raise CaptureError(DISAGREES)
+        if bound.decisions["naive_model"] in (DISAGREES, WRONG_HERE):
+            raise CaptureError(bound.decisions["naive_model"])
         plan = bound.captured(extra)
     except CaptureError as error:
         warn_user(f"hybrid_ism is Taylor ISM for this model: {error}")

@@ -272,17 +272,17 @@ def _decide(
         run = run.of_plan(plan)
         with products("highest", device):
             ways = _checked_ways(run, choose, X.to(device), verdict)
+    right = True
     if verdict is not None and plan.sensing is None:
         with products(plan.precision, device):
-            agreeing = _agreeing(model, run, ways, choose, X, args, verdict)
-        if agreeing is None:
-            decisions["naive_model"] = WRONG_HERE
-            warn_user(f"{type(model).__name__} runs naively, mutant by mutant, and is not faster: {WRONG_HERE}")
-            return decisions
-        run, ways = agreeing
+            run, ways, right = _agreeing(model, run, ways, choose, X, args, verdict)
     del verdict  # it may be large
     plan = run.plan
     decisions["naive"] = {str(i): r for i, r in plan.naive.items()}
+    if not right:
+        decisions["naive_model"] = WRONG_HERE
+        warn_user(f"{type(model).__name__} runs naively, mutant by mutant, and is not faster: {WRONG_HERE}")
+        return decisions
     _warn_naive_layers(plan)
     if asked_memory is not None:
         _refuse_too_little(asked_memory, _memory(plan, s, itemsize))  # more layers may run naively now
@@ -377,20 +377,19 @@ def _agreeing(
     X: torch.Tensor,
     args: Args,
     verdict: Verdict,
-) -> tuple[Run, dict[int, str]] | None:
+) -> tuple[Run, dict[int, str], bool]:
     """A run that gives what the model gives as it will run, by the ways that are chosen and with weights laid out, and
-    these ways; None if there is none. Verification has none of that, and runs no more than the few mutants that are run
-    here. A layer that is wrong runs naively; where none is found by itself, each runs as it was verified.
+    these ways; or the last that was tried, and False. Verification has none of that, and runs no more than the few
+    mutants that are run here. A layer that is wrong runs naively; where none is found by itself, each runs as it was
+    verified.
     """
     device, settled = run.device, False
     while True:
         plan = run.plan
         most = MOST_WAYS_ERROR[plan.precision if X.element_size() >= 4 else "medium"]
         off = _plainly_off(run, X.to(device), verdict, plan.precision, most, once=True)
-        if not off:
-            return run, ways
-        if settled:
-            return None
+        if not off or settled:
+            return run, ways, not off
         bad = compare(model, plan, X, args, device, as_run=True).node
         rule = plan.rules[bad] if bad is not None and bad >= 0 else None
         if rule is None:
