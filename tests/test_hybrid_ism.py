@@ -13,6 +13,7 @@ import yuzu
 from yuzu import taylor
 from yuzu._engine import measure
 from yuzu._engine.run import Run
+from yuzu.mutations import Mutations, letters_of
 
 L = 40
 
@@ -195,6 +196,23 @@ def test_results_do_not_depend_on_the_chunks(target, monkeypatch):
     found = yuzu.hybrid_ism(model, X, args=(cell,), device="cpu")
     assert torch.allclose(found, whole, atol=1e-12)
     assert len(counts) > 3 and (target > 1 or max(counts) == 1)
+
+
+def test_letters_are_moved_once_for_all_chunks_of_a_batch(monkeypatch):
+    moved, given = [], []
+    sites = Mutations.sites
+
+    class Letters(torch.Tensor):
+        def to(self, *args, **kwargs):
+            moved.append(args)
+            return super().to(*args, **kwargs).as_subclass(torch.Tensor)
+
+    module = sys.modules["yuzu.hybrid_ism"]
+    monkeypatch.setattr(module, "letters_of", lambda X: letters_of(X).as_subclass(Letters))
+    monkeypatch.setattr(Mutations, "sites", lambda self, *args: given.append(args) or sites(self, *args))
+    monkeypatch.setitem(measure.CACHE_TARGET, "cpu", 1)
+    yuzu.hybrid_ism(Attention().eval(), sequences(4, L), batch_size=2, device="cpu")
+    assert len(given) == 4 * L and len(moved) == 2
 
 
 def test_what_cannot_be_captured_is_taylor_ism():

@@ -181,11 +181,12 @@ class _Hybrid:
         values, slopes = self._slopes(part, x, args, func, tracks)
         tables = [_table(s, run.plan.layouts[o]) for s, o in zip(slopes, part.graph.output_nodes, strict=True)]
         at_once = self._sites_at_once(part, run, tables)
+        letters_there = letters.to(self.device)  # once, not for each chunk, which would wait for the copy
         reachable, regular = run.plan.reach(self.mutations.positions, 1)
         scores.begin(first, [values])
         for group in self.mutations.groups(letters, reachable):
             for some in batches(group, at_once, regular):
-                sites, written = self.mutations.sites(x, letters.to(self.device), some)
+                sites, written = self.mutations.sites(x, letters_there, some)
                 changes = run.chunk(sites)
                 total = sites.difference.new_zeros(*sites.difference.shape[:2], len(tracks))
                 for change, table in zip(changes, tables, strict=True):
