@@ -198,6 +198,25 @@ def test_results_do_not_depend_on_the_chunks(target, monkeypatch):
     assert len(counts) > 3 and (target > 1 or max(counts) == 1)
 
 
+def test_memory_that_may_be_used(monkeypatch):
+    """Of a chunk and of the references of a batch."""
+    model, X = Attention().double().eval(), sequences(8, L, dtype=torch.float64)
+    unlimited = yuzu.precompute(model, L, device="cpu")
+    least = measure.memory_of(unlimited._bound[0][2].plan, L, 4, 1, X.element_size(), 4).least
+    counts, rows = [], []
+    chunk, set_reference = Run.chunk, Run.set_reference
+    monkeypatch.setattr(Run, "chunk", lambda self, sites: counts.append(len(sites.sequence)) or chunk(self, sites))
+    monkeypatch.setattr(Run, "set_reference", lambda self, x, *rest: rows.append(len(x)) or set_reference(self, x, *rest))
+    whole = yuzu.hybrid_ism(model, X, unlimited, device="cpu")
+    assert max(counts) == 8 * L and max(rows) == 8
+    for limit, most in ((4 * least, L), (least, 1)):
+        made = yuzu.precompute(model, L, max_memory=limit, device="cpu")
+        counts.clear()
+        rows.clear()
+        assert torch.allclose(yuzu.hybrid_ism(model, X, made, device="cpu"), whole, atol=1e-12)
+        assert most // 4 <= max(counts) <= most and (limit > least or max(rows) < 8)
+
+
 def test_letters_are_moved_once_for_all_chunks_of_a_batch(monkeypatch):
     moved, given = [], []
     sites = Mutations.sites

@@ -69,7 +69,7 @@ def hybrid_ism(
     tracks: int, list of int or None
         The outputs, counted as in `yuzu.taylor.takegrad`; the time grows with their number. Default None: all.
     batch_size: int
-        Sequences in one backward pass. Default 8.
+        Sequences in one backward pass, at most: fewer where memory is short. Default 8.
 
     Returns
     -------
@@ -110,7 +110,7 @@ def hybrid_ism(
         result = taylor_shaped_ism(X, model, chosen, mutations.start, mutations.end, **exact)
         return to_user(result, isinstance(X_0, np.ndarray))
     keep_freed_memory()
-    hybrid = _Hybrid(model, plan, bound.plan is not None, mutations, found)
+    hybrid = _Hybrid(model, plan, bound.plan is not None, mutations, found, bound.settings.max_memory)
     with torch.no_grad():
         result = hybrid.run(X, extra, func, chosen, batch_size, verbose)
     return to_user(result, isinstance(X_0, np.ndarray))
@@ -124,9 +124,10 @@ class _Hybrid:
     """
 
     def __init__(
-        self, model: torch.nn.Module, plan: Plan, timed: bool, mutations: Mutations, device: torch.device
+        self, model: torch.nn.Module, plan: Plan, timed: bool, mutations: Mutations, device: torch.device, limit: int
     ) -> None:
         self.plan, self.mutations, self.device = plan, mutations, device
+        self.limit = limit  # bytes that a run may use
         self.timed = timed  # whether the plan's ways were measured
         self.weights, self.derived = Weights(model, device), Derived()
         self.whole = Run(plan, self.weights, self.derived, device)
@@ -143,7 +144,8 @@ class _Hybrid:
     ) -> torch.Tensor:
         """``(n, tracks, C, L')``"""
         part, _ = self._prepared(())
-        nodes, batch_size = self.plan.graph.nodes, min(batch_size, len(X))
+        most = self.limit // 2 // max(self._memory(self.plan, X.element_size()).sequence, 1)  # leaves room for chunks
+        nodes, batch_size = self.plan.graph.nodes, max(min(batch_size, len(X), most), 1)
         numbers = sum(math.prod(s for s in nodes[i].shape or () if s) for i in part.border)
         block = max(SLOPES_BYTES // (batch_size * numbers * X.element_size()), 1)
         blocks = [tracks[i : i + block] for i in range(0, len(tracks), block)]
@@ -232,19 +234,28 @@ class _Hybrid:
             pieces = [found for _, found in gradients(flat, [values[i] for i in part.border])]
         return flat.detach(), [torch.cat(parts) for parts in zip(*pieces, strict=True)]
 
+    def _memory(self, plan: Plan, itemsize: int) -> measure.Memory:
+        """What substitutions take in a plan, where an N may have all of them."""
+        m = self.mutations
+        return measure.memory_of(plan, m.length, m.n_choices, 1, itemsize, m.n_choices)
+
     def _sites_at_once(self, part: LocalPart, run: Run, tables: list[torch.Tensor]) -> int:
         """How many sites fill the cache, the gradients on their windows included; and ways for the local part."""
         m, plan, c = self.mutations, run.plan, self.mutations.n_choices
 
         def most() -> int:
-            memory = measure.memory_of(plan, m.length, c, 1, tables[0].element_size(), c)
+            memory = self._memory(plan, tables[0].element_size())
             middle = plan.windows(np.array([m.length // 2]), 1)
+            slopes = 0
             for table, o in zip(tables, plan.graph.output_nodes, strict=True):
                 window = middle[o]
-                slopes = 0 if window is None else window.width * table[0, 0].numel() * table.element_size()
-                memory = dataclasses.replace(memory, block=max(memory.block, slopes))
+                if window is not None:
+                    slopes = max(slopes, window.width * table[0, 0].numel() * table.element_size())
+            of_all = memory.sequence * len(tables[0])
+            block, site = max(memory.block, slopes), memory.site + slopes
+            memory = dataclasses.replace(memory, block=block, site=site, sequence=of_all)
             target = measure.CACHE_TARGET.get(run.device.type, measure.CACHE_TARGET["cpu"])
-            return max(target // max(memory.block, 1), 1)
+            return max(min(target // max(block, 1), measure.most_sites(memory, self.limit, run.device)), 1)
 
         if not self.timed:
             measure.choose_ways(run, None, c - 1, c, m.length, most(), most(), 0)
