@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -146,6 +147,36 @@ def test_a_job_goes_on_where_it_stopped(job, monkeypatch):
     assert command_line.main(arguments) == 0 and scored == [1], "nothing is left"
     monkeypatch.undo()
     assert again["done"].all() and (again["scores"].reshape(5, -1).max(1) > 0).all()
+
+
+def test_a_job_does_not_go_on_with_another_precomputation(job, monkeypatch, capsys):
+    """Bfloat16 products, or probes that approximate, would give some rows other numbers."""
+    model, arguments = job
+    made = {"highest": {}, "same": {}, "medium": {"precision": "medium"}, "windows": {"conv": "windows"}}
+    for alpha in (1.25, 1.5):
+        made[f"gaussian {alpha}"] = {"conv": "gaussian", "alpha": alpha}
+    for name, settings in made.items():
+        yuzu.precompute(model, 20, device="cpu", **settings).save(f"{name}.yuzu")
+    original = command_line._scores
+
+    def interrupted(model, X, *rest):
+        if len(X) < 2:  # the last
+            raise KeyboardInterrupt
+        return original(model, X, *rest)
+
+    for first, again in ((None, None), ("highest", "same"), ("gaussian 1.5", "gaussian 1.5")):
+        given = {name: [] if name is None else ["--precomputation", f"{name}.yuzu"] for name in (None, *made)}
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(command_line, "_scores", interrupted)
+            command_line.main([*arguments, *given[first], "--at-once", "2"])
+        before = read()
+        assert before["done"].tolist() == [True] * 4 + [False]
+        for other in given.keys() - {first, again}:
+            assert command_line.main([*arguments, *given[other]]) == 2, other
+            assert "another job's scores" in capsys.readouterr().err
+        assert np.array_equal(read()["scores"], before["scores"])
+        assert command_line.main([*arguments, *given[again]]) == 0 and read()["done"].all()
+        Path("s.h5").unlink()
 
 
 def test_precomputation(job, capsys):

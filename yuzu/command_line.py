@@ -239,7 +239,7 @@ def run_ism(options: argparse.Namespace) -> None:
                 f"--precomputation: there is no file {options.precomputation}; make it with yuzu precompute"
             )
         made = yuzu.Precomputation.load(options.precomputation, options.device)
-    job = _job(options, model, names, X)
+    job = _job(options, model, names, X, made)
     left = _left(options.out, job, len(X))
     bar = tqdm(total=len(X), initial=len(X) - len(left), disable=options.quiet, unit="sequence")
     for first in range(0, len(left), options.at_once):
@@ -301,15 +301,19 @@ def _lay_out(file: Any, job: str, names: list[str], X: torch.Tensor, scores: np.
     file.attrs["yuzu"], file.attrs["job"] = yuzu.__version__, job
 
 
-def _job(options: argparse.Namespace, model: torch.nn.Module, names: list[str], X: torch.Tensor) -> str:
-    """What tells one job's scores from another's."""
+def _job(options: argparse.Namespace, model: torch.nn.Module, names: list[str], X: torch.Tensor, made: Any) -> str:
+    """What tells one job's scores from another's; of a precomputation, ``made``, what its numbers depend on."""
     digest = hashlib.sha256(X.numpy().tobytes())
     digest.update("\n".join(names).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     settings = {name: getattr(options, name) for name in ("model", "output", "target", "alphabet", "start", "end")}
-    return json.dumps({**settings, "digest": digest.hexdigest()}, sort_keys=True)
+    planned = None
+    if made is not None:
+        found = made.decisions  # where bfloat16 products are far off, they are not what was asked for
+        planned = {"precision": found["precision"], "conv": made.settings.conv, "alpha": found["alpha"]}
+    return json.dumps({**settings, "precomputation": planned, "digest": digest.hexdigest()}, sort_keys=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
