@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from conftest import FLOAT64, assert_close, assert_right, errors, oracle, sequences
 from torch import nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import yuzu
 from yuzu._engine import measure
@@ -18,6 +20,7 @@ from yuzu._engine.capture import capture
 from yuzu._engine.graph import Weights
 from yuzu._engine.handlers import convolution_ways, dense, few_output_channels
 from yuzu._engine.handlers.dense import DENSE_WAYS
+from yuzu._engine.handlers.pool import AveragePool
 from yuzu._engine.plan import make_plan
 from yuzu._engine.run import Derived, Run
 from yuzu.bound import Bound
@@ -586,6 +589,44 @@ def test_only_the_chosen_rows_are_multiplied():
     assert narrowed.plan.graph.nodes[-1].shape == (None, 2)
     assert bound.narrowed(slice(None)) is None, "all of them"
     assert bound.narrowed([50]) is None, "there is none"
+
+
+def average_counts(graph):
+    """The divisors of its average pool."""
+    return next(rule for rule in make_plan(graph).rules if isinstance(rule, AveragePool)).counts
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_divisors_of_average_pools(seed):
+    rng = np.random.default_rng(seed)
+    kernel = int(rng.integers(1, 12))
+    stride, padding, ceil = int(rng.integers(1, 14)), int(rng.integers(kernel // 2 + 1)), bool(rng.integers(2))
+    length = int(rng.integers(kernel, 40))
+    layer = nn.AvgPool1d(kernel, stride, padding, ceil, count_include_pad=bool(rng.integers(2)))
+    x = torch.rand(1, 4, length, dtype=torch.float64) + 1
+    found = layer(x)
+    starts = range(-padding, -padding + found.shape[2] * stride, stride)
+    sums = torch.stack([x[:, :, max(i, 0) : i + kernel].sum(2) for i in starts], 2)
+    counts = average_counts(capture(layer, (4, length), (), torch.float64))
+    torch.testing.assert_close(sums / counts, found, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("count_include_pad", [True, False])
+def test_divisors_of_a_wide_average_pool_take_no_room(count_include_pad):
+    class Largest(TorchDispatchMode):
+        numbers = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            for tensor in pytree.tree_leaves(result):
+                self.numbers = max(self.numbers, tensor.numel() if isinstance(tensor, torch.Tensor) else 0)
+            return result
+
+    graph = capture(nn.AvgPool1d(201, 1, 100, count_include_pad=count_include_pad), (4, 4000), (), torch.float64)
+    with Largest() as seen:
+        counts = average_counts(graph)
+    assert 4000 <= seen.numbers <= 4 * 4000
+    assert counts[2000] == 201 and counts[0] == counts[-1] == (201 if count_include_pad else 101)
 
 
 def test_a_weight_that_is_used_twice_is_not_narrowed():

@@ -259,14 +259,14 @@ class AveragePool(Pool):
     ) -> None:
         super().__init__(view, layout, geometry)
         g = geometry
-        position = torch.arange(g.output_length, device="cpu")[:, None] * g.stride - g.padding
-        position = position + torch.arange(g.kernel, device="cpu")
+        low = torch.arange(g.output_length, device="cpu") * g.stride - g.padding
+        high = low + g.kernel
         if divisor is not None:
             counts = torch.full((g.output_length,), divisor, device="cpu")
         elif count_padding:
-            counts = (position < g.input_length + g.padding).sum(1)
+            counts = high.clamp(max=g.input_length + g.padding) - low  # ``ceil_mode`` may reach further
         else:
-            counts = ((position >= 0) & (position < g.input_length)).sum(1)
+            counts = high.clamp(max=g.input_length) - low.clamp(min=0)
         self.counts = counts
         self.even = bool((counts == counts[0]).all())
 
