@@ -864,7 +864,7 @@ def test_a_single_chunk_reads_the_whole_weight_as_it_lies(transposed):
         run = Run(make_plan(graph), Weights(model, torch.device("cpu")), derived, torch.device("cpu"))
         run.once = once
         run.set_reference(X, ())
-        sites = measure.example_sites(run.plan, 9, 3, 1, 4, L, run, 0)
+        sites = measure.example_sites(run.plan, 9, 3, 4, L, run, 0)
         (change,) = run.chunk(sites)
         changes.append(change.tensor)
         laid_out.append(any("dense" in str(key) for key in derived._kept))

@@ -231,7 +231,7 @@ def test_what_a_cropping_model_takes_is_measured_where_it_reads():
     assert plans[0].reached(1000, 1).tolist() == list(range(40, 360))
     assert plans[0].reached(1000, 5).tolist() == list(range(36, 360))
     assert measure._span(plans[0], 1000) < 320 < measure._span(plans[1], 1000)
-    sites = measure.example_sites(plans[0], 500, 3, 1, 4, 1000, SimpleNamespace(device=CPU, value=lambda i: torch.zeros(1)), 0)
+    sites = measure.example_sites(plans[0], 500, 3, 4, 1000, SimpleNamespace(device=CPU, value=lambda i: torch.zeros(1)), 0)
     assert sites.position.tolist() == list(range(40, 360))
 
 

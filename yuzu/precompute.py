@@ -314,9 +314,9 @@ def _measured(
     sizes = edits, s.n_choices, s.seq_len, start, most
     count, seconds, cost = measure.choose_chunk(run, *sizes, s.random_state, spent)
     if s.conv == "auto" and cost * s.seq_len > measure.WORTH_COMPARING:
-        most = max(s.max_memory // max(memory.sequence, 1), 1)
+        most_rows = max(s.max_memory // max(memory.sequence, 1), 1)
         twin = evaluation_copy(model, device)
-        naively = measure.naive_is_faster(twin, X, args, device, cost / edits, most)
+        naively = measure.naive_is_faster(twin, X, args, device, cost / edits, most_rows)
         if naively is not None:  # a busy machine may have slowed the one and not the other
             cost = min(cost, measure.cost_of_chunk(run, edits, s.n_choices, s.seq_len, count, s.random_state)[0])
         if naively is not None and naively[0] < cost / edits:

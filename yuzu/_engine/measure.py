@@ -134,11 +134,9 @@ def most_sites(memory: Memory, limit: int, device: torch.device) -> int:
     return max(min(room, LARGEST_BLOCK.get(device.type, limit) // max(memory.block, 1)), 1)
 
 
-def example_sites(
-    plan: Plan, count: int, edits: int, width: int, n_choices: int, length: int, run: Run, seed: int
-) -> Sites:
+def example_sites(plan: Plan, count: int, edits: int, n_choices: int, length: int, run: Run, seed: int) -> Sites:
     """Random substitutions at ``count`` neighbours in the middle of the positions that reach an output."""
-    places = plan.reached(length, width)
+    places = plan.reached(length, 1)
     count = min(count, len(places))
     first = (len(places) - count) // 2
     position = places[first : first + count]
@@ -221,9 +219,9 @@ def choose_ways(
             alike.setdefault(rule.alike(), []).append((one.width, rule))
         chosen[node.index] = rule.way
 
-    def tried(width: int, rule: Rule, count: int, ways: Sequence[str] | None = None) -> dict[str, float]:
+    def tried(rule: Rule, count: int, ways: Sequence[str] | None = None) -> dict[str, float]:
         """The seconds of each way (default: all that may win) with so many sites; none are needed where it is one."""
-        sites = example_sites(plan, count, edits, 1, n_choices, length, run, seed)
+        sites = example_sites(plan, count, edits, n_choices, length, run, seed)
         window = run.set_sites(sites)[rule.sources[0]]
         if window is None or not window.width:
             return {}
@@ -235,14 +233,14 @@ def choose_ways(
         work = max(rule.multiply_adds(run, width) * edits, 1)
         fewest = whole if rule.shares_among_sites else first // 4
         count = max(int(min(whole, max(affordable / work, fewest))), 1)
-        times = tried(width, rule, count)
+        times = tried(rule, count)
         least = min(times.values(), default=math.inf)
         # few sites say who is out of the race: the others run with as many as a call that is not long may hold
         more = int(min(whole, count * LONG_CALL / least))
         rivals = [way for way, seconds in times.items() if seconds < RIVAL * least]
         if len(rivals) > 1 and more >= MORE_SITES * count and again > 0:
             begin = time.perf_counter()
-            times = tried(width, rule, more, rivals)
+            times = tried(rule, more, rivals)
             again -= time.perf_counter() - begin
         return min(times, key=times.__getitem__, default=rule.way)
 
@@ -385,7 +383,7 @@ def cost_of_chunk(
     run: Run, edits: int, n_choices: int, length: int, size: int, seed: int, hopeless: float = math.inf
 ) -> tuple[float, list[float]]:
     """Seconds of a site in chunks of a size, and the seconds of each node; roughly where that is ``hopeless``."""
-    sites = example_sites(run.plan, size, edits, 1, n_choices, length, run, seed)
+    sites = example_sites(run.plan, size, edits, n_choices, length, run, seed)
     seconds, found = _chunk_seconds(run, sites, hopeless * size)
     return (seconds + CHUNK_OVERHEAD) / size, found
 

@@ -15,9 +15,9 @@ COLUMNS = ("layer", "operation", "handler", "window", "probes", "way", "time", "
 
 def rows(plan: Plan, run: Run, seconds: list[float]) -> list[list[str]]:
     """One row for each operation that a mutation changes, with the node's number after the columns."""
-    middle = plan.graph.nodes[next(n.index for n in plan.graph.nodes if n.kind == "sequence")].shape
-    assert middle is not None and middle[2] is not None
-    windows = plan.windows(np.array([middle[2] // 2]), 1)
+    shape = next(n.shape for n in plan.graph.nodes if n.kind == "sequence")
+    assert shape is not None and shape[2] is not None
+    windows = plan.windows(np.array([shape[2] // 2]), 1)
     total = sum(seconds) or 1.0
     found = []
     for node in plan.graph.nodes:

@@ -190,7 +190,7 @@ class Sensing:
                 )
             self.probes[str(layer)] = max(self.probes.get(str(layer), 0), probes)
         else:
-            made = self._make(layer, slots, reach, dtype, device)
+            made = self._make(layer, slots, dtype, device)
         with self._lock:
             self._kept[key] = made
             while (
@@ -210,7 +210,7 @@ class Sensing:
         }
 
     def _make(
-        self, layer: int, slots: Slots, reach: int, dtype: torch.dtype, device: torch.device
+        self, layer: int, slots: Slots, dtype: torch.dtype, device: torch.device
     ) -> tuple[torch.Tensor, torch.Tensor]:
         probes = max(math.ceil(self.alpha * slots.count - 1e-9), 1)
         mutants = int(slots.mutant.max()) + 1
@@ -234,12 +234,12 @@ class Sensing:
         self.probes[str(layer)] = max(self.probes.get(str(layer), 0), probes)
         # the input position i of a slot lies at the output positions i .. i + reach; its mutant is the one at
         # any of them inside its window
-        first = self._input_mutants(slots, reach)
+        first = self._input_mutants(slots)
         encode = (matrix[first.clamp(min=0)] * (first >= 0)[:, :, None]).movedim(1, 0).mT  # (span, P, count)
         return encode.to(device, dtype).contiguous(), decode.to(device, dtype).contiguous()
 
     @staticmethod
-    def _input_mutants(slots: Slots, reach: int) -> torch.Tensor:
+    def _input_mutants(slots: Slots) -> torch.Tensor:
         table = np.full(slots.count * slots.span, -1, dtype=np.int64)
         table[slots.write.cpu().numpy()] = slots.written
         return torch.from_numpy(table.reshape(slots.count, slots.span))
