@@ -139,18 +139,6 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def searched_alpha(model: str, device: str) -> float:
-    """What the published Yuzu's search for alpha found in the full run kept in the repository; else `QUICK_ALPHA`."""
-    try:
-        kept = json.loads((HERE / "results" / f"{device}-full.json").read_text())["cases"]
-        rows = [
-            case["rows"]["published yuzu"] for case in kept if case["purpose"] == "table" and case["model"] == model
-        ]
-        return rows[0]["alpha"]
-    except (OSError, ValueError, KeyError, IndexError):
-        return QUICK_ALPHA
-
-
 def peers_of(case: Case, options: argparse.Namespace) -> Iterator[Peer]:
     """The rows of a case between the two runs of yuzu, in the order in which they run."""
     home = "tangermeme" if case.model in NEED_BPNET_LITE else "main"  # where bpnet-lite is
@@ -164,7 +152,7 @@ def peers_of(case: Case, options: argparse.Namespace) -> Iterator[Peer]:
             yield Peer("tangermeme fast, counts", "run_tangermeme.py", "tangermeme", counts)
         yield Peer("tangermeme", "run_tangermeme.py", "tangermeme", {"fast": False})
     if "published" in case.peers:
-        alpha = searched_alpha(case.model, device) if case.purpose == "table" and not options.full else None
+        alpha = QUICK_ALPHA if case.purpose == "table" and not options.full else None
         place = "published" if home == "main" else home
         yield Peer("published yuzu", "run_published_yuzu.py", place, {"alpha": alpha})
     if "fastism" in case.peers:

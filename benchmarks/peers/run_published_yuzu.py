@@ -1,8 +1,8 @@
 """The published Yuzu, `yuzu-ism` 0.0.1, with its own definitions of the models it has, and its default settings.
 
 Its `precompute` searches for the smallest alpha that reaches a correlation of 0.9999 with naive ISM. That takes minutes
-over all models, so the quick run hands it the alpha that this search found in a full run that is kept, or one near it:
-its seconds are then a lower bound. Its scores are norms over the outputs.
+over all models, so the quick run hands it an alpha that is about what this search finds: its seconds are then a lower
+bound. Its scores are norms over the outputs.
 """
 
 from __future__ import annotations
