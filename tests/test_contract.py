@@ -869,7 +869,7 @@ def test_return_timings(net):
     for batch in within:
         assert type(batch) is list
         for parts in batch:
-            assert parts is None or all(isinstance(k, str) and isinstance(v, float) for k, v in parts.items())
+            assert parts is None
 
 
 class Branching(torch.nn.Module):

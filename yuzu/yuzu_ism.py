@@ -92,8 +92,8 @@ def yuzu_ism(
     device: str, torch.device or None
         None means CUDA when available, else the CPU.
     return_timings: bool
-        Also return, for each batch of sequences, a list with the seconds of each layer, and a list with None
-        or a dict of the parts' seconds.
+        Also return, for each batch of sequences, a list with the seconds of each layer, and a list with None for
+        each, kept for the published signature.
     verbose: bool
         Show a progress bar.
 
