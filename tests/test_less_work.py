@@ -23,7 +23,7 @@ from yuzu._engine.handlers.dense import DENSE_WAYS
 from yuzu._engine.handlers.pool import AveragePool
 from yuzu._engine.plan import make_plan
 from yuzu._engine.run import Derived, Run
-from yuzu.bound import Bound
+from yuzu.bound import NARROWED_KEPT, Bound
 from yuzu.mutations import Mutations, batches
 
 L = 40
@@ -589,6 +589,21 @@ def test_only_the_chosen_rows_are_multiplied():
     assert narrowed.plan.graph.nodes[-1].shape == (None, 2)
     assert bound.narrowed(slice(None)) is None, "all of them"
     assert bound.narrowed([50]) is None, "there is none"
+
+
+def test_plans_of_some_outputs_are_kept_in_bounds():
+    """The oldest makes room, and is made anew when it is asked for again."""
+    outputs = NARROWED_KEPT + 3
+    model = nn.Sequential(nn.Conv1d(4, 3, 5), nn.ReLU(), nn.Flatten(), nn.Linear(3 * (L - 4), outputs)).double().eval()
+    X = sequences(1, L)
+    made = yuzu.precompute(model, L, device="cpu")
+    bound = made.bind(model, L, 4, (), torch.device("cpu"))
+    truth = oracle(model, X)["delta"]
+    for target in [*range(outputs), 0]:
+        found = yuzu.yuzu_ism(model, X, made, output="delta", target=target, device="cpu")
+        assert_close(found, truth[..., target], FLOAT64, FLOAT64)
+        assert len(bound._narrowed) <= NARROWED_KEPT
+    assert len(bound._narrowed) == NARROWED_KEPT and list(bound._narrowed)[-1] == (0,)
 
 
 def average_counts(graph):

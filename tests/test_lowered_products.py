@@ -77,6 +77,24 @@ def test_right_products_are_used(name, conv, device):
     assert 1e-5 < errors(yuzu.yuzu_ism(model, X, made, output="delta", device=device), oracle(model, X)["delta"])[0] < 2e-2
 
 
+@pytest.mark.parametrize(
+    ("channels", "precision", "expected"),
+    [
+        (1, "medium", torch.float32),
+        (16, "medium", torch.float32),
+        (lowered_products.LEAST_LOWERED_CHANNELS - 1, "medium", torch.float32),
+        (lowered_products.LEAST_LOWERED_CHANNELS, "medium", torch.bfloat16),
+        (64, "medium", torch.bfloat16),
+        (64, "high", torch.float32),
+        (64, "highest", torch.float32),
+    ],
+)
+def test_kernels_of_few_channels_are_not_lowered_on_a_cpu(channels, precision, expected):
+    """oneDNN sums bfloat16 products of fewer than 32 wrongly on some processors."""
+    assert lowered_products.LEAST_LOWERED_CHANNELS >= 32
+    assert lowered_products.lowered_kernel(torch.ones(64, channels, 3), precision).dtype == expected
+
+
 @pytest.mark.filterwarnings("error::yuzu.YuzuWarning")
 def test_without_verification_nothing_is_measured(broken_bfloat16):
     made = yuzu.precompute(convolutions(), L, precision="medium", verify=False, device="cpu")
