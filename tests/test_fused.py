@@ -14,8 +14,9 @@ from test_not_finite import assert_same_pattern
 from torch import nn
 
 import yuzu
+from yuzu._engine import blocks
 from yuzu._engine.capture import capture
-from yuzu._engine.handlers import fused, fused_kernel
+from yuzu._engine.handlers import fused_kernel
 from yuzu._engine.handlers import kernels as kernels_of
 from yuzu._engine.plan import make_plan
 
@@ -329,7 +330,7 @@ class FakeRun:
 @pytest.mark.parametrize("seed", range(1, 25, 2))
 def test_random_architectures(seed, kernels, monkeypatch):
     """With convolutions of any number of channels."""
-    monkeypatch.setattr(fused, "LEAST_CHANNELS", 1)
+    monkeypatch.setattr(blocks, "LEAST_CHANNELS", 1)
     drawn = random_model(seed)
     model, X, args = drawn.model, drawn.X, drawn.args
     with warnings.catch_warnings():

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from yuzu._engine.blocks import find_blocks
 from yuzu._engine.delta import CONSTANT, ROWS, VALUES, Layout
 from yuzu._engine.graph import Graph
 from yuzu._engine.handlers import Rule, View, find_rule
@@ -16,7 +17,7 @@ from yuzu._engine.handlers.affine import Scaled
 from yuzu._engine.handlers.compressed_sensing import SENSING_WAYS, Sensing
 from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.handlers.formulas import Rectifier
-from yuzu._engine.handlers.fused import Block, find_blocks
+from yuzu._engine.handlers.fused import Block
 from yuzu._engine.sharing import Sharing, find_sharing
 from yuzu._engine.steadiness import find_settling, find_steady
 from yuzu._engine.window import Window
