@@ -112,6 +112,19 @@ class Node:
         return self.kwargs.get(name, default)
 
 
+class OfSlice:
+    """As a node's target: a reduction along ``axis`` of what lies from ``start`` to ``stop`` on it."""
+
+    def __init__(self, target: Any, axis: int, start: int, stop: int) -> None:
+        self.target, self.axis, self.start, self.stop = target, axis, start, stop
+
+    def __call__(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return self.target(x.narrow(self.axis, self.start, self.stop - self.start), *args, **kwargs)
+
+    def __str__(self) -> str:
+        return f"{self.target} of {self.start} to {self.stop} on axis {self.axis}"
+
+
 def count_readers(nodes: list[Node], outputs: list[Any]) -> list[int]:
     """How many nodes read each node; being returned counts as being read."""
     readers = [0] * len(nodes)

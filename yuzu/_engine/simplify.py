@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from yuzu._engine.graph import Node, Ref, count_readers, map_refs
+from yuzu._engine.graph import Node, OfSlice, Ref, count_readers, map_refs
 
 aten = torch.ops.aten
 COPIES = {
@@ -39,19 +39,6 @@ class First:
 
     def __str__(self) -> str:
         return f"{self.target}[0]"
-
-
-class OfSlice:
-    """A reduction along ``axis`` of what lies from ``start`` to ``stop`` on it."""
-
-    def __init__(self, target: Any, axis: int, start: int, stop: int) -> None:
-        self.target, self.axis, self.start, self.stop = target, axis, start, stop
-
-    def __call__(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        return self.target(x.narrow(self.axis, self.start, self.stop - self.start), *args, **kwargs)
-
-    def __str__(self) -> str:
-        return f"{self.target} of {self.start} to {self.stop} on axis {self.axis}"
 
 
 def simplify(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[Any]]:

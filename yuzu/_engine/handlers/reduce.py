@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from yuzu._engine.delta import ROWS, Change, Layout, on_device
+from yuzu._engine.graph import OfSlice
 from yuzu._engine.handlers.affine import Linear
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.elementwise import Local, OnRows, axes_of, pointwise
 from yuzu._engine.handlers.vanishing import count_all, negative, nonzero, positive, zero
-from yuzu._engine.simplify import OfSlice
 from yuzu._engine.window import Window
 
 if TYPE_CHECKING:
