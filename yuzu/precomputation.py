@@ -13,8 +13,7 @@ from typing import Any
 
 import torch
 
-from yuzu import precomputation_files
-from yuzu._engine import report
+from yuzu import precomputation_files, summary
 from yuzu._engine.capture import CaptureError, capture
 from yuzu._engine.graph import Graph
 from yuzu._engine.handlers.compressed_sensing import Sensing
@@ -102,7 +101,7 @@ class Precomputation:
         """A table with a row for each layer: operation, handler, window before and after, way, share of the
         time, and why naive.
         """
-        return report.table(self.settings, self.decisions)
+        return summary.table(self.settings, self.decisions)
 
     def __str__(self) -> str:
         return self.summary()
