@@ -113,9 +113,7 @@ class Bound:
         if graph is None:
             return None
         plan = make_plan(graph, self.plan.precision, self.plan.naive)
-        for mine, theirs in zip(self.plan.rules, plan.rules, strict=True):
-            if mine is not None and theirs is not None:
-                theirs.way = mine.way
+        plan.take_ways(self.plan)
         return self._with(plan)
 
     def _with(self, plan: Plan) -> Bound:

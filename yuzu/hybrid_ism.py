@@ -202,11 +202,8 @@ class _Hybrid:
             plan = self.plan.without(dict.fromkeys(infinite, "its reference is infinite")) if infinite else self.plan
             part = local_part(plan)
             local = make_plan(part.graph, plan.precision)
-            for rule, place in zip(local.rules, part.kept, strict=True):
-                mine = plan.rules[place]
-                # probes hold the mutants of a whole plan's chunks, and are prepared with it
-                if rule is not None and mine is not None and mine.way not in SENSING_WAYS:
-                    rule.way = mine.way
+            # probes hold the mutants of a whole plan's chunks, and are prepared with it
+            local.take_ways(plan, enumerate(part.kept), but=SENSING_WAYS)
             self._cut[infinite] = part, Run(local, self.weights, self.derived, self.device)
         return self._cut[infinite]
 
@@ -259,10 +256,7 @@ class _Hybrid:
 
         if not self.timed:
             measure.choose_ways(run, None, c - 1, c, m.length, most(), most(), 0)
-            for rule, place in zip(plan.rules, part.kept, strict=True):
-                mine = self.plan.rules[place]
-                if rule is not None and mine is not None:
-                    mine.way = rule.way
+            self.plan.take_ways(plan, ((place, i) for i, place in enumerate(part.kept)))
             self.timed = True
         return most()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -212,11 +212,21 @@ class Plan:
     def without(self, nodes: dict[int, str]) -> Plan:
         """The same plan with more nodes run naively, for the reasons given."""
         other = make_plan(self.graph, self.precision, {**self.naive, **nodes})
-        other.sensing, other.kernels = self.sensing, self.kernels
-        for mine, theirs in zip(self.rules, other.rules, strict=True):
-            if mine is not None and theirs is not None:
-                theirs.way = mine.way
+        other.sensing = self.sensing
+        other.take_ways(self)
         return other
+
+    def take_ways(
+        self, other: Plan, pairs: Iterable[tuple[int, int]] | None = None, but: tuple[str, ...] = ()
+    ) -> None:
+        """Run layers by the ways of another plan, ``but`` some, and without kernels where it does; ``pairs`` has the
+        nodes here and what they are there, by default the same.
+        """
+        self.kernels = self.kernels and other.kernels
+        for here, there in pairs if pairs is not None else ((i, i) for i in range(len(self.rules))):
+            mine, theirs = self.rules[here], other.rules[there]
+            if mine is not None and theirs is not None and theirs.way not in but:
+                mine.way = theirs.way
 
     def windows(self, position: np.ndarray, width: int, with_tables: bool = True) -> list[Window | None]:
         """The window of every windowed node for edits of ``width`` positions at ``position``; None for other
