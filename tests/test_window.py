@@ -76,6 +76,10 @@ def test_inputs_that_an_interval_of_outputs_reads(g: Geometry, data: Any) -> Non
         assert first <= read[0] and stop >= read[1]
     if g.padding == 0:
         assert (first, stop) == read
+    at = g.read_by(Window.at(np.array([low]), high - low))
+    assert at.width == at.stop[0] - at.first[0] and at.start[0] == at.first[0]
+    inside = max(at.first[0], 0), min(at.stop[0], g.input_length)
+    assert (inside if inside[1] > inside[0] else (0, 0)) == (first, stop)
 
 
 @quickly

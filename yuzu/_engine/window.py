@@ -55,6 +55,11 @@ class Geometry:
         first, stop = max(first, 0), min(stop, self.input_length)
         return (first, stop) if stop > first else (0, 0)
 
+    def read_by(self, window: Window) -> Window:
+        """The inputs that the outputs on a window read, with those outside of the sequence."""
+        width = (window.width - 1) * self.stride + self.reach + 1
+        return Window.at(window.start * self.stride - self.padding, width)
+
 
 @dataclass(eq=False)
 class Window:

@@ -196,13 +196,7 @@ class Convolution(Reading):
                 start = start + first
         else:
             start, width = window.start, window.width
-            read = window.cached(
-                ("strided", self.node.index),
-                lambda: Window.at(
-                    start * geometry.stride - geometry.padding,
-                    (width - 1) * geometry.stride + geometry.reach + 1,
-                ),
-            )
+            read = window.cached(("strided", self.node.index), lambda: geometry.read_by(window))
             aligned = rewindow(x, change.window, read).reshape(sites * rows, read.width, -1)
             prepared = run.derived((key, "strided"), sources, lambda: lowered_kernel(kernel, run.precision))
             result = convolve_rows(

@@ -95,10 +95,7 @@ def count_read(
         behind = (g.output_length - 1) * g.stride + g.reach + 1 - g.padding - there.shape[1]
         return count(F.pad(any_of_group(there).float(), (0, 0, g.padding, behind)))
 
-    read = window.cached(
-        ("read", node),
-        lambda: Window.at(window.start * g.stride - g.padding, (window.width - 1) * g.stride + g.reach + 1),
-    )
+    read = window.cached(("read", node), lambda: g.read_by(window))
     moved = rewindow(_more(run, source, layout, change, any_of_group), before, read)
     found = count(moved.flatten(0, 1)).unflatten(0, moved.shape[:2])
     return found + run.made_on_window((test.__name__, node), of_reference, window)

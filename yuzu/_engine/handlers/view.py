@@ -162,7 +162,7 @@ class Split(Reading):
         (change,) = changes
         assert change is not None and change.window is not None and window is not None
         size = self.geometry.kernel
-        read = window.cached(("groups", self.node.index), lambda: Window.at(window.start * size, window.width * size))
+        read = window.cached(("groups", self.node.index), lambda: self.geometry.read_by(window))
         tensor = rewindow(change.tensor, change.window, read)
         tensor = tensor.reshape(*tensor.shape[:2], window.width, size, math.prod(self.before), -1).movedim(3, 4)
         return tensor.reshape(*tensor.shape[:3], *self.before, *self.after)
@@ -210,10 +210,7 @@ class Moved(Reading):
         (change,) = changes
         assert change is not None and change.window is not None and window is not None
         g = self.geometry
-        read = window.cached(
-            ("moved", self.node.index),
-            lambda: Window.at(window.start * g.stride - g.padding, (window.width - 1) * g.stride + 1),
-        )
+        read = window.cached(("moved", self.node.index), lambda: g.read_by(window))
         tensor = rewindow(change.tensor, change.window, read)
         tensor = tensor[:, :, :: g.stride] if g.stride != 1 else tensor
         return tensor if self.rest is None else self.rest(tensor)

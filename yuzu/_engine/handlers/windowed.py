@@ -64,11 +64,7 @@ class Windowed(Reading):
         (change,) = changes
         (source,), (layout,) = self.sources, self.source_layouts
         assert change is not None and change.window is not None and window is not None
-        g = self.geometry
-        read = window.cached(
-            ("read", self.node.index),
-            lambda: Window.at(window.start * g.stride - g.padding, (window.width - 1) * g.stride + g.reach + 1),
-        )
+        read = window.cached(("read", self.node.index), lambda: self.geometry.read_by(window))
         values = rewindow(change.tensor, change.window, read) + run.on_window(source, layout, read, self.fill)
         rows = self.function(layout.natural(values.flatten(0, 1)))
         result = self.layout.position_first(rows).unflatten(0, change.tensor.shape[:2])
