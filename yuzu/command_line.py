@@ -22,9 +22,9 @@ from yuzu.errors import YuzuError
 from yuzu.inputs import OUTPUTS
 from yuzu.progress import tqdm
 from yuzu.regions import one_hot_regions, write_bed
-from yuzu.sequence import DNA, PROTEIN, one_hot_encode, read_fasta
+from yuzu.sequence import DNA, LUA_DNA, PROTEIN, RNA, one_hot_encode, read_fasta
 
-ALPHABETS = {"dna": DNA, "agct": "AGCT", "rna": "ACGU", "protein": PROTEIN}
+ALPHABETS = {"dna": DNA, "agct": LUA_DNA, "rna": RNA, "protein": PROTEIN}
 EXAMPLES = """
 examples:
   yuzu precompute --model net.py:build --fasta peaks.fa --out net.yuzu

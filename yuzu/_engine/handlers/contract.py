@@ -277,6 +277,15 @@ def spatial_axis(layout: Layout) -> int | None:
     return layout.axis if layout.kind == "windows" and not layout.composite else None
 
 
+def setting(value: Any, axis: int) -> int:
+    """The setting along an axis of an argument that may be one number, a list of one, or a list with a number for each
+    axis behind the channels.
+    """
+    if isinstance(value, int):
+        return value
+    return int(value[0] if len(value) == 1 else value[axis - 2])
+
+
 __all__ = [
     "CONSTANT",
     "ROWS",
@@ -287,5 +296,6 @@ __all__ = [
     "find_rule",
     "handles",
     "registered",
+    "setting",
     "spatial_axis",
 ]

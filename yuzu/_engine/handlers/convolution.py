@@ -16,7 +16,7 @@ import torch
 
 from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, rewindow
 from yuzu._engine.graph import Ref
-from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles, spatial_axis
+from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles, setting, spatial_axis
 from yuzu._engine.handlers.convolution_call import FEW_CHANNELS, Call, Shape
 from yuzu._engine.handlers.convolution_ways import WAYS, WayEntry, table
 from yuzu._engine.handlers.lowered_products import convolve_rows, lowered_kernel
@@ -269,13 +269,6 @@ class LinearRows(Rule):
         return self.node.target(*args, **self.node.kwargs).unflatten(0, whole.shape[:2])
 
 
-def _pair(value: Any, axis: int, spatial: int) -> int:
-    """The setting along positions of an argument that may be one number, a list of one, or a list of two."""
-    if isinstance(value, int):
-        return value
-    return int(value[0] if len(value) == 1 else value[axis - (4 - spatial if spatial == 2 else 2)])
-
-
 @handles("aten.conv1d", "aten.conv2d")
 def convolution(view: View) -> Rule | str:
     node = view.node
@@ -298,20 +291,20 @@ def convolution(view: View) -> Rule | str:
         return LinearRows(view, 2)
     shape = view.shape_of(weight)
     length, kernel = layout.length, shape[axis]
-    step, rate = _pair(stride, axis, spatial), _pair(dilation, axis, spatial)
+    step, rate = setting(stride, axis), setting(dilation, axis)
     if isinstance(padding, str):
         left = (kernel - 1) * rate // 2 if padding == "same" else 0
         no_padding = padding == "valid"
     else:
-        left, no_padding = _pair(padding, axis, spatial), False
+        left, no_padding = setting(padding, axis), False
     height = None
     if spatial == 2:
         other = 5 - axis
         height = view.shape_of(x)[other]
-        pad_other = 0 if no_padding or isinstance(padding, str) else _pair(padding, other, spatial)
+        pad_other = 0 if no_padding or isinstance(padding, str) else setting(padding, other)
         if isinstance(padding, str) and padding == "same" and shape[other] != 1:
             return LinearRows(view, 2)
-        apart = shape[other] == 1 and _pair(stride, other, spatial) == 1
+        apart = shape[other] == 1 and setting(stride, other) == 1
         if (shape[other] != height and not apart) or pad_other != 0 or (shape[other] != 1 and groups != 1):
             return LinearRows(view, 2)
     geometry = Geometry(kernel, step, left, rate, length, view.shape[axis])
@@ -380,12 +373,6 @@ def transposed(view: View) -> Rule | str:
         node.argument(7, "dilation", 1),
     )
     shape = view.shape_of(weight)
-    geometry = Geometry(
-        shape[2],
-        _pair(stride, 2, 1),
-        _pair(padding, 2, 1),
-        _pair(dilation, 2, 1),
-        view.layout(x).length,
-        view.shape[2],
-    )
+    step, left, rate = (setting(value, 2) for value in (stride, padding, dilation))
+    geometry = Geometry(shape[2], step, left, rate, view.layout(x).length, view.shape[2])
     return TransposedConvolution(view, Layout("windows", 2, view.shape[2]), geometry, groups)

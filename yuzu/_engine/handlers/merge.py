@@ -219,21 +219,26 @@ class Juxtaposition(Rule):
         return result
 
 
+def _why_not(view: View, refs: list[Any], axis: int) -> str | None:
+    """Why parts cannot be joined along an axis; None if they can."""
+    dtype = view.node.dtype
+    if axis == 0:
+        return "it joins batches"
+    if any(view.layout(ref).kind == "constant" for ref in refs):
+        return "one part has no batch axis"
+    if any(view.source(ref).dtype != dtype for ref in refs) or dtype is None or not dtype.is_floating_point:
+        return "the parts are of different types"
+    return None
+
+
 @handles("aten.cat", "aten.concat")
 def concatenation(view: View) -> Rule | str:
     node = view.node
     axis = node.argument(1, "dim", 0) % view.rank
     refs: list[Any] = list(node.args[0])
-    if axis == 0:
-        return "it joins batches"
-    if any(view.layout(ref).kind == "constant" for ref in refs):
-        return "one part has no batch axis"
-    if (
-        any(view.source(ref).dtype != node.dtype for ref in refs)
-        or node.dtype is None
-        or not node.dtype.is_floating_point
-    ):
-        return "the parts are of different types"
+    reason = _why_not(view, refs, axis)
+    if reason is not None:
+        return reason
     parts = [ref.index for ref in refs]
     layouts = [view.layout(ref) for ref in refs if view.mutated(ref)]
     if not layouts or any(la.kind != "windows" or la.composite or la.axis != layouts[0].axis for la in layouts):
@@ -294,16 +299,9 @@ def stack(view: View) -> Rule | str:
     node = view.node
     axis = node.argument(1, "dim", 0) % view.rank
     refs: list[Any] = list(node.args[0])
-    if axis == 0:
-        return "it joins batches"
-    if any(view.layout(ref).kind == "constant" for ref in refs):
-        return "one part has no batch axis"
-    if (
-        any(view.source(ref).dtype != node.dtype for ref in refs)
-        or node.dtype is None
-        or not node.dtype.is_floating_point
-    ):
-        return "the parts are of different types"
+    reason = _why_not(view, refs, axis)
+    if reason is not None:
+        return reason
     parts = [ref.index for ref in refs]
     layouts = [view.layout(ref) for ref in refs if view.mutated(ref)]
     if not layouts or any(la.kind != "windows" or la.composite or la != layouts[0] for la in layouts):

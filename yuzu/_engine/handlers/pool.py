@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from yuzu._engine.delta import Change, Layout, on_device, read_windows, rewindow
 from yuzu._engine.handlers import kernels, pool_kernel
-from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles, spatial_axis
+from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles, setting, spatial_axis
 from yuzu._engine.handlers.elementwise import OnRows
 from yuzu._engine.handlers.vanishing import Test, count_read, nonzero, positive, zero
 from yuzu._engine.window import Geometry, Integers, Window
@@ -298,13 +298,6 @@ class AveragePool(Pool):
         return None, counts
 
 
-def _one(value: Any, axis: int, rank: int) -> int:
-    """A pool's setting along positions."""
-    if isinstance(value, int):
-        return value
-    return int(value[0] if len(value) == 1 else value[axis - (rank - len(value))])
-
-
 @handles(
     "aten.max_pool1d",
     "aten.max_pool2d",
@@ -317,8 +310,7 @@ def pool(view: View) -> Rule | str:
     node = view.node
     x = node.args[0]
     spatial = 1 if "1d" in node.op else 2
-    rank = view.rank
-    if rank != spatial + 2:
+    if view.rank != spatial + 2:
         return "the input of the pool has no batch axis"
     layout = view.movable(x)
     axis = spatial_axis(layout)
@@ -331,16 +323,10 @@ def pool(view: View) -> Rule | str:
     dilation = 1 if average else node.argument(4, "dilation", 1)
     if spatial == 2:
         other = 5 - axis
-        if _one(kernel, other, rank) != 1 or _one(stride, other, rank) != 1 or _one(padding, other, rank) != 0:
+        if setting(kernel, other) != 1 or setting(stride, other) != 1 or setting(padding, other) != 0:
             return OnRows(view)
-    geometry = Geometry(
-        _one(kernel, axis, rank),
-        _one(stride, axis, rank),
-        _one(padding, axis, rank),
-        _one(dilation, axis, rank),
-        layout.length,
-        view.shape[axis],
-    )
+    size, step, left, rate = (setting(value, axis) for value in (kernel, stride, padding, dilation))
+    geometry = Geometry(size, step, left, rate, layout.length, view.shape[axis])
     out = Layout("windows", axis, geometry.output_length)
     if average:
         divisor = node.argument(6, "divisor_override") if spatial == 2 else None
