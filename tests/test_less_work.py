@@ -23,7 +23,7 @@ from yuzu._engine.handlers.dense import DENSE_WAYS
 from yuzu._engine.handlers.pool import AveragePool
 from yuzu._engine.plan import make_plan
 from yuzu._engine.run import Derived, Run
-from yuzu.bound import NARROWED_KEPT, Bound
+from yuzu.bound import PLANS_KEPT, Bound
 from yuzu.mutations import Mutations, batches
 
 L = 40
@@ -487,7 +487,7 @@ def test_calls_leave_nothing_behind(conv, device):
     plan = precomputation.bind(model, L, 4, (), torch.device(device)).plan
 
     def kept():
-        windows = [w for found, _ in plan._windows.values() for w in found if w is not None]
+        windows = [w for found, _ in plan.remembered._kept.values() for w in found if w is not None]
         entries = [value for w in windows for value in w._cache.values()]
         return len(entries), sum(t.nbytes for t in torch.utils._pytree.tree_leaves(entries) if isinstance(t, torch.Tensor))
 
@@ -593,7 +593,7 @@ def test_only_the_chosen_rows_are_multiplied():
 
 def test_plans_of_some_outputs_are_kept_in_bounds():
     """The oldest makes room, and is made anew when it is asked for again."""
-    outputs = NARROWED_KEPT + 3
+    outputs = PLANS_KEPT + 3
     model = nn.Sequential(nn.Conv1d(4, 3, 5), nn.ReLU(), nn.Flatten(), nn.Linear(3 * (L - 4), outputs)).double().eval()
     X = sequences(1, L)
     made = yuzu.precompute(model, L, device="cpu")
@@ -602,8 +602,8 @@ def test_plans_of_some_outputs_are_kept_in_bounds():
     for target in [*range(outputs), 0]:
         found = yuzu.yuzu_ism(model, X, made, output="delta", target=target, device="cpu")
         assert_close(found, truth[..., target], FLOAT64, FLOAT64)
-        assert len(bound._narrowed) <= NARROWED_KEPT
-    assert len(bound._narrowed) == NARROWED_KEPT and list(bound._narrowed)[-1] == (0,)
+        assert len(bound._narrowed) <= PLANS_KEPT
+    assert len(bound._narrowed) == PLANS_KEPT and list(bound._narrowed)[-1] == (0,)
 
 
 def average_counts(graph):
@@ -719,7 +719,7 @@ def test_what_is_made_from_weights_is_kept_once(monkeypatch):
 @pytest.mark.parametrize("number", [1, 3])
 def test_chunks_of_the_middle_and_of_the_ends(sites, number, monkeypatch):
     """Both ends, borders between chunks, several sequences, an N: whatever the size of a chunk."""
-    monkeypatch.setattr(Bound, "sites_at_once", lambda self, mutations, references=1: sites)
+    monkeypatch.setattr(Bound, "sites_at_once", lambda self, mutations, references=1, laid_out=0: sites)
 
     def forward(x, first, second, linear):
         y = F.max_pool1d(first(x).relu(), 3, 2, 1)
@@ -799,7 +799,7 @@ def test_what_is_kept_is_not_the_weight_itself(precision, groups, kernel):
 @pytest.mark.parametrize("conv", ["auto", "windows", "fold", "banded", "blocks", "whole", "cyclic"])
 def test_what_is_infinite_where_a_crop_throws_it_away_spoils_nothing(conv, monkeypatch):
     """Mutants from 13 to 33 have the logarithm of a negative number at 23, which no output reads."""
-    monkeypatch.setattr(Bound, "sites_at_once", lambda self, mutations, references=1: 7)
+    monkeypatch.setattr(Bound, "sites_at_once", lambda self, mutations, references=1, laid_out=0: 7)
 
     def forward(x, first, second):
         y = first(x)
@@ -885,3 +885,28 @@ def test_a_single_chunk_reads_the_whole_weight_as_it_lies(transposed):
         laid_out.append(any("dense" in str(key) for key in derived._kept))
     torch.testing.assert_close(changes[0], changes[1], rtol=1e-12, atol=1e-12)
     assert laid_out == [True, False]
+
+
+def test_plans_for_some_outputs_remember_windows_within_the_bounds_of_one(monkeypatch):
+    model, X = nn.Sequential(nn.Conv1d(4, 6, 9), nn.Flatten(), nn.Linear(6 * (L - 8), 30)).eval(), sequences(1, L)
+    made = yuzu.precompute(model, L, device="cpu")
+    bound = made._bound[0][2]
+    remembered = bound.plan.remembered
+    for target in range(12):
+        found = yuzu.yuzu_ism(model, X, made, output="delta", target=target, device="cpu")
+        assert_close(found, oracle(model, X, target=target)["delta"], 1e-5, 1e-5)
+    plans = [other.plan for other in bound._narrowed.values()]
+    assert len(plans) == 12 and all(plan.remembered is remembered for plan in plans)
+    assert len({mine for mine, _ in remembered._kept}) > 1, "each plan finds its own"
+    monkeypatch.setattr("yuzu._engine.plan.WINDOWS_BYTES", remembered._bytes // 2)
+    yuzu.yuzu_ism(model, X, made, output="delta", target=20, device="cpu")
+    assert 0 < remembered._bytes <= sum(size for _, size in remembered._kept.values())
+
+
+def test_plans_with_nodes_run_naively_do_not_pile_up():
+    model = nn.Sequential(*(nn.Conv1d(4, 4, 3, padding=1) for _ in range(PLANS_KEPT + 3))).eval()
+    bound = yuzu.precompute(model, L, device="cpu")._bound[0][2]
+    convolutions = [node.index for node in bound.plan.graph.nodes if node.op == "aten.conv1d"]
+    for node in convolutions:
+        assert bound.plan_without([node], "its value is infinite").naive.keys() == {node}
+    assert list(bound._naive_plans) == [(node,) for node in convolutions[-PLANS_KEPT:]]

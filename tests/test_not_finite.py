@@ -108,7 +108,7 @@ class Several(nn.Module):
 @pytest.mark.parametrize(("length", "place"), [(60, 0), (60, 1), (60, -1), (60, -3), (7, 0), (7, 3), (7, -1), (3, 1)])
 @pytest.mark.parametrize("conv", ["auto", "banded"])
 def test_at_the_ends_in_short_sequences_and_among_several_outputs(conv, length, place, readers, output, device, monkeypatch):
-    monkeypatch.setattr(Bound, "sites_at_once", lambda self, mutations, references=1: 5)
+    monkeypatch.setattr(Bound, "sites_at_once", lambda self, mutations, references=1, laid_out=0: 5)
     torch.manual_seed(0)
     model, X = Several(place, readers).double(), torch.zeros(3, 4, length, dtype=torch.float64)
     with torch.no_grad():
@@ -150,7 +150,7 @@ def test_parts_of_it(asked, device):
 
 def test_chunks_of_few_sites(monkeypatch):
     torch.manual_seed(0)
-    monkeypatch.setattr(Bound, "sites_at_once", lambda self, mutations, references=1: 7)
+    monkeypatch.setattr(Bound, "sites_at_once", lambda self, mutations, references=1, laid_out=0: 7)
     monkeypatch.setattr(Bound, "naive_batch", property(lambda self: 2))
     model, X = Fragile(torch.log, 2).double(), only_a(2).double()
     found = yuzu.yuzu_ism(model, X, yuzu.precompute(model, L, device="cpu"), output="delta", device="cpu")

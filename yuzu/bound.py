@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 LEAST_MEMORY = 1 << 30  # bytes that a run may use at least if the user does not say, where there are as many
 STRETCH = 128  # positions of each sequence that a chunk on a GPU may hold
-NARROWED_KEPT = 16  # choices of outputs whose plans are kept for the next call
+PLANS_KEPT = 16  # plans for a choice of outputs, and as many with nodes run naively, that are kept for the next call
 
 
 class Bound:
@@ -47,7 +47,7 @@ class Bound:
         self.plan, self.device = plan, device
         self.settings, self.decisions = precomputation.settings, precomputation.decisions
         self.derived = derived or Derived()
-        self._naive_plans: dict[tuple[int, ...], Plan] = {}
+        self._naive_plans: OrderedDict[tuple[int, ...], Plan] = OrderedDict()
         self._memory: dict[tuple[int, int], measure.Memory] = {}
         self._fitting: tuple[tuple[int, int], Bound] | None = None  # for the last edits that were too wide
         self._narrowed: OrderedDict[tuple[int, ...], Bound | None] = OrderedDict()
@@ -62,12 +62,17 @@ class Bound:
         return model
 
     def plan_without(self, nodes: Sequence[int], reason: str) -> Plan:
-        """The plan with some nodes run naively, made once for each choice of nodes."""
+        """The plan with some nodes run naively, kept for the last choices of nodes."""
         assert self.plan is not None
         key = tuple(nodes)
-        if key not in self._naive_plans:
-            self._naive_plans[key] = self.plan.without(dict.fromkeys(nodes, reason))
-        return self._naive_plans[key]
+        plan = self._naive_plans.get(key)
+        if plan is None:
+            plan = self.plan.without(dict.fromkeys(nodes, reason))
+            with self._lock:
+                while len(self._naive_plans) >= PLANS_KEPT:
+                    self._naive_plans.popitem(last=False)
+                self._naive_plans[key] = plan
+        return plan
 
     def captured(self, args: tuple[torch.Tensor, ...]) -> Plan:
         """The plan; also where the model itself is faster than a plan, and so has none.
@@ -102,7 +107,7 @@ class Bound:
         chosen = tuple(found)
         with self._lock:
             if chosen not in self._narrowed:
-                while len(self._narrowed) >= NARROWED_KEPT:
+                while len(self._narrowed) >= PLANS_KEPT:
                     self._narrowed.popitem(last=False)
                 self._narrowed[chosen] = self._narrow(chosen, len(places))
             return self._narrowed[chosen]
@@ -113,13 +118,14 @@ class Bound:
         if graph is None:
             return None
         plan = make_plan(graph, self.plan.precision, self.plan.naive)
+        plan.remembered = self.plan.remembered
         plan.take_ways(self.plan)
         return self._with(plan)
 
     def _with(self, plan: Plan) -> Bound:
         """The same with another plan."""
         other = copy.copy(self)
-        other.plan, other._naive_plans, other._memory, other._fitting = plan, {}, {}, None
+        other.plan, other._naive_plans, other._memory, other._fitting = plan, OrderedDict(), {}, None
         return other
 
     def fitting(self, mutations: Mutations) -> Bound:

@@ -25,6 +25,35 @@ from yuzu._engine.window import Window
 WINDOWS_BYTES = 64 << 20  # of remembered windows and their index tables: what a sequence's chunks need, not what all do
 
 
+class RememberedWindows:
+    """The windows of a plan's last chunks, and of plans made from it for some of its outputs or with more nodes run
+    naively: as many as `WINDOWS_BYTES` hold of all of them.
+    """
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[object, bytes], tuple[list[Window | None], int]] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[object, bytes]) -> list[Window | None] | None:
+        """What was put there, if it is still there."""
+        with self._lock:
+            known = self._kept.get(key)
+            if known is None:
+                return None
+            self._kept.move_to_end(key)
+            return known[0]
+
+    def put(self, key: tuple[object, bytes], windows: list[Window | None], size: int) -> None:
+        """Remember windows that take ``size`` bytes, with all that comes to be kept with them."""
+        with self._lock:
+            if key not in self._kept and size <= WINDOWS_BYTES:
+                self._kept[key] = windows, size
+                self._bytes += size
+            while self._bytes > WINDOWS_BYTES:
+                self._bytes -= self._kept.popitem(last=False)[1][1]
+
+
 @dataclass
 class Plan:
     """A rule, or a reason for running naively, for every node that a mutation changes.
@@ -91,11 +120,10 @@ class Plan:
             if isinstance(rule, Convolution):
                 rule.lowered_result = self.reads_lowered(rule.node.index) and not rule.settles
                 rule.steady = self.steady[rule.node.index]
-        self._windows: OrderedDict[bytes, tuple[list[Window | None], int]] = OrderedDict()
-        self._windows_bytes = 0
+        self.remembered = RememberedWindows()
+        self._mine = object()  # tells its windows from those of other plans that are remembered together
         self.sharing = find_sharing(self)
         self.block_of = {i: block for block in find_blocks(self) for i in block.nodes}
-        self._lock = threading.Lock()
         self._reach: tuple[bytes, np.ndarray, np.ndarray] = (b"", np.empty(0), np.empty(0))  # of the last call
         self._reached: tuple[int, np.ndarray] = (0, np.empty(0))  # of the last width
 
@@ -212,7 +240,7 @@ class Plan:
     def without(self, nodes: dict[int, str]) -> Plan:
         """The same plan with more nodes run naively, for the reasons given."""
         other = make_plan(self.graph, self.precision, {**self.naive, **nodes})
-        other.sensing = self.sensing
+        other.sensing, other.remembered = self.sensing, self.remembered
         other.take_ways(self)
         return other
 
@@ -233,20 +261,14 @@ class Plan:
         nodes. They are remembered, as many as there is room for; ``with_tables`` counts the index tables that come to
         be kept with them, as on a CPU.
         """
-        key = position.tobytes() + width.to_bytes(8, "little")
-        with self._lock:
-            known = self._windows.get(key)
-            if known is not None:
-                self._windows.move_to_end(key)
-                return known[0]
+        places = position.tobytes() + width.to_bytes(8, "little")
+        key = self._mine, places
+        known = self.remembered.get(key)
+        if known is not None:
+            return known
         found = self._find_windows(position, width)
-        size = len(key) + sum(w.kept_bytes(with_tables) for w in found if w is not None)
-        with self._lock:
-            if key not in self._windows and size <= WINDOWS_BYTES:
-                self._windows[key] = found, size
-                self._windows_bytes += size
-            while self._windows_bytes > WINDOWS_BYTES:
-                self._windows_bytes -= self._windows.popitem(last=False)[1][1]
+        size = len(places) + sum(w.kept_bytes(with_tables) for w in found if w is not None)
+        self.remembered.put(key, found, size)
         return found
 
     def _find_windows(self, position: np.ndarray, width: int) -> list[Window | None]:
