@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import assert_right, randomized, sequences
 from random_models import (
     CPU,
     Laboratory,
@@ -1075,3 +1076,65 @@ def test_every_operation_in_it_has_a_layout() -> None:
         plan = make_plan(graph)
         assert len(plan.layouts) == len(graph.nodes), name
         assert all((plan.rules[n.index] is None) == (n.index in plan.reasons) for n in graph.nodes if n.kind == "call" and n.mutated), name
+
+
+class WithSize(nn.Module):
+    """A layer, and something that makes a plain integer of the batch size."""
+
+    def __init__(self, use):
+        super().__init__()
+        self.conv, self.last, self.use = nn.Conv1d(4, 3, 5), nn.Linear(3 * 26, 2), use
+
+    def forward(self, x, *args):
+        return self.use(self, x, *args)
+
+
+def with_positions(model, x):
+    positions = torch.linspace(0, 1, 26, dtype=x.dtype).view(1, 1, 26).repeat(len(x), 3, 1)
+    return model.last((model.conv(x).relu() * positions).flatten(1))
+
+
+def both_strands(model, x):
+    y = model.last(model.conv(torch.cat([x, x.flip(1, 2)])).relu().flatten(1))
+    return y[: len(x)] + y[len(x) :]
+
+
+def with_another_input(model, x, a):
+    return model.last(model.conv(x).relu().reshape(len(x), -1)) * a.reshape(int(a.shape[0]), -1)[:, :2]
+
+
+SIZES = {
+    "length": lambda model, x: model.last(model.conv(x).relu().reshape(len(x), -1)),
+    "integer": lambda model, x: model.last(model.conv(x).relu().view(int(x.shape[0]), 3 * 26)),
+    "multiple": lambda model, x: model.conv(x).relu().reshape(3 * len(x), 26).mean(1).reshape(len(x), 3),
+    "repeated": with_positions,
+    "both strands": both_strands,
+    "another input": with_another_input,
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_integers_made_of_the_batch_size(name):
+    model, X = randomized(WithSize(SIZES[name])).eval(), sequences(3, 30)
+    args = (torch.randn(3, 4),) if name == "another input" else ()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="These layers, and what follows them")
+        warnings.filterwarnings("error", message=".*could not be captured")
+        for output in ("delta", "l2"):
+            found = yuzu.yuzu_ism(model, X, args=args or None, output=output, device="cpu")
+            assert_right(found, model, X, args=args, output=output)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model, x: torch.stack([model.last(model.conv(x[i : i + 1]).relu().flatten(1))[0] for i in range(len(x))]),
+        lambda model, x: model.last(model.conv(x).relu().flatten(1)) * (2.0 if len(x) > 4 else 1.0),
+        lambda model, x: model.last(model.conv(x).relu().reshape(len(x), -1)) / torch.tensor([len(x), 1]),
+    ],
+    ids=["a loop over the batch", "another factor", "a constant"],
+)
+def test_batch_sizes_that_change_more_than_sizes(use):
+    model = randomized(WithSize(use)).eval()
+    with pytest.raises(CaptureError, match="Constraints violated.*for two batch sizes: Unlike"):
+        capture(model, (4, 30), (), torch.float32)

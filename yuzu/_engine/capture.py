@@ -1,9 +1,10 @@
 """From a model to a `Graph`.
 
 First road: ``torch.export`` (non-strict, dynamic batch), functionalised where that changes anything, so that in-place
-operations and views need no care later. Second road: the model's ``children()`` in order, taken only when a recording
-of ``forward`` shows exactly the operations of the children in order and no look at tensor values; agreeing on one input
-would prove nothing. Otherwise the reason is raised and the model runs naively.
+operations and views need no care later; for two batch sizes where the model makes an integer of it (`batch_size`).
+Second road: the model's ``children()`` in order, taken only when a recording of ``forward`` shows exactly the
+operations of the children in order and no look at tensor values; agreeing on one input would prove nothing. Otherwise
+the reason is raised and the model runs naively.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from yuzu._engine.batch_size import Shapes, find_batch_size
 from yuzu._engine.gate import tracing
 from yuzu._engine.graph import Graph, Node, Ref
 from yuzu._engine.handlers import BUILT_IN
@@ -59,6 +61,7 @@ DROPOUTS = {
 # With their sixth argument these use the batch's own statistics, and may write them into the model.
 NORMS = {"aten.batch_norm", "aten.instance_norm"}
 EXAMPLE_BATCH = 3  # not 0 or 1, on which export specialises
+OTHER_BATCH = 5
 
 
 class CaptureError(Exception):
@@ -92,6 +95,11 @@ def _capture(
         return _exported(twin, (X, *rest), held, "export")
     except Exception as error:  # export raises many kinds; the reason is kept for the warning
         reason = _first_line(error)
+    if "Constraints violated" in reason:  # by an integer made of the batch size
+        try:
+            return _exported(twin, (X, *rest), held, "two batches")
+        except Exception as error:
+            reason = f"{reason}; for two batch sizes: {_first_line(error)}"
     try:
         if not rest and _forward_is_children_in_order(twin, X):
             return _exported(
@@ -132,10 +140,10 @@ def _quiet() -> Iterator[None]:
             logger.disabled = disabled
 
 
-def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
+def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], any_batch: bool = True) -> Any:
     from torch.export import Dim, export
 
-    dims: list[Any] = [{0: Dim.DYNAMIC} for _ in inputs]
+    dims: list[Any] = [{0: Dim.DYNAMIC} if any_batch else None for _ in inputs]
     # a model that takes *args wants the dynamic shapes of those nested
     try:
         parameters = list(inspect.signature(module.forward).parameters.values())
@@ -182,7 +190,13 @@ def _exported(
     road: str,
     names: list[str] | None = None,
 ) -> Graph:
-    program = _export(module, inputs)
+    shapes: Shapes = {}
+    if road == "two batches":
+        program = _export(module, inputs, any_batch=False)
+        more = tuple(torch.cat([t, t[:OTHER_BATCH - EXAMPLE_BATCH]]) for t in inputs)
+        shapes = find_batch_size(program, _export(module, more, any_batch=False), (EXAMPLE_BATCH, OTHER_BATCH))
+    else:
+        program = _export(module, inputs)
     signature = program.graph_signature
     mutations = [s for s in signature.output_specs if s.kind.name not in ("USER_OUTPUT",)]
     if mutations:
@@ -221,9 +235,12 @@ def _exported(
         if fx.op == "placeholder" and batch is None and specs[fx.name].kind.name == "USER_INPUT":
             size = fx.meta["val"].shape[0]
             if isinstance(size, int):
-                raise CaptureError(f"forward works for a batch of {size} only")
-            batch = size.node.expr
+                if not shapes:
+                    raise CaptureError(f"forward works for a batch of {size} only")
+            else:
+                batch = size.node.expr
         shape, dtype = _shape_and_dtype(fx.meta.get("val"), batch)
+        shape = shapes.get(fx, shape)
         node = Node(index=len(nodes), kind="call", shape=shape, dtype=dtype, layer=_layer_name(fx, names))
         if fx.op == "placeholder":
             spec = specs[fx.name]
