@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, read_windows, rewindow
+from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, rewindow
 from yuzu._engine.graph import Ref, map_refs
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.convolution import ChannelFactor
-from yuzu._engine.handlers.elementwise import common_layout, pointwise
+from yuzu._engine.handlers.elementwise import common_layout, of_rank, pointwise
 from yuzu._engine.handlers.vanishing import is_zero
 from yuzu._engine.window import Window
 
@@ -40,7 +40,7 @@ class Scaled(Rule):
         per_channel: ChannelFactor | None = None,
     ) -> None:
         super().__init__(view, layout)
-        self.factor, self.operand, self.per_channel = factor, operand, per_channel
+        self.factor, self.per_channel = factor, per_channel
         self.reads_reference = operand is not None and view.graph.nodes[operand].batched
 
     def absorb(self, factors: list[ChannelFactor]) -> None:
@@ -60,14 +60,14 @@ class Scaled(Rule):
         if window is None:
             whole = run.whole(source, change)
             if isinstance(factor, torch.Tensor) and factor.dim():
-                factor = aligned_rows(run, self.operand, factor, self.node)
+                factor = run.of_sites(of_rank(factor, self.node))
             return whole * factor
         assert change.window is not None
         difference = rewindow(change.tensor, change.window, window)
         if self._ones(run, factor):
             return difference
         if isinstance(factor, torch.Tensor) and factor.dim():
-            factor = factor_on_window(run, self.operand, factor, self.node, self.layout, window)
+            factor = self._on_window(run, of_rank(factor, self.node), window)
         if run.disposable(source) and (not isinstance(factor, torch.Tensor) or _fits(factor, difference)):
             return difference.mul_(factor)
         return difference * factor
@@ -79,6 +79,18 @@ class Scaled(Rule):
 
     def knows_zeros(self) -> bool:
         return self.node.op == "aten.div"
+
+    def _on_window(self, run: Run, factor: torch.Tensor, window: Window) -> torch.Tensor:
+        """A factor of the result's rank to broadcast against ``(S, A, w, ...)``, cut to the window where it has
+        positions.
+        """
+        layout = self.layout
+        if factor.shape[layout.axis] == 1:
+            first = Layout("windows", layout.axis, 1).position_first(factor)
+            if layout.composite:
+                first = first.unsqueeze(layout.axis + 1).unsqueeze(layout.axis + 1)
+            return run.of_sites(first)
+        return run.made_on_window(("factor", self.node.index), lambda: layout.position_first(factor), window)
 
     def _ones(self, run: Run, factor: torch.Tensor | float) -> bool:
         """Whether the factor changes nothing, as signs often do; no device is waited for to know."""
@@ -137,33 +149,6 @@ def _fits(factor: torch.Tensor, difference: torch.Tensor) -> bool:
     """Whether the product has the difference's own shape and dtype, so that it can be written over it."""
     sizes = zip(reversed(factor.shape), reversed(difference.shape), strict=False)
     return factor.dtype == difference.dtype and factor.dim() <= difference.dim() and all(f in (1, d) for f, d in sizes)
-
-
-def aligned_rows(run: Run, operand: int | None, factor: torch.Tensor, node: Any) -> torch.Tensor:
-    """An unmutated operand to broadcast against ``(S, A, ...)``."""
-    if operand is not None and run.plan.layouts[operand] == ROWS:
-        return run.of_sites(factor)
-    rank = len(node.shape)
-    return factor.reshape(*[1] * (rank - factor.dim()), *factor.shape).unsqueeze(1) if factor.dim() else factor
-
-
-def factor_on_window(
-    run: Run, operand: int | None, factor: torch.Tensor, node: Any, layout: Layout, window: Window
-) -> torch.Tensor:
-    """An unmutated operand to broadcast against ``(S, A, w, ...)``, cut to the window where it has positions."""
-    rank = len(node.shape)
-    rows = operand is not None and run.plan.layouts[operand] == ROWS
-    value = factor.reshape(*[1] * (rank - factor.dim()), *factor.shape)
-    size = value.shape[layout.axis]
-    if size == 1:
-        first = Layout("windows", layout.axis, 1).position_first(value)
-        if layout.composite:
-            first = first.unsqueeze(layout.axis + 1).unsqueeze(layout.axis + 1)
-        return run.of_sites(first) if rows else first.unsqueeze(1)
-    key = ("factor", node.index, operand)
-    table = run.reference.made(key, lambda: layout.position_first(value).contiguous())
-    only = run.sites.only if rows else 0
-    return read_windows(table, window, run.sites.sequence, only).unsqueeze(1)
 
 
 @handles("aten._native_batch_norm_legit_no_training", "aten.batch_norm", "aten.native_batch_norm")

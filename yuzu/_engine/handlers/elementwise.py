@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils import _pytree as pytree
 
-from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, read_windows, rewindow
+from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, rewindow
 from yuzu._engine.graph import Node, Ref, evaluate, map_refs
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.window import Window
@@ -204,13 +204,17 @@ def aligned_operand(
     value = run.value(index)
     if not isinstance(value, torch.Tensor) or value.dim() == 0:
         return value
-    rows = run.plan.layouts[index] == ROWS
-    value = value.reshape(*[1] * (len(node.shape or ()) - value.dim()), *value.shape)
+    value = of_rank(value, node)
     if value.shape[layout.axis] == 1:
+        rows = run.plan.layouts[index] == ROWS
         return run.of_sites(value).expand(*grid, *value.shape[1:]).flatten(0, 1) if rows else value
-    table = run.reference.made(("operand", node.index, index), lambda: layout.position_first(value).contiguous())
-    taken = read_windows(table, window, run.sites.sequence, run.sites.only if rows else 0)
-    return layout.natural(taken.unsqueeze(1).expand(-1, grid[1], *taken.shape[1:]).flatten(0, 1))
+    taken = run.made_on_window(("operand", node.index, index), lambda: layout.position_first(value), window)
+    return layout.natural(taken.expand(*grid, *taken.shape[2:]).flatten(0, 1))
+
+
+def of_rank(operand: torch.Tensor, node: Node) -> torch.Tensor:
+    """An operand with as many axes as the result, as broadcasting has it: without a batch axis it gets one of 1."""
+    return operand.reshape(*[1] * (len(node.shape or ()) - operand.dim()), *operand.shape)
 
 
 # Pointwise operations that PyTorch does not tag as such, or did not in some version.
