@@ -22,6 +22,7 @@ from yuzu._engine.delta import Change, Layout, on_device, read_windows, rewindow
 from yuzu._engine.handlers import kernels, pool_kernel
 from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles, setting, spatial_axis
 from yuzu._engine.handlers.elementwise import OnRows
+from yuzu._engine.handlers.reduce import reduction
 from yuzu._engine.handlers.vanishing import Test, count_read, nonzero, positive, zero
 from yuzu._engine.window import Geometry, Integers, Window
 
@@ -337,8 +338,6 @@ def pool(view: View) -> Rule | str:
 @handles("aten.adaptive_avg_pool1d", "aten.adaptive_max_pool1d")
 def adaptive(view: View) -> Rule | str:
     """An adaptive pool to a divisor of the length is an ordinary one; to 1 it is a reduction."""
-    from yuzu._engine.handlers.reduce import reduction
-
     node = view.node
     layout = view.movable(node.args[0])
     axis = spatial_axis(layout)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from yuzu._engine.delta import ROWS, Change, Layout, rewindow
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles
+from yuzu._engine.handlers.elementwise import OnRows, pointwise
 from yuzu._engine.window import Geometry, Integers, Window
 
 if TYPE_CHECKING:
@@ -289,8 +290,6 @@ def pad(view: View) -> Rule | str:
     node = view.node
     sizes = list(node.args[1])
     if node.op == "aten.pad" and node.argument(2, "mode", "constant") != "constant":
-        from yuzu._engine.handlers.elementwise import OnRows
-
         return OnRows(view) if len(sizes) // 2 < view.rank else "it pads the batch"
     if len(sizes) // 2 >= view.rank:
         return "it pads the batch"
@@ -364,8 +363,6 @@ def convert(view: View) -> Rule | str:
     source, node = view.source(view.node.args[0]), view.node
     floating = all(n.dtype is not None and n.dtype.is_floating_point for n in (source, node))
     if not floating:
-        from yuzu._engine.handlers.elementwise import pointwise
-
         return pointwise(view)
     dtype: Any = node.dtype
     return Rearranged(view, view.movable(node.args[0]) if node.mutated else ROWS, lambda rows: rows.to(dtype))
