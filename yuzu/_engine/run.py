@@ -20,6 +20,10 @@ from yuzu._engine.precision import fastest_products, products
 from yuzu._engine.window import Window
 from yuzu.errors import warn_user
 
+# References too large to take differences from. Not measured: from there on numbers of float32 are 1 apart, those of
+# float64 1e-4, so little or nothing is left of an ordinary mutant value beside them.
+LARGEST_REFERENCE, LARGEST_IN_FLOAT64 = 1e7, 1e12
+
 
 class Derived:
     """Tensors computed from weights, such as a convolution's banded matrix, kept until a weight they come
@@ -236,7 +240,7 @@ class Run:
         nodes = [i for i in nodes if self.value(i).numel()]
         if not nodes:
             return []
-        limits = [1e12 if self.value(i).dtype == torch.float64 else 1e7 for i in nodes]
+        limits = [LARGEST_IN_FLOAT64 if self.value(i).dtype == torch.float64 else LARGEST_REFERENCE for i in nodes]
         small = torch.stack([self.value(i).abs().amax() < limit for i, limit in zip(nodes, limits, strict=True)])
         return [i for i, good in zip(nodes, small.tolist(), strict=True) if not good]
 
