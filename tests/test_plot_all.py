@@ -163,8 +163,11 @@ def test_importing_the_package_does_not_import_matplotlib():
 def test_reached_from_the_package_without_its_import():
     code = """
 import sys, yuzu
-assert "yuzu.plot" not in sys.modules and "matplotlib" not in sys.modules
+assert not {"yuzu.plot", "yuzu.models", "yuzu.examples", "matplotlib"} & set(sys.modules)
 assert yuzu.plot.plot_logo is __import__("yuzu.plot").plot.plot_logo
+assert "yuzu.models" not in sys.modules
+assert yuzu.models.Basset is __import__("yuzu.models").models.Basset
+assert yuzu.examples.CTCFClassifier is __import__("yuzu.examples").examples.CTCFClassifier
 assert not hasattr(yuzu, "plots")
 """
     subprocess.run([sys.executable, "-c", code], check=True)

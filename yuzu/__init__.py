@@ -27,13 +27,16 @@ from yuzu.saturation_mutagenesis import saturation_mutagenesis as saturation_mut
 from yuzu.yuzu_ism import yuzu_ism as yuzu_ism
 
 if TYPE_CHECKING:
+    from yuzu import examples as examples
+    from yuzu import models as models
     from yuzu import plot as plot
 else:
+    _LAZY = frozenset({"examples", "models", "plot"})
 
     def __getattr__(name: str) -> Any:
-        """`yuzu.plot`, whose modules are loaded when it is first used."""
-        if name == "plot":
-            return importlib.import_module("yuzu.plot")
+        """The modules that are loaded when they are first used, such as `yuzu.plot`."""
+        if name in _LAZY:
+            return importlib.import_module(f"yuzu.{name}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
