@@ -86,7 +86,7 @@ Kinds = tuple[tuple[tuple[int, ...], str], ...]
 def check_args(
     args: Any, n: int | None, dtype: torch.dtype | None = None, made_for: Kinds | None = None
 ) -> tuple[torch.Tensor, ...]:
-    """The inputs after the sequence: tensors with the batch on their first axis.
+    """The inputs after the sequence: tensors with the batch on their first axis, without NaN.
 
     Parameters
     ----------
@@ -112,10 +112,21 @@ def check_args(
         if value.dim() == 0 or value.shape[0] == 0 or (n is not None and value.shape[0] != n):
             wanted = "at least one row" if n is None else f"{n} rows, one for each sequence"
             raise YuzuError(f"args[{i}] must have {wanted} on its first axis, got shape {tuple(value.shape)}")
-        found.append(value.detach())
+        value = value.detach()
+        if _holds_nan(value):
+            raise YuzuError(f"args[{i}] must hold numbers, got NaN")
+        found.append(value)
     if dtype is None or argument_kinds(tuple(found)) == made_for:
         return tuple(found)
     return tuple(_cast(a, dtype) for a in found)
+
+
+def _holds_nan(tensor: torch.Tensor) -> bool:
+    """Infinity is none: masks that are added before a softmax hold it."""
+    if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.layout != torch.strided or tensor.is_meta:
+        return False
+    one = tensor[:1] if tensor.stride(0) == 0 else tensor  # rows that are repeated are one
+    return bool(one.isnan().any())
 
 
 def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
