@@ -1,5 +1,8 @@
 """Numbers that are none, or become none in the model's dtype, and arrays and devices of unusual kinds."""
 
+import copy
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -26,6 +29,11 @@ class Attends(nn.Module):
         y = self.conv(x).relu()
         weights = (y.mT @ self.query(y) + mask[:, None]).softmax(2)
         return self.dense((y @ weights.mT).mean(2))
+
+
+@pytest.fixture(params=["yuzu_ism", "naive_ism"])
+def ism(request):
+    return getattr(yuzu, request.param)
 
 
 class NeverRun(Net):
@@ -73,3 +81,87 @@ def test_infinite_masks_in_args_are_exact():
     assert_close(yuzu.yuzu_ism(model, GOOD, args=(mask,), output="delta").double(), wanted, 1e-4)
     made = yuzu.precompute(model, L, args=(mask,))
     assert_close(yuzu.yuzu_ism(model, GOOD, made, args=(mask,), output="delta").double(), wanted, 1e-4)
+
+
+def test_args_that_hold_no_numbers(ism):
+    with pytest.raises(YuzuError, match=r"args\[0\] must hold numbers, got dtype object"):
+        ism(NeverRun(), GOOD, args=(np.zeros((2, 3), dtype=object),))
+
+
+# sequences
+
+
+@pytest.mark.parametrize("kind", [">f2", ">f4", ">f8", ">i4", ">u2", "g"])
+def test_arrays_that_pytorch_has_no_dtype_for(net, ism, kind):
+    wanted = ism(net, GOOD.numpy())
+    assert np.array_equal(ism(net, GOOD.numpy().astype(kind)), wanted)
+
+
+def test_args_that_pytorch_has_no_dtype_for(ism):
+    mask = np.random.default_rng(0).normal(size=(2, L)).astype("f4")
+    wanted = ism(Attends(), GOOD.numpy(), args=(mask,))
+    for kind in (">f4", "g"):
+        assert np.array_equal(ism(Attends(), GOOD.numpy(), args=(mask.astype(kind),)), wanted)
+
+
+UNUSUAL = {
+    "sparse": (GOOD.to_sparse(), "torch.sparse_coo"),
+    "meta": (GOOD.to("meta"), "meta"),
+    "float8": (GOOD.to(torch.float8_e4m3fn), "torch.float8_e4m3fn"),
+    "large float64": (GOOD.double() * 1e300, "torch.float32.*too large"),
+    "large longdouble": (GOOD.numpy().astype(np.longdouble) * np.longdouble("1e400"), "finite"),
+}
+
+
+@pytest.mark.parametrize("call", [call for call in CALLS if call not in ("precompute", "apply_pairwise")])
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_sequences(call, name):
+    X, message = UNUSUAL[name]
+    if not np.isfinite(np.longdouble("1e400")) and "longdouble" in name:
+        pytest.skip("no longer than float64 here")
+    with pytest.raises(YuzuError, match=rf"(X|X_0|x) must .*{message}"):
+        CALLS[call](NeverRun(), X)
+
+
+def test_numbers_too_large_for_float16():
+    model, X = NeverRun().half(), GOOD.int() * 70_000
+    with pytest.raises(YuzuError, match=r"X_0 must be finite in the model's torch\.float16"):
+        yuzu.naive_ism(model, X)
+    with pytest.raises(YuzuError, match=r"X_0 must be finite in the model's torch\.float16"):
+        yuzu.naive_ism(model, X.bfloat16())
+
+
+def test_large_numbers_that_the_model_can_hold(net, ism):
+    assert bool(torch.isfinite(ism(copy.deepcopy(net).double(), GOOD.double() * 1e40)).all())
+
+
+# devices
+
+
+def usable(kind):
+    try:
+        return bool(torch.empty(0, device=kind).shape == (0,))
+    except Exception:
+        return False
+
+
+@pytest.mark.parametrize("kind", ["meta", "mps", "xpu", "hpu", "xla", "mps:0"])
+@pytest.mark.parametrize("call", [call for call in CALLS if call != "apply_pairwise"])
+def test_devices_that_hold_no_tensors(call, kind):
+    if kind != "meta" and usable(kind):
+        pytest.skip(f"{kind} is available")
+    for given in (kind, torch.device(kind)):
+        with pytest.raises(YuzuError, match=rf"device is .*{kind.partition(':')[0]}.*cannot hold tensors here; pass device='cpu'"):
+            CALLS[call](NeverRun(), GOOD, device=given)
+
+
+@pytest.mark.parametrize("kind", ["mps", "meta", "cuda"])
+def test_a_file_made_on_a_device_that_is_missing_is_for_the_cpu(net, kind, tmp_path):
+    if kind != "meta" and usable(kind):
+        pytest.skip(f"{kind} is available")
+    made = yuzu.precompute(net, L, device="cpu")
+    made.settings = dataclasses.replace(made.settings, device=kind)
+    made.save(tmp_path / "net.yuzu")
+    assert yuzu.Precomputation.load(tmp_path / "net.yuzu").settings.device == "cpu"
+    with pytest.raises(YuzuError, match=f"device is '{kind}'"):
+        yuzu.Precomputation.load(tmp_path / "net.yuzu", device=kind)

@@ -13,6 +13,9 @@ import torch
 from yuzu.errors import YuzuError
 from yuzu.sequence import DNA, PROTEIN
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
+NUMBERS = frozenset({*FLOATS, *INTEGERS, torch.bool})  # of sequences; no quantized ones, nor those of eight bits
 OUTPUTS = ("l2", "delta", "prediction")
 
 
@@ -41,7 +44,22 @@ def check_device(device: Any) -> torch.device:
         raise YuzuError(f"device is {device!r}, but CUDA is not available; pass device='cpu' or None")
     if found.type == "cuda" and found.index is None:
         return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu") if found.type == "cpu" else found
+    if found.type == "cpu":
+        return torch.device("cpu")
+    if found.type != "cuda" and not _holds_numbers(found):
+        raise YuzuError(f"device is {device!r}, which cannot hold tensors here; pass device='cpu' or None")
+    return found
+
+
+def _holds_numbers(device: torch.device) -> bool:
+    """Whether this PyTorch has the device's backend, and tensors on it have values."""
+    if device.type == "meta":
+        return False
+    try:
+        torch.empty(0, device=device)
+    except Exception:  # of many kinds: not compiled in, no driver, no module of that name
+        return False
+    return True
 
 
 def check_sequences(
@@ -50,16 +68,26 @@ def check_sequences(
     n_choices: int | None = None,
     seq_len: int | None = None,
     name: str = "X_0",
+    model_dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """Sequences as a CPU tensor of the model's dtype (None: of its own), shape ``(n, C, L)``."""
+    """Sequences as a CPU tensor of ``dtype`` (None: of its own), shape ``(n, C, L)``; finite, in the model's dtype, too,
+    which is ``dtype`` unless given.
+    """
     if not isinstance(X, torch.Tensor | np.ndarray):
         raise YuzuError(f"{name} must be a torch.Tensor or numpy.ndarray of shape (n, C, L), got {type(X).__name__}")
     if isinstance(X, np.ndarray):
         if X.dtype.kind not in "biuf":
             raise YuzuError(f"{name} must hold numbers, got dtype {X.dtype}")
         X = from_numpy(X)
+    if X.layout != torch.strided or X.is_nested:
+        kind = "a nested tensor" if X.is_nested else f"layout {X.layout}"
+        raise YuzuError(f"{name} must be a dense tensor (n, C, L), got {kind}")
+    if X.is_meta:
+        raise YuzuError(f"{name} must hold numbers, got a tensor on the device 'meta'")
     if X.is_complex():
         raise YuzuError(f"{name} must hold real numbers, got dtype {X.dtype}")
+    if X.dtype not in NUMBERS:
+        raise YuzuError(f"{name} must be of integers, booleans, float16, bfloat16, float32 or float64, got {X.dtype}")
     if X.dim() != 3:
         raise YuzuError(f"{name} must have 3 axes (n, C, L), got shape {tuple(X.shape)}")
     if 0 in X.shape:
@@ -71,12 +99,22 @@ def check_sequences(
     X = X.detach()
     if X.is_floating_point() and not bool(torch.isfinite(X).all()):
         raise YuzuError(f"{name} must be finite, got NaN or infinity")
+    model_dtype = model_dtype or dtype or X.dtype
+    # only a dtype with as many bytes, or more, may hold numbers that another cannot
+    narrows = X.dtype != model_dtype and X.dtype.itemsize >= model_dtype.itemsize
+    if narrows and not bool(torch.isfinite(X.to(model_dtype)).all()):
+        raise YuzuError(f"{name} must be finite in the model's {model_dtype}, got numbers too large for it")
     return X.to("cpu", dtype or X.dtype)
 
 
 def from_numpy(array: np.ndarray) -> torch.Tensor:
-    """A tensor of an array; read-only ones (memory-mapped files) are copied, for tensors are always writable."""
-    array = np.ascontiguousarray(array)
+    """A tensor of an array; read-only ones (memory-mapped files) are copied, for tensors are always writable, and those
+    that PyTorch has no dtype for: of another byte order, or longer than float64.
+    """
+    if array.dtype.type is np.longdouble:
+        with np.errstate(over="ignore"):  # infinite then, which whoever needs finite numbers refuses
+            array = array.astype(np.float64)
+    array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
@@ -106,6 +144,8 @@ def check_args(
     found = []
     for i, value in enumerate(args):
         if isinstance(value, np.ndarray):
+            if value.dtype.kind not in "biufc":
+                raise YuzuError(f"args[{i}] must hold numbers, got dtype {value.dtype}")
             value = from_numpy(value)
         if not isinstance(value, torch.Tensor):
             raise YuzuError(f"args[{i}] must be a tensor, got {type(value).__name__}")

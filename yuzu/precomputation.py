@@ -21,7 +21,7 @@ from yuzu._engine.model_copy import model_dtype, structure_key
 from yuzu._engine.plan import Plan, make_plan
 from yuzu._engine.report import COLUMNS
 from yuzu.bound import Bound
-from yuzu.errors import PrecomputationError, warn_user
+from yuzu.errors import PrecomputationError, YuzuError, warn_user
 from yuzu.inputs import argument_kinds, check_device, describe_inputs, looks_transposed
 from yuzu.settings import Settings
 
@@ -90,10 +90,11 @@ class Precomputation:
             If the file is truncated, of another format version, or not a precomputation.
         """
         settings, decisions, arrays = precomputation_files.read(Path(path))
-        kind = settings.device
-        if device is not None:
-            kind = check_device(device).type
-        elif kind == "cuda" and not torch.cuda.is_available():
+        try:
+            kind = check_device(settings.device if device is None else device).type
+        except YuzuError:
+            if device is not None:
+                raise
             kind = "cpu"
         return cls(dataclasses.replace(settings, device=kind), decisions, arrays)
 

@@ -83,7 +83,7 @@ def predict_named(
     own = model_dtype(model)
     wanted = check_dtype(dtype, own)
     as_numpy = isinstance(X, np.ndarray)
-    sequences = check_sequences(X, None, name=name)
+    sequences = check_sequences(X, None, name=name, model_dtype=own)
     extra = check_args(args, len(sequences), own)
     if func is not None and not callable(func):
         raise YuzuError(f"func must be callable, got {type(func).__name__}")
