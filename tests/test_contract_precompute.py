@@ -167,6 +167,24 @@ def test_gaussian_badly_conditioned_alpha_warns():
         precompute(model, L, conv="gaussian", alpha=1.0, threshold=1.0)
 
 
+@pytest.mark.parametrize("condition, correlation, threshold, wanted", [
+    (10.2, 0.9999999999993584, 1.0, r"ISM of 0\.999999999999, below threshold=1\.0\. .*condition number is 10\.2.*rounding.*lower threshold"),
+    (1000.0, 0.98, 0.9999, r"ISM of 0\.980000, below threshold=0\.9999\. .*badly conditioned.*number is 1e\+03.*larger alpha"),
+    (1000.0, 0.99989999, 0.9999, r"ISM of 0\.99989999, below threshold=0\.9999\. "),
+])  # fmt: skip
+def test_gaussian_warning_says_why(condition, correlation, threshold, wanted):
+    from yuzu.alpha_search import _too_low
+
+    text = _too_low(1.5, condition, correlation, threshold)
+    assert re.search(wanted, text) and ("badly" in text) == (condition >= 100), text
+    assert "alpha=1.5" in text and "conv='cyclic' is exact" in text
+
+
+def test_gaussian_that_only_rounding_keeps_from_the_threshold(several, captured_once):
+    with pytest.warns(UserWarning, match=r"ISM of 0\.99999\d+, below threshold=1.*condition number is [\d.]+, which is small"):
+        precompute(several, 40, conv="gaussian", alpha=3.0, threshold=1)
+
+
 def test_gaussian_ranges_n_and_batches(several, gaussian, device):
     X = sequences(3, 40, seed=6)
     X[1, :, 7:9] = 0

@@ -16,6 +16,8 @@ from yuzu.precomputation import Precomputation
 from yuzu.scores import Selection
 from yuzu.yuzu_ism import run_planned
 
+BADLY_CONDITIONED = 100  # condition numbers that lose two digits and more of the seven of float32
+
 
 def search_alpha(
     made: Precomputation, bound: Bound, X: torch.Tensor, args: tuple[torch.Tensor, ...], device: torch.device
@@ -48,12 +50,23 @@ def search_alpha(
     for row in made.decisions["layers"]:
         row[4] = str(sensing.probes[row[-1]]) if row[-1] in sensing.probes else row[4]
     if correlation < s.threshold:
-        warn_user(
-            f"Gaussian probes with alpha={sensing.alpha:g} are badly conditioned: the largest condition number is "
-            f"{condition:.3g}, and the "
-            f"correlation with naive ISM {correlation:.6f}, below threshold={s.threshold:g}. A larger alpha helps; "
-            "conv='cyclic' is exact."
+        warn_user(_too_low(sensing.alpha, condition, correlation, s.threshold))
+
+
+def _too_low(alpha: float, condition: float, correlation: float, threshold: float) -> str:
+    """Why the threshold was not reached, and what to do."""
+    # as many digits as tell it from the threshold
+    shown = next((t for t in (f"{correlation:.{n}f}" for n in range(6, 18)) if float(t) < threshold), repr(correlation))
+    text = f"Gaussian probes with alpha={alpha:g} reach a correlation with naive ISM of {shown}, below {threshold=!r}. "
+    if condition < BADLY_CONDITIONED:
+        return text + (
+            f"Their largest condition number is {condition:.3g}, which is small: what is left is rounding. A lower "
+            "threshold accepts it; conv='cyclic' is exact."
         )
+    return text + (
+        f"They are badly conditioned: the largest condition number is {condition:.3g}. A larger alpha helps; "
+        "conv='cyclic' is exact."
+    )
 
 
 def _correlation(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -70,7 +70,7 @@ def check_sequences(
     name: str = "X_0",
     model_dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """Sequences as a CPU tensor of ``dtype`` (None: of its own), shape ``(n, C, L)``; finite, in the model's dtype, too,
+    """Sequences as a CPU tensor of ``dtype`` (None: of its own), shape ``(n, C, L)``; finite, in the model's dtype too,
     which is ``dtype`` unless given.
     """
     if not isinstance(X, torch.Tensor | np.ndarray):
