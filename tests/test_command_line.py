@@ -120,7 +120,10 @@ def test_regions(job, tmp_path, capsys):
     ]:
         assert command_line.main([*given, *change]) == 2
         assert message in capsys.readouterr().err
-    assert command_line.main([*arguments, "--width", "20"]) == 2
+    capsys.readouterr()
+    for change in (["--width", "20"], ["--genome", "genome.fa"], ["--max-unknown", "0.5"], ["--max-unknown", "1"], ["--reverse-complement"]):
+        assert command_line.main([*arguments, *change]) == 2
+        assert change[0] in (said := capsys.readouterr().err) and "are for --regions" in said
     assert command_line.main([*arguments[:place], *arguments[place + 2 :], "--regions", "peaks.narrowPeak"]) == 2
     assert "--regions needs --genome" in capsys.readouterr().err
 

@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     ism.add_argument("--genome", type=Path, metavar="FILE", help="FASTA that --regions are of")
     ism.add_argument("--width", type=int, metavar="L", help="length of windows on the summits; default: the regions'")
     ism.add_argument("--reverse-complement", action="store_true", help="of --regions on the minus strand")
-    ism.add_argument("--max-unknown", type=float, default=1.0, help="largest share of N in --regions; default: 1, any")
+    ism.add_argument("--max-unknown", type=float, help="largest share of N in --regions; default: 1, any")
     ism.add_argument(
         "--out", required=True, type=Path, metavar="FILE.h5", help="scores; goes on with an unfinished one"
     )
@@ -178,8 +178,9 @@ def read_input(options: argparse.Namespace) -> tuple[list[str], torch.Tensor, An
     if (options.fasta is None) == (options.regions is None):
         raise YuzuError("give either --fasta, or --regions with --genome")
     if options.fasta is not None:
-        if options.genome is not None or options.width is not None or options.reverse_complement:
-            raise YuzuError("--genome, --width and --reverse-complement are for --regions")
+        given = (options.genome, options.width, options.max_unknown, options.reverse_complement or None)
+        if any(value is not None for value in given):
+            raise YuzuError("--genome, --width, --max-unknown and --reverse-complement are for --regions")
         return *read_sequences(options.fasta, options.alphabet), None
     if options.genome is None:
         raise YuzuError("--regions needs --genome, a FASTA file")
@@ -190,7 +191,8 @@ def read_input(options: argparse.Namespace) -> tuple[list[str], torch.Tensor, An
         raise YuzuError(f"--regions are DNA, got --alphabet {options.alphabet}")
     alphabet = ALPHABETS[options.alphabet]
     try:
-        settings = (options.width, alphabet, torch.int8, options.reverse_complement, options.max_unknown)
+        unknown = 1.0 if options.max_unknown is None else options.max_unknown
+        settings = (options.width, alphabet, torch.int8, options.reverse_complement, unknown)
         found = one_hot_regions(options.regions, options.genome, *settings)
     except ImportError as error:
         raise YuzuError(str(error)) from error
