@@ -205,8 +205,12 @@ def test_precomputation(job, capsys):
         (["--weights", "none.pt"], "no file none.pt"),
         (["--weights", "whole.pt"], "holds more than tensors, such as a whole model, and is not unpickled; save model.state_dict()"),
         (["--weights", "others.pt"], "does not fit the model: Error(s) in loading"),
-        (["--weights", "cut.pt"], "does not fit the model: torch.save did not write it whole"),
-        (["--weights", "x.fa"], "does not fit the model"),
+        (["--weights", "cut.pt"], "cut.pt cannot be read: torch.save did not write it, or not whole"),
+        (["--weights", "x.fa"], "x.fa cannot be read: torch.save did not write it, or not whole"),
+        (["--weights", "net.py"], "net.py cannot be read: torch.save did not write it, or not whole"),
+        (["--weights", "text.safetensors"], "text.safetensors cannot be read: it is not safetensors, or not whole"),
+        (["--weights", "cut.safetensors"], "cut.safetensors cannot be read: it is not safetensors, or not whole"),
+        (["--weights", "list.pt"], "list.pt does not fit the model: Expected state_dict"),
         (["--fasta", "none.fa"], "no file none.fa"),
         (["--fasta", "uneven.fa"], "a has 4 letters, b has 3"),
         (["--out", "missing/s.h5"], "no folder missing"),
@@ -231,7 +235,10 @@ def test_errors(job, change, message, tmp_path, capsys):
     (tmp_path / "cut.h5").write_bytes((tmp_path / "foreign.h5").read_bytes()[:96])
     torch.save(torch.nn.Conv1d(4, 2, 3), "whole.pt")
     torch.save({"a": torch.zeros(1)}, "others.pt")
+    torch.save([torch.zeros(1)], "list.pt")
     (tmp_path / "cut.pt").write_bytes((tmp_path / "net.pt").read_bytes()[:200])
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "net.safetensors").read_bytes()[:-9])
+    (tmp_path / "text.safetensors").write_text("no header")
     assert command_line.main([*arguments, *change]) == 2
     error = capsys.readouterr().err
     assert error.startswith("yuzu ism: ") and message in error and error.count("\n") == 1

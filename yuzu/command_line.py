@@ -117,11 +117,10 @@ def load_model(place: str, weights: Path | None) -> torch.nn.Module:
     if weights is not None:
         if not weights.is_file():
             raise YuzuError(f"--weights: there is no file {weights}")
+        found = _read_weights(weights)
         try:
-            model.load_state_dict(_read_weights(weights))
-        except YuzuError:
-            raise
-        except Exception as error:
+            model.load_state_dict(found)
+        except Exception as error:  # a model may have a load_state_dict of its own
             raise YuzuError(f"--weights: {weights} does not fit the model: {' '.join(str(error).split())}") from error
     return model.eval()
 
@@ -143,9 +142,15 @@ def _called(made: Any, place: str) -> Any:
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(path)
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise YuzuError(
+                f"--weights: {path} cannot be read: it is not safetensors, or not whole ({error})"
+            ) from error
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of many kinds, with advice for programmers
@@ -154,7 +159,8 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
                 f"--weights: {path} holds more than tensors, such as a whole model, and is not unpickled; save "
                 "model.state_dict() and give that"
             ) from error
-        raise YuzuError(f"--weights: {path} does not fit the model: torch.save did not write it whole") from error
+        why = f"{error}" if isinstance(error, OSError) else "torch.save did not write it, or not whole"
+        raise YuzuError(f"--weights: {path} cannot be read: {why}") from error
     nested = found.get("state_dict") if isinstance(found, dict) else None  # as training frameworks keep it
     return nested if isinstance(nested, dict) else found
 
