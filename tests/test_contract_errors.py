@@ -2,6 +2,7 @@
 
 import re
 import types
+import warnings
 
 import numpy as np
 import pytest
@@ -206,8 +207,25 @@ def test_func_that_drops_the_batch(ism, net):
 
 
 def test_func_that_returns_no_tensor(ism, net):
-    with pytest.raises(YuzuError, match="func"):
+    with pytest.raises(YuzuError, match="NoneType.*no tensor.*func"):
         ism(net, GOOD, func=lambda y: None)
+
+
+class Boxed(Net):
+    def forward(self, X):
+        return types.SimpleNamespace(y=super().forward(X))
+
+
+def test_a_model_that_returns_an_object(net, ism):
+    model = Boxed().eval()
+    model.load_state_dict(net.state_dict())
+    with pytest.raises(YuzuError, match="output.*SimpleNamespace, which holds no tensor to score; give a func"):
+        ism(model, GOOD)
+    with pytest.raises(YuzuError, match=r"must return tensors.*\['SimpleNamespace'\]"):
+        yuzu.predict(model, GOOD)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it runs naively
+        assert_close(ism(model, GOOD, func=lambda box: box.y), yuzu.naive_ism(net, GOOD))
 
 
 # sequences that do not fit the model
@@ -242,6 +260,41 @@ def test_a_missing_input_of_the_model(call):
 
     with pytest.raises(YuzuError, match="no inputs in args.*scale"):
         CALLS[call][1](Two(), GOOD)
+
+
+ONE = torch.ones(2, 1, L)
+
+
+@pytest.mark.parametrize("call", [call for call in CALLS if call not in ("predict", "takegrad")])
+def test_one_character_that_nothing_substitutes(call):
+    name, function = CALLS[call]
+    with pytest.raises(YuzuError, match=rf"^{name} must have at least C = 2 characters.*\(2, 1, 30\)"):
+        function(NeverRun(n_choices=1), ONE)
+
+
+def test_one_character_is_enough_to_predict():
+    model = Net(n_choices=1).eval()
+    assert yuzu.predict(model, ONE).shape == (2, 3)
+    assert yuzu.taylor.takegrad(ONE, model).shape[0] == 2
+
+
+@pytest.mark.parametrize("call", [*CALLS, "precompute"])
+def test_weights_that_have_no_shape_yet(call):
+    run = CALLS[call][1] if call in CALLS else lambda model, X: yuzu.precompute(model, L)
+    for layer, name in [(torch.nn.LazyConv1d(3, 3), "0.weight"), (torch.nn.LazyBatchNorm1d(affine=False), "0.running_mean")]:
+        with pytest.raises(YuzuError, match=f"^model must have all its weights, {name} has no shape yet"):
+            run(torch.nn.Sequential(layer, torch.nn.Flatten(), torch.nn.Linear(4 * L, 2)), GOOD)
+    model = torch.nn.Sequential(torch.nn.LazyConv1d(3, 3), torch.nn.Flatten(), torch.nn.LazyLinear(2)).eval()
+    model(GOOD)
+    run(model, GOOD)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"net.yuzu"], ids=str)
+def test_paths_that_are_none(net, path):
+    made = yuzu.precompute(net, L)
+    for call in (yuzu.Precomputation.load, made.save):
+        with pytest.raises(YuzuError, match=f"^path must be a str or pathlib.Path, got {type(path).__name__}$"):
+            call(path)
 
 
 def test_an_error_that_is_not_about_the_input_stays():
@@ -297,7 +350,7 @@ BAD_SETTINGS = {
     "threshold": [(0, "0"), (1.5, "1.5"), ("high", "high"), (float("nan"), "nan"), (None, "None")],
     "conv": [("fft", r"'auto'.*'windows'.*'cyclic'.*'banded'.*'fold'.*'gaussian'.*'fft'"), (None, "None"), (3, "3")],
     "precision": [("low", r"'highest'.*'high'.*'medium'.*'low'"), (None, "None"), (torch.bfloat16, "bfloat16")],
-    "terminal_layers": [(("Linear",), "Linear"), ((torch.nn.ReLU(),), "ReLU"), ([3], "3"), ("Linear", "Linear")],
+    "terminal_layers": [(("Linear",), "Linear"), ((int,), "int"), ((torch.nn.ReLU(),), "ReLU"), ([3], "3"), ("Linear", "Linear")],
     "max_memory": [(0, "0"), (-5, "-5"), ("1GB", "1GB"), (1.5, "1.5"), (True, "True")],
     "device": [("graphics card", "graphics card"), (2.5, "2.5")],
     "random_state": [(-1, "-1"), ("seed", "seed"), (1.5, "1.5")],

@@ -152,6 +152,22 @@ def test_without_matplotlib_the_error_says_what_to_install(name, monkeypatch):
         CASES[name](None, np.asarray)
 
 
+@pytest.mark.parametrize("start", ["a", None, 1.5, True, float("nan"), [3]], ids=str)
+def test_starts_that_are_no_integers(start):
+    for name in ("plot_attribution", "plot_ism", "plot_logo", "plot_tracks"):
+        with pytest.raises(YuzuError, match="start: got .*, want an integer"):
+            getattr(yuzu.plot, name)(np.eye(4), start=start)
+
+
+@pytest.mark.parametrize("start", [3, np.int64(3), 3.0, np.float32(3)], ids=repr)
+def test_starts_that_are_integers(start):
+    for name in ("plot_attribution", "plot_ism", "plot_logo", "plot_tracks"):
+        drawn = getattr(yuzu.plot, name)(np.eye(4), start=start)
+        ax = drawn[0] if isinstance(drawn, tuple) else drawn
+        assert ax.get_xlim() == (2.5, 6.5)
+        plt.close(ax.figure)
+
+
 def test_importing_the_package_does_not_import_matplotlib():
     import subprocess
     import sys

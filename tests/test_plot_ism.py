@@ -97,6 +97,11 @@ def test_columns_with_several_zeros_and_unknown_characters_have_no_mark():
     assert list(marks.get_offsets()[:, 0]) == [p for p in range(30) if p != 3]
     (marks,) = plot_ism(delta, reference="N" * 29 + "A").heatmap.collections
     np.testing.assert_array_equal(marks.get_offsets(), [[29, 0]])
+    for alphabet in ("ACGT", "acgt"):
+        (marks,) = plot_ism(delta, alphabet=alphabet, reference="n" * 28 + "Cg").heatmap.collections
+        np.testing.assert_array_equal(marks.get_offsets(), [[28, 1], [29, 2]])
+    (marks,) = plot_ism(np.ones((20, 4)), reference="NXxA").heatmap.collections
+    np.testing.assert_array_equal(marks.get_offsets(), [[0, 11], [3, 0]])
 
 
 def form_of(ax):
@@ -169,6 +174,10 @@ def test_a_single_effect_is_seen_where_positions_are_narrower_than_pixels(positi
         (dict(scores="ACGT"), r"scores: got str, want an array of numbers"),
         (dict(scores=np.zeros((5, 3))), r"alphabet: got None for 5 rows"),
         (dict(scores=np.zeros((4, 3)), reference="ACGT"), r"reference: got 4 characters, want 3"),
+        (dict(scores=np.zeros((4, 3)), reference="AJC"), r"reference: got 'J' at position 1, want characters of ACGT or N"),
+        (dict(scores=np.zeros((4, 3)), reference="NXC"), r"reference: got 'X' at position 1, want characters of ACGT or N"),
+        (dict(scores=np.zeros((4, 3)), alphabet="ACGU", reference="ACT"), r"reference: got 'T' at position 2"),
+        (dict(scores=np.zeros((20, 3)), reference="ACJ"), r"reference: got 'J' at position 2, want .* or X"),
         (dict(scores=np.zeros((4, 3)), reference=np.zeros((4, 2))), r"want \(4, 3\), the shape of scores"),
         (dict(scores=np.zeros((4, 3)), mark="crosses"), r"mark: got 'crosses', want one of 'auto', 'letters'"),
         (dict(scores=np.zeros((4, 3)), vmax=-1), r"vmax: got -1, want a positive number"),

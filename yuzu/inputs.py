@@ -4,11 +4,14 @@ wants.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.parameter import is_lazy
 
 from yuzu.errors import YuzuError
 from yuzu.sequence import DNA, PROTEIN
@@ -22,7 +25,17 @@ OUTPUTS = ("l2", "delta", "prediction")
 def check_model(model: Any) -> torch.nn.Module:
     if not isinstance(model, torch.nn.Module):
         raise YuzuError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
+        if is_lazy(tensor):
+            raise YuzuError(f"model must have all its weights, {name} has no shape yet: run it on a sequence first")
     return model
+
+
+def check_path(path: Any) -> Path:
+    try:
+        return Path(path)
+    except TypeError as error:
+        raise YuzuError(f"path must be a str or pathlib.Path, got {type(path).__name__}") from error
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
@@ -69,9 +82,10 @@ def check_sequences(
     seq_len: int | None = None,
     name: str = "X_0",
     model_dtype: torch.dtype | None = None,
+    least_choices: int = 2,
 ) -> torch.Tensor:
     """Sequences as a CPU tensor of ``dtype`` (None: of its own), shape ``(n, C, L)``; finite, in the model's dtype too,
-    which is ``dtype`` unless given.
+    which is ``dtype`` unless given. Of one character, which nothing substitutes, only with ``least_choices=1``.
     """
     if not isinstance(X, torch.Tensor | np.ndarray):
         raise YuzuError(f"{name} must be a torch.Tensor or numpy.ndarray of shape (n, C, L), got {type(X).__name__}")
@@ -92,6 +106,11 @@ def check_sequences(
         raise YuzuError(f"{name} must have 3 axes (n, C, L), got shape {tuple(X.shape)}")
     if 0 in X.shape:
         raise YuzuError(f"{name} must hold at least one sequence, character and position, got shape {tuple(X.shape)}")
+    if X.shape[1] < least_choices:
+        raise YuzuError(
+            f"{name} must have at least C = {least_choices} characters, or nothing can be substituted, got shape "
+            f"{tuple(X.shape)}"
+        )
     if n_choices is not None and X.shape[1] != n_choices:
         raise YuzuError(f"{name} must have C = {n_choices} characters, got shape {tuple(X.shape)}")
     if seq_len is not None and X.shape[2] != seq_len:

@@ -22,7 +22,7 @@ from yuzu._engine.plan import Plan, make_plan
 from yuzu._engine.report import COLUMNS
 from yuzu.bound import Bound
 from yuzu.errors import PrecomputationError, YuzuError, warn_user
-from yuzu.inputs import argument_kinds, check_device, describe_inputs, looks_transposed
+from yuzu.inputs import argument_kinds, check_device, check_path, describe_inputs, looks_transposed
 from yuzu.settings import Settings
 
 Args = tuple[torch.Tensor, ...]
@@ -65,7 +65,7 @@ class Precomputation:
         """Write it to a file: safetensors (the Gaussian way's matrices, if it is used) with a JSON header,
         without code.
         """
-        precomputation_files.write(Path(path), self.settings, self.decisions, self._arrays())
+        precomputation_files.write(check_path(path), self.settings, self.decisions, self._arrays())
 
     def _arrays(self) -> dict[str, torch.Tensor]:
         """The Gaussian way's matrices: those that a plan has drawn, or that came from a file."""
@@ -89,7 +89,7 @@ class Precomputation:
         PrecomputationError
             If the file is truncated, of another format version, or not a precomputation.
         """
-        settings, decisions, arrays = precomputation_files.read(Path(path))
+        settings, decisions, arrays = precomputation_files.read(check_path(path))
         try:
             kind = check_device(settings.device if device is None else device).type
         except YuzuError:

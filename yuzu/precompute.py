@@ -141,7 +141,7 @@ def precompute(
     if isinstance(threshold, bool) or not isinstance(threshold, int | float | np.number) or not 0 < threshold <= 1:
         raise YuzuError(f"threshold must lie in (0, 1], got {threshold!r}")
     terminal = tuple(terminal_layers) if isinstance(terminal_layers, tuple | list) else (terminal_layers,)
-    if not all(isinstance(t, type) for t in terminal):
+    if not all(isinstance(t, type) and issubclass(t, torch.nn.Module) for t in terminal):
         raise YuzuError(f"terminal_layers must be a tuple of module classes, got {terminal_layers!r}")
     if max_memory is not None:
         max_memory = check_count("max_memory", max_memory)

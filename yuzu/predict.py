@@ -83,7 +83,7 @@ def predict_named(
     own = model_dtype(model)
     wanted = check_dtype(dtype, own)
     as_numpy = isinstance(X, np.ndarray)
-    sequences = check_sequences(X, None, name=name, model_dtype=own)
+    sequences = check_sequences(X, None, name=name, model_dtype=own, least_choices=1)
     extra = check_args(args, len(sequences), own)
     if func is not None and not callable(func):
         raise YuzuError(f"func must be callable, got {type(func).__name__}")
@@ -107,7 +107,7 @@ def predict_named(
         if not leaves or not all(isinstance(v, torch.Tensor) and v.dim() and len(v) == len(x) for v in leaves):
             raise YuzuError(
                 f"the model{' (after func)' if func is not None else ''} must return tensors with one row for each "
-                f"sequence, got {[tuple(getattr(v, 'shape', ())) for v in leaves]} "
+                f"sequence, got {[tuple(v.shape) if hasattr(v, 'shape') else type(v).__name__ for v in leaves]} "
                 f"for {len(x)} sequences"
             )
         parts.append([v.detach().cpu() for v in leaves])

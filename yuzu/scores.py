@@ -42,7 +42,10 @@ class Selection:
         leaves, self.spec = pytree.tree_flatten(output)
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         if not tensors:
-            raise YuzuError("the output (after func, if given) holds no tensor to score")
+            raise YuzuError(
+                f"the model's output (after func, if given) is of {type(output).__name__}, which holds no tensor to "
+                "score; give a func that picks the tensors"
+            )
         check_real(tensors)
         self.others = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)}
         if self.target is not None:

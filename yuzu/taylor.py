@@ -99,7 +99,7 @@ def takegrad(
     check_model(model)
     _check_output(output, OUTPUTS)
     dtype, found = model_dtype(model), check_device(device)
-    X = check_sequences(x, dtype, name="x")
+    X = check_sequences(x, dtype, name="x", least_choices=1)
     base = _check_baseline(baseline, X)
     extra = check_args(args, len(X), dtype)
     batch_size = check_count("batch_size", batch_size)
@@ -197,7 +197,7 @@ def correct_multipliers(grad: Any, output: str, x: Any, baseline: Any = None, ch
             f"channel_axis={channel_axis} must be an axis of grad between the first and the last, got shape "
             f"{tuple(values.shape)}"
         )
-    X = check_sequences(x, values.dtype, name="x")
+    X = check_sequences(x, values.dtype, name="x", least_choices=1)
     if (values.shape[0], *values.shape[axis : axis + 2]) != tuple(X.shape):
         raise YuzuError(
             f"x must have the sequences, characters and positions of grad, got {tuple(X.shape)} for "
@@ -266,6 +266,7 @@ def ism(
     """
     _check_output(output, ISM_OUTPUTS)
     check_model(model)
+    check_sequences(x, None, name="x")
     kind = "prediction" if output == "predictions" else "delta"
     one = predict_named("x", model, x, args, func, device=device, only_first=True)
     # of a single (n, T) tensor the engine computes the tracks alone
@@ -337,7 +338,7 @@ def deepliftshap(
     except ImportError as error:
         raise ImportError("deepliftshap runs tangermeme's: pip install tangermeme") from error
     dtype, found = model_dtype(model), check_device(device)
-    X = check_sequences(x, dtype, name="x")
+    X = check_sequences(x, dtype, name="x", least_choices=1)
     base = _check_baseline(baseline, X)
     extra = check_args(args, len(X), dtype)
     twin = evaluation_copy(model, found)

@@ -12,6 +12,7 @@ from yuzu.plot.checks import (
     check_alphabet,
     check_axes,
     check_positive,
+    check_start,
     reference_rows,
     require_matplotlib,
     single_rows,
@@ -111,8 +112,9 @@ def plot_attribution(
     ImportError
         If matplotlib is not installed.
     ValueError
-        If `attribution`, `heatmap` or `reference` has the wrong shape or holds NaN or infinity, if `alphabet`
-        is needed and missing or does not fit C, or if `vmax` is not positive. (A `YuzuError`.)
+        If `attribution`, `heatmap` or `reference` has the wrong shape or holds NaN or infinity, if `reference` has
+        other characters than those of the alphabet and N, if `alphabet` is needed and missing or does not fit C, if
+        `vmax` is not positive, or if `start` is no integer. (A `YuzuError`.)
 
     Examples
     --------
@@ -135,6 +137,7 @@ def plot_attribution(
     else:
         observed = reference_rows(reference, letters, heights.shape, "attribution")
     check_positive("vmax", vmax)
+    start = check_start(start)
 
     rows = 0.17 * max(n_choices, 4)  # inches of the heat map
     if ax is None:

@@ -66,6 +66,15 @@ def check_positive(name: str, value: float | None) -> None:
         raise YuzuError(f"{name}: got {value!r}, want a positive number or None")
 
 
+def check_start(start: Any) -> int:
+    """The coordinate of the first position: an integer, also of NumPy, or a float that is one."""
+    if isinstance(start, float | np.floating) and float(start).is_integer():
+        return int(start)
+    if isinstance(start, bool) or not isinstance(start, int | np.integer):
+        raise YuzuError(f"start: got {start!r}, want an integer")
+    return int(start)
+
+
 def check_alphabet(alphabet: str | None, n_choices: int) -> str:
     """The characters of the rows, by default those of DNA or of proteins."""
     if alphabet is None:
@@ -83,13 +92,27 @@ def check_alphabet(alphabet: str | None, n_choices: int) -> str:
 def reference_rows(reference: Any, letters: str, shape: tuple[int, ...], like: str) -> np.ndarray:
     """The row of the observed character at each position, shape (L,); -1 where there is none.
 
-    `reference` is a string, or one-hot with the `shape` of the argument `like`.
+    `reference` is a string, with N (X for proteins) where nothing is known, or one-hot with the `shape` of the argument
+    `like`.
     """
     if isinstance(reference, str):
         if len(reference) != shape[1]:
             raise YuzuError(f"reference: got {len(reference)} characters, want {shape[1]}, one a position")
-        return np.array([letters.find(letter) for letter in reference.upper()])
+        unknown = "X" if "N" in letters else "N"
+        rows = {letter: _row(letter, letters) for letter in set(reference)}
+        for letter, row in rows.items():
+            if row < 0 and letter.upper() != unknown:
+                raise YuzuError(
+                    f"reference: got {letter!r} at position {reference.index(letter)}, want characters of {letters} or "
+                    f"{unknown}"
+                )
+        return np.array([rows[letter] for letter in reference])
     return single_rows(as_matrix("reference", reference, shape, like) != 0)
+
+
+def _row(letter: str, letters: str) -> int:
+    """Of a character in upper or lower case, whichever the alphabet has; -1 for others."""
+    return next((letters.index(form) for form in (letter, letter.upper(), letter.lower()) if form in letters), -1)
 
 
 def single_rows(chosen: np.ndarray) -> np.ndarray:

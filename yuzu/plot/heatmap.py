@@ -13,6 +13,7 @@ from yuzu.plot.checks import (
     check_axes,
     check_choice,
     check_positive,
+    check_start,
     reference_rows,
     require_matplotlib,
     single_rows,
@@ -98,9 +99,9 @@ def plot_ism(
     ImportError
         If matplotlib is not installed.
     ValueError
-        If `scores` or `reference` has the wrong shape or holds NaN or infinity, if `alphabet` is needed and missing or
-        does not fit C, if `mark` is not one of those named, if `vmax` is not positive, or if `ax` is not one axes. (A
-        `YuzuError`.)
+        If `scores` or `reference` has the wrong shape or holds NaN or infinity, if `reference` has other characters
+        than those of the alphabet and N, if `alphabet` is needed and missing or does not fit C, if `mark` is not one of
+        those named, if `vmax` is not positive, if `start` is no integer, or if `ax` is not one axes. (A `YuzuError`.)
 
     Examples
     --------
@@ -120,6 +121,7 @@ def plot_ism(
         observed = reference_rows(reference, letters, values.shape, "scores")
     check_choice("mark", mark, MARKS)
     check_positive("vmax", vmax)
+    start = check_start(start)
 
     if ax is None:
         ax = new_axes(width_for(values.shape[1]), 0.2 * max(len(values), 4) + 0.6)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from yuzu.plot.checks import as_matrix, check_alphabet, check_axes, require_matplotlib
+from yuzu.plot.checks import as_matrix, check_alphabet, check_axes, check_start, require_matplotlib
 from yuzu.plot.layout import new_axes, show_positions, width_for
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def plot_logo(
         If matplotlib is not installed.
     ValueError
         If `attribution` has the wrong shape or holds NaN or infinity, if `alphabet` is needed and missing or does not
-        fit C, or if `ax` is not one axes. (A `YuzuError`.)
+        fit C, if `start` is no integer, or if `ax` is not one axes. (A `YuzuError`.)
 
     Examples
     --------
@@ -93,6 +93,7 @@ def plot_logo(
     check_axes(ax)
     heights = as_matrix("attribution", attribution)
     letters = check_alphabet(alphabet, len(heights))
+    start = check_start(start)
     if ax is None:
         ax = new_axes(width_for(heights.shape[1]), 1.9)
     draw_logo(ax, heights, letters, colors, start, ylim)

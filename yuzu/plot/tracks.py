@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from yuzu.errors import YuzuError
-from yuzu.plot.checks import as_array, check_axes, check_choice, check_positive, require_matplotlib
+from yuzu.plot.checks import as_array, check_axes, check_choice, check_positive, check_start, require_matplotlib
 from yuzu.plot.heatmap import diverging, draw_map
 from yuzu.plot.layout import add_bar, new_axes, width_for
 
@@ -106,7 +106,8 @@ def plot_tracks(
         If matplotlib is not installed.
     ValueError
         If `scores` has the wrong shape or holds NaN or infinity, if there is not one label a track, if `reduce` or
-        `scale` is not one of those named, if `vmax` is not positive, or if `ax` is not one axes. (A `YuzuError`.)
+        `scale` is not one of those named, if `vmax` is not positive, if `start` is no integer, or if `ax` is not one
+        axes. (A `YuzuError`.)
 
     Examples
     --------
@@ -122,6 +123,7 @@ def plot_tracks(
     check_choice("reduce", reduce, tuple(REDUCTIONS))
     check_choice("scale", scale, ("shared", "track"))
     check_positive("vmax", vmax)
+    start = check_start(start)
     array = as_array("scores", scores)
     values = _reduced(array, reduce)
     names = _check_labels(labels, len(values))
