@@ -192,6 +192,20 @@ def test_a_chunk_is_timed_until_it_settles(machine, monkeypatch, pages):
     assert machine.calls <= 8
 
 
+@pytest.mark.parametrize("size", [16, 594])
+def test_a_site_costs_its_part_of_the_sites_there_are(monkeypatch, size):
+    """A chunk may hold several short sequences; the trial has the sites of one."""
+    model = pooled(nn.Conv1d(4, 16, 9, padding=4), nn.ReLU())
+    plan = yuzu.precompute(model, 100, conv="windows", verify=False, device="cpu")._bound[0][2].plan
+    run = SimpleNamespace(plan=plan, device=CPU, value=lambda i: torch.zeros(1))
+    hopes: list[float] = []
+    monkeypatch.setattr(measure, "_chunk_seconds", lambda run, sites, hopeless: (hopes.append(hopeless), (0.5, []))[1])
+    cost, _ = measure.cost_of_chunk(run, 3, 4, 100, size, 0, hopeless=1e-3)
+    count = min(size, 100)
+    assert cost == (0.5 + measure.CHUNK_OVERHEAD) / count
+    assert hopes == [1e-3 * count], "a trial is hopeless by the seconds of the sites that it has"
+
+
 class Crop(nn.Module):
     def __init__(self, first: int, stop: int) -> None:
         super().__init__()

@@ -382,10 +382,13 @@ def choose_chunk(
 def cost_of_chunk(
     run: Run, edits: int, n_choices: int, length: int, size: int, seed: int, hopeless: float = math.inf
 ) -> tuple[float, list[float]]:
-    """Seconds of a site in chunks of a size, and the seconds of each node; roughly where that is ``hopeless``."""
+    """Seconds of a site in chunks of a size, or of as many as one sequence has where that is fewer, and the seconds of
+    each node; roughly where that is ``hopeless``.
+    """
     sites = example_sites(run.plan, size, edits, n_choices, length, run, seed)
-    seconds, found = _chunk_seconds(run, sites, hopeless * size)
-    return (seconds + CHUNK_OVERHEAD) / size, found
+    count = len(sites.position)
+    seconds, found = _chunk_seconds(run, sites, hopeless * count)
+    return (seconds + CHUNK_OVERHEAD) / count, found
 
 
 def _chunk_seconds(run: Run, sites: Sites, hopeless: float) -> tuple[float, list[float]]:
