@@ -12,12 +12,13 @@ import numpy as np
 from yuzu._engine.blocks import find_blocks
 from yuzu._engine.delta import CONSTANT, ROWS, VALUES, Layout
 from yuzu._engine.graph import Graph
-from yuzu._engine.handlers import Rule, View, find_rule
+from yuzu._engine.handlers import Rule, View, find_handler, find_rule
 from yuzu._engine.handlers.affine import Scaled
 from yuzu._engine.handlers.compressed_sensing import SENSING_WAYS, Sensing
 from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.handlers.formulas import Rectifier
 from yuzu._engine.handlers.fused import Block
+from yuzu._engine.handlers.unmutated import gives_rows
 from yuzu._engine.sharing import Sharing, find_sharing
 from yuzu._engine.steadiness import find_settling, find_steady
 from yuzu._engine.window import Window
@@ -358,7 +359,8 @@ def make_plan(
         else:
             found = _rule_or_reason(graph, node.index, layouts, naive)
             if isinstance(found, str):
-                layout = VALUES
+                by_rows = not node.mutated and gives_rows(View(graph, node, layouts))
+                layout = ROWS if by_rows else VALUES
                 if node.mutated:
                     reasons[node.index] = found
             else:
@@ -372,7 +374,13 @@ def _rule_or_reason(graph: Graph, index: int, layouts: list[Layout], naive: dict
     node = graph.nodes[index]
     if index in naive:
         return naive[index]
-    for i in node.inputs:
-        if layouts[i] == VALUES and graph.nodes[i].shape is not None:
-            return f"it follows {graph.nodes[i].label}, which runs naively"
-    return find_rule(View(graph, node, layouts))
+    view = View(graph, node, layouts)
+    whole = [graph.nodes[i] for i in node.inputs if layouts[i] == VALUES and graph.nodes[i].shape is not None]
+    for source in whole:
+        if source.mutated:
+            return f"it follows {source.label}, which runs naively"
+    if whole:  # all that is naive before it is no layer of its own that a warning would name
+        handler = find_handler(view)
+        why = f"what it reads of {whole[0].label} may depend on the size of the batch or on its other rows"
+        return handler if isinstance(handler, str) else why
+    return find_rule(view)

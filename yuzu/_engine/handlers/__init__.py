@@ -13,7 +13,7 @@ from yuzu._engine.handlers import (
     view,
     winograd,
 )
-from yuzu._engine.handlers.contract import Rule, View, find_rule, handles, registered
+from yuzu._engine.handlers.contract import Rule, View, find_handler, find_rule, handles, registered
 
 BUILT_IN = frozenset(registered())  # the operations that need no handler of a user's own
 
@@ -26,6 +26,7 @@ __all__ = [
     "convolution",
     "dense",
     "elementwise",
+    "find_handler",
     "find_rule",
     "formulas",
     "handles",

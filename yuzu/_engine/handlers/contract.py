@@ -254,22 +254,33 @@ def registered() -> dict[str, Handler]:
     return dict(_REGISTRY)
 
 
-def find_rule(view: View) -> Rule | str:
-    """The rule for a node, or the reason why it has none."""
+def has_rows(node: Node) -> bool:
+    """Whether a node's result is one tensor with the batch on its first axis, and on no other."""
+    return bool(node.shape) and node.shape[0] is None and not any(s == -1 or s is None for s in node.shape[1:])
+
+
+def find_handler(view: View) -> Handler | str:
+    """The handler for a node, or the reason why it has none."""
     node = view.node
-    if node.shape is None:
-        return f"{node.op} returns several tensors"
-    if not node.shape or node.shape[0] is not None or any(s == -1 or s is None for s in node.shape[1:]):
-        return "the batch is not the first axis of its result"
     handler = _REGISTRY.get(node.op)
     if handler is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
         handler = _REGISTRY["pointwise"]
     if handler is None:
         return f"there is no handler for {node.op}"
+    if node.shape is None:
+        return f"{node.op} returns several tensors"
+    if not has_rows(node):
+        return "the batch is not the first axis of its result"
     sizes = [i for i in node.inputs if view.graph.nodes[i].shape is None and view.graph.nodes[i].batched]
     if sizes and node.op not in _READS_SIZES:
         return "one of its arguments is computed from the size of the batch"
-    return handler(view)
+    return handler
+
+
+def find_rule(view: View) -> Rule | str:
+    """The rule for a node, or the reason why it has none."""
+    handler = find_handler(view)
+    return handler if isinstance(handler, str) else handler(view)
 
 
 def spatial_axis(layout: Layout) -> int | None:

@@ -325,4 +325,8 @@ def stack(view: View) -> Rule | str:
 )
 def filled(view: View) -> Rule | str:
     """A constant for each row of the batch."""
+    node = view.node
+    place = {"aten.full": 1, "aten.full_like": 1, "aten.new_full": 2}.get(node.op)
+    if place is not None and isinstance(node.argument(place, "fill_value"), Ref):
+        return "it is filled with a number computed from the size of the batch"
     return Rule(view, ROWS)
