@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from yuzu._engine.gate import running
-from yuzu._engine.model_copy import evaluation_copy, model_dtype, on_copies
+from yuzu._engine.model_copy import evaluation_copy, model_dtype
 from yuzu._engine.precision import products
+from yuzu._engine.rows import on_rows
 from yuzu._engine.run import keep_freed_memory
 from yuzu.errors import YuzuError
 from yuzu.inputs import (
@@ -112,7 +113,7 @@ def score_naively(
         x = X[i : i + 1].to(device)
         rest = tuple(a[i : i + 1].to(device) for a in extra)
         with running(), products("highest", device):
-            output_values = on_copies(twin, x, *rest)
+            output_values = on_rows(twin, x, *rest)
         reference = selection.leaves(output_values)
         selection.check(reference, 1)
         scores.begin(i, reference)
@@ -123,7 +124,10 @@ def score_naively(
                 count = grid[0] * grid[1]
                 with running(), products("highest", device):
                     mutants = mutations.edited(x, sites)
-                    values = twin(mutants, *(a.expand(count, *a.shape[1:]).clone() for a in rest))
+                    if count == 1:
+                        values = on_rows(twin, mutants, *rest)
+                    else:
+                        values = twin(mutants, *(a.expand(count, *a.shape[1:]).clone() for a in rest))
                 leaves = selection.leaves(values)
                 selection.check(leaves, count)
                 found = [
@@ -156,7 +160,7 @@ def try_model(
 
     def run(x: torch.Tensor) -> Any:
         with running(), torch.no_grad(), products("highest", device):
-            return on_copies(twin, x[:1].to(device, model_dtype(twin)), *(a[:1].to(device) for a in args))
+            return on_rows(twin, x[:1].to(device, model_dtype(twin)), *(a[:1].to(device) for a in args))
 
     try:
         return run(X)

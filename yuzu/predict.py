@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from yuzu._engine.gate import running
 from yuzu._engine.model_copy import evaluation_copy, model_dtype
 from yuzu._engine.precision import products
+from yuzu._engine.rows import on_rows
 from yuzu.errors import YuzuError
 from yuzu.inputs import check_args, check_count, check_device, check_model, check_sequences, to_user
 from yuzu.mixed_precision import check_dtype
@@ -100,7 +101,7 @@ def predict_named(
         rest = [a[rows].to(found, copy=True) for a in extra]
         with explained(twin, sequences, extra, found, name), running(), torch.no_grad(), products("highest", found):
             with torch.autocast(found.type, wanted, enabled=wanted != own):
-                output = twin(x, *rest)
+                output = on_rows(twin, x, *rest) if len(x) == 1 else twin(x, *rest)
         if func is not None:
             output = func(output)
         leaves, spec = pytree.tree_flatten(list(output) if isinstance(output, tuple) else output)

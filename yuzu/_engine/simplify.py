@@ -57,6 +57,8 @@ def simplify(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[An
         node.kwargs = map_refs(node.kwargs, lambda ref: Ref(same[ref.index]))
         if node.op in ("aten.view", "aten._unsafe_view"):
             node.target = aten.reshape.default  # without the copies before it, a view may have to copy
+        if node.op == "aten.squeeze":
+            _keep_batch_axis(node, nodes)
         if _is_copy(node, nodes):
             same[node.index] = node.args[0].index
         elif node.target is operator.getitem and isinstance(node.args[0], Ref) and isinstance(node.args[1], int):
@@ -75,6 +77,22 @@ def simplify(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[An
     return _without_unread(nodes, outputs)
 
 
+def _keep_batch_axis(node: Node, nodes: list[Node]) -> None:
+    """A squeeze of what has one element whatever the batch is: that of a batch of one would take its axis, too."""
+    (source,) = node.inputs
+    shape = nodes[source].shape
+    if shape is None:
+        return
+    given = node.argument(1, "dim", list(range(len(shape))))
+    axes = [axis % len(shape) for axis in ([given] if isinstance(given, int) else given)] if shape else []
+    if len(node.args) == 1 or any(shape[axis] is None or shape[axis] == -1 for axis in axes):
+        node.target, node.args, node.kwargs = (
+            aten.squeeze.dims,
+            (node.args[0], [axis for axis in axes if shape[axis] == 1]),
+            {},
+        )
+
+
 def _is_copy(node: Node, nodes: list[Node]) -> bool:
     if not node.args or not isinstance(node.args[0], Ref):
         return False
@@ -86,7 +104,7 @@ def _is_copy(node: Node, nodes: list[Node]) -> bool:
     if node.op == "aten.slice":
         start, end, step = node.argument(2, "start"), node.argument(3, "end"), node.argument(4, "step", 1)
         return start in (None, 0) and end in (None, END) and step == 1
-    if node.op in ("aten.view", "aten.reshape", "aten.expand", "aten._unsafe_view"):
+    if node.op in ("aten.view", "aten.reshape", "aten.expand", "aten._unsafe_view", "aten.squeeze"):
         return source.shape == node.shape and source.shape is not None and -1 not in source.shape
     return False
 

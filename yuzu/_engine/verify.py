@@ -14,8 +14,9 @@ from torch.utils import _pytree as pytree
 
 from yuzu._engine.gate import running
 from yuzu._engine.graph import Weights, evaluate
-from yuzu._engine.model_copy import evaluation_copy, on_copies
+from yuzu._engine.model_copy import evaluation_copy
 from yuzu._engine.plan import Plan
+from yuzu._engine.rows import on_rows
 from yuzu._engine.run import Derived, Run, Sites
 
 TOLERANCE = {
@@ -160,7 +161,7 @@ def _leaves_by_rows(twin: torch.nn.Module, X: torch.Tensor, args: list[torch.Ten
     parts = []
     for i in range(0, len(X), 2):
         with running():
-            output = on_copies(twin, X[i : i + 2], *(a[i : i + 2] for a in args))
+            output = on_rows(twin, X[i : i + 2], *(a[i : i + 2] for a in args))
         parts.append([t for t in pytree.tree_leaves(output) if isinstance(t, torch.Tensor)])
     return [torch.cat(pieces) if pieces[0].dim() else pieces[0] for pieces in zip(*parts, strict=True)]
 

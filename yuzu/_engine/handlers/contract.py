@@ -256,7 +256,8 @@ def registered() -> dict[str, Handler]:
 
 def has_rows(node: Node) -> bool:
     """Whether a node's result is one tensor with the batch on its first axis, and on no other."""
-    return bool(node.shape) and node.shape[0] is None and not any(s == -1 or s is None for s in node.shape[1:])
+    shape = node.shape or (1,)
+    return shape[0] is None and not any(s == -1 or s is None for s in shape[1:])
 
 
 def find_handler(view: View) -> Handler | str:
