@@ -192,18 +192,54 @@ def test_a_chunk_is_timed_until_it_settles(machine, monkeypatch, pages):
     assert machine.calls <= 8
 
 
+@pytest.mark.parametrize("sequences", [1, 3])
 @pytest.mark.parametrize("size", [16, 594])
-def test_a_site_costs_its_part_of_the_sites_there_are(monkeypatch, size):
-    """A chunk may hold several short sequences; the trial has the sites of one."""
+def test_a_site_costs_its_part_of_the_sites_there_are(monkeypatch, size, sequences):
+    """A chunk may hold several short sequences; the trial has the sites of those of its reference."""
     model = pooled(nn.Conv1d(4, 16, 9, padding=4), nn.ReLU())
     plan = yuzu.precompute(model, 100, conv="windows", verify=False, device="cpu")._bound[0][2].plan
-    run = SimpleNamespace(plan=plan, device=CPU, value=lambda i: torch.zeros(1))
-    hopes: list[float] = []
-    monkeypatch.setattr(measure, "_chunk_seconds", lambda run, sites, hopeless: (hopes.append(hopeless), (0.5, []))[1])
+    reference = SimpleNamespace(batch=sequences)
+    run = SimpleNamespace(plan=plan, device=CPU, value=lambda i: torch.zeros(1), reference=reference)
+    trials: list[Any] = []
+    monkeypatch.setattr(measure, "_chunk_seconds", lambda *given: (trials.append(given), (0.5, []))[1])
     cost, _ = measure.cost_of_chunk(run, 3, 4, 100, size, 0, hopeless=1e-3)
-    count = min(size, 100)
+    count = sequences * min(size, 100)
     assert cost == (0.5 + measure.CHUNK_OVERHEAD) / count
-    assert hopes == [1e-3 * count], "a trial is hopeless by the seconds of the sites that it has"
+    ((_, sites, hopeless),) = trials
+    assert hopeless == 1e-3 * count, "a trial is hopeless by the seconds of the sites that it has"
+    assert len(sites.position) == len(sites.sequence) == len(sites.difference) == len(sites.codes) == count
+    assert sites.sequence.tolist() == sorted(sites.sequence) and set(sites.sequence) == set(range(sequences))
+    assert (np.diff(sites.position)[np.diff(sites.sequence) == 0] == 1).all()
+
+
+def batches_of_a_model(monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float], most: int = 10**6) -> tuple[Any, list[int]]:
+    """What comparing finds for a plan of 1 ms a mutant and a model with these seconds for a batch, and what it runs."""
+    ran: list[int] = []
+    monkeypatch.setattr(measure, "_seconds", lambda function, device: (function(), seconds[ran[-1]])[1])
+    model = lambda x: ran.append(len(x))  # noqa: E731
+    found = measure.naive_is_faster(model, torch.zeros(1, 4, 5), (), CPU, 1e-3, most)
+    return found, list(dict.fromkeys(ran))
+
+
+def test_a_model_that_loses_plainly_is_not_run_in_large_batches(monkeypatch):
+    assert batches_of_a_model(monkeypatch, {1: 0.1}) == (None, [1])
+    assert batches_of_a_model(monkeypatch, {1: 0.02, 16: 0.2}) == (None, [1, 16])
+    assert batches_of_a_model(monkeypatch, {1: 0.02, 16: 0.05, 128: 0.3}) == (None, [1, 16, 128])
+
+
+def test_a_batch_of_the_model_takes_more_than_the_model(monkeypatch):
+    """Its mutants are made and its scores are written; of a short sequence it has few mutants to share that."""
+    found, _ = batches_of_a_model(monkeypatch, {1: 0.02, 16: 0.05, 128: 0.1, 512: 0.3})
+    assert found == (pytest.approx((0.3 + measure.CHUNK_OVERHEAD) / 512), 512)
+    assert batches_of_a_model(monkeypatch, {1: 0.0009, 16: 0.0159}, most=16)[0] is None
+
+
+def test_a_batch_holds_mutants_of_one_sequence(monkeypatch):
+    most: list[int] = []
+    monkeypatch.setattr(measure, "WORTH_COMPARING", 0.0)
+    monkeypatch.setattr(measure, "naive_is_faster", lambda *args: most.append(args[-1]))
+    yuzu.precompute(pooled(nn.Conv1d(4, 16, 3)), 20, device="cpu")
+    assert most == [60]
 
 
 class Crop(nn.Module):

@@ -95,7 +95,7 @@ def precompute(
         0.9999.
     conv: str
         ``"auto"`` measures the exact ways and keeps the fastest for each layer, and runs the whole model naively
-        where a sequence takes over 20 ms and that is faster still. Or one way for all
+        where a sequence takes over 10 ms and that is faster still. Or one way for all
         convolutions that it applies to: ``"windows"``, ``"taps"``, ``"cyclic"``, ``"banded"``, ``"blocks"``,
         ``"whole"``, ``"fold"``, ``"winograd"``, ``"fused"`` (on a GPU, together with what follows), ``"gaussian"``.
     precision: str
@@ -314,11 +314,17 @@ def _measured(
     sizes = edits, s.n_choices, s.seq_len, start, most
     count, seconds, cost = measure.choose_chunk(run, *sizes, s.random_state, spent)
     if s.conv == "auto" and cost * s.seq_len > measure.WORTH_COMPARING:
-        most_rows = max(s.max_memory // max(memory.sequence, 1), 1)
+        # a batch of the model holds mutants of one sequence
+        most_rows = max(min(s.max_memory // max(memory.sequence, 1), edits * s.seq_len), 1)
         twin = evaluation_copy(model, device)
         naively = measure.naive_is_faster(twin, X, args, device, cost / edits, most_rows)
         if naively is not None:  # a busy machine may have slowed the one and not the other
+            # and a chunk of several short sequences costs less than the chunks of each
+            fit = s.max_memory // max(memory.sequence, 1)
+            several = max(min(count // s.seq_len, fit, measure.MOST_SEQUENCES), 1)
+            run.set_reference(*_rows(several, X, args, device))
             cost = min(cost, measure.cost_of_chunk(run, edits, s.n_choices, s.seq_len, count, s.random_state)[0])
+            run.set_reference(*_rows(1, X, args, device))
         if naively is not None and naively[0] < cost / edits:
             seconds_naively, decisions["naive_batch"] = naively
             reasons = _naive_layers(plan)
@@ -334,6 +340,12 @@ def _measured(
     decisions["layers"] = report.rows(plan, run, seconds)
     decisions["plan"] = plan
     return decisions
+
+
+def _rows(count: int, X: torch.Tensor, args: Args, device: torch.device) -> tuple[torch.Tensor, Args]:
+    """One sequence and its other inputs so many times."""
+    x, *rest = (t.to(device).expand(count, *t.shape[1:]).contiguous() for t in (X, *args))
+    return x, tuple(rest)
 
 
 def _memory(plan: Plan, s: Settings, itemsize: int) -> measure.Memory:

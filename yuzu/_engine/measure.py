@@ -4,6 +4,7 @@ layer costs.
 
 from __future__ import annotations
 
+import functools
 import gc
 import math
 import time
@@ -41,13 +42,14 @@ LONGEST_TRIAL = 0.2  # seconds of one chunk size
 # of the search among them, and of the trials of ways and that search together where the former took long
 SEARCH_SECONDS, LEAST_SEARCH_SECONDS, ALL_TRIALS_SECONDS = 0.6, 0.3, 1.5
 NAIVE_BATCHES = (128, 512)
-BATCH_GAINS = ((1, 30), (16, 6))  # rows of a batch, and how many times cheaper a row of a large one may be
-WORTH_COMPARING = 0.02  # seconds for a sequence; below it nobody waits, and a call is mostly overhead
+BATCH_GAINS = ((1, 30), (16, 6), (128, 2))  # rows of a batch, and how many times cheaper a row of a large one may be
+MOST_SEQUENCES = 8  # in a chunk whose cost is measured
+WORTH_COMPARING = 0.01  # seconds for a sequence; below it a call is mostly overhead, and the clock would decide
 CHUNK_REPEATS = 2
 MANY_PAGES = 500  # of 4 kB, that a run got anew: the next may need fewer, and be faster
 CLEARLY, CLOSE = 0.98, 1.5  # times the least cost of a site: below it a size is better, up to it worth another trial
 SETTLED = 0.9  # of the least time so far: a run that takes longer says that the next will take no less
-CHUNK_OVERHEAD = 4e-4  # seconds that a chunk takes outside of the walk: finding its sites, writing its scores
+CHUNK_OVERHEAD = 4e-4  # seconds that a chunk, or batch, takes outside of the walk, or model: sites, letters, scores
 WAY_REPEATS, SHORT_TRIAL = 3, 0.006  # of a way's call, and the seconds after which two are enough
 LONG_CALL = 0.03  # seconds of a way's call after which one is enough
 MORE_SITES, RIVAL = 1.5, 1.8  # times as many sites for another trial, and times the least seconds of who is in it
@@ -382,13 +384,21 @@ def choose_chunk(
 def cost_of_chunk(
     run: Run, edits: int, n_choices: int, length: int, size: int, seed: int, hopeless: float = math.inf
 ) -> tuple[float, list[float]]:
-    """Seconds of a site in chunks of a size, or of as many as one sequence has where that is fewer, and the seconds of
-    each node; roughly where that is ``hopeless``.
+    """Seconds of a site in chunks of a size, or of as many as each sequence of the reference has where that is fewer,
+    and the seconds of each node; roughly where that is ``hopeless``.
     """
-    sites = example_sites(run.plan, size, edits, n_choices, length, run, seed)
+    sites = _of_each(example_sites(run.plan, size, edits, n_choices, length, run, seed), run.reference.batch)
     count = len(sites.position)
     seconds, found = _chunk_seconds(run, sites, hopeless * count)
     return (seconds + CHUNK_OVERHEAD) / count, found
+
+
+def _of_each(sites: Sites, sequences: int) -> Sites:
+    """The same sites in each of so many sequences."""
+    assert sites.codes is not None
+    sequence = np.repeat(np.arange(sequences), len(sites.position))
+    difference, codes = sites.difference.repeat(sequences, 1, 1, 1), sites.codes.repeat(sequences, 1)
+    return Sites(sequence, np.tile(sites.position, sequences), sites.width, difference, codes)
 
 
 def _chunk_seconds(run: Run, sites: Sites, hopeless: float) -> tuple[float, list[float]]:
@@ -431,6 +441,7 @@ def naive_is_faster(
     A model that mixes all positions from the start leaves nothing to save.
     """
 
+    @functools.cache
     def run(rows: int) -> float:
         # copies: a forward may write over what it is given
         x, *rest = (t.to(device).expand(rows, *t.shape[1:]).clone() for t in (X, *args))
@@ -440,5 +451,6 @@ def naive_is_faster(
     # rows of a batch share what few rows pay for alone, but it was never more than this
     if any(rows <= most and run(rows) > gain * planned for rows, gain in BATCH_GAINS):
         return None
-    seconds, batch = min((run(batch), batch) for batch in {min(size, most) for size in NAIVE_BATCHES})
+    batches = {min(size, most) for size in NAIVE_BATCHES}
+    seconds, batch = min((run(batch) + CHUNK_OVERHEAD / batch, batch) for batch in batches)
     return (seconds, batch) if seconds < planned else None
