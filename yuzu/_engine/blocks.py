@@ -62,8 +62,8 @@ def _extended(plan: Plan, convolution: Convolution, taken: set[int]) -> Block:
 def _next(plan: Plan, index: int, convolution: Convolution) -> tuple[Rule | None, list[int]]:
     """The rule of the only node that reads a result, behind factors that the kernel has taken over, and those."""
     passed: list[int] = []
-    while plan.readers[index] == 1 and plan.graph.consumers[index]:
-        (index,) = plan.graph.consumers[index]
+    while plan.readers[index] == 1 and plan.consumers[index]:
+        (index,) = plan.consumers[index]
         rule = plan.rules[index]
         if rule is None or rule.layout != convolution.layout or not _together(plan, index, convolution.node.index):
             break
@@ -83,9 +83,9 @@ def _together(plan: Plan, index: int, other: int) -> bool:
 
 def _crop_after(plan: Plan, index: int) -> Moved | None:
     """A crop along positions that is all that reads a result."""
-    if plan.readers[index] != 1 or not plan.graph.consumers[index]:
+    if plan.readers[index] != 1 or not plan.consumers[index]:
         return None
-    rule = plan.rules[plan.graph.consumers[index][0]]
+    rule = plan.rules[plan.consumers[index][0]]
     if not isinstance(rule, Moved) or not _plain(rule.layout) or not _together(plan, rule.node.index, index):
         return None
     g = rule.geometry

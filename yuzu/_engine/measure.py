@@ -119,7 +119,9 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
         elif isinstance(rule, MaximumPool):
             tables += rule.geometry.kernel * whole
         elif isinstance(rule, OfValues) and itemsize == 4 and rule.may_widen(plan.precision, torch.float32, "cpu"):
-            blocks, tables = 7, tables + 2 * whole
+            # beside the first, what else is read before a stretch that is taken over
+            more = len(rule.sources) - 1 if rule.inside else 0
+            blocks, tables = max(blocks, 7 + 2 * more), tables + 2 * whole
         elif isinstance(rule, OverPositions):
             weights += 2 * math.prod(plan.graph.nodes[rule.weight].shape or ())  # type: ignore[arg-type]
         largest = max(largest, size)

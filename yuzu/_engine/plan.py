@@ -16,11 +16,13 @@ from yuzu._engine.handlers import Rule, View, find_handler, find_rule
 from yuzu._engine.handlers.affine import Scaled
 from yuzu._engine.handlers.compressed_sensing import SENSING_WAYS, Sensing
 from yuzu._engine.handlers.convolution import Convolution
+from yuzu._engine.handlers.elementwise import OfValues
 from yuzu._engine.handlers.formulas import Rectifier
 from yuzu._engine.handlers.fused import Block
 from yuzu._engine.handlers.unmutated import gives_rows
 from yuzu._engine.sharing import Sharing, find_sharing
 from yuzu._engine.steadiness import find_settling, find_steady
+from yuzu._engine.stretches import take_over_stretches
 from yuzu._engine.window import Window
 
 WINDOWS_BYTES = 64 << 20  # of remembered windows and their index tables: what a sequence's chunks need, not what all do
@@ -76,6 +78,12 @@ class Plan:
         The positions of each windowed node that the output depends on.
     steady: list of bool
         Whether a small error in a node's change leaves small errors in all outputs.
+    reads: list of list of int
+        The nodes that each node reads as it is run.
+    consumers: list of list of int
+        The nodes that read each node so, in order.
+    readers: list of int
+        How many they are; being returned counts as being read. What none reads is not run.
     block_of: dict of int to Block
         What may run as one on a GPU, by each of its nodes.
     kernels: bool
@@ -87,6 +95,9 @@ class Plan:
     rules: list[Rule | None]
     reasons: dict[int, str]
     sharing: Sharing = field(init=False)
+    reads: list[list[int]] = field(init=False)
+    consumers: list[list[int]] = field(init=False)
+    readers: list[int] = field(init=False)
     steady: list[bool] = field(init=False)
     block_of: dict[int, Block] = field(init=False)
     precision: str = "highest"
@@ -99,16 +110,15 @@ class Plan:
         nodes = self.graph.nodes
         outputs = self.graph.output_nodes
         last: dict[int, int] = {}
-        self.readers = [len(c) for c in self.graph.consumers]
-        for o in outputs:
-            self.readers[o] += 1
+        take_over_stretches(self)
+        self._find_readers()
         for node in nodes:
-            for i in node.inputs:
+            for i in self.reads[node.index] if self.readers[node.index] else ():
                 last[i] = node.index
         # an unmutated node (zeros_like) is run when a naive one first asks for it: what it reads is kept to the end
         self.last_reads: list[list[int]] = [[] for _ in nodes]
         for i, reader in last.items():
-            unmutated = any(not nodes[c].mutated for c in self.graph.consumers[i])
+            unmutated = any(not nodes[c].mutated for c in self.consumers[i])
             if i not in outputs and nodes[i].mutated and not unmutated:
                 self.last_reads[reader].append(i)
         self._find_needed()
@@ -127,6 +137,25 @@ class Plan:
         self.block_of = {i: block for block in find_blocks(self) for i in block.nodes}
         self._reach: tuple[bytes, np.ndarray, np.ndarray] = (b"", np.empty(0), np.empty(0))  # of the last call
         self._reached: tuple[int, np.ndarray] = (0, np.empty(0))  # of the last width
+
+    def _find_readers(self) -> None:
+        """What each node reads as it is run, which is not what lies between if a rule takes a stretch over; and what
+        reads it, if that is itself read.
+        """
+        nodes = self.graph.nodes
+        outputs = self.graph.output_nodes
+        self.reads = [list(dict.fromkeys(node.inputs)) for node in nodes]
+        for rule in self.rules:
+            if isinstance(rule, OfValues):
+                self.reads[rule.node.index] = rule.reads()
+        self.consumers = [[] for _ in nodes]
+        for node in reversed(nodes):
+            if not node.mutated or self.consumers[node.index] or node.index in outputs:
+                for i in self.reads[node.index]:
+                    self.consumers[i].insert(0, node.index)
+        self.readers = [len(c) for c in self.consumers]
+        for o in outputs:
+            self.readers[o] += 1
 
     def _find_needed(self) -> None:
         nodes = self.graph.nodes
@@ -194,6 +223,8 @@ class Plan:
         for rule in self.rules:
             if not isinstance(rule, Scaled) or rule.per_channel is None or len(rule.sources) != 1:
                 continue
+            if not self.readers[rule.node.index]:
+                continue
             index = rule.node.index
             source = rule.sources[0]
             before = self.rules[source]
@@ -205,7 +236,7 @@ class Plan:
             if isinstance(before, Convolution) and self.readers[source] == 1 and before.layout == rule.layout:
                 rule.absorb(before.factors_after)
                 continue
-            readers = [self.rules[i] for i in self.graph.consumers[index]]
+            readers = [self.rules[i] for i in self.consumers[index]]
             if len(readers) != 1 or index in self.graph.output_nodes:
                 continue
             (after,) = readers
@@ -220,13 +251,13 @@ class Plan:
     def _only_reader(self, rule: Rule) -> Rule | None:
         """The rule of the only node that reads a rule's result, if it is the only one."""
         i = rule.node.index
-        return self.rules[self.graph.consumers[i][0]] if self.readers[i] == 1 and self.graph.consumers[i] else None
+        return self.rules[self.consumers[i][0]] if self.readers[i] == 1 and self.consumers[i] else None
 
     def reads_lowered(self, index: int, as_one: Callable[[int], bool] = lambda reader: False) -> bool:
         """Whether all that reads a node's change can read it in the dtype of lowered products, as what reads it
         ``as_one`` with others does.
         """
-        for i in self.graph.consumers[index]:
+        for i in self.consumers[index]:
             rule = self.rules[i]
             absorbed = isinstance(rule, Scaled) and rule.absorbed and self.reads_lowered(i, as_one)
             if not (as_one(i) or absorbed or (rule is not None and rule.reads_lowered)):
@@ -327,7 +358,7 @@ class Plan:
             if at is not None and at.regular is not None:
                 regular &= at.regular
             to_rows = any(
-                self.graph.nodes[c].mutated and self.layouts[c].kind != "windows" for c in self.graph.consumers[i]
+                self.graph.nodes[c].mutated and self.layouts[c].kind != "windows" for c in self.consumers[i]
             )
             # what is not in windows changes only where windows before it do
             if at is not None and (i in self.graph.output_nodes or to_rows):

@@ -22,7 +22,7 @@ def rows(plan: Plan, run: Run, seconds: list[float]) -> list[list[str]]:
         if node.kind != "call" or not node.mutated or not plan.readers[node.index]:
             continue
         rule = plan.rules[node.index]
-        before = [w.width for w in (windows[i] for i in dict.fromkeys(node.inputs)) if w is not None]
+        before = [w.width for w in (windows[i] for i in plan.reads[node.index]) if w is not None]
         window = windows[node.index]
         after = str(window.width) if window is not None else "all"
         first_layer = rule is not None and rule.sources and plan.graph.nodes[rule.sources[0]].kind == "sequence"

@@ -40,9 +40,9 @@ def find_sharing(plan: Plan) -> Sharing:
         joined = node.kind == "extra" or any(s in values for s in node.inputs)
         if joined:
             values.add(i)
-        if not node.mutated:
+        if not node.mutated or not plan.readers[i]:
             continue
-        sources = [s for s in node.inputs if nodes[s].mutated]
+        sources = [s for s in plan.reads[i] if nodes[s].mutated]
         rule = plan.rules[i]
         reads = rule is None or rule.reads_reference
         if any(s in changes for s in sources) or (joined and reads):

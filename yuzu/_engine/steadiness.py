@@ -47,13 +47,14 @@ def find_steady(plan: Plan) -> list[bool]:
     """For each node, whether a small error in its change leaves small errors in all outputs."""
     steady = [True] * len(plan.graph.nodes)
     for node in reversed(plan.graph.nodes):
-        for reader in plan.graph.consumers[node.index]:
+        for reader in plan.consumers[node.index]:
             if plan.readers[reader] and plan.graph.nodes[reader].mutated:
-                steady[node.index] &= steady[reader] and _is_steady(plan.rules[reader])
+                steady[node.index] &= steady[reader] and is_steady(plan.rules[reader])
     return steady
 
 
-def _is_steady(rule: Rule | None) -> bool:
+def is_steady(rule: Rule | None) -> bool:
+    """Whether a small error before a rule leaves a small one behind it."""
     if rule is None or rule.node.dtype is None or not rule.node.dtype.is_floating_point:
         return False
     return not rule.reads_reference or isinstance(rule, Scaled | Product) or rule.node.op in OPERATIONS
@@ -70,9 +71,9 @@ def find_settling(plan: Plan) -> list[Rule]:
         zeros.append(node.kind == "sequence" or (node.mutated and _may_be_zero(node, read)))
     matters = [False] * len(nodes)
     for node in reversed(nodes):
-        for reader in plan.graph.consumers[node.index]:
+        for reader in plan.consumers[node.index]:
             if plan.readers[reader] and nodes[reader].mutated:
-                matters[node.index] |= not _is_steady(plan.rules[reader]) or (zeros[reader] and matters[reader])
+                matters[node.index] |= not is_steady(plan.rules[reader]) or (zeros[reader] and matters[reader])
     return [
         rule
         for rule in plan.rules

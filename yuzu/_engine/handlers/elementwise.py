@@ -15,7 +15,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, rewindow
-from yuzu._engine.graph import Node, Ref, evaluate, map_refs
+from yuzu._engine.graph import Node, Ref, map_refs
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.window import Window
 
@@ -32,16 +32,47 @@ class OfValues(Rule):
 
     Where differences are small beside the values, rounding the values takes most of their digits. Operations of
     PyTorch's own that are cheap beside products (``widens``) are then run in float64 on float32 values: on CPUs chunk
-    by chunk, on CUDA always, for a GPU is not waited for to know; never where products are less precise anyway.
+    by chunk, on CUDA always, for a GPU is not waited for to know; never where products are less precise anyway. A
+    stretch of operations that is computed anew always is: values between may be smaller than its ends say.
     """
 
     family = "elementwise"
 
     def __init__(self, view: View, layout: Layout, widens: bool = True) -> None:
         super().__init__(view, layout)
+        self.inside: list[Node] = []  # a stretch that is computed anew
         arguments, _ = pytree.tree_flatten((self.node.args, self.node.kwargs))
         narrowed = any(isinstance(argument, torch.dtype) for argument in arguments)
         self.widens = widens and self.node.op.startswith("aten.") and not narrowed
+
+    def take_over(self, inside: list[Node], nodes: list[Node], layouts: list[Layout]) -> None:
+        """Compute the operations ``inside``, in their order, on the values before them: see `stretches`."""
+        self.inside = inside
+        self.sources = [i for i in self.reads() if nodes[i].mutated]
+        self.source_layouts = [layouts[i] for i in self.sources]
+
+    def reads(self) -> list[int]:
+        """The nodes that it reads as it is run."""
+        inside = {node.index for node in self.inside}
+        read = dict.fromkeys(i for node in (self.node, *reversed(self.inside)) for i in node.inputs)
+        return [i for i in read if i not in inside]
+
+    def detail(self) -> str:
+        return f"of {', '.join(node.op.removeprefix('aten.') for node in self.inside)}" if self.inside else ""
+
+    def _result(self, values: dict[int, Any], other: Callable[[Node, int], Any]) -> Any:
+        """The operation on ``values``, which are given away, and on ``other`` nodes' as each operation reads them."""
+        steps = [*self.inside, self.node]
+        last = {i: step.index for step in steps for i in step.inputs}
+        for step in steps:
+
+            def value(ref: Ref, step: Node = step) -> Any:
+                return values[ref.index] if ref.index in values else other(step, ref.index)
+
+            values[step.index] = step.target(*map_refs(step.args, value), **map_refs(step.kwargs, value))
+            for i in [i for i in values if last.get(i) == step.index]:
+                del values[i]
+        return values.pop(self.node.index)
 
     def may_widen(self, precision: str, dtype: torch.dtype, device: str) -> bool:
         """Whether small differences of values of this dtype are taken in float64; other devices may have none."""
@@ -51,7 +82,7 @@ class OfValues(Rule):
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         if not self.may_widen(run.precision, run.value(self.node.index).dtype, run.device.type):
             return self._difference(run, changes, window, wide=False)
-        if run.device.type == "cpu":
+        if run.device.type == "cpu" and not self.inside:
             difference = self._difference(run, changes, window, wide=False)
             if not self._small(run, changes, difference):
                 return difference
@@ -73,7 +104,8 @@ class OfValues(Rule):
 
     def _small(self, run: Run, changes: list[Change | None], difference: torch.Tensor) -> bool:
         def level() -> torch.Tensor:
-            values = (run.value(i) for i in (self.node.index, *self.sources))
+            between = [node.index for node in self.inside]
+            values = (run.value(i) for i in (self.node.index, *between, *self.sources))
             return torch.stack([_size(v) for v in values if v.is_floating_point()]).amax()
 
         size = float(_size(difference))
@@ -85,7 +117,7 @@ class OfValues(Rule):
 
     def _reference(self, run: Run) -> torch.Tensor:
         """The reference's result, from widened values."""
-        return evaluate(self.node, lambda i: _widened(run.value(i), True), run.device)
+        return self._result({}, lambda step, i: _widened(run.value(i), True))
 
 
 def _size(tensor: torch.Tensor) -> torch.Tensor:
@@ -109,19 +141,16 @@ class OnRows(OfValues):
     def _difference(self, run: Run, changes: list[Change | None], window: Window | None, wide: bool) -> torch.Tensor:
         whole = {s: run.mutants(s, change, wide) for s, change in zip(self.sources, changes, strict=True)}
 
-        def value(ref: Ref) -> Any:
-            if ref.index in whole:
-                return whole[ref.index]
-            if run.plan.layouts[ref.index] == ROWS:
-                return _widened(run.mutants(ref.index, None), wide)
-            return _widened(run.value(ref.index), wide)
+        def other(step: Node, i: int) -> Any:
+            if run.plan.layouts[i] == ROWS:
+                return _widened(run.mutants(i, None), wide)
+            return _widened(run.value(i), wide)
 
-        result = self.node.target(*map_refs(self.node.args, value), **map_refs(self.node.kwargs, value))
+        result = self._result(whole, other)
         if not result.is_floating_point():
             return result
         key = ("widened", self.node.index)
         reference = run.reference.made(key, lambda: self._reference(run)) if wide else run.value(self.node.index)
-        whole.clear()
         result = result.unflatten(0, run.sites.difference.shape[:2])
         return self._less(result, run.of_sites(reference), lambda: run.of_sites(run.value(self.node.index)))
 
@@ -146,15 +175,12 @@ class Local(OfValues):
             values[source] = self._natural(mutants, layout, (sites, edits))
             del mutants
 
-        def value(ref: Ref) -> Any:
-            if ref.index in values:
-                return values[ref.index]
+        def other(step: Node, i: int) -> Any:
             if not self.broadcast:
-                return _widened(run.value(ref.index), wide)
-            return _widened(aligned_operand(run, ref.index, self.node, self.layout, window, (sites, edits)), wide)
+                return _widened(run.value(i), wide)
+            return _widened(aligned_operand(run, i, step, self.layout, window, (sites, edits)), wide)
 
-        result = self.node.target(*map_refs(self.node.args, value), **map_refs(self.node.kwargs, value))
-        values.clear()
+        result = self._result(values, other)
         result = self.layout.position_first(result.reshape(sites * edits, *self._shape(window.width)))
         result = result.unflatten(0, (sites, edits))
         if not result.is_floating_point():
