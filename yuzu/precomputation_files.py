@@ -21,7 +21,7 @@ from yuzu.files import written_whole
 from yuzu.settings import CONV, PRECISIONS, Settings
 
 FORMAT_NAME = "yuzu precomputation"
-FORMAT_VERSION = 3  # a change of what the graph is rewritten to is one, too: decisions count its nodes
+FORMAT_VERSION = 4  # a change of what the graph is rewritten to is one, too: decisions count its nodes
 
 
 def write(path: Path, settings: Settings, decisions: dict[str, Any], arrays: dict[str, torch.Tensor]) -> None:
