@@ -60,6 +60,14 @@ class OfValues(Rule):
     def detail(self) -> str:
         return f"of {', '.join(node.op.removeprefix('aten.') for node in self.inside)}" if self.inside else ""
 
+    def reference(self, value_of: Callable[[int], Any], device: torch.device) -> Any:
+        """Of a stretch in float64, too: what it loses in float32 may be much beside a mutant's value."""
+        if not self.inside or self.node.dtype != torch.float32 or not self.widens or device.type not in ("cpu", "cuda"):
+            return super().reference(value_of, device)
+        result = self._result({}, lambda step, i: _widened(value_of(i), True))
+        single = any(value_of(i).dtype == torch.float32 for i in self.sources)  # or the model is run in float64
+        return result.to(torch.float32) if single else result
+
     def _result(self, values: dict[int, Any], other: Callable[[Node, int], Any]) -> Any:
         """The operation on ``values``, which are given away, and on ``other`` nodes' as each operation reads them."""
         steps = [*self.inside, self.node]
