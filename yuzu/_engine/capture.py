@@ -89,7 +89,10 @@ def _capture(
     twin = evaluation_copy(model)
     X = torch.zeros(EXAMPLE_BATCH, *shape, dtype=dtype, device=device)
     X[:, 0] = 1
-    held = held_tensors(twin)  # tracing may leave tensors behind that have no memory
+    try:
+        held = held_tensors(twin)  # before tracing, which may leave tensors behind that have no memory
+    except Exception as error:  # an attribute may raise whatever it likes
+        raise CaptureError(_first_line(error)) from error
     rest = tuple(a[:1].detach().to(device).expand(EXAMPLE_BATCH, *a.shape[1:]).clone() for a in args)
     try:
         return _exported(twin, (X, *rest), held, "export")
