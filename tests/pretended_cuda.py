@@ -164,7 +164,8 @@ def _export_on_the_cpu() -> None:
     capture._export = export
 
 
-def _install() -> None:
+def install() -> None:
+    """Put the device in place, for the rest of the process."""
     properties = SimpleNamespace(shared_memory_per_block_optin=227 << 10, total_memory=MEMORY, name="pretended", major=9, minor=0)
     no_state = torch.zeros(16, dtype=torch.uint8)
     for name, stand_in in {
@@ -199,5 +200,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="Triton's interpreter multiplies the bits of bfloat16"))
 
 
-if not torch.cuda.is_available():
-    _install()
+def pytest_configure(config: pytest.Config) -> None:
+    # not when the module is imported, as the collection of doctests does
+    if not torch.cuda.is_available():
+        install()

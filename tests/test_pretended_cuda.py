@@ -14,6 +14,8 @@ HERE = Path(__file__).parent
 SCRIPT = """
 import numpy as np, pretended_cuda, torch, yuzu
 
+assert not torch.cuda.is_available(), "importing it does nothing"
+pretended_cuda.install()
 there, here = torch.ones(3, device="cuda"), torch.ones(3)
 assert there.is_cuda and there.device == (there + 1).device == here.to("cuda").device == torch.device("cuda", 0)
 assert not there.cpu().is_cuda and not there.to(here).is_cuda and there.to(here).numpy().sum() == 3
