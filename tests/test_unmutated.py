@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import assert_right, randomized, sequences
+from conftest import assert_close, assert_right, randomized, sequences
 from torch import nn
 
 import yuzu
@@ -163,3 +163,33 @@ def test_a_layer_that_reads_what_depends_on_the_batch_is_named():
     beside, args = ALL_ROWS["numbered rows"]
     with pytest.warns(yuzu.YuzuWarning, match="may depend on the size of the batch or on its other rows"):
         yuzu.precompute(Beside(beside).eval(), L, args=args, conv="windows", device="cpu")
+
+
+class Mixed(nn.Module):
+    """Something that reads other rows of another input, and is not the same in a batch of one."""
+
+    def __init__(self, mix):
+        super().__init__()
+        self.conv, self.last, self.mix = nn.Conv1d(4, 3, 5), nn.Linear(3, 2), mix
+
+    def forward(self, x, k):
+        return self.last(torch.relu(self.conv(x) * self.mix(k).unsqueeze(2)).mean(2))
+
+
+MIXES = {
+    "flipped": lambda k: k.flip(0),
+    "less the batch's mean": lambda k: 1 + k - k.mean(0, keepdim=True),
+    "its first row": lambda k: k.index_select(0, torch.zeros(k.shape[0], dtype=torch.int64)),
+}
+
+
+@pytest.mark.parametrize("function", [yuzu.yuzu_ism, yuzu.hybrid_ism], ids=["yuzu_ism", "hybrid_ism"])
+@pytest.mark.parametrize("name", MIXES)
+def test_sequences_do_not_reach_each_other_through_another_input(name, function):
+    model, X, k = randomized(Mixed(MIXES[name])).eval(), sequences(3, 30), torch.rand(3, 3) + 0.5
+    options = {} if function is yuzu.hybrid_ism else {"output": "delta"}
+    together = function(model, X, args=(k,), device="cpu", **options)
+    alone = torch.cat([function(model, X[i : i + 1], args=(k[i : i + 1],), device="cpu", **options) for i in range(3)])
+    assert_close(together, alone, 1e-6, 1e-6)
+    if function is yuzu.yuzu_ism:
+        assert_close(together, yuzu.naive_ism(model, X, args=(k,), device="cpu", **options), 1e-5, 1e-5)

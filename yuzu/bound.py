@@ -214,7 +214,9 @@ class Bound:
         return min(wanted, self.most_sequences(mutations, result_bytes))
 
     def most_sequences(self, mutations: Mutations, result_bytes: int = 0) -> int:
-        """As many as memory allows; 1 at least."""
+        """As many as memory allows, and as may be run together; 1 at least."""
+        if self.plan is not None and self.plan.one_by_one:
+            return 1
         memory = self.memory(mutations)
         # half of it, and no more than leaves room for a site
         room = min(self.settings.max_memory // 2, self.settings.max_memory - memory.weights - memory.site)

@@ -145,6 +145,7 @@ class _Hybrid:
         """``(n, tracks, C, L')``"""
         part, _ = self._prepared(())
         most = self.limit // 2 // max(self._memory(self.plan, X.element_size()).sequence, 1)  # leaves room for chunks
+        most = 1 if self.plan.one_by_one else most
         nodes, batch_size = self.plan.graph.nodes, max(min(batch_size, len(X), most), 1)
         numbers = sum(math.prod(s for s in nodes[i].shape or () if s) for i in part.border)
         block = max(SLOPES_BYTES // (batch_size * numbers * X.element_size()), 1)

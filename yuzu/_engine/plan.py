@@ -88,6 +88,9 @@ class Plan:
         What may run as one on a GPU, by each of its nodes.
     kernels: bool
         Whether kernels of our own may be used where a device runs them.
+    one_by_one: bool
+        Whether what no mutation reaches may depend on the other sequences of a batch, as naive ISM's never does: their
+        references must not be run together.
     """
 
     graph: Graph
@@ -100,6 +103,7 @@ class Plan:
     readers: list[int] = field(init=False)
     steady: list[bool] = field(init=False)
     block_of: dict[int, Block] = field(init=False)
+    one_by_one: bool = field(init=False)
     precision: str = "highest"
     sensing: Sensing | None = None
     naive: dict[int, str] = field(default_factory=dict)
@@ -134,6 +138,10 @@ class Plan:
         self.remembered = RememberedWindows()
         self._mine = object()  # tells its windows from those of other plans that are remembered together
         self.sharing = find_sharing(self)
+        self.one_by_one = any(
+            layout == VALUES and node.batched and not node.mutated and node.shape is not None
+            for node, layout in zip(nodes, self.layouts, strict=True)
+        )
         self.block_of = {i: block for block in find_blocks(self) for i in block.nodes}
         self._reach: tuple[bytes, np.ndarray, np.ndarray] = (b"", np.empty(0), np.empty(0))  # of the last call
         self._reached: tuple[int, np.ndarray] = (0, np.empty(0))  # of the last width
