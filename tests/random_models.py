@@ -489,7 +489,7 @@ def gate(d: Draw) -> nn.Module:
 
 
 def crop(d: Draw) -> nn.Module:
-    kind = d.rng.choice(["crop", "pad", "flip", "step", "negative", "mirror"])
+    kind = d.rng.choice(["crop", "pad", "flip", "step", "negative", "mirror", "pick", "repeat"])
     left, right = d.rng.randint(0, max(d.length // 4, 0)), d.rng.randint(0, max(d.length // 4, 0))
     if kind == "crop":
         return call(lambda m, x: x[:, :, left : x.shape[2] - right])
@@ -499,6 +499,11 @@ def crop(d: Draw) -> nn.Module:
         return call(lambda m, x: x.flip(2))
     if kind == "mirror":
         return call(lambda m, x: m.conv(x) + m.conv(x.flip([1, 2])).flip(2), conv=d.same(d.c))
+    if kind == "pick":
+        other = [d.rng.randrange(-d.c, d.c) for _ in range(d.c)]
+        return call(lambda m, x: m.conv(x) + m.conv(x[:, other].flip(2)).flip(2), conv=d.same(d.c))
+    if kind == "repeat":
+        return call(lambda m, x: m.conv(x.repeat(1, 2, 1)), conv=nn.Conv1d(2 * d.c, d.c, 3, padding=1))
     if kind == "negative":
         return call(lambda m, x: F.pad(x, (-left, right)))
     return call(lambda m, x: x[:, :, left % 2 :: 2]) if d.length > 3 else call(lambda m, x: x.flip(1))

@@ -42,7 +42,7 @@ USUAL = {
     **dict.fromkeys(["add", "sub", "rsub", "cat", "stack", "concat"], "merge"),
     **dict.fromkeys(
         ["permute", "transpose", "unsqueeze", "squeeze", "view", "reshape", "flatten", "unflatten", "slice", "select", "pad",
-         "constant_pad_nd", "flip", "expand", "_unsafe_view", "upsample_nearest1d"], "view"
+         "constant_pad_nd", "flip", "expand", "_unsafe_view", "upsample_nearest1d", "index", "index_select", "repeat", "tile", "repeat_interleave"], "view"
     ),
     **dict.fromkeys(["mul", "add"], "elementwise|merge"),  # a product of two mutated values is a merge, a sum of different dtypes is not
     **dict.fromkeys(["to", "_to_copy", "type_as"], "view|elementwise|whole values"),
@@ -340,7 +340,7 @@ def elementwise_cases() -> None:
     case("mask strided", fn(lambda x: (x > 0)[:, :, ::3].double()), slice="whole values")
     case("mask of one position", fn(lambda x: (x > 0)[:, :, 4].double()), select="whole values")
     case("mask expanded", fn(lambda x: (x[:, :1] > 0).expand(-1, 3, -1) * x[:, :3]), expand="whole values", mul="whole values")
-    case("mask repeated", fn(lambda x: (x > 0).repeat_interleave(2, 1).double()), repeat_interleave="naive", _to_copy="naive")
+    case("mask repeated", fn(lambda x: (x > 0).repeat_interleave(2, 1).double()), repeat_interleave="whole values")
     case("argmax", fn(lambda x: x.argmax(1).double()), argmax="naive", to="naive", _to_copy="naive")
     case("integer arithmetic", fn(lambda x: ((x * 10).round().long() % 3 - 1).double()), sub="elementwise", _to_copy="elementwise")
     case("masked fill", fn(lambda x: x.masked_fill(x > 0.2, -1.0)))
@@ -597,15 +597,37 @@ def view_cases() -> None:
     case("expand then linear", fn(lambda m, x: m.fc(x[:, :1].expand(-1, 3, -1)), fc=lambda: nn.Linear(13, 2)))
     case("expand, add in place", fn(lambda x: x[:, :1].expand(-1, 3, -1) + 1 + x[:, :3]))
     case("expand rows over positions", fn(lambda x: x.mean(2, keepdim=True).expand(-1, -1, 4)))
-    case("repeat", fn(lambda x: x.repeat(1, 2, 1)), repeat="naive")
+    case("repeat", fn(lambda x: x.repeat(1, 2, 1)))
+    case("repeat positions", fn(lambda x: F.relu(x.repeat(1, 1, 2))), repeat="whole values")
+    case("repeat in n,L,C", fn(lambda m, x: m.fc(x.transpose(1, 2).repeat(1, 1, 2)), fc=lambda: nn.Linear(2 * CHANNELS, 2)))
+    case("tile", fn(lambda x: x.tile(2, 1)), 5)
+    case("tile rows", fn(lambda x: x.mean(2).tile(2)))
+    case("repeat mask", fn(lambda x: (x > 0).repeat(1, 2, 1).double()), repeat="whole values")
+    case("repeat interleaved", fn(lambda x: F.relu(x.repeat_interleave(2, 2))))
+    case("repeat interleaved n,L,C", fn(lambda x: x.transpose(1, 2).repeat_interleave(3, -2)), 5)
+    case("repeat interleaved channels", fn(lambda x: x.repeat_interleave(2, dim=1)))
+    case("repeat interleaved rows", fn(lambda x: x.amax(2).repeat_interleave(2, 1)))
+    case("repeat interleaved flat", fn(lambda x: x.repeat_interleave(torch.tensor([1, 2, 0, 1, 3, 1]), 1)), repeat_interleave="naive")
     case("upsample", lambda: nn.Upsample(scale_factor=2))
     case("upsample to size", lambda: nn.Upsample(size=39), 5)
     case("upsample unevenly", lambda: nn.Upsample(size=20), upsample_nearest1d="whole values")
     case("interpolate after pool", fn(lambda x: F.interpolate(F.max_pool1d(x, 3), scale_factor=3.0) + x[:, :, :12]))
     case("upsample linear", fn(lambda x: F.interpolate(x, scale_factor=2, mode="linear")), upsample_linear1d="naive")
-    case("index by list", fn(lambda x: x[:, [0, 2, 1]]), index="naive")
-    case("index select", fn(lambda m, x: x.index_select(2, m.i), i=lambda: torch.tensor([3, 1, 12])), index_select="naive")
-    case("gather", fn(lambda m, x: x[:, :, m.i], i=lambda: torch.tensor([3, 1, 12])), index="naive")
+    case("index by list", fn(lambda x: x[:, [0, 2, 1]]))
+    case("index by list, wide", fn(lambda x: F.relu(x[:, [-1, 2, 1, 2]])), 5)
+    case("complement", fn(lambda m, x: m.conv(x) + m.conv(x[:, [3, 2, 1, 0]].flip(-1)).flip(-1), conv=lambda: nn.Conv1d(4, 3, 4)), 0)
+    case("index select channels", fn(lambda m, x: x.index_select(1, m.i), i=lambda: torch.tensor([3, 1])))
+    case("index channels of n,L,C", fn(lambda m, x: x.transpose(1, 2)[..., m.i].transpose(1, 2), i=lambda: torch.tensor([3, 1], dtype=torch.int32)))
+    case("index rows", fn(lambda x: x.sum(2)[:, [4, 0, 0]]))
+    case("index mask", fn(lambda x: (x > 0)[:, [0, 2, 1]].double()), index="whole values")
+    case("index mask's positions", fn(lambda x: (x > 0)[:, :, [0, 2, 1]].double()), index="whole values")
+    case("index flattened", fn(lambda x: x.flatten(1)[:, [0, 2, 1, 60, -1]]), index="whole values")
+    case("index positions", fn(lambda m, x: x[:, :, m.i], i=lambda: torch.tensor([3, -1, 1, 12, 3])), index="whole values")
+    case("index positions of n,L,C", fn(lambda m, x: x.transpose(1, 2)[:, m.i].relu(), i=lambda: torch.tensor([0])), 5, index="whole values")
+    case("index select positions", fn(lambda m, x: x.index_select(2, m.i), i=lambda: torch.tensor([3, 1, 12])), index_select="whole values")
+    case("index by a table", fn(lambda x: x[:, torch.tensor([[0, 2], [1, 1]])]), index="naive")
+    case("index of two axes", fn(lambda x: x[:, [0, 2, 1], [3, 3, 12]]), index="naive")
+    case("gather", fn(lambda m, x: x.gather(1, m.i.expand(len(x), -1, -1)), i=lambda: torch.zeros(1, 2, 13, dtype=torch.int64)), gather="naive")
     case("pixel shuffle by hand", fn(lambda x: x.unflatten(1, (3, 2)).transpose(2, 3).flatten(2)))
     case("pixel shuffle, relu, conv", fn(lambda m, x: m.conv(F.relu(x.unflatten(1, (3, 2)).transpose(2, 3).flatten(2))),
          conv=lambda: nn.Conv1d(3, 2, 3, padding=1)), conv1d="convolution|whole values")  # fmt: skip

@@ -8,8 +8,10 @@ from yuzu._engine.handlers import (
     elementwise,
     formulas,
     merge,
+    pick,
     pool,
     reduce,
+    repeat,
     view,
     winograd,
 )
@@ -31,9 +33,11 @@ __all__ = [
     "formulas",
     "handles",
     "merge",
+    "pick",
     "pool",
     "reduce",
     "registered",
+    "repeat",
     "view",
     "winograd",
 ]

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from yuzu._engine.delta import Change, Layout, on_device, read_windows, rewindow
+from yuzu._engine.delta import Change, Layout, on_device, read_windows
 from yuzu._engine.handlers import kernels, pool_kernel
-from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles, setting, spatial_axis
+from yuzu._engine.handlers.contract import Reading, Rule, View, handles, setting, spatial_axis
 from yuzu._engine.handlers.elementwise import OnRows
 from yuzu._engine.handlers.reduce import reduction
 from yuzu._engine.handlers.vanishing import Test, count_read, nonzero, positive, zero
-from yuzu._engine.window import Geometry, Integers, Window
+from yuzu._engine.window import Geometry, Window
 
 if TYPE_CHECKING:
     from yuzu._engine.run import Run
@@ -355,44 +355,6 @@ def adaptive(view: View) -> Rule | str:
     geometry = Geometry(k, k, 0, 1, layout.length, size)
     out = Layout("windows", 2, size)
     return AveragePool(view, out, geometry, True, None) if average else MaximumPool(view, out, geometry)
-
-
-class Upsampled(Rule):
-    """Nearest-neighbour upsampling by a whole factor: each position is repeated."""
-
-    family = "view"
-
-    def __init__(self, view: View, layout: Layout, factor: int) -> None:
-        super().__init__(view, layout)
-        self.factor = factor
-
-    def window(self, windows: Spans) -> tuple[Integers, Integers]:
-        (window,) = windows
-        assert window is not None
-        return window.first * self.factor, window.stop * self.factor
-
-    def needed(self, low: int, high: int) -> list[tuple[int, int]]:
-        return [(low // self.factor, -(-high // self.factor))]
-
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
-        (change,) = changes
-        assert change is not None and change.window is not None and window is not None
-        result = change.tensor.repeat_interleave(self.factor, dim=2)
-        start = change.window.start * self.factor
-        full = window.cached(("raw", self.node.index), lambda: Window.at(start, result.shape[2]))
-        return rewindow(result, full, window)
-
-
-@handles("aten.upsample_nearest1d")
-def upsample(view: View) -> Rule | str:
-    layout = view.movable(view.node.args[0])
-    size = view.shape[2]
-    if spatial_axis(layout) != 2 or size % layout.length or view.source(view.node.args[0]).kind == "weight":
-        return OnRows(view)
-    scales = view.node.argument(2, "scales")
-    if isinstance(scales, float) and scales != size // layout.length:
-        return OnRows(view)
-    return Upsampled(view, Layout("windows", 2, size), size // layout.length)
 
 
 __all__ = ["AveragePool", "MaximumPool", "Pool"]

@@ -25,7 +25,7 @@ END = 2**63 - 1
 
 class Rearranged(Rule):
     """Rows ``(N, ...)`` in the model's layout, rearranged by a function that leaves the axis of positions
-    whole.
+    whole. It is given the values of some constant nodes, too, which may be buffers and change.
     """
 
     family = "view"
@@ -33,21 +33,23 @@ class Rearranged(Rule):
     reads_reference = False
     aliases = True
 
-    def __init__(self, view: View, layout: Layout, rearrange: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def __init__(self, view: View, layout: Layout, rearrange: Callable[..., torch.Tensor], *constants: int) -> None:
         super().__init__(view, layout)
-        self.rearrange = rearrange
+        self.rearrange, self.constants = rearrange, constants
 
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         assert change is not None
         grid = run.sites.difference.shape[:2]
+        constants = [run.value(i) for i in self.constants]
         if change.mutant and window is None:
-            return self.rearrange(run.mutants(self.sources[0], change))
+            return self.rearrange(run.mutants(self.sources[0], change), *constants)
         if window is None:
-            return self.rearrange(run.whole(self.sources[0], change).flatten(0, 1)).unflatten(0, grid)
+            rows = run.whole(self.sources[0], change).flatten(0, 1)
+            return self.rearrange(rows, *constants).unflatten(0, grid)
         assert change.window is not None
         tensor = rewindow(change.tensor, change.window, window)
-        rows = self.rearrange(self.source_layouts[0].natural(tensor.flatten(0, 1)))
+        rows = self.rearrange(self.source_layouts[0].natural(tensor.flatten(0, 1)), *constants)
         return self.layout.position_first(rows).unflatten(0, grid)
 
 

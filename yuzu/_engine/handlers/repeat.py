@@ -1,0 +1,86 @@
+"""What repeats positions, each or all of them, or what lies on other axes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from yuzu._engine.delta import ROWS, Change, Layout, rewindow
+from yuzu._engine.handlers.contract import Rule, Spans, View, handles, spatial_axis
+from yuzu._engine.handlers.elementwise import OnRows
+from yuzu._engine.handlers.view import Rearranged
+from yuzu._engine.window import Integers, Window
+
+if TYPE_CHECKING:
+    from yuzu._engine.run import Run
+
+
+class Upsampled(Rule):
+    """Nearest-neighbour upsampling by a whole factor: each position is repeated."""
+
+    family = "view"
+    keeps_finite = True
+    reads_reference = False
+
+    def __init__(self, view: View, layout: Layout, factor: int) -> None:
+        super().__init__(view, layout)
+        self.factor = factor
+
+    def window(self, windows: Spans) -> tuple[Integers, Integers]:
+        (window,) = windows
+        assert window is not None
+        return window.first * self.factor, window.stop * self.factor
+
+    def needed(self, low: int, high: int) -> list[tuple[int, int]]:
+        return [(low // self.factor, -(-high // self.factor))]
+
+    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+        (change,) = changes
+        assert change is not None and change.window is not None and window is not None
+        result = change.tensor.repeat_interleave(self.factor, dim=2)
+        start = change.window.start * self.factor
+        full = window.cached(("raw", self.node.index), lambda: Window.at(start, result.shape[2]))
+        return rewindow(result, full, window)
+
+
+@handles("aten.upsample_nearest1d")
+def upsample(view: View) -> Rule | str:
+    layout = view.movable(view.node.args[0])
+    size = view.shape[2]
+    if spatial_axis(layout) != 2 or size % layout.length or view.source(view.node.args[0]).kind == "weight":
+        return OnRows(view)
+    scales = view.node.argument(2, "scales")
+    if isinstance(scales, float) and scales != size // layout.length:
+        return OnRows(view)
+    return Upsampled(view, Layout("windows", 2, size), size // layout.length)
+
+
+@handles("aten.repeat_interleave")
+def repeat_each(view: View) -> Rule | str:
+    node = view.node
+    factor, axis = node.argument(1, "repeats"), node.argument(2, "dim")
+    if type(factor) is not int or type(axis) is not int or factor == 0:
+        return "it does not repeat along one axis, by a number"
+    axis %= view.rank
+    if axis == 0:
+        return "it repeats rows of the batch"
+    layout = view.movable(node.args[0])
+    if not node.mutated or spatial_axis(layout) is None:
+        layout = ROWS
+    elif axis == layout.axis:
+        return Upsampled(view, Layout("windows", axis, layout.length * factor), factor)
+    return Rearranged(view, layout, lambda rows: rows.repeat_interleave(factor, axis))
+
+
+@handles("aten.repeat", "aten.tile")
+def repeat_all(view: View) -> Rule | str:
+    node = view.node
+    source = node.args[0]
+    times = [1] * (view.rank - len(node.args[1])) + list(node.args[1])
+    if view.layout(source).kind == "constant" or len(view.shape_of(source)) != view.rank or times[0] != 1:
+        return "it repeats the batch"
+    layout = view.movable(source)
+    if not node.mutated or spatial_axis(layout) is None or times[layout.axis] != 1:
+        layout = ROWS
+    return Rearranged(view, layout, lambda rows: rows.repeat(times))
