@@ -283,7 +283,7 @@ def pool_cases() -> None:
     case("sum of counts", fn(lambda x: (x > 0).sum(2).double()), sum="whole values")
     case("sum of integers", fn(lambda x: (x > 0).long().sum(2).double()), sum="reduce|whole values")
     case("mean of integers over channels", fn(lambda x: (x > 0).long().sum(1).double()), sum="reduce|elementwise")
-    case("any", fn(lambda x: (x > 0.5).any(2).double()), any="naive", to="naive", _to_copy="naive")
+    case("any", fn(lambda x: (x > 0.5).any(2).double()), any="whole values", to="whole values", _to_copy="whole values")
     case("pooled attention", fn(lambda m, x: (lambda y: (y * m.logits(y).softmax(3)).sum(3))(
         x[:, :, :12].unflatten(2, (4, 3))), logits=lambda: nn.Conv2d(CHANNELS, CHANNELS, 1, bias=False)))  # fmt: skip
     case("sum over split positions", fn(lambda x: x[:, :, 1:].reshape(x.shape[0], CHANNELS, 6, 2).sum(-1)))
@@ -330,18 +330,30 @@ def elementwise_cases() -> None:
     case("mask of floats", fn(lambda x: (x > 0).double() * (x < 0.5).to(x.dtype)), _to_copy="elementwise")
     case("comparisons", fn(lambda x: ((x >= 0.1) & (x != 0.3) | ~(x <= 0.7)).double()), _to_copy="elementwise")
     case("mask output", fn(lambda x: x > 0.2))
-    case("mask sliced", fn(lambda x: (x > 0)[:, :, 2:-3].double()), slice="whole values")
+    case("mask sliced", fn(lambda x: (x > 0)[:, :, 2:-3].double()))
     case("mask padded", fn(lambda x: F.pad((x > 0).double(), (2, 3))), _to_copy="elementwise")
-    case("mask transposed", fn(lambda x: (x > 0).transpose(1, 2).double()), transpose="whole values")
-    case("mask flipped", fn(lambda x: (x > 0).flip(2).double()), flip="whole values")
-    case("mask reshaped", fn(lambda x: (x > 0).unflatten(1, (2, 3)).double()), view="whole values")
-    case("mask split", fn(lambda x: (x > 0)[:, :, :12].unflatten(2, (4, 3)).double()), slice="whole values")
-    case("mask flattened", fn(lambda x: (x > 0).flatten(1).double()), view="whole values")
-    case("mask strided", fn(lambda x: (x > 0)[:, :, ::3].double()), slice="whole values")
+    case("mask transposed", fn(lambda x: (x > 0).transpose(1, 2).double()))
+    case("mask flipped", fn(lambda x: (x > 0).flip(2).double()))
+    case("mask reshaped", fn(lambda x: (x > 0).unflatten(1, (2, 3)).double()))
+    case("mask split", fn(lambda x: (x > 0)[:, :, :12].unflatten(2, (4, 3)).double()))
+    case("mask flattened", fn(lambda x: (x > 0).flatten(1).double()))
+    case("mask strided", fn(lambda x: (x > 0)[:, :, ::3].double()))
     case("mask of one position", fn(lambda x: (x > 0)[:, :, 4].double()), select="whole values")
-    case("mask expanded", fn(lambda x: (x[:, :1] > 0).expand(-1, 3, -1) * x[:, :3]), expand="whole values", mul="whole values")
-    case("mask repeated", fn(lambda x: (x > 0).repeat_interleave(2, 1).double()), repeat_interleave="whole values")
-    case("argmax", fn(lambda x: x.argmax(1).double()), argmax="naive", to="naive", _to_copy="naive")
+    case("mask expanded", fn(lambda x: (x[:, :1] > 0).expand(-1, 3, -1) * x[:, :3]))
+    case("mask repeated", fn(lambda x: (x > 0).repeat_interleave(2, 1).double()))
+    case("argmax", fn(lambda x: x.argmax(1).double()))
+    case("argmax kept", fn(lambda x: x.argmin(1, keepdim=True) * x))
+    case("argmax over positions", fn(lambda x: x.argmax(2).double()), only_double=True, argmax="whole values", to="whole values", _to_copy="whole values")
+    case("any and all", fn(lambda x: (x > 0).any(1, keepdim=True) * x + (x[:, :2] > 0).all(1).unsqueeze(1)))
+    case("any over positions", fn(lambda x: (x > 0.4).any(2).double()), any="whole values", to="whole values", _to_copy="whole values")
+    case("tokens", fn(lambda m, x: m.table(x.argmax(1)).transpose(1, 2), table=lambda: nn.Embedding(4, 3)), 0)
+    case("tokens of k-mers", fn(lambda m, x: m.table(_kmers(x)).transpose(1, 2).relu(), table=lambda: nn.Embedding(64, 3)), 0)
+    case("tokens of some", fn(lambda m, x: m.table(x.argmax(1)[:, ::2].flip(1)), table=lambda: nn.Embedding(4, 3)), 0)
+    case("tokens before a linear layer", fn(lambda m, x: m.fc(m.table(x.argmax(1)).flatten(1)), table=lambda: nn.Embedding(4, 3), fc=lambda: nn.Linear(39, 2)), 0)
+    case("one-hot of tokens", fn(lambda m, x: m.conv(F.one_hot(x.argmax(1), 5).transpose(1, 2)[:, :4].to(x.dtype)), conv=lambda: nn.Conv1d(4, 3, 4)), 0, only_double=True)
+    case("tokens of whole values", fn(lambda m, x: m.table(x.mean(2).argmax(1)), table=lambda: nn.Embedding(CHANNELS, 3)),
+         argmax="whole values", embedding="whole values")  # fmt: skip
+    case("mask moved on", fn(lambda x: x.transpose(1, 2) * (x.sum(1) > 0).unsqueeze(2) + (x[:, 0] > 0).flip(1)[:, :, None]), 5)
     case("integer arithmetic", fn(lambda x: ((x * 10).round().long() % 3 - 1).double()), sub="elementwise", _to_copy="elementwise")
     case("masked fill", fn(lambda x: x.masked_fill(x > 0.2, -1.0)))
     case("masked softmax", fn(lambda x: x.masked_fill(x > 0.2, float("-inf")).softmax(1)))
@@ -365,6 +377,11 @@ def elementwise_cases() -> None:
     case("negative", fn(lambda x: -x))
     case("negative integers", fn(lambda x: -(x > 0).long()))
     case("nan_to_num", fn(lambda x: torch.nan_to_num(x / x.clamp(min=0))), only_double=True)
+
+
+def _kmers(x: torch.Tensor) -> torch.Tensor:
+    letters = x.argmax(1)
+    return 16 * letters[:, :-2] + 4 * letters[:, 1:-1] + letters[:, 2:]
 
 
 def _half_relu(x: torch.Tensor) -> torch.Tensor:
@@ -602,7 +619,7 @@ def view_cases() -> None:
     case("repeat in n,L,C", fn(lambda m, x: m.fc(x.transpose(1, 2).repeat(1, 1, 2)), fc=lambda: nn.Linear(2 * CHANNELS, 2)))
     case("tile", fn(lambda x: x.tile(2, 1)), 5)
     case("tile rows", fn(lambda x: x.mean(2).tile(2)))
-    case("repeat mask", fn(lambda x: (x > 0).repeat(1, 2, 1).double()), repeat="whole values")
+    case("repeat mask", fn(lambda x: (x > 0).repeat(1, 2, 1).double()))
     case("repeat interleaved", fn(lambda x: F.relu(x.repeat_interleave(2, 2))))
     case("repeat interleaved n,L,C", fn(lambda x: x.transpose(1, 2).repeat_interleave(3, -2)), 5)
     case("repeat interleaved channels", fn(lambda x: x.repeat_interleave(2, dim=1)))
@@ -619,7 +636,7 @@ def view_cases() -> None:
     case("index select channels", fn(lambda m, x: x.index_select(1, m.i), i=lambda: torch.tensor([3, 1])))
     case("index channels of n,L,C", fn(lambda m, x: x.transpose(1, 2)[..., m.i].transpose(1, 2), i=lambda: torch.tensor([3, 1], dtype=torch.int32)))
     case("index rows", fn(lambda x: x.sum(2)[:, [4, 0, 0]]))
-    case("index mask", fn(lambda x: (x > 0)[:, [0, 2, 1]].double()), index="whole values")
+    case("index mask", fn(lambda x: (x > 0)[:, [0, 2, 1]].double()))
     case("index mask's positions", fn(lambda x: (x > 0)[:, :, [0, 2, 1]].double()), index="whole values")
     case("index flattened", fn(lambda x: x.flatten(1)[:, [0, 2, 1, 60, -1]]), index="whole values")
     case("index positions", fn(lambda m, x: x[:, :, m.i], i=lambda: torch.tensor([3, -1, 1, 12, 3])), index="whole values")

@@ -46,8 +46,8 @@ class View:
         return self.layouts[ref.index] if isinstance(ref, Ref) else CONSTANT
 
     def movable(self, ref: Any) -> Layout:
-        """The layout of an argument whose windows are to be moved: masks and whole numbers are carried as values, and a
-        moved window has none where the old one ended, so they are taken whole."""
+        """The layout of an argument whose windows are moved by what fills in zeros: masks and whole numbers are carried
+        as values, not as differences, so they are taken whole."""
         layout, node = self.layout(ref), self.source(ref)
         floating = node.dtype is not None and node.dtype.is_floating_point
         return layout if floating or layout.kind != "windows" or not node.mutated else ROWS

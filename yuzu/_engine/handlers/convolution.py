@@ -214,9 +214,9 @@ class Convolution(Reading):
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
         if change is None or window is None:
             return None
-        found = count_read(
-            run, self.node.index, source, layout, self.geometry, change, window, self.groups, nonzero
-        ) == 0
+        found = (
+            count_read(run, self.node.index, source, layout, self.geometry, change, window, self.groups, nonzero) == 0
+        )
         found = found.repeat_interleave(self.channels[1] // self.groups, 3) if self.groups > 1 else found
         return found if self.height is None else found.unsqueeze(4)
 

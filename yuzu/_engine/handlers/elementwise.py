@@ -170,8 +170,8 @@ class Local(OfValues):
     window; without it they are weights and go in as they are.
     """
 
-    def __init__(self, view: View, layout: Layout, broadcast: bool = True) -> None:
-        super().__init__(view, layout)
+    def __init__(self, view: View, layout: Layout, broadcast: bool = True, widens: bool = True) -> None:
+        super().__init__(view, layout, widens)
         self.broadcast = broadcast
 
     def _difference(self, run: Run, changes: list[Change | None], window: Window | None, wide: bool) -> torch.Tensor:
@@ -227,6 +227,16 @@ def mutant_on_window(
         return moved
     changed = rewindow(torch.ones_like(change.tensor, dtype=torch.bool), change.window, window, fill=False)
     return torch.where(changed, moved, reference)
+
+
+def rewindowed(run: Run, index: int, layout: Layout, change: Change, window: Window) -> torch.Tensor:
+    """The change of a windowed node on another window: a difference is zero where there was none, and values (of masks
+    and whole numbers) are the reference's.
+    """
+    if change.mutant:
+        return mutant_on_window(run, index, layout, change, window)
+    assert change.window is not None
+    return rewindow(change.tensor, change.window, window)
 
 
 def aligned_operand(
@@ -320,6 +330,21 @@ def layer_norm(view: View) -> Rule | str:
     if any(view.layout(ref) != CONSTANT for ref in view.tensors() if ref != view.node.args[0]):
         return "the weights of the normalisation depend on an input"
     return _along(view, list(range(view.rank - count, view.rank)))
+
+
+@handles("aten.embedding", "aten.one_hot")
+def looked_up(view: View) -> Rule | str:
+    """A row of a table, or of the unit matrix, for each whole number: its axis comes last."""
+    node = view.node
+    table, numbers = node.args[:2] if node.op == "aten.embedding" else (None, node.args[0])
+    if view.layout(table) != CONSTANT:
+        return "its table depends on an input"
+    layout = view.layout(numbers)
+    if layout == CONSTANT:
+        return "its numbers do not depend on the sequences"
+    if not node.mutated or layout.kind != "windows" or layout.composite:
+        return OnRows(view, widens=False)
+    return Local(view, layout, broadcast=False, widens=False)
 
 
 @handles("aten.prelu", "aten._prelu_kernel")

@@ -33,6 +33,8 @@ class Positions(Rule):
         (change,), (layout,) = changes, self.source_layouts
         assert change is not None and change.window is not None
         tensor, index = change.tensor, run.value(self.index)
+        if change.mutant:
+            return _picked(run.mutants(self.sources[0], change), layout.axis, index)
         start = on_device(change.window.start, run.device)[:, None]
         place = torch.where(index < 0, index + layout.length, index) - start
         outside = (place < 0) | (place >= change.window.width)
@@ -57,12 +59,17 @@ def pick(view: View) -> Rule | str:
         return "its index depends on the input"
     if view.layout(source) == CONSTANT:
         return "what it picks from does not depend on the input"
-    layout = view.movable(source)
+    layout = view.layout(source)
     if not node.mutated or layout.kind != "windows" or layout.composite:
         layout = ROWS
     elif axis == layout.axis:
         return Positions(view, index.index)
-    return Rearranged(view, layout, lambda rows, index: rows[(*[slice(None)] * axis, index)], index.index)
+    return Rearranged(view, layout, lambda rows, index: _picked(rows, axis, index), index.index)
+
+
+def _picked(rows: torch.Tensor, axis: int, index: torch.Tensor) -> torch.Tensor:
+    """Like `index_select`, but negative numbers count from the end."""
+    return rows.movedim(axis, 0)[index].movedim(0, axis)
 
 
 def _of_one_axis(view: View, rank: int) -> tuple[int, Ref | None]:

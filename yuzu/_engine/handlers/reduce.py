@@ -205,6 +205,16 @@ def reduce(view: View) -> Rule | str:
     return reduction(view, kind, axes, bool(keepdim))
 
 
+@handles("aten.argmax", "aten.argmin", "aten.any", "aten.all")
+def reduce_to_places_or_masks(view: View) -> Rule | str:
+    node = view.node
+    axis = node.argument(1, "dim")
+    if axis is None:
+        return "it reduces over the batch"
+    rank = len(view.source(node.args[0]).shape or ())
+    return reduction(view, node.op.removeprefix("aten."), axes_of(axis, rank), bool(node.argument(2, "keepdim", False)))
+
+
 @handles("aten.max", "aten.min")
 def maximum(view: View) -> Rule | str:
     """``max`` over one axis, of which only the values are read; between two tensors it is pointwise."""

@@ -65,7 +65,7 @@ def repeat_each(view: View) -> Rule | str:
     axis %= view.rank
     if axis == 0:
         return "it repeats rows of the batch"
-    layout = view.movable(node.args[0])
+    layout = view.movable(node.args[0]) if axis == view.layout(node.args[0]).axis else view.layout(node.args[0])
     if not node.mutated or spatial_axis(layout) is None:
         layout = ROWS
     elif axis == layout.axis:
@@ -80,7 +80,7 @@ def repeat_all(view: View) -> Rule | str:
     times = [1] * (view.rank - len(node.args[1])) + list(node.args[1])
     if view.layout(source).kind == "constant" or len(view.shape_of(source)) != view.rank or times[0] != 1:
         return "it repeats the batch"
-    layout = view.movable(source)
+    layout = view.layout(source)
     if not node.mutated or spatial_axis(layout) is None or times[layout.axis] != 1:
         layout = ROWS
     return Rearranged(view, layout, lambda rows: rows.repeat(times))

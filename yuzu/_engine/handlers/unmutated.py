@@ -57,12 +57,6 @@ def _repeated(view: View) -> bool:
     return len(shape) < view.rank or shape[0] == 1
 
 
-@_certain("embedding")
-def _looked_up(view: View) -> bool:
-    table, index = view.node.args[:2]
-    return view.layout(table) == CONSTANT and view.layout(index) == ROWS and _no_sizes(view)
-
-
 @_certain("index")
 def _indexed(view: View) -> bool:
     """Rows of a table, by whole numbers; a mask's rows depend on those before them."""
@@ -76,10 +70,8 @@ def _indexed(view: View) -> bool:
 @_certain("index_select")
 def _selected(view: View) -> bool:
     source, index = view.node.args[0], view.node.argument(2, "index")
-    axis = _axis(view, view.node.argument(1, "dim"))
-    if axis == 0:
-        return view.layout(source) == CONSTANT and view.layout(index) == ROWS
-    return axis is not None and view.layout(source) == ROWS and view.layout(index) == CONSTANT
+    of_rows = _axis(view, view.node.argument(1, "dim")) == 0
+    return of_rows and view.layout(source) == CONSTANT and view.layout(index) == ROWS
 
 
 @_certain("gather")
@@ -89,14 +81,9 @@ def _gathered(view: View) -> bool:
     return within and view.layout(source) == view.layout(index) == ROWS
 
 
-@_certain("one_hot")
-def _one_hot(view: View) -> bool:
-    return view.layout(view.node.args[0]) == ROWS and _no_sizes(view)
-
-
-@_certain("argmax", "argmin", "argsort")
+@_certain("argsort")
 def _within_rows(view: View) -> bool:
-    axis = _axis(view, view.node.argument(1, "dim", -1 if view.node.op == "aten.argsort" else None))
+    axis = _axis(view, view.node.argument(1, "dim", -1))
     return view.layout(view.node.args[0]) == ROWS and axis not in (None, 0)
 
 
@@ -104,11 +91,6 @@ def _within_rows(view: View) -> bool:
 def _joined(view: View) -> bool:
     axis = view.node.argument(1, "dim", 0)
     return type(axis) is int and axis % view.rank != 0 and all(view.layout(ref) == ROWS for ref in view.tensors())
-
-
-def _no_sizes(view: View) -> bool:
-    """Whether no argument is a number computed from the size of the batch."""
-    return all(view.graph.nodes[i].shape is not None for i in view.node.inputs)
 
 
 __all__ = ["gives_rows"]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from yuzu._engine.delta import ROWS, Change, Layout, rewindow
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles
-from yuzu._engine.handlers.elementwise import OnRows, pointwise
+from yuzu._engine.handlers.elementwise import OnRows, pointwise, rewindowed
 from yuzu._engine.window import Geometry, Integers, Window
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ class Rearranged(Rule):
         if window is None:
             rows = run.whole(self.sources[0], change).flatten(0, 1)
             return self.rearrange(rows, *constants).unflatten(0, grid)
-        assert change.window is not None
-        tensor = rewindow(change.tensor, change.window, window)
+        tensor = rewindowed(run, self.sources[0], self.source_layouts[0], change, window)
         rows = self.rearrange(self.source_layouts[0].natural(tensor.flatten(0, 1)), *constants)
         return self.layout.position_first(rows).unflatten(0, grid)
 
@@ -78,7 +77,7 @@ def permute(view: View) -> Rule | str:
         order = [places[a] if a in places else next(others) for a in range(rank)]
     if order[0] != 0:
         return "it moves the batch axis"
-    layout = view.movable(node.args[0])
+    layout = view.layout(node.args[0])
     if layout.kind == "windows":
         layout = Layout("windows", order.index(layout.axis), layout.length, layout.outer, layout.inner)
     return Rearranged(view, layout, lambda rows: rows.permute(order))
@@ -99,7 +98,7 @@ def reshape(view: View) -> Rule | str:
     else values are whole.
     """
     shape, source = _target(view), view.source(view.node.args[0]).shape
-    layout = view.movable(view.node.args[0])
+    layout = view.layout(view.node.args[0])
     assert source is not None
 
     def rows_view() -> Rule:
@@ -141,8 +140,8 @@ class Regrouped(Rule):
 
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
-        assert change is not None and change.window is not None and window is not None
-        tensor = rewindow(change.tensor, change.window, window)
+        assert change is not None and window is not None
+        tensor = rewindowed(run, self.sources[0], self.source_layouts[0], change, window)
         return tensor.reshape(*tensor.shape[:3], *self.rest)
 
 
@@ -163,10 +162,10 @@ class Split(Reading):
 
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
-        assert change is not None and change.window is not None and window is not None
+        assert change is not None and window is not None
         size = self.geometry.kernel
         read = window.cached(("groups", self.node.index), lambda: self.geometry.read_by(window))
-        tensor = rewindow(change.tensor, change.window, read)
+        tensor = rewindowed(run, self.sources[0], self.source_layouts[0], change, read)
         tensor = tensor.reshape(*tensor.shape[:2], window.width, size, math.prod(self.before), -1).movedim(3, 4)
         return tensor.reshape(*tensor.shape[:3], *self.before, *self.after)
 
@@ -174,9 +173,9 @@ class Split(Reading):
 @handles("aten.expand", reads_sizes=True)
 def expand(view: View) -> Rule | str:
     shape, source = _target(view), view.source(view.node.args[0]).shape
-    layout = view.movable(view.node.args[0])
+    layout = view.layout(view.node.args[0])
     assert source is not None
-    if view.movable(view.node.args[0]).kind == "constant":
+    if layout.kind == "constant":
         return Rule(view, ROWS)
     if len(shape) != len(source):
         return "it adds an axis before the batch"
@@ -211,10 +210,10 @@ class Moved(Reading):
 
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
-        assert change is not None and change.window is not None and window is not None
+        assert change is not None and window is not None
         g = self.geometry
         read = window.cached(("moved", self.node.index), lambda: g.read_by(window))
-        tensor = rewindow(change.tensor, change.window, read)
+        tensor = rewindowed(run, self.sources[0], self.source_layouts[0], change, read)
         tensor = tensor[:, :, :: g.stride] if g.stride != 1 else tensor
         return tensor if self.rest is None else self.rest(tensor)
 
@@ -232,7 +231,7 @@ def crop(view: View) -> Rule | str:
         return "it takes part of the batch"
     if any(isinstance(node.argument(i, n), Ref) for i, n in ((2, "start"), (3, "end"))):
         return "its bounds are computed from the size of the batch"
-    layout = view.movable(node.args[0])
+    layout = view.layout(node.args[0])
     if not view.node.mutated or layout.kind != "windows" or layout.composite:
         return _without_batch_arguments(view)
     if axis != layout.axis:
@@ -251,7 +250,7 @@ def select(view: View) -> Rule | str:
     axis, place = node.args[1] % len(source.shape or ()), node.args[2]
     if axis == 0:
         return "it takes one row of the batch"
-    layout = view.movable(node.args[0])
+    layout = view.layout(node.args[0])
     if not node.mutated or layout.kind != "windows" or layout.composite:
         return _without_batch_arguments(view)
     if axis == layout.axis:
@@ -334,15 +333,12 @@ class Mirrored(Rule):
 
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
-        assert change is not None and change.window is not None and window is not None
-        old = change.window
+        assert change is not None and window is not None
+        length, (layout,) = self.layout.length, self.source_layouts
+        start = length - window.start - window.width
+        read = window.cached(("mirrored", length), lambda: Window.at(start, window.width))
         axes = [3 + (a - 1 if a < self.layout.axis else a - 2) for a in self.others]
-        tensor = change.tensor.flip([2, *axes])
-        mirrored = old.cached(
-            ("mirrored", self.layout.length),
-            lambda: Window.at(self.layout.length - old.start - old.width, old.width),
-        )
-        return rewindow(tensor, mirrored, window)
+        return rewindowed(run, self.sources[0], layout, change, read).flip([2, *axes])
 
 
 @handles("aten.flip")
@@ -351,7 +347,7 @@ def flip(view: View) -> Rule | str:
     axes = [a % view.rank for a in node.args[1]]
     if 0 in axes:
         return "it reverses the batch"
-    layout = view.movable(node.args[0])
+    layout = view.layout(node.args[0])
     if not node.mutated or layout.kind != "windows" or layout.composite:
         return Rearranged(view, ROWS, lambda rows: rows.flip(axes))
     if layout.axis not in axes:
@@ -367,4 +363,4 @@ def convert(view: View) -> Rule | str:
     if not floating:
         return pointwise(view)
     dtype: Any = node.dtype
-    return Rearranged(view, view.movable(node.args[0]) if node.mutated else ROWS, lambda rows: rows.to(dtype))
+    return Rearranged(view, view.layout(node.args[0]) if node.mutated else ROWS, lambda rows: rows.to(dtype))
