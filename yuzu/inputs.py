@@ -225,15 +225,14 @@ def check_replacement(value: Any, n_choices: int, width: int | None) -> torch.Te
         if not value:
             raise YuzuError("replace_with must not be an empty string")
         table = torch.zeros(n_choices, len(value), dtype=torch.float64, device="cpu")
-        for i, letter in enumerate(value.upper()):
-            if letter not in alphabet:
-                raise YuzuError(f"replace_with must be over {alphabet}, got {value[i]!r} at position {i}")
-            table[alphabet.index(letter), i] = 1
+        for i, letter in enumerate(value):
+            if letter.upper() not in alphabet:
+                raise YuzuError(f"replace_with must be over {alphabet}, got {letter!r} at position {i}")
+            table[alphabet.index(letter.upper()), i] = 1
     else:
         try:
-            table = torch.as_tensor(
-                np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value, dtype=np.float64)
-            )
+            given = value.detach().cpu().double() if isinstance(value, torch.Tensor) else value  # numpy has no bfloat16
+            table = torch.as_tensor(np.asarray(given, dtype=np.float64))
         except (TypeError, ValueError) as error:
             raise YuzuError(
                 f"replace_with must be a string or an array of numbers, got {type(value).__name__}"
@@ -259,13 +258,14 @@ def check_ranges(ranges: Any, length: int) -> tuple[np.ndarray, int]:
         raise YuzuError(f"ranges must be a list of (start, end) pairs, got {ranges!r}") from error
     if table.ndim != 2 or table.shape[1] != 2 or table.dtype.kind not in "iu":
         raise YuzuError(f"ranges must be a non-empty list of (start, end) pairs of integers, got {ranges!r}")
+    table = table.astype(np.int64)  # unsigned ones have no negative widths
     widths = table[:, 1] - table[:, 0]
     for (first, stop), width in zip(table, widths, strict=True):
         if first < 0 or stop > length or width < 1:
             raise YuzuError(f"ranges must lie inside the sequence, 0 <= start < end <= {length}, got ({first}, {stop})")
     if (widths != widths[0]).any():
         raise YuzuError(f"ranges must all have one width, got widths {sorted(set(widths.tolist()))}")
-    return table[:, 0].astype(np.int64), int(widths[0])
+    return table[:, 0], int(widths[0])
 
 
 def to_user(value: torch.Tensor, as_numpy: bool) -> Any:
