@@ -256,6 +256,25 @@ def test_errors_of_precompute(job, capsys):
         assert error.startswith("yuzu precompute: ") and message in error
 
 
+def test_an_error_stands_on_a_line_of_its_own(job, capsys):
+    """Not behind the progress bar, which is not hidden by default."""
+    _, arguments = job
+    assert command_line.main([*arguments[:-1], "--target", "7"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("yuzu ism: target=7")
+
+
+def test_a_model_with_extra_state(job, tmp_path):
+    """Which is in a state_dict, but no tensor."""
+    text = MODEL.replace("def build", "class Versioned(torch.nn.Identity):\n    def get_extra_state(self):\n        return {'version': 1}\n\ndef build")
+    (tmp_path / "versioned.py").write_text(text.replace("return torch.nn.Sequential(", "return torch.nn.Sequential(Versioned(), "))
+    place = job[1].index("--weights")
+    arguments = [*job[1][:place], *job[1][place + 2 :], "--model", "versioned.py:build"]
+    for _ in range(2):
+        torch.manual_seed(0)
+        assert command_line.main(arguments) == 0 and read()["done"].all()
+    sys.modules.pop("versioned")
+
+
 def test_another_jobs_file_is_not_touched(job, capsys):
     _, arguments = job
     assert command_line.main(arguments) == 0

@@ -249,18 +249,18 @@ def run_ism(options: argparse.Namespace) -> None:
         made = yuzu.Precomputation.load(options.precomputation, options.device)
     job = _job(options, model, names, X, made)
     left = _left(options.out, job, len(X))
-    bar = tqdm(total=len(X), initial=len(X) - len(left), disable=options.quiet, unit="sequence")
-    for first in range(0, len(left), options.at_once):
-        rows = left[first : first + options.at_once]
-        scores = _scores(model, X[torch.from_numpy(rows)], made, options)
-        with h5py.File(options.out, "a") as file:  # open only while there is something to write
-            if "done" not in file:
-                _lay_out(file, job, names, X, scores)
-            file["scores"][rows] = scores
-            file.flush()
-            file["done"][rows] = True  # only what is safely there
-        bar.update(len(rows))
-    bar.close()
+    # closed before an error is printed, which would stand behind the bar
+    with tqdm(total=len(X), initial=len(X) - len(left), disable=options.quiet, unit="sequence") as bar:
+        for first in range(0, len(left), options.at_once):
+            rows = left[first : first + options.at_once]
+            scores = _scores(model, X[torch.from_numpy(rows)], made, options)
+            with h5py.File(options.out, "a") as file:  # open only while there is something to write
+                if "done" not in file:
+                    _lay_out(file, job, names, X, scores)
+                file["scores"][rows] = scores
+                file.flush()
+                file["done"][rows] = True  # only what is safely there
+            bar.update(len(rows))
     if regions is not None:
         write_bed(options.out.with_name(options.out.name + ".bed"), regions)
     print(f"{len(X)} sequences in {options.out}" + (", as before" if not len(left) else ""))
@@ -315,6 +315,8 @@ def _job(options: argparse.Namespace, model: torch.nn.Module, names: list[str], 
     digest.update("\n".join(names).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
+        if not isinstance(tensor, torch.Tensor):  # of a module's get_extra_state, whatever that returns
+            continue
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     settings = {name: getattr(options, name) for name in ("model", "output", "target", "alphabet", "start", "end")}
     planned = None

@@ -90,9 +90,7 @@ def check_sequences(
     if not isinstance(X, torch.Tensor | np.ndarray):
         raise YuzuError(f"{name} must be a torch.Tensor or numpy.ndarray of shape (n, C, L), got {type(X).__name__}")
     if isinstance(X, np.ndarray):
-        if X.dtype.kind not in "biuf":
-            raise YuzuError(f"{name} must hold numbers, got dtype {X.dtype}")
-        X = from_numpy(X)
+        X = from_numpy(X, name)
     if X.layout != torch.strided or X.is_nested:
         kind = "a nested tensor" if X.is_nested else f"layout {X.layout}"
         raise YuzuError(f"{name} must be a dense tensor (n, C, L), got {kind}")
@@ -126,10 +124,12 @@ def check_sequences(
     return X.to("cpu", dtype or X.dtype)
 
 
-def from_numpy(array: np.ndarray) -> torch.Tensor:
-    """A tensor of an array; read-only ones (memory-mapped files) are copied, for tensors are always writable, and those
-    that PyTorch has no dtype for: of another byte order, or longer than float64.
+def from_numpy(array: np.ndarray, name: str) -> torch.Tensor:
+    """A tensor of an array of numbers, the user's ``name``; read-only ones (memory-mapped files) are copied, for
+    tensors are always writable, and those that PyTorch has no dtype for: of another byte order, or longer than float64.
     """
+    if array.dtype.kind not in "biufc":
+        raise YuzuError(f"{name} must hold numbers, got dtype {array.dtype}")
     if array.dtype.type is np.longdouble:
         with np.errstate(over="ignore"):  # infinite then, which whoever needs finite numbers refuses
             array = array.astype(np.float64)
@@ -163,9 +163,7 @@ def check_args(
     found = []
     for i, value in enumerate(args):
         if isinstance(value, np.ndarray):
-            if value.dtype.kind not in "biufc":
-                raise YuzuError(f"args[{i}] must hold numbers, got dtype {value.dtype}")
-            value = from_numpy(value)
+            value = from_numpy(value, f"args[{i}]")
         if not isinstance(value, torch.Tensor):
             raise YuzuError(f"args[{i}] must be a tensor, got {type(value).__name__}")
         if value.dim() == 0 or value.shape[0] == 0 or (n is not None and value.shape[0] != n):

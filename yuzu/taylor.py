@@ -188,7 +188,7 @@ def correct_multipliers(grad: Any, output: str, x: Any, baseline: Any = None, ch
     _check_output(output, OUTPUTS)
     if not isinstance(grad, torch.Tensor | np.ndarray):
         raise YuzuError(f"grad must be a torch.Tensor or numpy.ndarray, got {type(grad).__name__}")
-    values = from_numpy(grad) if isinstance(grad, np.ndarray) else grad.detach()
+    values = from_numpy(grad, "grad") if isinstance(grad, np.ndarray) else grad.detach()
     if not values.is_floating_point():
         values = values.float()
     axis = channel_axis % values.dim() if -values.dim() <= channel_axis < values.dim() else -1
