@@ -151,8 +151,11 @@ def test_args_are_cast_to_the_models_dtype():
 
 def test_packed_sequences(net):
     X = sequences(2, L)
-    found = yuzu.saturation_mutagenesis(net, Packed(X.to(torch.int8)), device="cpu")
-    assert torch.equal(found, yuzu.saturation_mutagenesis(net, X, device="cpu"))
+    packed = Packed(X.to(torch.int8))
+    for function in (yuzu.saturation_mutagenesis, yuzu.predict, yuzu.yuzu_ism, yuzu.naive_ism, yuzu.hybrid_ism):
+        assert torch.equal(function(net, packed, device="cpu"), function(net, X, device="cpu")), function
+    found = yuzu.taylor.ism(packed, net, output="mean_effects", start=3, device="cpu")
+    assert torch.equal(found, yuzu.taylor.ism(X, net, output="mean_effects", start=3, device="cpu"))
 
 
 @pytest.mark.parametrize(

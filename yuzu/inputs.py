@@ -87,6 +87,7 @@ def check_sequences(
     """Sequences as a CPU tensor of ``dtype`` (None: of its own), shape ``(n, C, L)``; finite, in the model's dtype too,
     which is ``dtype`` unless given. Of one character, which nothing substitutes, only with ``least_choices=1``.
     """
+    X = X.to_one_hot() if hasattr(X, "to_one_hot") else X  # tangermeme's packed sequences
     if not isinstance(X, torch.Tensor | np.ndarray):
         raise YuzuError(f"{name} must be a torch.Tensor or numpy.ndarray of shape (n, C, L), got {type(X).__name__}")
     if isinstance(X, np.ndarray):

@@ -121,7 +121,6 @@ def apply_product(
 
 
 def _check(X: Any, args: Any) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    X = X.to_one_hot() if hasattr(X, "to_one_hot") else X  # tangermeme's packed sequences
     sequences, extra = check_sequences(X, None, name="X", least_choices=1), check_args(args, None)
     if not extra:
         raise YuzuError("args must hold at least one input after the sequence, got none")

@@ -121,7 +121,6 @@ def saturation_mutagenesis_of_states(
     not depend on them is computed once.
     """
     check_model(model)
-    X = X.to_one_hot() if hasattr(X, "to_one_hot") else X  # tangermeme's packed sequences
     as_numpy = isinstance(X, np.ndarray)
     X = check_sequences(X, None, name="X")
     check_count("batch_size", batch_size)

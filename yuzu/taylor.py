@@ -266,15 +266,15 @@ def ism(
     """
     _check_output(output, ISM_OUTPUTS)
     check_model(model)
-    check_sequences(x, None, name="x")
+    X = check_sequences(x, None, name="x")
     kind = "prediction" if output == "predictions" else "delta"
-    one = predict_named("x", model, x, args, func, device=device, only_first=True)
+    one = predict_named("x", model, X, args, func, device=device, only_first=True)
     # of a single (n, T) tensor the engine computes the tracks alone
     single = isinstance(one, torch.Tensor | np.ndarray) and one.ndim == 2
     count = flat_outputs(pytree.tree_map(torch.as_tensor, one), 1).shape[1]
     chosen = None if tracks is None else check_tracks(tracks, count)
     settings = {"args": args, "func": func, "start": start, "end": end, "device": device, "verbose": verbose}
-    found = yuzu_ism(model, x, precomputation, output=kind, target=chosen if single else None, **settings)
+    found = yuzu_ism(model, X, precomputation, output=kind, target=chosen if single else None, **settings)
     kinds = [torch.as_tensor(v).is_floating_point() for v in pytree.tree_leaves(one)]
     leaves = zip(pytree.tree_leaves(found), kinds, strict=True)
     parts = [torch.as_tensor(v) for v, floating in leaves if floating]
@@ -283,8 +283,8 @@ def ism(
     if output == "ism_attributions":
         scores = hypothetical(scores)
     elif output == "mean_effects":
-        first, stop, _ = slice(start, end).indices(np.shape(x)[2])
-        scores = mean_effect(scores, x[:, :, first:stop])
+        first, stop, _ = slice(start, end).indices(X.shape[2])
+        scores = mean_effect(scores, X[:, :, first:stop])
     return to_user(scores.permute(0, 3, 1, 2).contiguous(), isinstance(x, np.ndarray))
 
 
