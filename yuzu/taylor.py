@@ -270,14 +270,12 @@ def ism(
     kind = "prediction" if output == "predictions" else "delta"
     one = predict_named("x", model, X, args, func, device=device, only_first=True)
     # of a single (n, T) tensor the engine computes the tracks alone
-    single = isinstance(one, torch.Tensor | np.ndarray) and one.ndim == 2
-    count = flat_outputs(pytree.tree_map(torch.as_tensor, one), 1).shape[1]
-    chosen = None if tracks is None else check_tracks(tracks, count)
+    single = isinstance(one, torch.Tensor) and one.ndim == 2
+    chosen = None if tracks is None else check_tracks(tracks, flat_outputs(one, 1).shape[1])
     settings = {"args": args, "func": func, "start": start, "end": end, "device": device, "verbose": verbose}
     found = yuzu_ism(model, X, precomputation, output=kind, target=chosen if single else None, **settings)
-    kinds = [torch.as_tensor(v).is_floating_point() for v in pytree.tree_leaves(one)]
-    leaves = zip(pytree.tree_leaves(found), kinds, strict=True)
-    parts = [torch.as_tensor(v) for v, floating in leaves if floating]
+    leaves = zip(pytree.tree_leaves(found), pytree.tree_leaves(one), strict=True)
+    parts = [v for v, y in leaves if isinstance(y, torch.Tensor) and y.is_floating_point()]
     values = torch.cat([v.flatten(3) if v.dim() > 3 else v.unsqueeze(3) for v in parts], dim=3)
     scores = values if single or chosen is None else values[..., chosen]  # (n, C, L', tracks)
     if output == "ism_attributions":
