@@ -47,6 +47,7 @@ OUTPUTS = ("local", "global", "corrected", "hypothetical", "tism")
 ISM_OUTPUTS = ("ism", "predictions", "ism_attributions", "mean_effects")
 
 
+@torch.inference_mode(False)  # there are no gradients in it
 def takegrad(
     x: Any,
     model: torch.nn.Module,
@@ -128,7 +129,7 @@ def _gradients(
     """``(n, tracks, C, L)``: one forward pass (with what explains its errors around it), and a backward pass that
     carries many tracks together.
     """
-    X = X.detach().requires_grad_()
+    X = X.detach().clone().requires_grad_()  # a copy may have gradients, also of what was made in inference mode
     recurrent = any(isinstance(module, torch.nn.RNNBase) for module in model.modules())
     with running(), torch.enable_grad(), backward_in_evaluation(recurrent), products("highest", X.device):
         with wrong:
@@ -286,6 +287,7 @@ def ism(
     return to_user(scores.permute(0, 3, 1, 2).contiguous(), isinstance(x, np.ndarray))
 
 
+@torch.inference_mode(False)
 def deepliftshap(
     x: Any,
     model: torch.nn.Module,
