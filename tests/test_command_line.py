@@ -85,6 +85,24 @@ def test_a_job_killed_in_its_first_batch_leaves_nothing(job, monkeypatch, tmp_pa
     assert command_line.main(arguments) == 0 and read()["done"].all()
 
 
+def test_a_job_killed_while_its_file_is_made_goes_on(job, monkeypatch, tmp_path):
+    """Writing the sequences of many regions takes seconds."""
+    _, arguments = job
+    original = h5py.Group.create_dataset
+
+    def killed(self, name, *rest, **settings):
+        if name == "names":
+            sys.exit("killed")
+        return original(self, name, *rest, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(h5py.Group, "create_dataset", killed)
+        with pytest.raises(SystemExit):
+            command_line.main(arguments)
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("s.h5")]
+    assert command_line.main(arguments) == 0 and read()["done"].all()
+
+
 def test_part_of_the_positions(job, capsys):
     model, arguments = job
     assert command_line.main([*arguments, "--start", "4", "--end", "-6", "--output", "delta"]) == 0
