@@ -200,6 +200,17 @@ def test_a_job_does_not_go_on_with_another_precomputation(job, monkeypatch, caps
         Path("s.h5").unlink()
 
 
+def test_a_module_in_the_current_folder(job, tmp_path, monkeypatch):
+    """The command `yuzu` has its own folder on the path, and not the current one, as `python -m yuzu` has."""
+    (tmp_path / "package_of_mine").mkdir()
+    (tmp_path / "package_of_mine" / "net.py").write_text(MODEL)
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder not in ("", str(tmp_path))])
+    found = command_line.load_model("package_of_mine.net:build", None)
+    assert found(one_hot_encode(SEQUENCES)).shape == (5, 2)
+    for name in ("package_of_mine", "package_of_mine.net"):
+        sys.modules.pop(name)
+
+
 def test_precomputation(job, capsys):
     model, arguments = job
     plan = ["precompute", "--model", "net.py:build", "--fasta", "x.fa", "--out", "net.yuzu", "--device", "cpu"]

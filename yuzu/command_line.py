@@ -105,6 +105,7 @@ def load_model(place: str, weights: Path | None) -> torch.nn.Module:
         sys.path.insert(0, str(Path(where).resolve().parent))  # what it imports lies beside it
         spec.loader.exec_module(module)
     else:
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m yuzu` has it, and the command `yuzu` has not
         try:
             module = importlib.import_module(where)
         except ImportError as error:
