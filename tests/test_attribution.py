@@ -54,6 +54,8 @@ def test_characters_on_another_axis():
     ("call", "message"),
     [
         (lambda: hypothetical([1, 2]), "deltas must be a torch.Tensor or numpy.ndarray, got list"),
+        (lambda: hypothetical(np.zeros((3, 4, 5), object)), "deltas must hold numbers, got dtype object"),
+        (lambda: projected(np.zeros((3, 4, 5)), np.zeros((3, 4, 5), str)), "X must hold numbers, got dtype <U1"),
         (lambda: hypothetical(torch.zeros(3, 4)), "at least 3 axes"),
         (lambda: hypothetical(torch.zeros(3, 4, 5), channel_axis=4), "axis 4"),
         (lambda: hypothetical(torch.zeros(3, 4, 5), channel_axis=0), "axis 0"),
@@ -120,6 +122,8 @@ def test_to_modisco_refuses_what_is_not_hypothetical(tmp_path):
         (good.where(X == 1, torch.nan), X, "finite"),
         (good[:, :3], X[:, :3], r"\(N, 4, L\)"),
         (good.tolist(), X, "got list"),
+        (good.numpy().astype(str), X, "scores must hold real numbers, got dtype <U"),
+        (good + 1j, X, "scores must hold real numbers, got dtype complex64"),
     ):
         with pytest.raises(yuzu.YuzuError, match=message):
             to_modisco(tmp_path / "out", letters, scores)

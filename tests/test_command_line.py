@@ -85,6 +85,24 @@ def test_a_job_killed_in_its_first_batch_leaves_nothing(job, monkeypatch, tmp_pa
     assert command_line.main(arguments) == 0 and read()["done"].all()
 
 
+def test_a_job_killed_while_its_file_is_made_goes_on(job, monkeypatch, tmp_path):
+    """Writing the sequences of many regions takes seconds."""
+    _, arguments = job
+    original = h5py.Group.create_dataset
+
+    def killed(self, name, *rest, **settings):
+        if name == "names":
+            sys.exit("killed")
+        return original(self, name, *rest, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(h5py.Group, "create_dataset", killed)
+        with pytest.raises(SystemExit):
+            command_line.main(arguments)
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("s.h5")]
+    assert command_line.main(arguments) == 0 and read()["done"].all()
+
+
 def test_part_of_the_positions(job, capsys):
     model, arguments = job
     assert command_line.main([*arguments, "--start", "4", "--end", "-6", "--output", "delta"]) == 0
@@ -182,6 +200,17 @@ def test_a_job_does_not_go_on_with_another_precomputation(job, monkeypatch, caps
         Path("s.h5").unlink()
 
 
+def test_a_module_in_the_current_folder(job, tmp_path, monkeypatch):
+    """The command `yuzu` has its own folder on the path, and not the current one, as `python -m yuzu` has."""
+    (tmp_path / "package_of_mine").mkdir()
+    (tmp_path / "package_of_mine" / "net.py").write_text(MODEL)
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder not in ("", str(tmp_path))])
+    found = command_line.load_model("package_of_mine.net:build", None)
+    assert found(one_hot_encode(SEQUENCES)).shape == (5, 2)
+    for name in ("package_of_mine", "package_of_mine.net"):
+        sys.modules.pop(name)
+
+
 def test_precomputation(job, capsys):
     model, arguments = job
     plan = ["precompute", "--model", "net.py:build", "--fasta", "x.fa", "--out", "net.yuzu", "--device", "cpu"]
@@ -254,6 +283,25 @@ def test_errors_of_precompute(job, capsys):
         assert command_line.main([*arguments, *change]) == 2
         error = capsys.readouterr().err
         assert error.startswith("yuzu precompute: ") and message in error
+
+
+def test_an_error_stands_on_a_line_of_its_own(job, capsys):
+    """Not behind the progress bar, which is not hidden by default."""
+    _, arguments = job
+    assert command_line.main([*arguments[:-1], "--target", "7"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("yuzu ism: target=7")
+
+
+def test_a_model_with_extra_state(job, tmp_path):
+    """Which is in a state_dict, but no tensor."""
+    text = MODEL.replace("def build", "class Versioned(torch.nn.Identity):\n    def get_extra_state(self):\n        return {'version': 1}\n\ndef build")
+    (tmp_path / "versioned.py").write_text(text.replace("return torch.nn.Sequential(", "return torch.nn.Sequential(Versioned(), "))
+    place = job[1].index("--weights")
+    arguments = [*job[1][:place], *job[1][place + 2 :], "--model", "versioned.py:build"]
+    for _ in range(2):
+        torch.manual_seed(0)
+        assert command_line.main(arguments) == 0 and read()["done"].all()
+    sys.modules.pop("versioned")
 
 
 def test_another_jobs_file_is_not_touched(job, capsys):

@@ -553,6 +553,7 @@ REPLACEMENTS = {
     "matrix": (np.arange(12.0).reshape(4, 3) / 10, torch.arange(12.0).reshape(4, 3) / 10),
     "tensor": (torch.arange(12.0).reshape(4, 3) / 10, torch.arange(12.0).reshape(4, 3) / 10),
     "int8 matrix": (one_hot("TTA").to(torch.int8), one_hot("TTA")),
+    "bfloat16 matrix": (one_hot("CAG").bfloat16(), one_hot("CAG")),
 }
 
 

@@ -97,6 +97,7 @@ BAD_OPTIONS = {
         ({"ranges": [(0, 3), (L - 2, L + 1)]}, r"30.*\(28, 31\)"),
         ({"ranges": [(4, 4)]}, r"\(4, 4\)"),
         ({"ranges": [(6, 4)]}, r"\(6, 4\)"),
+        ({"ranges": np.array([(6, 4)], dtype=np.uint8)}, r"\(6, 4\)"),
         ({"ranges": [3, 4]}, "pair"),
         ({"ranges": [(0, 1, 2)]}, "pair"),
         ({"ranges": [(0, 2), (3,)]}, "pair"),

@@ -1,5 +1,6 @@
 """Hybrid ISM: exact where what mixes positions is linear, Taylor ISM where nothing is local, and in between better."""
 
+import copy
 import sys
 
 import numpy as np
@@ -174,6 +175,23 @@ def test_a_precomputation_and_weights_that_change():
     after = yuzu.hybrid_ism(model, X, made, device="cpu")
     assert not torch.allclose(before, after) and correlation(after, wanted(model, X)) > 0.95
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_in_inference_mode(device):
+    """There are no gradients in it, nor of what was made in it: sequences, other inputs, weights."""
+    torch.manual_seed(0)
+    model, joined, X, cell = Attention().eval(), Joined().eval(), sequences(2, L), torch.randn(2, 3)
+    given = [(model, X, None), (joined, X, (cell,))]
+    with torch.inference_mode():
+        made = [(copy.deepcopy(m), x.clone(), a and (a[0].clone(),)) for m, x, a in given]
+    functions = (yuzu.hybrid_ism, lambda m, x, **settings: taylor.takegrad(x, m, **settings))
+    for function in functions:
+        for (m, x, a), those in zip(given, made, strict=True):
+            wanted = function(m, x, args=a, device=device)
+            assert torch.allclose(function(those[0], those[1], args=those[2], device=device), wanted, atol=1e-6)
+            with torch.inference_mode():
+                found = function(m, x, args=a, device=device)
+            assert torch.equal(found, wanted) and not found.is_inference() and not found.requires_grad
 
 
 @pytest.mark.parametrize("conv", ["cyclic", "gaussian"])

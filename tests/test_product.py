@@ -74,7 +74,9 @@ def test_containers_become_lists():
     [
         (lambda m: apply_pairwise(yuzu.predict, m, X, (STATE, DEPTH[:2])), "same number of rows"),
         (lambda m: apply_pairwise(yuzu.predict, m, X, ()), "at least one input"),
-        (lambda m: apply_product(yuzu.predict, m, X[:0], (STATE, DEPTH)), "X must be an array"),
+        (lambda m: apply_product(yuzu.predict, m, X[:0], (STATE, DEPTH)), "X must hold at least one"),
+        (lambda m: apply_product(yuzu.predict, m, X.numpy().astype(object), (STATE, DEPTH)), "X must hold numbers"),
+        (lambda m: apply_pairwise(yuzu.yuzu_ism, m, X * torch.nan, (STATE, DEPTH)), "X must be finite"),
         (lambda m: apply_product(yuzu.predict, m, X, (STATE[:0], DEPTH)), "at least one row"),
         (lambda m: apply_product("predict", m, X, (STATE, DEPTH)), "func must be callable"),
         (lambda m: apply_product(yuzu.predict, m, X, (STATE, DEPTH), batch_size=0), "batch_size"),

@@ -328,6 +328,7 @@ def test_dtype(dtype):
     ({"alphabet": "ACGU"}, "alphabet: got 'ACGU', want the letters of DNA, 'ACGT', in some order"),
     ({"alphabet": "ACG"}, "alphabet: got 'ACG'"),
     ({"dtype": "float"}, "dtype: got 'float', want a torch.dtype"),
+    ({"reverse_complement": "-"}, "reverse_complement: got '-', want True or False"),
     ({"max_unknown": 1.5}, "max_unknown: got 1.5, want a fraction between 0 and 1"),
     ({"max_unknown": "none"}, "max_unknown: got 'none'"),
     ({"max_unknown": float("nan")}, "max_unknown: got nan"),
@@ -380,6 +381,14 @@ def test_bad_fasta(tmp_path, content):
     pytest.importorskip("pyfaidx", reason="opens FASTA files")
     with pytest.raises(YuzuError, match="genome: got .*genome.fa, want FASTA"):
         one_hot_regions(Regions(["a"], [0], [2]), write(tmp_path, content, "genome.fa"))
+
+
+def test_gzipped_genome(tmp_path):
+    """As UCSC has it: pyfaidx asks for biopython by the ending of the name, and cannot read it then either."""
+    pytest.importorskip("pyfaidx", reason="opens FASTA files")
+    path = write(tmp_path, gzip.compress(b">a\nACGT\n"), "hg38.fa.gz")
+    with pytest.raises(YuzuError, match="genome: got .*hg38.fa.gz"):
+        one_hot_regions(Regions(["a"], [0], [2]), path)
 
 
 def test_without_pyfaidx_the_error_says_what_to_install(tmp_path, monkeypatch):

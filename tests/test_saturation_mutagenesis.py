@@ -151,8 +151,11 @@ def test_args_are_cast_to_the_models_dtype():
 
 def test_packed_sequences(net):
     X = sequences(2, L)
-    found = yuzu.saturation_mutagenesis(net, Packed(X.to(torch.int8)), device="cpu")
-    assert torch.equal(found, yuzu.saturation_mutagenesis(net, X, device="cpu"))
+    packed = Packed(X.to(torch.int8))
+    for function in (yuzu.saturation_mutagenesis, yuzu.predict, yuzu.yuzu_ism, yuzu.naive_ism, yuzu.hybrid_ism):
+        assert torch.equal(function(net, packed, device="cpu"), function(net, X, device="cpu")), function
+    found = yuzu.taylor.ism(packed, net, output="mean_effects", start=3, device="cpu")
+    assert torch.equal(found, yuzu.taylor.ism(X, net, output="mean_effects", start=3, device="cpu"))
 
 
 @pytest.mark.parametrize(
@@ -202,6 +205,33 @@ def test_predict_with_several_outputs_and_inputs():
 
     found = yuzu.predict(Named(), X, batch_size=2, device="cpu")
     assert torch.equal(found["sum"], X.sum(2)) and torch.equal(found["rows"][1], X[:, 1])
+
+
+class WithNone(nn.Module):
+    """Returns None beside its output, as models do whose attention weights or loss were not asked for."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x), None
+
+
+def test_what_is_no_tensor_stays_as_it_is(net):
+    X, model = sequences(3, L), WithNone(net).eval()
+    for as_given in (X, X.numpy()):
+        found = yuzu.predict(model, as_given, batch_size=2, device="cpu")
+        assert type(found[0]) is type(as_given) and found[1] is None
+        assert np.array_equal(found[0], yuzu.predict(net, as_given, batch_size=2, device="cpu"))
+        for fast in (True, False):
+            raw = yuzu.saturation_mutagenesis(model, as_given, raw_outputs=True, fast=fast, device="cpu")
+            plain = yuzu.saturation_mutagenesis(net, as_given, raw_outputs=True, fast=fast, device="cpu")
+            for mine, other in zip(raw, plain, strict=True):
+                assert type(mine[0]) is type(as_given) and np.allclose(mine[0], other, atol=1e-6) and mine[1] is None
+    assert yuzu.check(model, X, device="cpu").yuzu_relative_error < 1e-5
+    for function in (yuzu.hybrid_ism, lambda m, x, device: yuzu.taylor.ism(x, m, device=device)):
+        assert torch.allclose(function(model, X, device="cpu"), function(net, X, device="cpu"), atol=1e-6)
 
 
 def test_predict_leaves_the_model_alone():

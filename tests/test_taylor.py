@@ -212,6 +212,7 @@ def test_bad_input_of_the_others():
         (lambda: taylor.correct_multipliers(g, "tism", X, channel_axis=-1), "channel_axis=-1"),
         (lambda: taylor.correct_multipliers(g, "tism", X[:, :, 1:]), "x must have the sequences"),
         (lambda: taylor.correct_multipliers([1], "tism", X), "grad must be"),
+        (lambda: taylor.correct_multipliers(X[:, None].numpy().astype(object), "tism", X), "grad must hold numbers"),
         (lambda: taylor.ism(X, Linear().eval(), output="tism"), "output must be one of 'ism'"),
         (lambda: taylor.ism(X, Linear().eval(), tracks=7, device="cpu"), "tracks must be integers"),
     ):

@@ -103,7 +103,7 @@ def projected(scores: Any, X: Any, channel_axis: int = 1) -> Any:
 def _array(name: str, value: Any, channel_axis: int) -> tuple[torch.Tensor, bool]:
     if not isinstance(value, torch.Tensor | np.ndarray):
         raise YuzuError(f"{name} must be a torch.Tensor or numpy.ndarray, got {type(value).__name__}")
-    found = from_numpy(value) if isinstance(value, np.ndarray) else value.detach()
+    found = from_numpy(value, name) if isinstance(value, np.ndarray) else value.detach()
     if not found.is_floating_point():
         found = found.float()
     if found.dim() < 3 or not -found.dim() < channel_axis < found.dim() or channel_axis == 0:
@@ -117,7 +117,7 @@ def _letters(X: Any, values: torch.Tensor, channel_axis: int) -> torch.Tensor:
     """``X`` with its characters and positions where ``values`` has them, to broadcast."""
     if not isinstance(X, torch.Tensor | np.ndarray):
         raise YuzuError(f"X must be a torch.Tensor or numpy.ndarray of shape (n, C, L), got {type(X).__name__}")
-    letters = from_numpy(X) if isinstance(X, np.ndarray) else X.detach()
+    letters = from_numpy(X, "X") if isinstance(X, np.ndarray) else X.detach()
     axis = channel_axis % values.dim()
     wanted = (values.shape[0], *values.shape[axis : axis + 2])
     if letters.dim() != 3 or tuple(letters.shape) != wanted:

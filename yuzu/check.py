@@ -40,7 +40,8 @@ class Check(NamedTuple):
 
 def _flat(result: Any) -> torch.Tensor:
     leaves = torch.utils._pytree.tree_leaves(result)
-    return torch.cat([torch.as_tensor(leaf).double().flatten() for leaf in leaves])
+    values = [torch.as_tensor(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor | np.ndarray)]
+    return torch.cat([value.double().flatten() for value in values])
 
 
 def errors_against(result: Any, truth: Any) -> tuple[float, float]:

@@ -19,6 +19,7 @@ import torch
 import yuzu
 from yuzu.attribution import hypothetical
 from yuzu.errors import YuzuError
+from yuzu.files import written_whole
 from yuzu.inputs import OUTPUTS
 from yuzu.progress import tqdm
 from yuzu.regions import one_hot_regions, write_bed
@@ -104,6 +105,7 @@ def load_model(place: str, weights: Path | None) -> torch.nn.Module:
         sys.path.insert(0, str(Path(where).resolve().parent))  # what it imports lies beside it
         spec.loader.exec_module(module)
     else:
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m yuzu` has it, and the command `yuzu` has not
         try:
             module = importlib.import_module(where)
         except ImportError as error:
@@ -249,18 +251,18 @@ def run_ism(options: argparse.Namespace) -> None:
         made = yuzu.Precomputation.load(options.precomputation, options.device)
     job = _job(options, model, names, X, made)
     left = _left(options.out, job, len(X))
-    bar = tqdm(total=len(X), initial=len(X) - len(left), disable=options.quiet, unit="sequence")
-    for first in range(0, len(left), options.at_once):
-        rows = left[first : first + options.at_once]
-        scores = _scores(model, X[torch.from_numpy(rows)], made, options)
-        with h5py.File(options.out, "a") as file:  # open only while there is something to write
-            if "done" not in file:
-                _lay_out(file, job, names, X, scores)
-            file["scores"][rows] = scores
-            file.flush()
-            file["done"][rows] = True  # only what is safely there
-        bar.update(len(rows))
-    bar.close()
+    # closed before an error is printed, which would stand behind the bar
+    with tqdm(total=len(X), initial=len(X) - len(left), disable=options.quiet, unit="sequence") as bar:
+        for first in range(0, len(left), options.at_once):
+            rows = left[first : first + options.at_once]
+            scores = _scores(model, X[torch.from_numpy(rows)], made, options)
+            if not options.out.exists():
+                _lay_out(options.out, job, names, X, scores)
+            with h5py.File(options.out, "a") as file:  # open only while there is something to write
+                file["scores"][rows] = scores
+                file.flush()
+                file["done"][rows] = True  # only what is safely there
+            bar.update(len(rows))
     if regions is not None:
         write_bed(options.out.with_name(options.out.name + ".bed"), regions)
     print(f"{len(X)} sequences in {options.out}" + (", as before" if not len(left) else ""))
@@ -275,7 +277,6 @@ def _left(out: Path, job: str, count: int) -> np.ndarray:
     try:
         with h5py.File(out, "r") as file:
             other, done = file.attrs.get("job"), file["done"][:] if "done" in file else None
-            empty = not len(file)
     except OSError as error:
         raise YuzuError(f"--out: {out} is not HDF5, or damaged ({error}); delete it or give another file") from error
     if other is not None and other != job:
@@ -283,11 +284,9 @@ def _left(out: Path, job: str, count: int) -> np.ndarray:
             f"--out: {out} holds another job's scores (other sequences, model, weights or options); give another file, "
             "or delete it"
         )
-    if not empty and (other is None or done is None):
-        raise YuzuError(
-            f"--out: {out} is not a file of yuzu ism, or was cut off while it was made; give another file, or delete it"
-        )
-    return np.arange(count) if done is None else np.flatnonzero(~done)
+    if other is None or done is None:
+        raise YuzuError(f"--out: {out} is not a file of yuzu ism; give another file, or delete it")
+    return np.flatnonzero(~done)
 
 
 def _scores(model: torch.nn.Module, X: torch.Tensor, made: Any, options: argparse.Namespace) -> np.ndarray:
@@ -299,14 +298,18 @@ def _scores(model: torch.nn.Module, X: torch.Tensor, made: Any, options: argpars
     return (hypothetical(found) if options.output == "hypothetical" else found).numpy()
 
 
-def _lay_out(file: Any, job: str, names: list[str], X: torch.Tensor, scores: np.ndarray) -> None:
+def _lay_out(out: Path, job: str, names: list[str], X: torch.Tensor, scores: np.ndarray) -> None:
+    """Make the file, all but the scores; whole or not at all, for a job may be killed while many sequences are written
+    and has to go on with what it finds.
+    """
     import h5py
 
-    file.create_dataset("scores", (len(X), *scores.shape[1:]), scores.dtype, chunks=(1, *scores.shape[1:]))
-    file.create_dataset("sequences", data=X.numpy())
-    file.create_dataset("names", data=names, dtype=h5py.string_dtype())
-    file.create_dataset("done", data=np.zeros(len(X), dtype=bool))
-    file.attrs["yuzu"], file.attrs["job"] = yuzu.__version__, job
+    with written_whole(out) as part, h5py.File(part, "w") as file:
+        file.create_dataset("scores", (len(X), *scores.shape[1:]), scores.dtype, chunks=(1, *scores.shape[1:]))
+        file.create_dataset("sequences", data=X.numpy())
+        file.create_dataset("names", data=names, dtype=h5py.string_dtype())
+        file.create_dataset("done", data=np.zeros(len(X), dtype=bool))
+        file.attrs["yuzu"], file.attrs["job"] = yuzu.__version__, job
 
 
 def _job(options: argparse.Namespace, model: torch.nn.Module, names: list[str], X: torch.Tensor, made: Any) -> str:
@@ -315,6 +318,8 @@ def _job(options: argparse.Namespace, model: torch.nn.Module, names: list[str], 
     digest.update("\n".join(names).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
+        if not isinstance(tensor, torch.Tensor):  # of a module's get_extra_state, whatever that returns
+            continue
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     settings = {name: getattr(options, name) for name in ("model", "output", "target", "alphabet", "start", "end")}
     planned = None

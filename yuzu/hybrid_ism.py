@@ -37,6 +37,7 @@ RECURRENT = {"aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu"}
 SLOPES_BYTES = 1 << 28  # of the gradients at the border of some tracks
 
 
+@torch.inference_mode(False)  # there are no gradients in it
 def hybrid_ism(
     model: torch.nn.Module,
     X_0: Any,
@@ -159,7 +160,8 @@ class _Hybrid:
                 scores = Scores("delta", results)
                 for first in range(0, len(X), batch_size):
                     rows = slice(first, first + batch_size)
-                    x, rest = X[rows].to(self.device), [a[rows].to(self.device) for a in args]
+                    # copies: what was made in inference mode has no gradients
+                    x, *rest = (t[rows].to(self.device, copy=True) for t in (X, *args))
                     self._batch(scores, first, x, rest, letters[rows], func, some)
                     bar.update(len(x))
                 found.append(results.tensors[0][:, 0])

@@ -87,12 +87,11 @@ def check_sequences(
     """Sequences as a CPU tensor of ``dtype`` (None: of its own), shape ``(n, C, L)``; finite, in the model's dtype too,
     which is ``dtype`` unless given. Of one character, which nothing substitutes, only with ``least_choices=1``.
     """
+    X = X.to_one_hot() if hasattr(X, "to_one_hot") else X  # tangermeme's packed sequences
     if not isinstance(X, torch.Tensor | np.ndarray):
         raise YuzuError(f"{name} must be a torch.Tensor or numpy.ndarray of shape (n, C, L), got {type(X).__name__}")
     if isinstance(X, np.ndarray):
-        if X.dtype.kind not in "biuf":
-            raise YuzuError(f"{name} must hold numbers, got dtype {X.dtype}")
-        X = from_numpy(X)
+        X = from_numpy(X, name)
     if X.layout != torch.strided or X.is_nested:
         kind = "a nested tensor" if X.is_nested else f"layout {X.layout}"
         raise YuzuError(f"{name} must be a dense tensor (n, C, L), got {kind}")
@@ -126,10 +125,12 @@ def check_sequences(
     return X.to("cpu", dtype or X.dtype)
 
 
-def from_numpy(array: np.ndarray) -> torch.Tensor:
-    """A tensor of an array; read-only ones (memory-mapped files) are copied, for tensors are always writable, and those
-    that PyTorch has no dtype for: of another byte order, or longer than float64.
+def from_numpy(array: np.ndarray, name: str) -> torch.Tensor:
+    """A tensor of an array of numbers, the user's ``name``; read-only ones (memory-mapped files) are copied, for
+    tensors are always writable, and those that PyTorch has no dtype for: of another byte order, or longer than float64.
     """
+    if array.dtype.kind not in "biufc":
+        raise YuzuError(f"{name} must hold numbers, got dtype {array.dtype}")
     if array.dtype.type is np.longdouble:
         with np.errstate(over="ignore"):  # infinite then, which whoever needs finite numbers refuses
             array = array.astype(np.float64)
@@ -163,9 +164,7 @@ def check_args(
     found = []
     for i, value in enumerate(args):
         if isinstance(value, np.ndarray):
-            if value.dtype.kind not in "biufc":
-                raise YuzuError(f"args[{i}] must hold numbers, got dtype {value.dtype}")
-            value = from_numpy(value)
+            value = from_numpy(value, f"args[{i}]")
         if not isinstance(value, torch.Tensor):
             raise YuzuError(f"args[{i}] must be a tensor, got {type(value).__name__}")
         if value.dim() == 0 or value.shape[0] == 0 or (n is not None and value.shape[0] != n):
@@ -225,15 +224,14 @@ def check_replacement(value: Any, n_choices: int, width: int | None) -> torch.Te
         if not value:
             raise YuzuError("replace_with must not be an empty string")
         table = torch.zeros(n_choices, len(value), dtype=torch.float64, device="cpu")
-        for i, letter in enumerate(value.upper()):
-            if letter not in alphabet:
-                raise YuzuError(f"replace_with must be over {alphabet}, got {value[i]!r} at position {i}")
-            table[alphabet.index(letter), i] = 1
+        for i, letter in enumerate(value):
+            if letter.upper() not in alphabet:
+                raise YuzuError(f"replace_with must be over {alphabet}, got {letter!r} at position {i}")
+            table[alphabet.index(letter.upper()), i] = 1
     else:
         try:
-            table = torch.as_tensor(
-                np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value, dtype=np.float64)
-            )
+            given = value.detach().cpu().double() if isinstance(value, torch.Tensor) else value  # numpy has no bfloat16
+            table = torch.as_tensor(np.asarray(given, dtype=np.float64))
         except (TypeError, ValueError) as error:
             raise YuzuError(
                 f"replace_with must be a string or an array of numbers, got {type(value).__name__}"
@@ -259,13 +257,14 @@ def check_ranges(ranges: Any, length: int) -> tuple[np.ndarray, int]:
         raise YuzuError(f"ranges must be a list of (start, end) pairs, got {ranges!r}") from error
     if table.ndim != 2 or table.shape[1] != 2 or table.dtype.kind not in "iu":
         raise YuzuError(f"ranges must be a non-empty list of (start, end) pairs of integers, got {ranges!r}")
+    table = table.astype(np.int64)  # unsigned ones have no negative widths
     widths = table[:, 1] - table[:, 0]
     for (first, stop), width in zip(table, widths, strict=True):
         if first < 0 or stop > length or width < 1:
             raise YuzuError(f"ranges must lie inside the sequence, 0 <= start < end <= {length}, got ({first}, {stop})")
     if (widths != widths[0]).any():
         raise YuzuError(f"ranges must all have one width, got widths {sorted(set(widths.tolist()))}")
-    return table[:, 0].astype(np.int64), int(widths[0])
+    return table[:, 0], int(widths[0])
 
 
 def to_user(value: torch.Tensor, as_numpy: bool) -> Any:

@@ -83,11 +83,14 @@ def to_modisco(path: str | Path, X: Any, scores: Any, alphabet: str | Sequence[s
 
 
 def _array(name: str, value: Any) -> np.ndarray:
-    if isinstance(value, torch.Tensor):
-        return to_user(value.detach().cpu(), as_numpy=True)
-    if isinstance(value, np.ndarray):
-        return value
-    raise YuzuError(f"{name} must be a torch.Tensor or numpy.ndarray of shape (N, 4, L), got {type(value).__name__}")
+    if not isinstance(value, torch.Tensor | np.ndarray):
+        raise YuzuError(
+            f"{name} must be a torch.Tensor or numpy.ndarray of shape (N, 4, L), got {type(value).__name__}"
+        )
+    array = to_user(value.detach().cpu(), as_numpy=True) if isinstance(value, torch.Tensor) else value
+    if array.dtype.kind not in "biuf":
+        raise YuzuError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    return array
 
 
 def _save(path: Path, array: np.ndarray) -> None:

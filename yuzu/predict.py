@@ -56,7 +56,7 @@ def predict(
     Returns
     -------
     torch.Tensor, list or dict of them, on the CPU (arrays for a numpy ``X``)
-        ``(n, ...)``. A tuple becomes a list, as in tangermeme; other containers stay.
+        ``(n, ...)``. A tuple becomes a list, as in tangermeme; other containers stay, and so does what is no tensor.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def predict_named(
     if func is not None and not callable(func):
         raise YuzuError(f"func must be callable, got {type(func).__name__}")
     twin = evaluation_copy(model, found)
-    parts: list[list[torch.Tensor]] = []
+    parts: list[list[Any]] = []
     spec: Any = None
     starts = range(0, len(sequences), batch_size)
     if only_first:
@@ -105,12 +105,16 @@ def predict_named(
         if func is not None:
             output = func(output)
         leaves, spec = pytree.tree_flatten(list(output) if isinstance(output, tuple) else output)
-        if not leaves or not all(isinstance(v, torch.Tensor) and v.dim() and len(v) == len(x) for v in leaves):
+        tensors = [v for v in leaves if isinstance(v, torch.Tensor)]
+        if not tensors or not all(v.dim() and len(v) == len(x) for v in tensors):
             raise YuzuError(
                 f"the model{' (after func)' if func is not None else ''} must return tensors with one row for each "
                 f"sequence, got {[tuple(v.shape) if hasattr(v, 'shape') else type(v).__name__ for v in leaves]} "
                 f"for {len(x)} sequences"
             )
-        parts.append([v.detach().cpu() for v in leaves])
-    values = [to_user(torch.cat(pieces), as_numpy) for pieces in zip(*parts, strict=True)]
+        parts.append([v.detach().cpu() if isinstance(v, torch.Tensor) else v for v in leaves])
+    values = [
+        to_user(torch.cat(pieces), as_numpy) if isinstance(pieces[0], torch.Tensor) else pieces[0]
+        for pieces in zip(*parts, strict=True)
+    ]
     return pytree.tree_unflatten(values, spec)

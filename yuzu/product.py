@@ -14,7 +14,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from yuzu.errors import YuzuError
-from yuzu.inputs import check_args, check_count, check_device, check_model, from_numpy, to_user
+from yuzu.inputs import check_args, check_count, check_device, check_model, check_sequences, to_user
 from yuzu.progress import tqdm
 from yuzu.saturation_mutagenesis import saturation_mutagenesis, saturation_mutagenesis_of_states
 from yuzu.yuzu_ism import ism_of_states, yuzu_ism
@@ -121,13 +121,10 @@ def apply_product(
 
 
 def _check(X: Any, args: Any) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    X = X.to_one_hot() if hasattr(X, "to_one_hot") else X  # tangermeme's packed sequences
-    if not isinstance(X, torch.Tensor | np.ndarray) or X.ndim != 3 or 0 in X.shape:
-        raise YuzuError(f"X must be an array of shape (n, C, L), none of them 0, got {getattr(X, 'shape', type(X))}")
-    extra = check_args(args, None)
+    sequences, extra = check_sequences(X, None, name="X", least_choices=1), check_args(args, None)
     if not extra:
         raise YuzuError("args must hold at least one input after the sequence, got none")
-    return from_numpy(X) if isinstance(X, np.ndarray) else X.detach(), extra
+    return sequences, extra
 
 
 def _apply(

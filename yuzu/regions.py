@@ -376,6 +376,8 @@ def one_hot_regions(
     (['NACG', 'GTAC'], [1, 4], [])
     """
     letters = dna_order(alphabet)
+    if not isinstance(reverse_complement, (bool, np.bool_)):
+        raise YuzuError(f"reverse_complement: got {reverse_complement!r}, want True or False")
     if not isinstance(dtype, torch.dtype):
         raise YuzuError(f"dtype: got {dtype!r}, want a torch.dtype")
     if not isinstance(max_unknown, (int, float)) or not 0 <= max_unknown <= 1:
@@ -440,6 +442,11 @@ def _opened(genome: Any) -> Iterator[Any]:
         fasta = pyfaidx.Fasta(os.fspath(genome))
     except (pyfaidx.FastaIndexingError, pyfaidx.UnsupportedCompressionFormat, ValueError) as error:
         raise YuzuError(f"genome: got {genome}, want FASTA ({error})") from error
+    except ImportError as error:  # by the ending of its name; plain gzip cannot be read at all
+        raise YuzuError(
+            f"genome: got {genome}, which is compressed; unpack it with 'gunzip', or pack it with 'bgzip' and install "
+            "biopython"
+        ) from error
     except OSError as error:
         raise YuzuError(
             f"genome: the index {genome}.fai is missing or older than the genome, and cannot be written ({error}); "

@@ -20,6 +20,7 @@ from yuzu.predict import predict, predict_named
 from yuzu.progress import tqdm
 from yuzu.yuzu_ism import ism_of_states
 
+ARRAYS = (torch.Tensor, np.ndarray)
 RESULTS_AT_ONCE = 1 << 28  # bytes of differences before they are averaged over outputs
 
 
@@ -97,7 +98,7 @@ def saturation_mutagenesis(
     """
     settings = (start, end, batch_size, target, hypothetical, raw_outputs, dtype, device, verbose, func, fast)
     found = saturation_mutagenesis_of_states(model, X, [args], *settings)
-    picked = pytree.tree_map(lambda v: v[:, 0], tuple(found) if raw_outputs else found)
+    picked = pytree.tree_map_only(ARRAYS, lambda v: v[:, 0], tuple(found) if raw_outputs else found)
     return SaturationMutagenesisRawResult(*picked) if raw_outputs else picked
 
 
@@ -121,7 +122,6 @@ def saturation_mutagenesis_of_states(
     not depend on them is computed once.
     """
     check_model(model)
-    X = X.to_one_hot() if hasattr(X, "to_one_hot") else X  # tangermeme's packed sequences
     as_numpy = isinstance(X, np.ndarray)
     X = check_sequences(X, None, name="X")
     check_count("batch_size", batch_size)
@@ -203,8 +203,8 @@ def _naively(model: torch.nn.Module, X: torch.Tensor, *, states: Sequence[Any], 
 
 def _stacked(each: list[Any]) -> Any:
     """The same container of tensors, the states on a second axis."""
-    return pytree.tree_map(lambda *tensors: torch.stack(tensors, 1), *each)
+    return pytree.tree_map(lambda *of: torch.stack(of, 1) if isinstance(of[0], torch.Tensor) else of[0], *each)
 
 
 def _to_user(value: Any, as_numpy: bool) -> Any:
-    return pytree.tree_map(lambda v: to_user(v, as_numpy), value)
+    return pytree.tree_map_only(torch.Tensor, lambda v: to_user(v, as_numpy), value)

@@ -47,6 +47,7 @@ OUTPUTS = ("local", "global", "corrected", "hypothetical", "tism")
 ISM_OUTPUTS = ("ism", "predictions", "ism_attributions", "mean_effects")
 
 
+@torch.inference_mode(False)  # there are no gradients in it
 def takegrad(
     x: Any,
     model: torch.nn.Module,
@@ -128,7 +129,7 @@ def _gradients(
     """``(n, tracks, C, L)``: one forward pass (with what explains its errors around it), and a backward pass that
     carries many tracks together.
     """
-    X = X.detach().requires_grad_()
+    X = X.detach().clone().requires_grad_()  # a copy may have gradients, also of what was made in inference mode
     recurrent = any(isinstance(module, torch.nn.RNNBase) for module in model.modules())
     with running(), torch.enable_grad(), backward_in_evaluation(recurrent), products("highest", X.device):
         with wrong:
@@ -188,7 +189,7 @@ def correct_multipliers(grad: Any, output: str, x: Any, baseline: Any = None, ch
     _check_output(output, OUTPUTS)
     if not isinstance(grad, torch.Tensor | np.ndarray):
         raise YuzuError(f"grad must be a torch.Tensor or numpy.ndarray, got {type(grad).__name__}")
-    values = from_numpy(grad) if isinstance(grad, np.ndarray) else grad.detach()
+    values = from_numpy(grad, "grad") if isinstance(grad, np.ndarray) else grad.detach()
     if not values.is_floating_point():
         values = values.float()
     axis = channel_axis % values.dim() if -values.dim() <= channel_axis < values.dim() else -1
@@ -266,28 +267,27 @@ def ism(
     """
     _check_output(output, ISM_OUTPUTS)
     check_model(model)
-    check_sequences(x, None, name="x")
+    X = check_sequences(x, None, name="x")
     kind = "prediction" if output == "predictions" else "delta"
-    one = predict_named("x", model, x, args, func, device=device, only_first=True)
+    one = predict_named("x", model, X, args, func, device=device, only_first=True)
     # of a single (n, T) tensor the engine computes the tracks alone
-    single = isinstance(one, torch.Tensor | np.ndarray) and one.ndim == 2
-    count = flat_outputs(pytree.tree_map(torch.as_tensor, one), 1).shape[1]
-    chosen = None if tracks is None else check_tracks(tracks, count)
+    single = isinstance(one, torch.Tensor) and one.ndim == 2
+    chosen = None if tracks is None else check_tracks(tracks, flat_outputs(one, 1).shape[1])
     settings = {"args": args, "func": func, "start": start, "end": end, "device": device, "verbose": verbose}
-    found = yuzu_ism(model, x, precomputation, output=kind, target=chosen if single else None, **settings)
-    kinds = [torch.as_tensor(v).is_floating_point() for v in pytree.tree_leaves(one)]
-    leaves = zip(pytree.tree_leaves(found), kinds, strict=True)
-    parts = [torch.as_tensor(v) for v, floating in leaves if floating]
+    found = yuzu_ism(model, X, precomputation, output=kind, target=chosen if single else None, **settings)
+    leaves = zip(pytree.tree_leaves(found), pytree.tree_leaves(one), strict=True)
+    parts = [v for v, y in leaves if isinstance(y, torch.Tensor) and y.is_floating_point()]
     values = torch.cat([v.flatten(3) if v.dim() > 3 else v.unsqueeze(3) for v in parts], dim=3)
     scores = values if single or chosen is None else values[..., chosen]  # (n, C, L', tracks)
     if output == "ism_attributions":
         scores = hypothetical(scores)
     elif output == "mean_effects":
-        first, stop, _ = slice(start, end).indices(np.shape(x)[2])
-        scores = mean_effect(scores, x[:, :, first:stop])
+        first, stop, _ = slice(start, end).indices(X.shape[2])
+        scores = mean_effect(scores, X[:, :, first:stop])
     return to_user(scores.permute(0, 3, 1, 2).contiguous(), isinstance(x, np.ndarray))
 
 
+@torch.inference_mode(False)
 def deepliftshap(
     x: Any,
     model: torch.nn.Module,

@@ -65,8 +65,8 @@ def yuzu_ism(
     precomputation: Precomputation or None
         From `precompute`. None makes one and keeps it for the next call with the same model and length.
     args: tuple of tensors or None
-        The model's other inputs, each with ``n`` rows. Floating point ones are cast to the model's dtype, but for a
-        precomputation that was made with others.
+        The model's other inputs, each with ``n`` rows and without NaN; infinity, as masks hold it, is fine. Floating
+        point ones are cast to the model's dtype, but for a precomputation that was made with others.
     output: str
         ``"l2"`` (default): ``(n, C, L')``, the Euclidean norm of ``y(mutant) - y(reference)`` over all model
         outputs; 0 at the reference character. ``"delta"``: ``(n, C, L', O...)``, signed. ``"prediction"``:
@@ -106,9 +106,9 @@ def yuzu_ism(
     Raises
     ------
     ValueError
-        For bad input, before any work: not three axes, wrong ``C`` or ``L``, NaN or infinity, an empty batch
-        or selection, ranges of unequal width or outside the sequence, a target that does not exist, outputs that are
-        complex (select what to score of them with ``func``).
+        For bad input, before any work: not three axes, wrong ``C`` or ``L``, NaN (in ``args``, too) or infinity, an
+        empty batch or selection, ranges of unequal width or outside the sequence, a target that does not exist, outputs
+        that are complex (select what to score of them with ``func``).
     PrecomputationError
         If ``precomputation`` was made for something else.
     """

@@ -207,6 +207,8 @@ class Weights:
         if tensor is None:
             owner, _, attribute = name.rpartition(".")
             tensor = getattr(self.model.get_submodule(owner), attribute).detach().to(self.device)
+            if tensor.is_inference() and not torch.is_inference_mode_enabled():
+                tensor = tensor.clone()  # which autograd may keep for the gradients of `hybrid_ism`
             self._moved[name] = tensor
         return tensor
 
