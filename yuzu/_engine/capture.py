@@ -21,6 +21,7 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from yuzu._engine.batch_parts import take_batch_apart
 from yuzu._engine.batch_size import Shapes, find_batch_size
 from yuzu._engine.gate import tracing
 from yuzu._engine.graph import Graph, Node, Ref
@@ -295,7 +296,8 @@ def _exported(
         raise CaptureError("the model does not take the sequence as its first argument")
     leaves = [index[o] if isinstance(o, torch.fx.Node) else (o,) for o in output]
     spec = program.call_spec.out_spec
-    nodes, leaves = separate_joined(*pools_first(*simplify(nodes, leaves)))
+    nodes, leaves = take_batch_apart(*simplify(nodes, leaves))
+    nodes, leaves = separate_joined(*pools_first(nodes, leaves))
     return Graph(nodes, leaves, lambda values: pytree.tree_unflatten(values, spec), str(spec), road)
 
 

@@ -72,9 +72,9 @@ def simplify(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[An
             node.target, node.shape, node.dtype = First(node.target), pick.shape, pick.dtype
 
     outputs = [same[o] if isinstance(o, int) else o for o in outputs]
-    nodes, outputs = _without_unread(nodes, outputs)
+    nodes, outputs = without_unread(nodes, outputs)
     _take_slices_over(nodes, count_readers(nodes, outputs))
-    return _without_unread(nodes, outputs)
+    return without_unread(nodes, outputs)
 
 
 def _keep_batch_axis(node: Node, nodes: list[Node]) -> None:
@@ -155,7 +155,8 @@ def _pick_to_slice(node: Node, source: Node) -> None:
     )
 
 
-def _without_unread(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[Any]]:
+def without_unread(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[Any]]:
+    """The nodes that an output depends on, renumbered, and the outputs' new indices."""
     read: set[int] = {o for o in outputs if isinstance(o, int)}
     for node in reversed(nodes):
         if node.index in read:
