@@ -1,5 +1,4 @@
-"""A stand-in for the user's model, in evaluation mode, that shares its weights; and what tells two versions
-of a model apart.
+"""A stand-in for the user's model, in evaluation mode; and what tells two versions of a model apart.
 
 Setting flags on the user's model and setting them back is not safe when two threads use it or an error is
 raised half way, so nothing is ever set on it.
@@ -22,15 +21,20 @@ import torch
 NO_STRUCTURE = ("training", "_modules", "_flat_weights", "_flat_weight_refs", "_trainer", "_fabric")
 
 
-def _shared_tensors(model: torch.nn.Module) -> dict[int, Any]:
-    """A deepcopy memo that keeps every tensor of the model shared, except buffers, which a forward pass may
-    write to.
+def _copied_tensors(model: torch.nn.Module) -> dict[int, Any]:
+    """A deepcopy memo with a copy of every tensor of the model: a forward may write to any, as those that keep the norm
+    of their weights do. ``copy.deepcopy`` itself refuses what has a gradient, and copies all that a view is a part of.
     """
     memo: dict[int, Any] = {}
 
     def keep(value: Any, depth: int) -> None:
-        if isinstance(value, torch.Tensor):
-            memo[id(value)] = value
+        if id(value) in memo:
+            return
+        if isinstance(value, torch.nn.Parameter):
+            own = memo[id(value)] = _copied(value, memo)
+            own.__dict__.update(value.__dict__)
+        elif isinstance(value, torch.Tensor):
+            memo[id(value)] = value.detach().clone()
         elif isinstance(value, list | tuple) and depth < 3:
             for item in value:
                 keep(item, depth + 1)
@@ -40,25 +44,31 @@ def _shared_tensors(model: torch.nn.Module) -> dict[int, Any]:
 
     for module in model.modules():
         keep(module.__dict__, 0)
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer.detach().clone()
     return memo
 
 
-def _copy_modules(model: torch.nn.Module) -> torch.nn.Module:
-    """A copy of the module tree only, for models with attributes that ``copy.deepcopy`` cannot copy."""
-    copies: dict[int, torch.nn.Module] = {}
-    for module in model.modules():
-        twin = object.__new__(type(module))
-        twin.__dict__.update(module.__dict__)
-        twin.__dict__["_parameters"] = dict(module._parameters)
-        twin.__dict__["_buffers"] = {k: None if b is None else b.detach().clone() for k, b in module._buffers.items()}
-        copies[id(module)] = twin
-    for module in model.modules():
-        twin = copies[id(module)]
-        children = {k: None if child is None else copies[id(child)] for k, child in module._modules.items()}
-        twin.__dict__["_modules"] = children
-    return copies[id(model)]
+def _copy_modules(model: torch.nn.Module, memo: dict[int, Any]) -> torch.nn.Module:
+    """A copy of the module tree, and of those attributes that ``copy.deepcopy`` can copy."""
+    modules = list(model.modules())
+    for module in modules:
+        scripted = isinstance(module, torch.jit.ScriptModule)  # most of it does not lie in Python
+        memo[id(module)] = copy.deepcopy(module) if scripted else object.__new__(type(module))
+    for module in modules:
+        if not isinstance(module, torch.jit.ScriptModule):
+            memo[id(module)].__dict__.update({k: _copied(v, memo) for k, v in module.__dict__.items()})
+    return memo[id(model)]
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    """A copy, or the value itself where it refuses to be copied; what was begun of one is forgotten."""
+    trial: collections.ChainMap[int, Any] = collections.ChainMap({}, memo)
+    try:
+        found = copy.deepcopy(value, trial)  # type: ignore[arg-type]
+    except Exception:  # locks, files, generators; the tree of modules is what matters
+        return value
+    trial.setdefault(id(trial), []).append(trial)  # it is in the memo by its id, which must not become another's
+    memo.update(trial.maps[0])
+    return found
 
 
 def on_copies(model: torch.nn.Module, X: torch.Tensor, *args: torch.Tensor) -> Any:
@@ -69,26 +79,29 @@ def on_copies(model: torch.nn.Module, X: torch.Tensor, *args: torch.Tensor) -> A
 def evaluation_copy(
     model: torch.nn.Module, device: torch.device | None = None, dtype: torch.dtype | None = None
 ) -> torch.nn.Module:
-    """A copy of ``model`` in evaluation mode that shares its parameters where device and dtype allow.
+    """A copy of ``model`` in evaluation mode, with its tensors at their values now.
 
-    Buffers are copied, so running it changes nothing of the user's. Reads parameters at their values now.
+    It shares no tensor and no module with the user's, so running it changes nothing of theirs.
     """
+    tensors = _copied_tensors(model)
     try:
-        twin = copy.deepcopy(model, _shared_tensors(model))
-    except Exception:  # any attribute may refuse: locks, files, generators; the tree of modules is what matters
-        twin = _copy_modules(model)
+        twin = copy.deepcopy(model, dict(tensors))
+        if not {id(m) for m in model.modules()}.isdisjoint(map(id, twin.modules())):  # some return themselves
+            twin = _copy_modules(model, tensors)
+    except Exception:  # any attribute may refuse
+        twin = _copy_modules(model, tensors)
     for module in twin.modules():
-        module.__dict__["training"] = False
-        for name, parameter in module._parameters.items():
-            if parameter is not None and parameter.is_inference():  # export refuses those of ``torch.inference_mode``
-                module._parameters[name] = torch.nn.Parameter(parameter.detach().clone(), requires_grad=False)
+        if isinstance(module, torch.jit.ScriptModule):
+            module.training = False
+        else:
+            module.__dict__["training"] = False
     if device is not None or dtype is not None:
         _move(twin, device, dtype)
     return twin
 
 
 def _move(twin: torch.nn.Module, device: torch.device | None, dtype: torch.dtype | None) -> None:
-    """Move the copy; new tensors replace the shared ones, which stay as they are."""
+    """Move the copy's tensors."""
 
     def moved(tensor: torch.Tensor) -> torch.Tensor:
         target = dtype if tensor.is_floating_point() else None
