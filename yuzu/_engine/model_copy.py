@@ -15,11 +15,16 @@ from typing import Any
 import torch
 
 
-def _copied_tensors(model: torch.nn.Module) -> dict[int, Any]:
+def _copied_tensors(model: torch.nn.Module, device: torch.device | None, dtype: torch.dtype | None) -> dict[int, Any]:
     """A deepcopy memo with a copy of every tensor of the model: a forward may write to any, as those that keep the norm
     of their weights do. ``copy.deepcopy`` itself refuses what has a gradient, and copies all that a view is a part of.
+    Parameters that are copied as they move are not copied before.
     """
     memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        elsewhere = device is not None and parameter.device != device
+        if elsewhere or (dtype is not None and parameter.is_floating_point() and parameter.dtype != dtype):
+            memo[id(parameter)] = parameter
     for module in model.modules():
         _copy_tensors(module.__dict__, memo)
     return memo
@@ -76,7 +81,7 @@ def evaluation_copy(
 
     It shares no tensor and no module with the user's, so running it changes nothing of theirs.
     """
-    tensors = _copied_tensors(model)
+    tensors = _copied_tensors(model, device, dtype)
     try:
         twin = copy.deepcopy(model, dict(tensors))
         if not {id(m) for m in model.modules()}.isdisjoint(map(id, twin.modules())):  # some return themselves
