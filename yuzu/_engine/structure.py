@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import dis
+import functools
 import hashlib
 import inspect
 import logging
@@ -188,7 +190,7 @@ class _Digest:
         read = [function.__defaults__, function.__kwdefaults__, function.__dict__]
         read += [cell.cell_contents for cell in function.__closure__ or () if _is_set(cell)]
         if not any(folder in code.co_filename for folder in INSTALLED) and not _steady(function.__module__):
-            read += _globals(function.__globals__, set(_names_in(code)))
+            read += _globals(function.__globals__, code)
         before = self.outside, self.collects
         self.outside = self.collects = True
         words = f"{hash(code)}{[self.plain(value) for value in read]}"
@@ -196,12 +198,24 @@ class _Digest:
         return words
 
 
-def _globals(there: dict[str, Any], names: set[str]) -> Iterator[Any]:
-    """Of a Python module, and of those that it imports, what is called so."""
+def _globals(there: dict[str, Any], code: types.CodeType) -> Iterator[Any]:
+    """Of a Python module, and of those that it imports, what a function reads."""
+    names, attributes = _names_in(code)
     for name in sorted(names & there.keys()):
         yield there[name]
         if isinstance(there[name], types.ModuleType) and not _steady(there[name].__name__):
-            yield [vars(there[name])[inner] for inner in sorted(names & vars(there[name]).keys())]
+            yield [vars(there[name])[inner] for inner in sorted(attributes & vars(there[name]).keys())]
+
+
+@functools.lru_cache(maxsize=1000)
+def _names_in(code: types.CodeType) -> tuple[frozenset[str], frozenset[str]]:
+    """What a function, or one written in it, looks up in its Python module; and all that it looks up by name."""
+    names = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    attributes = set(code.co_names)
+    for inner in [c for c in code.co_consts if isinstance(c, types.CodeType)]:
+        more = _names_in(inner)
+        names, attributes = names | more[0], attributes | more[1]
+    return frozenset(names), frozenset(attributes)
 
 
 def _steady(name: str | None) -> bool:
@@ -218,14 +232,6 @@ def _is_set(cell: types.CellType) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _names_in(code: types.CodeType) -> Iterator[str]:
-    """Of all that a function, or one written in it, looks up by name."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _names_in(constant)
 
 
 def _found(kind: type, name: str) -> Any:
