@@ -288,6 +288,8 @@ def test_weights_that_have_no_shape_yet(call):
     model = torch.nn.Sequential(torch.nn.LazyConv1d(3, 3), torch.nn.Flatten(), torch.nn.LazyLinear(2)).eval()
     model(GOOD)
     run(model, GOOD)
+    with pytest.raises(YuzuError, match="^model must have all its weights, conv1.weight is on the device 'meta'"):
+        run(Net().to("meta"), GOOD)
 
 
 @pytest.mark.parametrize("path", [None, 3, b"net.yuzu"], ids=str)

@@ -1,6 +1,8 @@
 """The public contract of `precompute` and `Precomputation`: its options, what it is valid for, and what it refuses."""
 
+import collections
 import copy
+import functools
 import gc
 import re
 import sys
@@ -11,6 +13,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import (
     Net,
     Profile,
@@ -25,7 +28,8 @@ from conftest import (
 )
 
 import yuzu
-from yuzu import PrecomputationError, precompute, yuzu_ism
+from yuzu import PrecomputationError, naive_ism, precompute, yuzu_ism
+from yuzu._engine.run import Run
 from yuzu.mutations import Mutations
 from yuzu.yuzu_ism import _Job
 
@@ -629,6 +633,18 @@ def test_the_model_is_not_kept_alive():
     assert precomputation.summary()
 
 
+def test_no_run_waits_to_be_collected():
+    """With it would wait what lies on a GPU: weights, and the values of a reference."""
+    model = randomized(Net(), seed=60).eval()
+    gc.collect()
+    gc.disable()
+    try:
+        yuzu_ism(model, sequences(1, L), precompute(model, L))
+        assert not [found for found in gc.get_objects() if isinstance(found, Run)]
+    finally:
+        gc.enable()
+
+
 # the precomputation that is kept between calls
 
 
@@ -756,6 +772,178 @@ def test_changed_setting_with_a_precomputation(made_for_settings, change):
         assert "architecture" in str(error)
     else:
         assert_right(result, model, X, output="delta")
+
+
+class Slots:
+    __slots__ = ("slope",)
+
+    def __init__(self):
+        self.slope = 0.1
+
+
+class Leaky:
+    def __init__(self):
+        self.slope = 0.1
+
+    def run(self, x):
+        return F.leaky_relu(x, self.slope)
+
+
+class Reading(torch.nn.Module):
+    """Applies what it holds between two layers."""
+
+    settings = types.MappingProxyType({})
+
+    def __init__(self, held, apply):
+        super().__init__()
+        self.conv, self.fc = torch.nn.Conv1d(4, 5, 3, padding=1), torch.nn.Linear(5, 2)
+        self.held, self.apply_held = held, apply
+
+    def forward(self, X):
+        return self.fc(self.apply_held(self, self.conv(X)).mean(2))
+
+
+class OfItsClass(Reading):
+    settings = types.SimpleNamespace(slope=0.1)
+    table = {"slope": 0.1}
+
+    def activate(self, x):
+        return F.leaky_relu(x, self.settings.slope) * self.table["slope"]
+
+
+def of_closure():
+    slope = 0.1
+
+    def leaky(x):
+        return F.leaky_relu(x, slope)
+
+    def change(model):
+        nonlocal slope
+        slope = 0.8
+
+    return leaky, change
+
+
+OUTSIDE = 0.1
+outer = torch.nn.Linear(L, L)
+leaky, change_closure = of_closure()
+
+
+def change_outside(model):
+    global OUTSIDE
+    OUTSIDE = 0.8
+
+
+def exchange_outer_weight(model):
+    outer.weight = torch.nn.Parameter(torch.randn(L, L, generator=torch.Generator().manual_seed(3)))
+
+
+def by_number(number):
+    return lambda model, x: x * float(number(model.held))
+
+
+def slope_of(settings):
+    return lambda model, x: F.leaky_relu(x, settings(model).slope)
+
+
+HELD = {
+    "partial": (
+        lambda: functools.partial(F.leaky_relu, negative_slope=0.1),
+        lambda model, x: model.held(x),
+        lambda model: setattr(model, "held", functools.partial(F.leaky_relu, negative_slope=0.8)),
+    ),
+    "object with slots": (Slots, slope_of(lambda model: model.held), lambda model: setattr(model.held, "slope", 0.8)),
+    "array": (
+        lambda: np.ones(L, dtype=np.float32),
+        lambda model, x: x * torch.as_tensor(model.held),
+        lambda model: model.held.__setitem__(slice(5), 3),
+    ),
+    "deque": (
+        lambda: collections.deque([1]),
+        by_number(lambda held: held[0]),
+        lambda model: model.held.__setitem__(0, 3),
+    ),
+    "tensor read as a number": (
+        lambda: torch.tensor(2.0),
+        by_number(lambda held: held),
+        lambda model: model.held.fill_(5),
+    ),
+    "layer in a list": (
+        lambda: [torch.nn.LeakyReLU(0.1)],
+        lambda model, x: model.held[0](x),
+        lambda model: setattr(model.held[0], "negative_slope", 0.8),
+    ),
+    "method of an object": (
+        lambda: Leaky().run,
+        lambda model, x: model.held(x),
+        lambda model: setattr(model.held.__self__, "slope", 0.8),
+    ),
+    "closure": (lambda: leaky, lambda model, x: model.held(x), change_closure),
+    "layer elsewhere": (lambda: None, lambda model, x: outer(x), exchange_outer_weight),
+    "number elsewhere": (lambda: None, lambda model, x: F.leaky_relu(x, OUTSIDE), change_outside),
+    "object of the class": (
+        lambda: None,
+        lambda model, x: model.activate(x),
+        lambda model: setattr(OfItsClass.settings, "slope", 0.8),
+    ),
+    "table of the class": (
+        lambda: None,
+        lambda model, x: model.activate(x),
+        lambda model: OfItsClass.table.update(slope=0.8),
+    ),
+    "method of the class": (
+        lambda: None,
+        lambda model, x: model.activate(x),
+        lambda model: setattr(OfItsClass, "activate", lambda self, x: torch.tanh(x)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_changes_of_whatever_forward_reads(name):
+    make, apply, change = HELD[name]
+    model, X = randomized(OfItsClass(make(), apply), seed=71).eval(), sequences(1, L)
+    precomputation = precompute(model, L, device="cpu")
+    before = yuzu_ism(model, X, output="delta", device="cpu")
+    change(model)
+    truth = naive_ism(model, X, output="delta", device="cpu")  # not of a copy, which has what it holds of its own
+    assert errors(truth, before)[0] > 1e-2, "the test is empty: the change does not show"
+    assert_close(yuzu_ism(model, X, output="delta", device="cpu"), truth, 1e-5, 1e-4)
+    try:
+        found = yuzu_ism(model, X, precomputation, output="delta", device="cpu")
+    except PrecomputationError as error:
+        assert "architecture" in str(error)
+    else:
+        assert_close(found, truth, 1e-5, 1e-4)
+
+
+conv1 = 0  # not what forward reads as ``self.conv1``
+
+
+def test_what_trains_or_collects_is_captured_once(monkeypatch):
+    """Collected values, an optimizer's state and random numbers decide nothing, and capturing takes time."""
+    model, X, collected = randomized(Settings(), seed=72), sequences(1, L), []
+    model.conv1.register_forward_hook(lambda module, inputs, output: collected.append(output))
+    model.optimizer, model.random = torch.optim.Adam(model.parameters()), np.random.default_rng(0)
+    yuzu_ism(model, X, device="cpu")
+    monkeypatch.setattr("yuzu.precomputation.capture", lambda *args: pytest.fail("it is captured again"))
+    for number in range(2):
+        monkeypatch.setattr(sys.modules[__name__], "conv1", number + 1)
+        model.random.random()
+        model(X).sum().backward()
+        model.optimizer.step()
+        found = yuzu_ism(model, X, output="delta", device="cpu")
+        assert_close(found, naive_ism(model, X, output="delta", device="cpu"), 1e-5, 1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_reference_to_what_is_gone():
+    gone = Leaky()
+    model = randomized(Settings(), seed=73)
+    truth, X = copy.deepcopy(model), sequences(1, L)
+    model.parent = weakref.proxy(gone)
+    del gone
+    assert_right(yuzu_ism(model, X, output="delta"), truth, X, output="delta")
 
 
 class Tied(torch.nn.Module):

@@ -259,6 +259,67 @@ def test_a_model_that_keeps_its_own_state_is_untouched(call):
     assert snapshot(model) == before and model.calls == 0 and model.log == []
 
 
+class Writing(Net):
+    """Writes to one of its own tensors at each call."""
+
+    def __init__(self, write, **attributes):
+        super().__init__()
+        self.write, self.seen = write, torch.zeros(3)
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, X):
+        self.write(self)
+        return super().forward(X)
+
+
+def keep_norm(model):
+    model.conv1.weight.data = torch.renorm(model.conv1.weight.data, 2, 0, 0.5)
+
+
+def keep_small(model):
+    with torch.no_grad():
+        model.conv1.weight.clamp_(-0.1, 0.1)
+
+
+def count(model):
+    model.seen.add_(1)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("lock", [False, True], ids=["copies", "refuses to be copied"])
+@pytest.mark.parametrize("write", [keep_norm, keep_small, count])
+def test_a_model_that_writes_to_its_tensors_is_untouched(call, write, lock):
+    model, X = Writing(write, **({"lock": threading.Lock(), "log": []} if lock else {})), sequences(1, L)
+    before = snapshot(model)
+    call(model, X)
+    assert snapshot(model) == before and not model.seen.any()
+    if call is yuzu.yuzu_ism:
+        found = call(model, X, output="delta")
+        plain = Writing(lambda model: None)
+        plain.load_state_dict(model.state_dict())
+        write(plain)
+        assert_right(found, plain.eval(), X, output="delta")
+
+
+def test_a_layer_that_is_never_copied_is_untouched(call):
+    class Shared(torch.nn.Dropout):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def __deepcopy__(self, memo):
+            return self
+
+        def forward(self, X):
+            return super().forward(X) * self.weight
+
+    model, X = torch.nn.Sequential(Shared(), randomized(Net())), sequences(1, L)
+    before = snapshot(model)
+    call(model, X)
+    assert snapshot(model) == before
+
+
 def test_a_model_on_its_device_stays_there(call, device):
     model = randomized(Net()).to(device).eval()
     call(model, sequences(1, L), device="cpu")
@@ -295,6 +356,17 @@ def test_evaluation_semantics_in_training_mode(name, device):
     in_training = function(model, X, device=device)
     assert_same(function(copy.deepcopy(model).eval(), X, device=device), in_training)
     assert model.training and model.dropout.training
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("wrap", [torch.nn.Identity, torch.nn.Sequential])
+def test_evaluation_semantics_of_a_scripted_model_in_training_mode(wrap):
+    plain, X = randomized(torch.nn.Sequential(torch.nn.Dropout(), Net())), sequences(1, L)
+    scripted = torch.jit.script(plain.train())
+    model = scripted if wrap is torch.nn.Identity else wrap(scripted)
+    for function in (yuzu.yuzu_ism, yuzu.naive_ism):
+        assert_right(function(model, X, output="delta"), plain, X, output="delta")
+        assert scripted.training
 
 
 def test_precomputation_made_in_training_mode_serves_evaluation_mode():

@@ -28,6 +28,8 @@ def check_model(model: Any) -> torch.nn.Module:
     for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
         if is_lazy(tensor):
             raise YuzuError(f"model must have all its weights, {name} has no shape yet: run it on a sequence first")
+        if tensor.is_meta:
+            raise YuzuError(f"model must have all its weights, {name} is on the device 'meta': load them first")
     return model
 
 

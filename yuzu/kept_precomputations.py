@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from yuzu._engine.handlers.contract import registered
-from yuzu._engine.model_copy import evaluation_copy, model_dtype, structure_key
+from yuzu._engine.model_copy import evaluation_copy, model_dtype
+from yuzu._engine.structure import structure_key
 from yuzu.bound import Bound
 from yuzu.errors import PrecomputationError, YuzuError
 from yuzu.inputs import Kinds, argument_kinds

@@ -17,9 +17,10 @@ from yuzu import precomputation_files, summary
 from yuzu._engine.capture import CaptureError, capture
 from yuzu._engine.graph import Graph
 from yuzu._engine.handlers.compressed_sensing import Sensing
-from yuzu._engine.model_copy import model_dtype, structure_key
+from yuzu._engine.model_copy import model_dtype
 from yuzu._engine.plan import Plan, make_plan
 from yuzu._engine.report import COLUMNS
+from yuzu._engine.structure import structure_key
 from yuzu.bound import Bound
 from yuzu.errors import PrecomputationError, YuzuError, warn_user
 from yuzu.inputs import argument_kinds, check_device, check_path, describe_inputs, looks_transposed

@@ -20,10 +20,11 @@ from yuzu._engine.handlers import kernels
 from yuzu._engine.handlers.compressed_sensing import Sensing
 from yuzu._engine.handlers.convolution import FUSED
 from yuzu._engine.handlers.pool import KERNEL
-from yuzu._engine.model_copy import evaluation_copy, model_dtype, structure_key
+from yuzu._engine.model_copy import evaluation_copy, model_dtype
 from yuzu._engine.plan import Plan, make_plan
 from yuzu._engine.precision import products
 from yuzu._engine.run import Derived, Run, keep_freed_memory
+from yuzu._engine.structure import structure_key
 from yuzu._engine.verify import Verdict, compare, error_of_products
 from yuzu.bound import LEAST_MEMORY, Bound
 from yuzu.errors import YuzuError, warn_user

@@ -79,14 +79,18 @@ def capture(
     CaptureError
         If neither road leads to a graph that is certain to compute what the model computes.
     """
-    with tracing():
-        return _capture(model, shape, args, dtype)
+    device = next((t.device for t in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+    with tracing(), torch.autocast(device.type, enabled=False):
+        return _capture(model, shape, args, dtype, device)
 
 
 def _capture(
-    model: torch.nn.Module, shape: tuple[int, int], args: tuple[torch.Tensor, ...], dtype: torch.dtype
+    model: torch.nn.Module,
+    shape: tuple[int, int],
+    args: tuple[torch.Tensor, ...],
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Graph:
-    device = next((t.device for t in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
     twin = evaluation_copy(model)
     X = torch.zeros(EXAMPLE_BATCH, *shape, dtype=dtype, device=device)
     X[:, 0] = 1

@@ -250,15 +250,17 @@ def choose_ways(
 
     def settle(layers: list[tuple[int, Rule]]) -> None:
         """What runs both the narrowest and the widest windows fastest runs those between fastest."""
-        (_, narrowest), (_, widest) = layers[0], layers[-1]
-        if narrowest.way != widest.way and len(layers) > 2:
-            middle = len(layers) // 2
-            layers[middle][1].way = attempt(*layers[middle])
-            settle(layers[: middle + 1])
-            settle(layers[middle:])
-        else:
-            for _, rule in layers[1:-1]:
-                rule.way = widest.way
+        waiting = [layers]  # a function that called itself would keep the run, and with it the model, until collected
+        while waiting:
+            some = waiting.pop()
+            (_, narrowest), (_, widest) = some[0], some[-1]
+            if narrowest.way != widest.way and len(some) > 2:
+                middle = len(some) // 2
+                some[middle][1].way = attempt(*some[middle])
+                waiting += [some[middle:], some[: middle + 1]]
+            else:
+                for _, rule in some[1:-1]:
+                    rule.way = widest.way
 
     for layers in alike.values():
         layers.sort(key=lambda pair: pair[0])
