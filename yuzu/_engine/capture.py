@@ -282,12 +282,10 @@ def _exported(
                 raise CaptureError(f"the exported model calls {node.op}")
         else:
             raise CaptureError(f"the exported model has a node {fx.op} {fx.target}")
-        node.mutated = node.kind == "sequence" or (
-            node.kind == "call" and node.op not in SHAPE_ONLY and any(nodes[i].mutated for i in node.inputs)
-        )
-        node.batched = node.kind in ("sequence", "extra") or (
-            node.kind == "call" and any(nodes[i].batched for i in node.inputs)
-        )
+        # of the second argument of type_as only the type matters
+        read = [nodes[i] for i in (node.inputs[:1] if node.op == "aten.type_as" else node.inputs)]
+        node.mutated = node.kind == "sequence" or (node.op not in SHAPE_ONLY and any(n.mutated for n in read))
+        node.batched = node.kind in ("sequence", "extra") or any(n.batched for n in read)
         index[fx] = node.index
         nodes.append(node)
 
