@@ -28,7 +28,7 @@ from yuzu._engine.handlers import BUILT_IN
 from yuzu._engine.model_copy import evaluation_copy, held_tensors
 from yuzu._engine.reorder import pools_first
 from yuzu._engine.separate import separate_joined
-from yuzu._engine.simplify import COPIES, END, SPLITS, simplify
+from yuzu._engine.simplify import COPIES, END, simplify
 
 # Results of these depend on their first argument's shape alone.
 SHAPE_ONLY = {
@@ -303,13 +303,14 @@ def _takes_rows(node: Node, nodes: list[Node]) -> bool:
     """Whether a node takes so many rows of a batch, which are all only of one as small as it was traced with."""
     if not node.shape or node.shape[0] is not None or not node.args or not isinstance(node.args[0], Ref):
         return False
-    split = nodes[node.args[0].index] if node.op == "operator.getitem" else node
-    if split.op not in ("aten.slice", *SPLITS):
+    source = nodes[node.args[0].index]
+    if node.op == "operator.getitem" and source.op == "aten.split":
+        axis, size = source.argument(2, "dim", 0), source.argument(1, "split_size")
+    elif node.op == "aten.slice":
+        axis, size = node.argument(1, "dim", 0), node.argument(3, "end", END)
+    else:
         return False
-    if split.op == "aten.slice":
-        axis, size = split.argument(1, "dim", 0), split.argument(3, "end", END)
-        return axis % len(node.shape) == 0 and type(size) is int and size != END
-    return split.argument(2, "dim", 0) % len(node.shape) == 0 and type(split.argument(1, "split_size")) is int
+    return axis % len(node.shape) == 0 and type(size) is int and size != END
 
 
 def _shape_and_dtype(value: Any, batch: Any) -> tuple[tuple[int | None, ...] | None, torch.dtype | None]:
