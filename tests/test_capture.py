@@ -1000,7 +1000,7 @@ class Messy(nn.Module):
         if k == "slices":
             return y[:, :, 0:], y[:, :, :100], y[:, :, ::1][:, :, 1:-1:2], y[:, :, -3:]
         if k == "the batch":
-            return y[0:][:100], y[: x.shape[0]]
+            return y[0:][:], y[: x.shape[0]]
         if k == "dtype":
             return y.to(torch.float32).to(torch.float64), y.double(), y.type_as(x), y.to(x)
         if k == "in place on a copy":
@@ -1110,6 +1110,8 @@ SIZES = {
     "repeated": with_positions,
     "both strands": both_strands,
     "another input": with_another_input,
+    "one piece": lambda model, x: torch.cat([model.last(h.relu().flatten(1)) for h in model.conv(x).split(max(int(len(x)), 1))]),
+    "all rows": lambda model, x: model.last(model.conv(x).relu()[: int(len(x))].flatten(1)),
 }
 
 
@@ -1138,3 +1140,33 @@ def test_batch_sizes_that_change_more_than_sizes(use):
     model = randomized(WithSize(use)).eval()
     with pytest.raises(CaptureError, match="Constraints violated.*for two batch sizes: Unlike"):
         capture(model, (4, 30), (), torch.float32)
+
+
+APART = {
+    "split": lambda model, x: torch.cat([model.last(h.relu().flatten(1)) for h in model.conv(x).split(16)]),
+    "loop": lambda model, x: torch.cat([model.last(model.conv(x[i : i + 16]).relu().flatten(1)) for i in range(0, len(x), 16)]),
+    "first rows": lambda model, x: model.last(model.conv(x)[:10**6].relu().flatten(1)),
+}
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("name", APART)
+def test_batches_taken_apart(name, verify):
+    """In pieces that fit into memory: a small batch, such as the one that is traced and the one that verifies, is one."""
+    model, X = randomized(WithSize(APART[name])).eval(), sequences(3, 30)
+    with pytest.warns(YuzuWarning, match="could not be captured.*takes batches apart"):
+        made = yuzu.precompute(model, 30, verify=verify, device="cpu")
+    assert_right(yuzu.yuzu_ism(model, X, made, output="delta", device="cpu"), model, X, output="delta")
+
+
+def test_a_graph_that_does_not_run_on_the_mutants():
+    """Padded to an even number of rows: those of both traces are odd, and the mutants that verify are not."""
+
+    def in_pairs(model, x):
+        padded = torch.cat([x, x.new_zeros(int(len(x)) % 2, 4, 30)]).reshape(-1, 2, 4, 30).flatten(0, 1)
+        return model.last(model.conv(padded)[: int(len(x))].relu().flatten(1))
+
+    model, X = randomized(WithSize(in_pairs)).eval(), sequences(2, 30)
+    with pytest.warns(YuzuWarning, match="the captured graph does not agree with the model"):
+        found = yuzu.yuzu_ism(model, X, output="delta", device="cpu")
+    assert_right(found, model, X, output="delta")

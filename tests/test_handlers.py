@@ -355,6 +355,15 @@ def elementwise_cases() -> None:
          argmax="whole values", embedding="whole values")  # fmt: skip
     case("mask moved on", fn(lambda x: x.transpose(1, 2) * (x.sum(1) > 0).unsqueeze(2) + (x[:, 0] > 0).flip(1)[:, :, None]), 5)
     case("integer arithmetic", fn(lambda x: ((x * 10).round().long() % 3 - 1).double()), sub="elementwise", _to_copy="elementwise")
+    whole = {"_to_copy": "elementwise"}
+    case("masks multiplied", fn(lambda x: ((x > 0.1) * (x.flip(1) > 0)).double()), mul="elementwise", **whole)
+    case("whole numbers multiplied", fn(lambda x: ((x * 9).long() * (x * 5).long().flip(1)).double()), mul="elementwise", any="whole values")
+    case("whole numbers rectified", fn(lambda x: F.relu((x * 9).long()).double()), **whole)
+    case("whole numbers by a matrix", fn(lambda x: ((x * 9).long() @ torch.arange(26).view(13, 2)).double()), matmul="naive", _to_copy="elementwise|naive")
+    case("whole numbers convolved", fn(lambda x: F.conv1d((x * 9).long(), torch.ones(2, CHANNELS, 3, dtype=torch.long)).double()),
+         conv1d="convolution|naive", _to_copy="elementwise|naive")  # fmt: skip
+    case("divided by whole numbers", fn(lambda x: x / torch.arange(3, 16)))
+    case("divided by whole numbers for each channel", fn(lambda x: x / torch.arange(3, 3 + CHANNELS)[:, None]))
     case("masked fill", fn(lambda x: x.masked_fill(x > 0.2, -1.0)))
     case("masked softmax", fn(lambda x: x.masked_fill(x > 0.2, float("-inf")).softmax(1)))
     case("masked softmax over positions", fn(lambda x: x.masked_fill(x > 0.4, float("-inf")).softmax(2)), softmax="whole values",
@@ -810,6 +819,10 @@ def dtype_cases() -> None:
     case("double and back", fn(lambda x: x.double().exp().float()))
     case("to float64", fn(lambda x: x.mean(2).to(torch.float32).double()))
     case("type_as", fn(lambda x: x * (x > 0).type_as(x)), _to_copy="elementwise", type_as="elementwise")
+    case("type_as of another float", fn(lambda x: x.double().exp().type_as(x)))
+    case("rounded to bfloat16", fn(lambda x: x.bfloat16().float()), _to_copy="naive")
+    case("sum in bfloat16", fn(lambda x: x.sum(2, dtype=torch.bfloat16).float()), sum="naive", _to_copy="naive")
+    case("divided by bfloat16", fn(lambda m, x: x / m.p.bfloat16(), p=lambda: nn.Parameter(torch.rand(CHANNELS, 1) + 0.5)))
     case("float of mask", fn(lambda x: (x > 0).float().mean(2)), _to_copy="elementwise")
     case("mixed dtypes", fn(lambda x: x + x.double(),))
     case("one result unread", fn(lambda x: torch.max(x, 2)[0] + torch.var_mean(x, 2)[0]), var_mean="naive", getitem="naive", max="reduce", add="naive")

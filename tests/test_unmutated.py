@@ -58,6 +58,8 @@ BY_ROWS = {
     "gather": (lambda m, h, k: h + k.gather(1, k % 3).sum(1).float()[:, None, None], CELLS),
     "argmax": (lambda m, h, k: h + m.cells(k.argmax(1))[:, :, None], CELLS),
     "joined": (lambda m, h, k: h + m.cells(torch.cat([k, k[:, :1]], 1)).sum(1)[:, :, None], CELLS),
+    "type of the mutated": (lambda m, h, k: h + m.cells(k).double().softmax(1).type_as(h)[:, :, None], CELL),
+    "mask in the type of the mutated": (lambda m, h, k: h * (arange(h) < 4 * k[:, None]).type_as(h)[:, None], CELL),
     "one hot": (lambda m, h, k: h + F.one_hot(k % D, D)[:, :, None], CELL),
 }
 ALL_ROWS = {

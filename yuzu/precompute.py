@@ -228,15 +228,10 @@ def _decide(
             bad, why = verdict.node, verdict.why
             if bad is None:
                 break
-            if bad < 0:
-                reason = DISAGREES
-                decisions["naive_model"] = reason
-                _warn_naive_model(model, reason)
+            if bad < 0 or plan.rules[bad] is None:  # the model itself has been run on these mutants
+                decisions["naive_model"] = DISAGREES
+                _warn_naive_model(model, DISAGREES)
                 return decisions
-            if bad in naive or plan.rules[bad] is None:
-                raise RuntimeError(
-                    f"{graph.nodes[bad].label} ({graph.nodes[bad].op}) cannot be run naively either: {why}"
-                )
             naive[bad] = why
             plan = make_plan(graph, s.precision, naive)
 

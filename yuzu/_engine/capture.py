@@ -29,7 +29,7 @@ from yuzu._engine.handlers import BUILT_IN
 from yuzu._engine.model_copy import evaluation_copy, held_tensors
 from yuzu._engine.reorder import pools_first
 from yuzu._engine.separate import separate_joined
-from yuzu._engine.simplify import COPIES, simplify
+from yuzu._engine.simplify import COPIES, END, simplify
 
 # Results of these depend on their first argument's shape alone.
 SHAPE_ONLY = {
@@ -285,14 +285,14 @@ def _exported(
                 "torch",
             ):
                 raise CaptureError(f"the exported model calls {node.op}")
+            if _takes_rows(node, nodes):
+                raise CaptureError("forward takes batches apart, of which larger ones have more pieces")
         else:
             raise CaptureError(f"the exported model has a node {fx.op} {fx.target}")
-        node.mutated = node.kind == "sequence" or (
-            node.kind == "call" and node.op not in SHAPE_ONLY and any(nodes[i].mutated for i in node.inputs)
-        )
-        node.batched = node.kind in ("sequence", "extra") or (
-            node.kind == "call" and any(nodes[i].batched for i in node.inputs)
-        )
+        # of the second argument of type_as only the type matters
+        read = [nodes[i] for i in (node.inputs[:1] if node.op == "aten.type_as" else node.inputs)]
+        node.mutated = node.kind == "sequence" or (node.op not in SHAPE_ONLY and any(n.mutated for n in read))
+        node.batched = node.kind in ("sequence", "extra") or any(n.batched for n in read)
         index[fx] = node.index
         nodes.append(node)
 
@@ -303,6 +303,20 @@ def _exported(
     nodes, leaves = take_batch_apart(*simplify(nodes, leaves))
     nodes, leaves = separate_joined(*pools_first(nodes, leaves))
     return Graph(nodes, leaves, lambda values: pytree.tree_unflatten(values, spec), str(spec), road)
+
+
+def _takes_rows(node: Node, nodes: list[Node]) -> bool:
+    """Whether a node takes so many rows of a batch, which are all only of one as small as it was traced with."""
+    if not node.shape or node.shape[0] is not None or not node.args or not isinstance(node.args[0], Ref):
+        return False
+    source = nodes[node.args[0].index]
+    if node.op == "operator.getitem" and source.op == "aten.split":
+        axis, size = source.argument(2, "dim", 0), source.argument(1, "split_size")
+    elif node.op == "aten.slice":
+        axis, size = node.argument(1, "dim", 0), node.argument(3, "end", END)
+    else:
+        return False
+    return axis % len(node.shape) == 0 and type(size) is int and size != END
 
 
 def _shape_and_dtype(value: Any, batch: Any) -> tuple[tuple[int | None, ...] | None, torch.dtype | None]:

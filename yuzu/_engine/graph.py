@@ -101,6 +101,11 @@ class Node:
         return list(refs_of((self.args, self.kwargs)))
 
     @property
+    def floating(self) -> bool:
+        """Whether the result is a tensor of floating point numbers: not a mask, whole or complex numbers."""
+        return self.dtype is not None and self.dtype.is_floating_point
+
+    @property
     def label(self) -> str:
         """The layer's name, or the operation's where the layer has none."""
         return self.layer or self.op.removeprefix("aten.") or self.kind

@@ -43,9 +43,8 @@ def local_part(plan: Plan) -> LocalPart:
     outputs = set(plan.graph.output_nodes)
     border = []
     for node in nodes:
-        floating = node.dtype is not None and node.dtype.is_floating_point  # of masks there is no derivative
         read = node.index in outputs or any(nodes[c].mutated and not local[c] for c in plan.graph.consumers[node.index])
-        if local[node.index] and floating and read:
+        if local[node.index] and node.floating and read:  # of masks there is no derivative
             border.append(node.index)
     needed = set(border)
     for node in reversed(nodes):

@@ -25,6 +25,7 @@ COPIES = {
     "aten.dropout",
     "aten.feature_dropout",
 }
+SPLITS = {"aten.split", "aten.split_with_sizes", "aten.unbind", "aten.chunk"}
 END = 2**63 - 1
 
 
@@ -63,9 +64,8 @@ def simplify(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[An
             same[node.index] = node.args[0].index
         elif node.target is operator.getitem and isinstance(node.args[0], Ref) and isinstance(node.args[1], int):
             source = nodes[node.args[0].index]
-            if source.op in ("aten.split", "aten.split_with_sizes", "aten.unbind", "aten.chunk"):
-                _pick_to_slice(node, source)
-            elif isinstance(source.target, First):
+            sliced = source.op in SPLITS and _pick_to_slice(node, source)
+            if not sliced and isinstance(source.target, First):
                 same[node.index] = source.index
         elif node.index in picks and all(pick.args[1] == 0 for pick in picks[node.index]):
             pick = picks[node.index][0]
@@ -130,29 +130,31 @@ def _take_slices_over(nodes: list[Node], readers: list[int]) -> None:
         node.op, node.args = f"yuzu.{node.op.removeprefix('aten.')}_of_slice", (cut.args[0], *node.args[1:])
 
 
-def _pick_to_slice(node: Node, source: Node) -> None:
+def _pick_to_slice(node: Node, source: Node) -> bool:
+    """Make a pick of a split a slice, if it is one with bounds that are known; whether it is."""
     which = node.args[1]
     sizes = source.argument(1, "split_size", source.kwargs.get("split_sizes"))
     axis = source.argument(2, "dim", 0) if source.op != "aten.unbind" else source.argument(1, "dim", 0)
     if node.shape is None or not isinstance(axis, int) or which < 0:
-        return
+        return False
     if source.op == "aten.unbind":
         node.target, node.op, node.args = aten.select.int, "aten.select", (source.args[0], axis, which)
-        return
+        return True
     if source.op == "aten.split" and isinstance(sizes, int):
         start = which * sizes
     elif isinstance(sizes, tuple | list) and all(isinstance(size, int) for size in sizes):
         start = sum(sizes[:which])
     else:
-        return
+        return False
     width = node.shape[axis]
     if width is None or width < 0:
-        return
+        return False
     node.target, node.op, node.args = (
         aten.slice.Tensor,
         "aten.slice",
         (source.args[0], axis, start, start + width),
     )
+    return True
 
 
 def without_unread(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[Any]]:

@@ -55,7 +55,7 @@ def find_steady(plan: Plan) -> list[bool]:
 
 def is_steady(rule: Rule | None) -> bool:
     """Whether a small error before a rule leaves a small one behind it."""
-    if rule is None or rule.node.dtype is None or not rule.node.dtype.is_floating_point:
+    if rule is None or not rule.node.floating:
         return False
     return not rule.reads_reference or isinstance(rule, Scaled | Product) or rule.node.op in OPERATIONS
 
@@ -88,8 +88,7 @@ def find_settling(plan: Plan) -> list[Rule]:
 
 def _may_be_zero(node: Node, read: bool) -> bool:
     """Whether numbers of its result may be zero other than by chance; ``read``: those of what it reads may."""
-    floating = node.dtype is not None and node.dtype.is_floating_point
-    if not floating or node.op in MAKES_ZEROS:
+    if not node.floating or node.op in MAKES_ZEROS:
         return True
     place = BIAS.get(node.op.removeprefix("aten."))
     return read and node.op not in NONZERO and (place is None or node.argument(place, "bias") is None)

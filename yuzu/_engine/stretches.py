@@ -71,7 +71,7 @@ def _can_be_inside(plan: Plan, index: int, reader: Rule) -> bool:
     if not node.mutated or type(rule) not in OWN or node.op in SMALL_OF_SMALL:
         return False
     assert rule is not None
-    if not (_is_pointwise(node) or node.op in SOFTMAX) or node.dtype is None or not node.dtype.is_floating_point:
+    if not (_is_pointwise(node) or node.op in SOFTMAX) or not node.floating:
         return False
     if any(isinstance(a, torch.dtype) for a in (*node.args, *node.kwargs.values())):
         return False  # would narrow what is widened

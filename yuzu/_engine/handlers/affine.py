@@ -193,7 +193,7 @@ def product(view: View) -> Rule | str:
     if len(node.args) > 2 or node.kwargs:  # rounding modes
         return pointwise(view)
     quotient = node.op == "aten.div"
-    if any(view.source(ref).dtype != node.dtype for ref in (left, right) if view.mutated(ref)):
+    if not node.floating or any(view.source(ref).dtype != node.dtype for ref in (left, right) if view.mutated(ref)):
         return pointwise(view)  # a mask changes by its values, not by differences
     if view.mutated(left) and view.mutated(right):
         return (
@@ -203,13 +203,13 @@ def product(view: View) -> Rule | str:
         return pointwise(view)
     other = right if view.mutated(left) else left
     mutated = left if view.mutated(left) else right
-    if node.dtype is None or not node.dtype.is_floating_point or not node.mutated:
-        return pointwise(view)
-    if view.source(mutated).dtype != node.dtype or view.source(mutated).shape != node.shape:
+    if not node.mutated or view.source(mutated).shape != node.shape:
         return pointwise(view)
 
     def factor(run: Run) -> torch.Tensor | float:
         value = run.value(other.index) if isinstance(other, Ref) else other
+        if quotient and isinstance(value, torch.Tensor):
+            value = value.to(run.value(node.index).dtype)  # of whole numbers the inverse would be float32
         return 1 / value if quotient else value
 
     if not isinstance(other, Ref):
@@ -221,8 +221,9 @@ def product(view: View) -> Rule | str:
     )
 
     def per_channel(run: Run) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        value = run.value(other.index)
-        return (1 / value if quotient else value).reshape(-1), [value]
+        value = factor(run)
+        assert isinstance(value, torch.Tensor)
+        return value.reshape(-1), [run.value(other.index)]
 
     return Scaled(view, layout, factor, other.index, per_channel if in_channels else None)
 
@@ -266,6 +267,6 @@ class Product(Rule):
 
 @handles("aten.neg")
 def negative(view: View) -> Rule | str:
-    if not view.node.mutated or view.node.dtype is None or not view.node.dtype.is_floating_point:
+    if not view.node.mutated or not view.node.floating:
         return pointwise(view)
     return Scaled(view, view.layout(view.node.args[0]), lambda run: -1.0)

@@ -49,8 +49,7 @@ class View:
         """The layout of an argument whose windows are moved by what fills in zeros: masks and whole numbers are carried
         as values, not as differences, so they are taken whole."""
         layout, node = self.layout(ref), self.source(ref)
-        floating = node.dtype is not None and node.dtype.is_floating_point
-        return layout if floating or layout.kind != "windows" or not node.mutated else ROWS
+        return layout if node.floating or layout.kind != "windows" or not node.mutated else ROWS
 
     def mutated(self, ref: Any) -> bool:
         """Whether an argument depends on the mutated letters."""
@@ -102,6 +101,9 @@ class Rule:
     keeps_finite: bool
         Whether finite values always give finite ones: a logarithm does not. What an output does not need may then be
         carried beside what it needs, for a product with zeros in it leaves nothing of it.
+    carries_values: bool
+        Whether it also copes with masks and whole numbers, which are carried as values: of them there are no
+        differences.
     settles: bool
         Whether its result is made exactly zero where it `vanishes`; set by the plan, where that may matter.
     """
@@ -113,6 +115,7 @@ class Rule:
     reads_lowered = False
     reads_reference = True
     keeps_finite = False
+    carries_values = False
     settles = False
 
     def __init__(self, view: View, layout: Layout) -> None:
@@ -281,7 +284,25 @@ def find_handler(view: View) -> Handler | str:
 def find_rule(view: View) -> Rule | str:
     """The rule for a node, or the reason why it has none."""
     handler = find_handler(view)
-    return handler if isinstance(handler, str) else handler(view)
+    if isinstance(handler, str):
+        return handler
+    rule = handler(view)
+    return rule if isinstance(rule, str) else (_why_no_differences(view, rule) or rule)
+
+
+def _why_no_differences(view: View, rule: Rule) -> str | None:
+    """Why the change of a node is no difference that a rule could give; None where it is one, or none is asked for."""
+    node, nodes = view.node, view.graph.nodes
+    if not node.mutated:
+        return None
+    if not rule.carries_values and not all(n.floating for n in (node, *(nodes[i] for i in rule.sources))):
+        return "of masks, whole and complex numbers there are no differences"
+    # what rounding takes from the values may be much beside their difference, which is rounded by itself
+    own = next(n.dtype for n in nodes if n.kind == "sequence")
+    if node.dtype is None or not node.floating or node.dtype == own:
+        return None
+    rounds = torch.finfo(node.dtype).eps > torch.finfo(torch.float32).eps
+    return f"its result is rounded to {node.dtype}" if rounds else None
 
 
 def spatial_axis(layout: Layout) -> int | None:

@@ -344,7 +344,7 @@ def einsum(view: View) -> Rule | str:
             if letter in result and sum(label.count(letter) for label in labels) == 1:
                 out = Layout("windows", result.index(letter), layout.length)
         # masks and whole numbers are carried as values, of which nothing is linear
-        if node.dtype is not None and node.dtype.is_floating_point and view.source(mutated[0][0]).dtype == node.dtype:
+        if node.floating and view.source(mutated[0][0]).dtype == node.dtype:
             return Linear(view, out, "dense")
         if out != ROWS:
             return Local(view, out, broadcast=False)

@@ -37,6 +37,7 @@ class OfValues(Rule):
     """
 
     family = "elementwise"
+    carries_values = True
 
     def __init__(self, view: View, layout: Layout, widens: bool = True) -> None:
         super().__init__(view, layout)

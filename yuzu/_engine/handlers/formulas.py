@@ -20,6 +20,7 @@ import torch
 from yuzu._engine.delta import ROWS, Change, Layout, rewindow
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.convolution import ChannelFactor
+from yuzu._engine.handlers.elementwise import pointwise
 from yuzu._engine.handlers.vanishing import is_zero
 from yuzu._engine.window import Window
 
@@ -231,6 +232,8 @@ FORMULAS: dict[str, Callable[..., torch.Tensor]] = {"aten.exp": _exp, "aten.sigm
 
 @handles("aten.relu")
 def rectifier(view: View) -> Rule | str:
+    if not view.node.floating:
+        return pointwise(view)
     return Rectifier(view, view.layout(view.node.args[0]) if view.node.mutated else ROWS)
 
 

@@ -127,7 +127,7 @@ def addition(view: View) -> Rule | str:
             if view.source(ref).dtype != node.dtype:
                 return pointwise(view)
             factors[ref.index] = factors.get(ref.index, 0.0) + factor
-    if node.dtype is None or not node.dtype.is_floating_point:
+    if not node.floating:
         return pointwise(view)
     return Sum(view, layout, factors)
 

@@ -24,6 +24,7 @@ class Positions(Rule):
     family = "view"
     keeps_finite = True
     reads_reference = False
+    carries_values = True
 
     def __init__(self, view: View, index: int) -> None:
         super().__init__(view, ROWS)

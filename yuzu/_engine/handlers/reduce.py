@@ -149,8 +149,7 @@ def reduction(view: View, kind: str, axes: tuple[int, ...], keepdim: bool) -> Ru
     node = view.node
     layout = view.layout(node.args[0])
     source = view.source(node.args[0])
-    floating = node.dtype is not None and node.dtype.is_floating_point
-    linear = kind in ("sum", "mean") and source.dtype == node.dtype and floating
+    linear = kind in ("sum", "mean") and source.dtype == node.dtype and node.floating
     if not node.mutated or layout.kind != "windows":
         return Linear(view, ROWS, "reduce") if linear and node.mutated and "adaptive" not in node.op else OnRows(view)
     if layout.axis not in axes:
@@ -168,7 +167,7 @@ def reduction(view: View, kind: str, axes: tuple[int, ...], keepdim: bool) -> Ru
             sizes[cut.axis] = cut.stop - cut.start
         divisor = math.prod(sizes[a] for a in axes) if kind == "mean" else 1
         return SumOverPositions(view, axes, keepdim, divisor, cut)
-    if kind in ("amax", "amin") and axes == (layout.axis,) and not layout.composite and floating:
+    if kind in ("amax", "amin") and axes == (layout.axis,) and not layout.composite and node.floating:
         return MaximumOverPositions(view, keepdim, 1 if kind == "amax" else -1)
     return OnRows(view)
 

@@ -31,6 +31,7 @@ class Rearranged(Rule):
     family = "view"
     keeps_finite = True
     reads_reference = False
+    carries_values = True
     aliases = True
 
     def __init__(self, view: View, layout: Layout, rearrange: Callable[..., torch.Tensor], *constants: int) -> None:
@@ -131,6 +132,7 @@ class Regrouped(Rule):
     family = "view"
     keeps_finite = True
     reads_reference = False
+    carries_values = True
     aliases = True
 
     def __init__(self, view: View, layout: Layout, sizes: list[int]) -> None:
@@ -153,6 +155,7 @@ class Split(Reading):
 
     family = "view"
     reads_reference = False
+    carries_values = True
 
     def __init__(self, view: View, layout: Layout, size: int, sizes: list[int]) -> None:
         super().__init__(view, layout)
@@ -196,6 +199,7 @@ class Moved(Reading):
     family = "view"
     keeps_finite = True
     reads_reference = False
+    carries_values = True
     aliases = True
 
     def __init__(
@@ -267,6 +271,7 @@ class OnePosition(Rule):
 
     family = "view"
     reads_reference = False
+    carries_values = True
 
     def __init__(self, view: View, place: int) -> None:
         super().__init__(view, ROWS)
@@ -318,6 +323,7 @@ class Mirrored(Rule):
 
     family = "view"
     reads_reference = False
+    carries_values = True
 
     def __init__(self, view: View, layout: Layout, others: list[int]) -> None:
         super().__init__(view, layout)
@@ -359,8 +365,10 @@ def flip(view: View) -> Rule | str:
 def convert(view: View) -> Rule | str:
     """A change of dtype between floating point types."""
     source, node = view.source(view.node.args[0]), view.node
-    floating = all(n.dtype is not None and n.dtype.is_floating_point for n in (source, node))
-    if not floating:
+    if node.mutated and not (source.floating and node.floating):
         return pointwise(view)
     dtype: Any = node.dtype
-    return Rearranged(view, view.layout(node.args[0]) if node.mutated else ROWS, lambda rows: rows.to(dtype))
+    rule = Rearranged(view, view.layout(node.args[0]) if node.mutated else ROWS, lambda rows: rows.to(dtype))
+    # what the type is taken of changes nothing
+    rule.sources, rule.source_layouts = [source.index], [view.layout(node.args[0])]
+    return rule
