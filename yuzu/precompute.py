@@ -4,6 +4,7 @@ else.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import time
@@ -20,7 +21,7 @@ from yuzu._engine.handlers import kernels
 from yuzu._engine.handlers.compressed_sensing import Sensing
 from yuzu._engine.handlers.convolution import FUSED
 from yuzu._engine.handlers.pool import KERNEL
-from yuzu._engine.model_copy import evaluation_copy, model_dtype
+from yuzu._engine.model_copy import evaluation_copy, model_dtype, writes_to_parameters
 from yuzu._engine.plan import Plan, make_plan
 from yuzu._engine.precision import products
 from yuzu._engine.run import Derived, Run, keep_freed_memory
@@ -163,8 +164,12 @@ def precompute(
     )
     X = random_sequence(seq_len, n_choices, model_dtype(model), seed)
     with products(precision, found):
-        try_model(evaluation_copy(model, found), X, extra, found)
-        decisions = _decide(model, settings, X, tuple(a[:1] for a in extra), terminal, found, verify, max_memory)
+        twin = evaluation_copy(model, found)
+        try_model(twin, X, extra, found)
+        share = not writes_to_parameters(model, twin)  # further copies of large ones would take time and memory
+        del twin
+        one = tuple(a[:1] for a in extra)
+        decisions = _decide(model, settings, X, one, terminal, found, verify, max_memory, share)
     made = Precomputation(settings, {k: v for k, v in decisions.items() if k not in UNSAVED})
     plan = decisions["plan"]
     bound = Bound(model, plan, made, found, decisions["derived"])
@@ -193,6 +198,7 @@ def _decide(
     device: torch.device,
     verify: bool,
     asked_memory: int | None,
+    share: bool,
 ) -> dict[str, Any]:
     decisions: dict[str, Any] = {
         "naive_model": None,
@@ -210,7 +216,7 @@ def _decide(
         "derived": None,
     }
     try:
-        graph = capture(model, (s.n_choices, s.seq_len), args, model_dtype(model))
+        graph = capture(model, (s.n_choices, s.seq_len), args, model_dtype(model), share)
     except CaptureError as error:
         decisions["fingerprint"], decisions["naive_model"] = structure_fingerprint(model), str(error)
         _warn_naive_model(model, str(error))
@@ -284,14 +290,15 @@ def _decide(
         _refuse_too_little(asked_memory, _memory(plan, s, itemsize))  # more layers may run naively now
     spent = time.perf_counter() - begin
     with products(plan.precision, device):
-        decisions = _measured(model, s, decisions, X, args, run, ways, first, spent)
+        twin = functools.partial(evaluation_copy, model, device, share=share)
+        decisions = _measured(twin, s, decisions, X, args, run, ways, first, spent)
     if decisions["plan"] is not None:
         decisions["derived"] = derived  # the first call need not lay out weights again
     return decisions
 
 
 def _measured(
-    model: torch.nn.Module,
+    twin: Callable[[], torch.nn.Module],
     s: Settings,
     decisions: dict[str, Any],
     X: torch.Tensor,
@@ -312,8 +319,7 @@ def _measured(
     if s.conv == "auto" and cost * s.seq_len > measure.WORTH_COMPARING:
         # a batch of the model holds mutants of one sequence
         most_rows = max(min(s.max_memory // max(memory.sequence, 1), edits * s.seq_len), 1)
-        twin = evaluation_copy(model, device)
-        naively = measure.naive_is_faster(twin, X, args, device, cost / edits, most_rows)
+        naively = measure.naive_is_faster(twin(), X, args, device, cost / edits, most_rows)
         if naively is not None:  # a busy machine may have slowed the one and not the other
             # and a chunk of several short sequences costs less than the chunks of each
             fit = s.max_memory // max(memory.sequence, 1)

@@ -70,9 +70,14 @@ class CaptureError(Exception):
 
 
 def capture(
-    model: torch.nn.Module, shape: tuple[int, int], args: tuple[torch.Tensor, ...], dtype: torch.dtype
+    model: torch.nn.Module,
+    shape: tuple[int, int],
+    args: tuple[torch.Tensor, ...],
+    dtype: torch.dtype,
+    share: bool = False,
 ) -> Graph:
-    """Capture ``model`` for sequences of ``shape`` ``(C, L)`` and more inputs like ``args``.
+    """Capture ``model`` for sequences of ``shape`` ``(C, L)`` and more inputs like ``args``; on its own parameters, if
+    it is known to write to none and these may be ``share``d.
 
     Raises
     ------
@@ -81,17 +86,16 @@ def capture(
     """
     device = next((t.device for t in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
     with tracing(), torch.autocast(device.type, enabled=False):
-        return _capture(model, shape, args, dtype, device)
+        return _capture(evaluation_copy(model, share=share), shape, args, dtype, device)
 
 
 def _capture(
-    model: torch.nn.Module,
+    twin: torch.nn.Module,
     shape: tuple[int, int],
     args: tuple[torch.Tensor, ...],
     dtype: torch.dtype,
     device: torch.device,
 ) -> Graph:
-    twin = evaluation_copy(model)
     X = torch.zeros(EXAMPLE_BATCH, *shape, dtype=dtype, device=device)
     X[:, 0] = 1
     try:

@@ -15,15 +15,17 @@ from typing import Any
 import torch
 
 
-def _copied_tensors(model: torch.nn.Module, device: torch.device | None, dtype: torch.dtype | None) -> dict[int, Any]:
+def _copied_tensors(
+    model: torch.nn.Module, device: torch.device | None, dtype: torch.dtype | None, share: bool
+) -> dict[int, Any]:
     """A deepcopy memo with a copy of every tensor of the model: a forward may write to any, as those that keep the norm
     of their weights do. ``copy.deepcopy`` itself refuses what has a gradient, and copies all that a view is a part of.
-    Parameters that are copied as they move are not copied before.
+    Parameters that are copied as they move are not copied before, nor those that may be shared.
     """
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
         elsewhere = device is not None and parameter.device != device
-        if elsewhere or (dtype is not None and parameter.is_floating_point() and parameter.dtype != dtype):
+        if share or elsewhere or (dtype is not None and parameter.is_floating_point() and parameter.dtype != dtype):
             memo[id(parameter)] = parameter
     for module in model.modules():
         _copy_tensors(module.__dict__, memo)
@@ -75,13 +77,17 @@ def on_copies(model: torch.nn.Module, X: torch.Tensor, *args: torch.Tensor) -> A
 
 
 def evaluation_copy(
-    model: torch.nn.Module, device: torch.device | None = None, dtype: torch.dtype | None = None
+    model: torch.nn.Module,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    share: bool = False,
 ) -> torch.nn.Module:
     """A copy of ``model`` in evaluation mode, with its tensors at their values now.
 
-    It shares no tensor and no module with the user's, so running it changes nothing of theirs.
+    It shares no tensor and no module with the user's, so running it changes nothing of theirs; to ``share`` parameters
+    is for what is known to write to none.
     """
-    tensors = _copied_tensors(model, device, dtype)
+    tensors = _copied_tensors(model, device, dtype, share)
     try:
         twin = copy.deepcopy(model, dict(tensors))
         if not {id(m) for m in model.modules()}.isdisjoint(map(id, twin.modules())):  # some return themselves
@@ -96,6 +102,15 @@ def evaluation_copy(
     if device is not None or dtype is not None:
         _move(twin, device, dtype)
     return twin
+
+
+def writes_to_parameters(model: torch.nn.Module, twin: torch.nn.Module) -> bool:
+    """Whether a copy, once run, has other parameters than the model: then it must never be run on the model's own."""
+    theirs = dict(twin.named_parameters())
+    return not all(
+        name in theirs and torch.equal(parameter.detach().to(theirs[name].device), theirs[name].detach())
+        for name, parameter in model.named_parameters()
+    )
 
 
 def _move(twin: torch.nn.Module, device: torch.device | None, dtype: torch.dtype | None) -> None:
