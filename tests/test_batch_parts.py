@@ -35,7 +35,7 @@ def halves(y):
 def residual(net, x, n):
     """Two values of the batch, other shapes of it, and a table."""
     both = net[0](torch.cat([x, reverse(x)]))
-    both = (both + both.tanh() * torch.linspace(0, 1, 26, dtype=x.dtype)).reshape(2 * n, -1, 2).amax(2)
+    both = (both + both.tanh() * torch.linspace(0, 1, 26, dtype=x.dtype, device=x.device)).reshape(2 * n, -1, 2).amax(2)
     return both.unflatten(1, (5, -1))[:n].sum(2) + both.view(2 * n, 5, 13)[n:, :, :4].flatten(1).cumsum(1)[:, ::4]
 
 
