@@ -81,6 +81,7 @@ TOGETHER = {
     "summed up": lambda net, x, n: sum(net(torch.cat([x, reverse(x)])).cumsum(0).chunk(2)),
     "part of one": lambda net, x, n: net(torch.cat([x, reverse(x)]))[1 : n + 1],
     "letters of both": lambda net, x, n: (lambda y: y.unflatten(0, (-1, 4)).mean(1))(net(torch.stack([x, reverse(x), x / 2, x / 3], 2).flatten(0, 1))),
+    "as many rows as both": lambda net, x, n: (lambda both: sum((net(both) * both.new_full((len(both), 1), 2)).chunk(2)))(torch.cat([x, reverse(x)])),
     "beside the sequence's": lambda net, x, n: torch.cat([net(torch.cat([x, reverse(x)]))[:n], net(x)]).flip(0)[:n],
 }  # fmt: skip
 

@@ -195,7 +195,8 @@ class _Taken:
         if not alike or not node.shape or node.shape[0] != -1:
             raise Inseparable
         whole = any(size is None or size < 0 for size in node.shape[1:])
-        if whole or any(n.batched and n.shape is not None for n in others):
+        # of a number, such as how many rows to make, only a reshape is known to mean the joined batch's
+        if whole or any(n.batched and (n.shape is not None or node.op not in RESHAPES) for n in others):
             raise Inseparable
         changes: dict[str, Any] = {"shape": (None, *node.shape[1:])}
         if node.op in RESHAPES:
