@@ -64,8 +64,12 @@ APART = {
     "ensemble's maximum": lambda net, x, n: torch.stack([net(x), net(x.flip(1))]).max(0).values,
     "ensemble's spread": lambda net, x, n: torch.stack([net(x), net(x.flip(1))]).std(dim=0),
     "one of an ensemble": lambda net, x, n: torch.stack([net(x), net(x.flip(1))])[1],
+    "one chunk": lambda net, x, n: net(torch.cat([x, reverse(x)])).chunk(2)[0],
+    "from the end": lambda net, x, n: (lambda y: y[:-n] - 2 * y[-n:])(net(torch.cat([x, reverse(x)]))),
+    "ensemble of both": lambda net, x, n: (lambda both: sum(torch.stack([net(both), net(both / 2)]).amax(0).chunk(2)))(torch.cat([x, reverse(x)])),
     "residual": residual,
     "with a cell": with_a_cell,
+    "beside another input": lambda net, x, n, other: (lambda y: y[:n] * y[n:])(net(torch.cat([other[:, :1, None].expand(-1, 4, L), x]))),
 }
 
 TOGETHER = {
@@ -76,6 +80,8 @@ TOGETHER = {
     "softmax of all": lambda net, x, n: (lambda y: y[:n] - 2 * y[n:])(net(torch.cat([x, reverse(x)])).softmax(0)),
     "summed up": lambda net, x, n: sum(net(torch.cat([x, reverse(x)])).cumsum(0).chunk(2)),
     "part of one": lambda net, x, n: net(torch.cat([x, reverse(x)]))[1 : n + 1],
+    "letters of both": lambda net, x, n: (lambda y: y.unflatten(0, (-1, 4)).mean(1))(net(torch.stack([x, reverse(x), x / 2, x / 3], 2).flatten(0, 1))),
+    "as many rows as both": lambda net, x, n: (lambda both: sum((net(both) * both.new_full((len(both), 1), 2)).chunk(2)))(torch.cat([x, reverse(x)])),
     "beside the sequence's": lambda net, x, n: torch.cat([net(torch.cat([x, reverse(x)]))[:n], net(x)]).flip(0)[:n],
 }  # fmt: skip
 
@@ -92,7 +98,7 @@ def scored(use, X, device, args=None, **options):
 @pytest.mark.parametrize("name", APART)
 def test_parts_run_by_themselves(name, output, device):
     X = sequences(3, L)
-    args = (torch.linspace(-1, 2, 6).view(3, 2).double().to(X.dtype),) if name == "with a cell" else None
+    args = (torch.linspace(-1, 2, 6).view(3, 2).double().to(X.dtype),) if name in ("with a cell", "beside another input") else None
     model, made, warned, found = scored(APART[name], X, device, args, output=output)
     assert not warned and not any("naive" in str(row) for row in made.decisions["layers"])
     assert_right(found, model, X, args=args or (), output=output, device=device)

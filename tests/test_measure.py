@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import assert_right, sequences
 from torch import nn
 
 import yuzu
@@ -199,7 +200,7 @@ def test_a_site_costs_its_part_of_the_sites_there_are(monkeypatch, size, sequenc
     model = pooled(nn.Conv1d(4, 16, 9, padding=4), nn.ReLU())
     plan = yuzu.precompute(model, 100, conv="windows", verify=False, device="cpu")._bound[0][2].plan
     reference = SimpleNamespace(batch=sequences)
-    run = SimpleNamespace(plan=plan, device=CPU, value=lambda i: torch.zeros(1), reference=reference)
+    run = SimpleNamespace(plan=plan, device=CPU, value=lambda i: torch.zeros(1, 4, 1000), reference=reference)
     trials: list[Any] = []
     monkeypatch.setattr(measure, "_chunk_seconds", lambda *given: (trials.append(given), (0.5, []))[1])
     cost, _ = measure.cost_of_chunk(run, 3, 4, 100, size, 0, hopeless=1e-3)
@@ -281,8 +282,27 @@ def test_what_a_cropping_model_takes_is_measured_where_it_reads():
     assert plans[0].reached(1000, 1).tolist() == list(range(40, 360))
     assert plans[0].reached(1000, 5).tolist() == list(range(36, 360))
     assert measure._span(plans[0], 1000) < 320 < measure._span(plans[1], 1000)
-    sites = measure.example_sites(plans[0], 500, 3, 4, 1000, SimpleNamespace(device=CPU, value=lambda i: torch.zeros(1)), 0)
+    sites = measure.example_sites(plans[0], 500, 3, 4, 1000, SimpleNamespace(device=CPU, value=lambda i: torch.zeros(1, 4, 1000)), 0)
     assert sites.position.tolist() == list(range(40, 360))
+
+
+class Numbered(nn.Module):
+    """Looks letters up by numbers that are no letters' where a letter that is not there is taken away."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(4, 3)
+
+    def forward(self, x):
+        return self.table((x * torch.arange(4, device=x.device)[:, None]).sum(1).long()).flatten(1)
+
+
+@pytest.mark.filterwarnings("error::yuzu.YuzuWarning")
+@pytest.mark.parametrize("verify", [False, True])
+def test_what_is_timed_overwrites_the_letters_that_are_there(verify, device):
+    model, X = Numbered(), sequences(2, 60)
+    made = yuzu.precompute(model, 60, device=device, verify=verify)
+    assert_right(yuzu.yuzu_ism(model, X, made, device=device), model, X, device=device)
 
 
 @pytest.mark.filterwarnings("error::yuzu.YuzuWarning")

@@ -19,7 +19,7 @@ import torch
 
 from yuzu._engine.graph import Graph, Node, Ref, map_refs
 from yuzu._engine.plan import make_plan
-from yuzu._engine.simplify import END, without_unread
+from yuzu._engine.simplify import END, First, without_unread
 
 JOINS = {"aten.cat", "aten.concat"}
 CUTS = {"aten.chunk", "aten.split", "aten.split_with_sizes"}
@@ -96,6 +96,8 @@ class _Taken:
     def _add(self, node: Node, arguments: Any, **changes: Any) -> int:
         args, kwargs = arguments
         added = dataclasses.replace(node, index=len(self.found), args=args, kwargs=kwargs, **changes)
+        if added.inputs:  # one of the parts may be another input's
+            added.mutated &= any(self.found[i].mutated for i in added.inputs)
         self.found.append(added)
         self.new.setdefault(node.index, added.index)
         return added.index
@@ -118,7 +120,10 @@ class _Taken:
             source = self.nodes[node.inputs[0]]
             if source.op != "aten.stack" or source.shape is None or node.shape[1:] != source.shape[2:]:
                 return None
-            row_by_row = source.shape[0] is None
+            axis = source.argument(1, "dim", 0) % len(source.shape)
+            if axis > 1:
+                return None
+            row_by_row = axis == 1
         elif node.op not in JOINS or node.argument(1, "dim", 0) % len(node.shape) != 0:
             return None
         joined = [self.nodes[ref.index] for ref in source.args[0]]
@@ -156,7 +161,10 @@ class _Taken:
             size = node.args[1]
             sizes = [size] if node.op != "aten.split_with_sizes" else size
             if (size == count) if node.op == "aten.chunk" else all(self._multiple(s) == 1 for s in sizes):
-                self.cuts[node.index] = parts
+                if isinstance(node.target, First):
+                    self.new[node.index] = parts.nodes[0]
+                else:
+                    self.cuts[node.index] = parts
                 return True
         if node.op == "aten.slice" and node.argument(1, "dim", 0) == 0:
             start, end, step = node.argument(2, "start") or 0, node.argument(3, "end"), node.argument(4, "step", 1)
@@ -164,9 +172,9 @@ class _Taken:
             if parts.row_by_row:
                 which = start if step == count and to_the_end and isinstance(start, int) else None
             else:
-                which = self._multiple(start) if step == 1 else None
-                stop = count if to_the_end else self._multiple(end)
-                which = None if which is None or stop != which + 1 else which
+                bounds = self._multiple(start), count if to_the_end else self._multiple(end)
+                first, stop = (b + count if b is not None and b < 0 else b for b in bounds)  # from the end
+                which = first if first is not None and stop == first + 1 and step == 1 else None
             if which is not None and 0 <= which < count:
                 self.new[node.index] = parts.nodes[which]
                 return True
@@ -187,7 +195,8 @@ class _Taken:
         if not alike or not node.shape or node.shape[0] != -1:
             raise Inseparable
         whole = any(size is None or size < 0 for size in node.shape[1:])
-        if whole or any(n.batched and n.shape is not None for n in others):
+        # of a number, such as how many rows to make, only a reshape is known to mean the joined batch's
+        if whole or any(n.batched and (n.shape is not None or node.op not in RESHAPES) for n in others):
             raise Inseparable
         changes: dict[str, Any] = {"shape": (None, *node.shape[1:])}
         if node.op in RESHAPES:
@@ -216,9 +225,9 @@ def _stacks_behind_the_batch(nodes: list[Node], outputs: list[Any]) -> tuple[lis
             continue
         readers = [reader for reader in nodes if node.index in reader.inputs]
         rest = node.shape[1:]
-        if node.shape[1:2] != (None,) or not all(_sums_up(reader, rest) for reader in readers):
+        if node.shape[1:2] not in ((None,), (-1,)) or not all(_sums_up(reader, rest) for reader in readers):
             continue
-        node.args, node.kwargs, node.shape = (node.args[0], 1), {}, (None, node.shape[0], *rest[1:])
+        node.args, node.kwargs, node.shape = (node.args[0], 1), {}, (rest[0], node.shape[0], *rest[1:])
         for reader in readers:
             given = reader.argument(1, "dim")
             axis: Any = 1 if isinstance(given, int) else [1]

@@ -139,16 +139,18 @@ def most_sites(memory: Memory, limit: int, device: torch.device) -> int:
 
 
 def example_sites(plan: Plan, count: int, edits: int, n_choices: int, length: int, run: Run, seed: int) -> Sites:
-    """Random substitutions at ``count`` neighbours in the middle of the positions that reach an output."""
+    """Random substitutions at ``count`` neighbours in the middle of the positions that reach an output; of the letters
+    that are there, for what looks its numbers up in a table has no row for others.
+    """
     places = plan.reached(length, 1)
     count = min(count, len(places))
     first = (len(places) - count) // 2
     position = places[first : first + count]
     generator = torch.Generator("cpu").manual_seed(seed)
     written = torch.randint(n_choices, (count, edits), generator=generator, device="cpu").to(run.device)
-    overwritten = torch.randint(n_choices, (count, 1), generator=generator, device="cpu").to(run.device)
-    dtype = run.value(next(n.index for n in plan.graph.nodes if n.kind == "sequence")).dtype
-    eye = torch.eye(n_choices, dtype=dtype, device=run.device)
+    X = run.value(next(n.index for n in plan.graph.nodes if n.kind == "sequence"))
+    overwritten = X[0, :, torch.from_numpy(position).to(run.device)].argmax(0)[:, None]
+    eye = torch.eye(n_choices, dtype=X.dtype, device=run.device)
     difference = (eye[written] - eye[overwritten]).unsqueeze(2)
     codes = written * (n_choices + 1) + overwritten
     return Sites(np.zeros(count, dtype=np.int64), position, 1, difference, codes)

@@ -50,10 +50,12 @@ def upsample(view: View) -> Rule | str:
     size = view.shape[2]
     if spatial_axis(layout) != 2 or size % layout.length or view.source(view.node.args[0]).kind == "weight":
         return OnRows(view)
-    scales = view.node.argument(2, "scales")
-    if isinstance(scales, float) and scales != size // layout.length:
-        return OnRows(view)
-    return Upsampled(view, Layout("windows", 2, size), size // layout.length)
+    factor = size // layout.length
+    given = view.node.argument(2, "scales", view.node.kwargs.get("scale_factors"))
+    scales = given if isinstance(given, list | tuple) else [given]
+    if any(scale not in (None, factor) for scale in scales):
+        return OnRows(view)  # a length rounded down to a multiple, of which not all are repeated as often
+    return Upsampled(view, Layout("windows", 2, size), factor)
 
 
 @handles("aten.repeat_interleave")
