@@ -350,6 +350,9 @@ def elementwise_cases() -> None:
     case("tokens of k-mers", fn(lambda m, x: m.table(_kmers(x)).transpose(1, 2).relu(), table=lambda: nn.Embedding(64, 3)), 0)
     case("tokens of some", fn(lambda m, x: m.table(x.argmax(1)[:, ::2].flip(1)), table=lambda: nn.Embedding(4, 3)), 0)
     case("tokens before a linear layer", fn(lambda m, x: m.fc(m.table(x.argmax(1)).flatten(1)), table=lambda: nn.Embedding(4, 3), fc=lambda: nn.Linear(39, 2)), 0)
+    case("rows of a matrix", fn(lambda m, x: m.table[x.argmax(1)].transpose(1, 2).relu(), table=lambda: torch.linspace(-1, 1, 12).view(4, 3).double()), 0, only_double=True, index="elementwise")
+    case("rows of rows", fn(lambda m, x: m.table[x.mean(2).argmax(1)], table=lambda: torch.linspace(-1, 1, 18).view(6, 3).double()), only_double=True,
+         argmax="whole values", index="whole values")  # fmt: skip
     case("one-hot of tokens", fn(lambda m, x: m.conv(F.one_hot(x.argmax(1), 5).transpose(1, 2)[:, :4].to(x.dtype)), conv=lambda: nn.Conv1d(4, 3, 4)), 0, only_double=True)
     case("tokens of whole values", fn(lambda m, x: m.table(x.mean(2).argmax(1)), table=lambda: nn.Embedding(CHANNELS, 3)),
          argmax="whole values", embedding="whole values")  # fmt: skip

@@ -334,16 +334,22 @@ def layer_norm(view: View) -> Rule | str:
 
 
 @handles("aten.embedding", "aten.one_hot")
-def looked_up(view: View) -> Rule | str:
+def numbered(view: View) -> Rule | str:
     """A row of a table, or of the unit matrix, for each whole number: its axis comes last."""
-    node = view.node
-    table, numbers = node.args[:2] if node.op == "aten.embedding" else (None, node.args[0])
+    args = view.node.args
+    return looked_up(view, *args[:2]) if view.node.op == "aten.embedding" else looked_up(view, None, args[0])
+
+
+def looked_up(view: View, table: Any, numbers: Ref) -> Rule | str:
+    """The rule for rows of a table (None: of the unit matrix) in the places of whole numbers."""
     if view.layout(table) != CONSTANT:
         return "its table depends on an input"
+    if view.source(numbers).dtype in (torch.bool, torch.uint8):
+        return "it picks by a mask"
     layout = view.layout(numbers)
     if layout == CONSTANT:
         return "its numbers do not depend on the sequences"
-    if not node.mutated or layout.kind != "windows" or layout.composite:
+    if not view.node.mutated or layout.kind != "windows" or layout.composite:
         return OnRows(view, widens=False)
     return Local(view, layout, broadcast=False, widens=False)
 

@@ -11,6 +11,7 @@ import torch
 from yuzu._engine.delta import CONSTANT, ROWS, Change, on_device
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.contract import Rule, View, handles
+from yuzu._engine.handlers.elementwise import looked_up
 from yuzu._engine.handlers.view import Rearranged
 from yuzu._engine.window import Window
 
@@ -50,6 +51,8 @@ class Positions(Rule):
 def pick(view: View) -> Rule | str:
     node = view.node
     source = node.args[0]
+    if node.op == "aten.index" and view.layout(source) == CONSTANT and len(node.args[1]) == 1:
+        return looked_up(view, source, node.args[1][0]) if node.mutated else "it picks rows of a table"
     rank = len(view.shape_of(source))
     axis, index = _of_one_axis(view, rank)
     if index is None:
