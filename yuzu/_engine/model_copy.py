@@ -25,7 +25,8 @@ def _copied_tensors(
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
         elsewhere = device is not None and parameter.device != device
-        if share or elsewhere or (dtype is not None and parameter.is_floating_point() and parameter.dtype != dtype):
+        as_it_is = share and not parameter.is_inference()  # which tracing refuses
+        if as_it_is or elsewhere or (dtype is not None and parameter.is_floating_point() and parameter.dtype != dtype):
             memo[id(parameter)] = parameter
     for module in model.modules():
         _copy_tensors(module.__dict__, memo)
