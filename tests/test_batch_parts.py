@@ -9,6 +9,7 @@ from torch import nn
 
 import yuzu
 from yuzu import precompute, yuzu_ism
+from yuzu._engine.capture import CaptureError, capture
 
 L = 30
 
@@ -79,6 +80,7 @@ TOGETHER = {
     "turned round": lambda net, x, n: (lambda y: y[:n] - 2 * y[n:])(net(torch.cat([x, reverse(x)])).flip(0)),
     "softmax of all": lambda net, x, n: (lambda y: y[:n] - 2 * y[n:])(net(torch.cat([x, reverse(x)])).softmax(0)),
     "summed up": lambda net, x, n: sum(net(torch.cat([x, reverse(x)])).cumsum(0).chunk(2)),
+    "rows of channels": lambda net, x, n: (lambda y: y[:n] + y[n:])(net[0](torch.cat([x, reverse(x)])).reshape(10 * n, 26).softmax(1).view(2 * n, 130)),
     "part of one": lambda net, x, n: net(torch.cat([x, reverse(x)]))[1 : n + 1],
     "letters of both": lambda net, x, n: (lambda y: y.unflatten(0, (-1, 4)).mean(1))(net(torch.stack([x, reverse(x), x / 2, x / 3], 2).flatten(0, 1))),
     "as many rows as both": lambda net, x, n: (lambda both: sum((net(both) * both.new_full((len(both), 1), 2)).chunk(2)))(torch.cat([x, reverse(x)])),
@@ -106,8 +108,13 @@ def test_parts_run_by_themselves(name, output, device):
 
 @pytest.mark.parametrize("name", TOGETHER)
 def test_what_mixes_rows_runs_as_it_is(name):
-    _, made, warned, _ = scored(TOGETHER[name], sequences(1, L), "cpu")
+    model, made, warned, _ = scored(TOGETHER[name], sequences(1, L), "cpu")
     assert warned and "naive" in str(made)
+    try:
+        graph = capture(model, (4, L), (), torch.float32)
+    except CaptureError:
+        return
+    assert any(node.shape and node.shape[0] == -1 for node in graph.nodes), "the batch was taken apart"
 
 
 def test_parts_of_a_batch_are_saved_and_loaded(tmp_path):
