@@ -34,7 +34,7 @@ class Inseparable(Exception):
 
 @dataclass
 class Parts:
-    """The nodes that hold them; they lie one after the other (``x1 x2 y1 y2``) or row by row (``x1 y1 x2 y2``)."""
+    """The nodes that hold parts of a batch: one after the other (``x1 x2 y1 y2``) or row by row (``x1 y1 x2 y2``)."""
 
     nodes: list[int]
     row_by_row: bool
@@ -204,10 +204,10 @@ class _Taken:
             held = [math.prod(int(s or 0) for s in (shape or ())[1:]) for shape in (source.shape, node.shape)]
             if node.op != "aten.expand" and held[0] != held[1]:
                 raise Inseparable  # rows become others
-            sizes = [-1, *node.shape[1:]]
-            target = torch.ops.aten.expand.default if node.op == "aten.expand" else torch.ops.aten.reshape.default
-            node = dataclasses.replace(node, args=(node.args[0], sizes), kwargs={}, target=target)
-            node.op = "aten.expand" if node.op == "aten.expand" else "aten.reshape"
+            operation = "expand" if node.op == "aten.expand" else "reshape"
+            target = getattr(torch.ops.aten, operation).default
+            args = node.args[0], [-1, *node.shape[1:]]
+            node = dataclasses.replace(node, op=f"aten.{operation}", target=target, args=args, kwargs={})
         made = []
         for k in range(len(first.nodes)):
             new = {i: self.parts[i].nodes[k] if i in self.parts else self.new.get(i) for i in node.inputs}
