@@ -21,7 +21,7 @@ each = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOT
 @pytest.fixture
 def kernels():
     for package in ("nbclient", "ipykernel", "matplotlib_inline"):
-        pytest.importorskip(package, reason=f"notebooks are executed with {package}: pip install 'yuzu-ism[test]'")
+        pytest.importorskip(package, reason=f"notebooks are executed with {package}: pip install {package}")
 
 
 def written(path, *sources):
@@ -46,7 +46,7 @@ def test_there_are_six():
 def test_runs(path, tmp_path, kernels):
     for extra in ("tangermeme", "h5py", "pyBigWig", "pyfaidx"):
         if extra in path.read_text():
-            pytest.importorskip(extra, reason=f"{path.name} needs {extra}: pip install 'yuzu-ism[test]'")
+            pytest.importorskip(extra, reason=f"{path.name} needs {extra}: pip install {extra}")
     notebook = run.execute(path, tmp_path)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not [output["text"] for output in outputs if output.get("name") == "stderr"]
@@ -74,7 +74,7 @@ def test_opens_with_what_one_learns_and_needs(path):
     first = json.loads(path.read_text())["cells"][0]
     text = "".join(first["source"])
     assert first["cell_type"] == "markdown" and text.startswith(f"# {int(path.name[:2])}. ")
-    assert "**You learn**" in text and "**You need** `pip install 'yuzu-ism[" in text
+    assert "**You learn**" in text and "**You need** Yuzu (`pip install .` in its checkout) and `pip install " in text
     assert f"`{path.name}`" in (FOLDER / "README.md").read_text()
 
 

@@ -73,7 +73,7 @@ def write_bigwig(path: str | os.PathLike[str], regions: Regions, scores: Any, ch
     try:
         import pyBigWig
     except ImportError as error:
-        raise ImportError("write_bigwig needs pyBigWig: pip install 'yuzu-ism[regions]'") from error
+        raise ImportError("write_bigwig needs pyBigWig: pip install pyBigWig") from error
     if not isinstance(regions, Regions) or not len(regions):
         got = "no rows" if isinstance(regions, Regions) else type(regions).__name__
         raise YuzuError(f"regions: got {got}, want yuzu.regions.Regions with at least one row")

@@ -236,7 +236,7 @@ def run_ism(options: argparse.Namespace) -> None:
     try:
         import h5py
     except ImportError as error:
-        raise YuzuError("--out: HDF5 files need h5py: pip install 'yuzu-ism[command-line]'") from error
+        raise YuzuError("--out: HDF5 files need h5py: pip install h5py") from error
     if options.at_once < 1:
         raise YuzuError(f"--at-once must be at least 1, got {options.at_once}")
     _check_folder(options.out)

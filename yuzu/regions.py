@@ -435,7 +435,7 @@ def _opened(genome: Any) -> Iterator[Any]:
     try:
         import pyfaidx
     except ImportError as error:
-        raise ImportError("a FASTA file is opened with pyfaidx: pip install 'yuzu-ism[regions]'") from error
+        raise ImportError("a FASTA file is opened with pyfaidx: pip install pyfaidx") from error
     with open(genome, "rb"):  # a file that is missing raises as it does elsewhere
         pass
     try:

@@ -1,7 +1,7 @@
 """Pictures of attributions, of single substitutions, of many outputs, of two scores side by side, and of timings.
 
 Every function takes `ax=`, draws there (default: a new figure), and returns the axes. Needs matplotlib, which is an
-optional extra: ``pip install 'yuzu-ism[plot]'``.
+optional package: ``pip install matplotlib``.
 """
 
 from yuzu.plot.attribution import AttributionAxes as AttributionAxes

@@ -19,7 +19,7 @@ def require_matplotlib(function: str) -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f"{function} draws with matplotlib, which is not installed: pip install 'yuzu-ism[plot]'"
+            f"{function} draws with matplotlib, which is not installed: pip install matplotlib"
         ) from error
 
 
