@@ -317,3 +317,55 @@ def test_help_teaches(job):
     for arguments in (["--help"], ["ism", "--help"]):
         shown = subprocess.run([sys.executable, "-m", "yuzu", *arguments], capture_output=True, text=True, check=True)
         assert "examples:" in shown.stdout and "goes on where it stopped" in shown.stdout
+
+
+LATE = {"target": ["--target", "7"], "start": ["--start", "20"], "device": ["--device", "quantum"]}
+
+
+@pytest.mark.parametrize("change", LATE.values(), ids=LATE)
+@pytest.mark.parametrize("planned", [False, True])
+def test_errors_come_before_planning_and_the_progress_bar(job, capsys, monkeypatch, change, planned):
+    _, arguments = job
+    if planned:
+        yuzu.precompute(job[0], 20, device="cpu").save("net.yuzu")
+        change = [*change, "--precomputation", "net.yuzu"]
+    monkeypatch.setattr(command_line.yuzu, "precompute", lambda *_, **__: pytest.fail("the model was planned first"))
+    assert command_line.main([*arguments[:-1], *change]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("yuzu ism: ") and error.count("\n") == 1
+
+
+def test_a_warning_is_one_line(job, tmp_path, monkeypatch):
+    (tmp_path / "naive.py").write_text(
+        "import torch\n\nclass Net(torch.nn.Module):\n"
+        "    def forward(self, x):\n        return x.flatten(1) if x.sum() > 0 else x.flatten(1) * 2\n"
+    )
+    command = [sys.executable, "-m", "yuzu", "precompute", "--model", "naive.py:Net", "--length", "20", "--out", "n.yuzu", "--device", "cpu"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert shown.startswith("yuzu precompute: warning: Net runs naively") and shown.count("\n") == 1
+    assert "warn_user" not in shown and ".py:" not in shown
+
+
+@pytest.mark.parametrize("alphabet", ["dna", "agct", "rna", "protein"])
+def test_letters_for_several_bases_are_unknown(tmp_path, alphabet):
+    """As in regions of a genome, which has them."""
+    text = {"rna": "ACGUNRYSWKMBDHVacgun", "protein": "ACDEFGXBZJUO*acdefgx"}.get(alphabet, "ACGTNRYSWKMBDHVacgtn")
+    (tmp_path / "x.fa").write_text(f">a\n{text}\n")
+    _, X = command_line.read_sequences(tmp_path / "x.fa", alphabet)
+    known = command_line.ALPHABETS[alphabet]
+    assert [bool(column.any()) for column in X[0].T] == [letter.upper() in known for letter in text]
+
+
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_precision(job, precision, capsys):
+    model, arguments = job
+    assert command_line.main([*arguments, "--precision", precision]) == 0
+    plan = yuzu.precompute(model, 20, precision=precision, device="cpu")
+    wanted = yuzu.yuzu_ism(model, one_hot_encode(SEQUENCES), plan, device="cpu")
+    assert_close(torch.from_numpy(read()["scores"]), wanted, 1e-6 if precision == "highest" else 2e-2)
+    yuzu.precompute(model, 20, precision="high", device="cpu").save("net.yuzu")
+    assert command_line.main([*arguments, "--precision", precision, "--precomputation", "net.yuzu"]) == 2
+    error = capsys.readouterr().err
+    assert f"--precision {precision}: net.yuzu was made with high" in error and error.count("\n") == 1
+    other = {"highest": "medium", "medium": "highest"}[precision]
+    assert command_line.main([*arguments, "--precision", other]) == 2, "another job's scores"

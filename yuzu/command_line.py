@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,17 @@ import yuzu
 from yuzu.attribution import hypothetical
 from yuzu.errors import YuzuError
 from yuzu.files import written_whole
-from yuzu.inputs import OUTPUTS
+from yuzu.inputs import OUTPUTS, check_device, check_span
+from yuzu.predict import predict
 from yuzu.progress import tqdm
 from yuzu.regions import one_hot_regions, write_bed
-from yuzu.sequence import DNA, LUA_DNA, PROTEIN, RNA, one_hot_encode, read_fasta
+from yuzu.scores import Selection
+from yuzu.sequence import DNA, IUPAC, LUA_DNA, PROTEIN, RNA, one_hot_encode, read_fasta
+from yuzu.settings import PRECISIONS
 
 ALPHABETS = {"dna": DNA, "agct": LUA_DNA, "rna": RNA, "protein": PROTEIN}
+# letters that stand for several bases or amino acids; each is a column of zeros
+UNKNOWN = {DNA: IUPAC, LUA_DNA: IUPAC, RNA: IUPAC, PROTEIN: "XBZJUO*"}
 EXAMPLES = """
 examples:
   yuzu precompute --model net.py:build --fasta peaks.fa --out net.yuzu
@@ -86,7 +92,8 @@ def parser() -> argparse.ArgumentParser:
     precompute.add_argument("--fasta", type=Path, metavar="FILE", help="for the length of its sequences")
     precompute.add_argument("--length", type=int, metavar="L", help="or the length itself")
     precompute.add_argument("--out", required=True, type=Path, metavar="FILE", help="the precomputation")
-    precompute.add_argument("--precision", default="highest", choices=["highest", "high", "medium"])
+    ism.add_argument("--precision", choices=PRECISIONS, help="of products; default: the precomputation's, or highest")
+    precompute.add_argument("--precision", default="highest", choices=PRECISIONS, help="of products; default: highest")
     return made
 
 
@@ -178,7 +185,9 @@ def read_sequences(path: Path, alphabet: str) -> tuple[list[str], torch.Tensor]:
                 f"--fasta: all sequences must have one length; {names[0]} has {len(sequences[0])} letters, {name} has "
                 f"{len(sequence)}"
             )
-    return list(names), one_hot_encode(list(sequences), alphabet=ALPHABETS[alphabet], dtype=torch.int8)
+    letters = ALPHABETS[alphabet]
+    X = one_hot_encode(list(sequences), alphabet=letters, dtype=torch.int8, unknown=UNKNOWN[letters])
+    return list(names), X
 
 
 def read_input(options: argparse.Namespace) -> tuple[list[str], torch.Tensor, Any]:
@@ -223,9 +232,7 @@ def run_precompute(options: argparse.Namespace) -> None:
         options.length if options.length is not None else read_sequences(options.fasta, options.alphabet)[1].shape[2]
     )
     _check_folder(options.out)
-    model = load_model(options.model, options.weights)
-    settings = {"precision": options.precision, "device": options.device}
-    made = yuzu.precompute(model, length, n_choices=len(ALPHABETS[options.alphabet]), **settings)
+    made = _precompute(load_model(options.model, options.weights), length, options)
     made.save(options.out)
     print(made.summary())
     print(f"written to {options.out}")
@@ -237,6 +244,7 @@ def run_ism(options: argparse.Namespace) -> None:
         import h5py
     except ImportError as error:
         raise YuzuError("--out: HDF5 files need h5py: pip install h5py") from error
+    check_device(options.device)
     if options.at_once < 1:
         raise YuzuError(f"--at-once must be at least 1, got {options.at_once}")
     _check_folder(options.out)
@@ -249,8 +257,17 @@ def run_ism(options: argparse.Namespace) -> None:
                 f"--precomputation: there is no file {options.precomputation}; make it with yuzu precompute"
             )
         made = yuzu.Precomputation.load(options.precomputation, options.device)
+        if options.precision not in (None, made.settings.precision):
+            raise YuzuError(
+                f"--precision {options.precision}: {options.precomputation} was made with {made.settings.precision}; "
+                f"leave --precision out, or make another with yuzu precompute --precision {options.precision}"
+            )
     job = _job(options, model, names, X, made)
     left = _left(options.out, job, len(X))
+    if len(left):
+        _check_selection(model, X, options)
+    if len(left) and made is None:
+        made = _precompute(model, X.shape[2], options)
     # closed before an error is printed, which would stand behind the bar
     with tqdm(total=len(X), initial=len(X) - len(left), disable=options.quiet, unit="sequence") as bar:
         for first in range(0, len(left), options.at_once):
@@ -266,6 +283,17 @@ def run_ism(options: argparse.Namespace) -> None:
     if regions is not None:
         write_bed(options.out.with_name(options.out.name + ".bed"), regions)
     print(f"{len(X)} sequences in {options.out}" + (", as before" if not len(left) else ""))
+
+
+def _precompute(model: torch.nn.Module, length: int, options: argparse.Namespace) -> yuzu.Precomputation:
+    settings = {"precision": options.precision or "highest", "device": options.device}
+    return yuzu.precompute(model, length, n_choices=len(ALPHABETS[options.alphabet]), **settings)
+
+
+def _check_selection(model: torch.nn.Module, X: torch.Tensor, options: argparse.Namespace) -> None:
+    """Refuse positions or a target that do not exist, before planning takes its time."""
+    check_span(options.start, options.end, X.shape[2])
+    Selection(None, options.target).leaves(predict(model, X[:1], device=options.device))
 
 
 def _left(out: Path, job: str, count: int) -> np.ndarray:
@@ -322,6 +350,8 @@ def _job(options: argparse.Namespace, model: torch.nn.Module, names: list[str], 
             continue
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     settings = {name: getattr(options, name) for name in ("model", "output", "target", "alphabet", "start", "end")}
+    if made is None and options.precision not in (None, "highest"):
+        settings["precision"] = options.precision
     planned = None
     if made is not None:
         found = made.decisions  # where bfloat16 products are far off, they are not what was asked for
@@ -332,9 +362,14 @@ def _job(options: argparse.Namespace, model: torch.nn.Module, names: list[str], 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 2 for bad input, with one line that says what to do."""
     options = parser().parse_args(arguments)
+    pythons = warnings.formatwarning
+    # Python's own adds the place, and a line of our source
+    warnings.formatwarning = lambda message, *_, **__: f"yuzu {options.command}: warning: {message}\n"
     try:
         {"ism": run_ism, "precompute": run_precompute}[options.command](options)
     except YuzuError as error:
         print(f"yuzu {options.command}: {error}", file=sys.stderr)
         return 2
+    finally:
+        warnings.formatwarning = pythons
     return 0

@@ -21,11 +21,10 @@ import torch
 
 from yuzu.errors import YuzuError, warn_user
 from yuzu.files import written_whole
-from yuzu.sequence import DNA, dna_order, one_hot_encode, text_lines
+from yuzu.sequence import DNA, IUPAC, dna_order, one_hot_encode, text_lines
 
 __all__ = ["Dropped", "OneHotRegions", "Regions", "one_hot_regions", "read_regions", "write_bed"]
 
-_IUPAC = "NRYSWKMBDHV"  # letters of a genome that stand for more than one base
 _COMPLEMENT = str.maketrans("ACGT", "TGCA")  # the others are columns of zeros on either strand
 _AT_ONCE = 4096  # windows that are encoded at once: what is needed besides the result stays small
 
@@ -400,7 +399,7 @@ def one_hot_regions(
     X = torch.empty((len(texts), len(letters), len(texts[0])), dtype=dtype)
     for first in range(0, len(texts), _AT_ONCE):
         some = slice(first, first + _AT_ONCE)
-        X[some] = one_hot_encode(texts[some], letters, dtype, unknown=_IUPAC)
+        X[some] = one_hot_encode(texts[some], letters, dtype, unknown=IUPAC)
     columns = {**vars(regions), "starts": starts, "ends": ends, "flipped": flipped}
     return OneHotRegions(X, Regions(**{name: column[kept] for name, column in columns.items()}), kept, dropped)
 
@@ -475,7 +474,7 @@ def _fetch(
             raise YuzuError(
                 f"genome: got {len(text)} letters for {place}, want {end - start}; is it damaged, or no str?"
             )
-        if bad := re.search(rf"[^ACGT{_IUPAC}]", text):
+        if bad := re.search(rf"[^ACGT{IUPAC}]", text):
             raise YuzuError(
                 f"genome: got {bad.group()!r} at {name}:{start + bad.start()} (from 0), want letters of DNA"
             )

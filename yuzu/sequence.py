@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from yuzu.errors import YuzuError
+from yuzu.errors import YuzuError, shown
 
 __all__ = [
     "DNA",
@@ -32,6 +32,8 @@ DNA = "ACGT"
 LUA_DNA = "AGCT"  # of models trained in Lua Torch and converted: DeepSEA, Beluga
 RNA = "ACGU"
 PROTEIN = "ACDEFGHIKLMNPQRSTVWY"
+
+IUPAC = "NRYSWKMBDHV"  # letters that stand for more than one base
 
 _INVALID = 255
 
@@ -76,7 +78,7 @@ def one_hot_encode(
     """
     letters, unknown_letters = _check_alphabet(alphabet, unknown)
     if not isinstance(dtype, torch.dtype):
-        raise YuzuError(f"dtype: got {dtype!r}, want a torch.dtype")
+        raise YuzuError(f"dtype: got {shown(dtype)}, want a torch.dtype")
     single = isinstance(sequences, str)
     items = _check_sequences([sequences] if isinstance(sequences, str) else sequences)
 
@@ -114,16 +116,21 @@ def _check_alphabet(alphabet: str | Sequence[str], unknown: str | None) -> tuple
     letters = "".join(alphabet).upper() if single else ""
     if not letters or not letters.isascii() or len(set(letters)) != len(letters):
         raise YuzuError(
-            f"alphabet: got {alphabet!r}, want distinct ASCII characters such as 'ACGT', "
+            f"alphabet: got {shown(alphabet)}, want distinct ASCII characters such as 'ACGT', "
             "a lower-case letter being the same as its upper case"
         )
     if unknown is None:
-        return letters, next((c for c in "NX" if c not in letters), "")
+        return letters, unknown_letter(letters)
     if not isinstance(unknown, str) or not unknown.isascii():
-        raise YuzuError(f"unknown: got {unknown!r}, want a str of ASCII characters, or None")
+        raise YuzuError(f"unknown: got {shown(unknown)}, want a str of ASCII characters, or None")
     if shared := sorted(set(unknown.upper()) & set(letters)):
-        raise YuzuError(f"unknown: got {unknown!r}, of which {shared[0]!r} is in the alphabet {letters!r}")
+        raise YuzuError(f"unknown: got {shown(unknown)}, of which {shared[0]!r} is in the alphabet {letters!r}")
     return letters, unknown.upper()
+
+
+def unknown_letter(alphabet: str) -> str:
+    """The character that stands for no letter, an all-zero column: N, or X where N is one of the alphabet."""
+    return next((c for c in "NX" if c not in alphabet), "")
 
 
 def _check_sequences(sequences: Sequence[str]) -> Sequence[str]:
@@ -237,7 +244,7 @@ def reorder_alphabet(
     """
     source, target = (_check_alphabet(alphabet, "")[0] for alphabet in (from_alphabet, to_alphabet))
     if sorted(source) != sorted(target):
-        raise YuzuError(f"to_alphabet: got {to_alphabet!r}, want the characters of {source!r} in some order")
+        raise YuzuError(f"to_alphabet: got {shown(to_alphabet)}, want the characters of {source!r} in some order")
     if not isinstance(X, (torch.Tensor, np.ndarray)):
         raise YuzuError(f"X: got {type(X).__name__}, want a torch.Tensor or numpy.ndarray")
     if not -X.ndim <= dim < X.ndim or X.shape[dim] != len(source):
@@ -265,7 +272,7 @@ def dna_order(alphabet: str | Sequence[str]) -> str:
     """
     letters = _check_alphabet(alphabet, "")[0]
     if sorted(letters) != sorted(DNA):
-        raise YuzuError(f"alphabet: got {alphabet!r}, want the letters of DNA, {DNA!r}, in some order")
+        raise YuzuError(f"alphabet: got {shown(alphabet)}, want the letters of DNA, {DNA!r}, in some order")
     return letters
 
 
