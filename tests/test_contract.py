@@ -548,6 +548,8 @@ def test_ranges_alone_write_zeros(ism, net, device, name, output):
 
 REPLACEMENTS = {
     "string": ("GAT", one_hot("GAT")),
+    "string with N": ("GnT", one_hot("GAT") * torch.tensor([1, 0, 1])),
+    "N alone": ("NNN", torch.zeros(4, 3)),
     "per character": ([0.25] * 4, torch.full((4, 3), 0.25)),
     "one character": (np.array([0, 0, 1, 0]), one_hot("GGG")),
     "matrix": (np.arange(12.0).reshape(4, 3) / 10, torch.arange(12.0).reshape(4, 3) / 10),

@@ -92,7 +92,8 @@ BAD_OPTIONS = {
     # ranges
     "ranges": [
         ({"ranges": []}, r"\[\]"),
-        ({"ranges": [(0, 2), (4, 7)]}, "width.*2.*3"),
+        ({"ranges": [(0, 2), (4, 7)]}, "width.*2.*3.*call once for each width"),
+        ({"ranges": [(0, 2), (4, 7)], "replace_with": ("AC", "GGT")}, "call once for each width"),
         ({"ranges": [(-1, 2)]}, r"\(-1, 2\)"),
         ({"ranges": [(0, 3), (L - 2, L + 1)]}, r"30.*\(28, 31\)"),
         ({"ranges": [(4, 4)]}, r"\(4, 4\)"),
@@ -123,6 +124,7 @@ BAD_OPTIONS = {
         ({"replace_with": "AC"}, "AC.*2|2.*single"),
         ({"replace_with": np.zeros((4, 2))}, "2"),
         ({"replace_with": "W"}, "ACGT.*'W'"),
+        ({"ranges": [(0, 2), (4, 6)], "replace_with": ["AC", "GG"]}, "2 items.*call once for each motif"),
     ],
     "batch_size": [({"batch_size": v}, str(v)) for v in (0, -1, 1.5, "8", True)],
     "device": [({"device": "graphics card"}, "graphics card"), ({"device": 3.5}, "3.5"), ({"device": ["cpu"]}, "cpu")],
@@ -435,3 +437,29 @@ def test_bad_arguments_do_not_spoil_what_follows(net, ism):
         with pytest.raises(YuzuError):
             ism(net, GOOD, **options)
     assert torch.equal(ism(net, GOOD), expected)
+
+
+BRIEF = {
+    "a batch as the length": lambda net: yuzu.precompute(net, GOOD),
+    "an array as the length": lambda net: yuzu.precompute(net, GOOD.numpy()),
+    "a batch as the number of letters": lambda net: yuzu.precompute(net, L, GOOD),
+    "a batch as a count": lambda net: yuzu.naive_ism(net, GOOD, batch_size=GOOD),
+    "a batch as a target": lambda net: yuzu.yuzu_ism(net, GOOD, target=GOOD),
+    "a batch as a start": lambda net: yuzu.yuzu_ism(net, GOOD, start=GOOD),
+    "a batch as an output": lambda net: yuzu.naive_ism(net, GOOD, output=str(GOOD)),
+    "a batch as a device": lambda net: yuzu.naive_ism(net, GOOD, device=GOOD),
+    "very many ranges": lambda net: yuzu.naive_ism(net, GOOD, ranges=list(range(100_000))),
+    "a long string as a precision": lambda net: yuzu.precompute(net, L, precision="x" * 10_000),
+}
+
+
+@pytest.mark.parametrize("name", BRIEF)
+def test_a_message_does_not_print_whole_arrays(name):
+    with pytest.raises(YuzuError) as error:
+        BRIEF[name](NeverRun())
+    assert len(str(error.value)) < 300 and str(error.value).count("\n") == 0
+
+
+def test_a_batch_in_the_place_of_the_length_is_explained():
+    with pytest.raises(YuzuError, match=r"seq_len.*Tensor of shape \(2, 4, 30\): pass its shape\[-1\]"):
+        yuzu.precompute(NeverRun(), GOOD)

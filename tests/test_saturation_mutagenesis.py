@@ -1,6 +1,7 @@
 """tangermeme's functions of the same names: their formulas here, and they themselves where tangermeme is installed."""
 
 import inspect
+import warnings
 
 import numpy as np
 import pytest
@@ -391,3 +392,43 @@ def test_their_functions_in_our_products(name):
     ):
         mine, other = (f(func, model, X, (scale,), device="cpu", **settings) for f in (getattr(yuzu.product, name), getattr(product, name)))
         same(mine, other)
+
+
+def soft(X):
+    X = X.clone()
+    X[1, :, 3], X[0, :, 7] = 0.25, torch.tensor([0.5, 0.5, 0, 0])
+    return X
+
+
+@pytest.mark.parametrize("hypothetical", [False, True])
+def test_soft_columns_are_scored_with_a_warning(hypothetical):
+    X, model = soft(sequences(2, L)), Net().eval()
+    with pytest.warns(yuzu.YuzuWarning, match="2 in all, the first at position 7 of sequence 0") as said:
+        found = yuzu.saturation_mutagenesis(model, X, hypothetical=hypothetical, device="cpu")
+    assert len(said) == 1
+    wanted = expected(model, X, 0, L, hypothetical=hypothetical)
+    assert torch.allclose(found.double(), wanted, atol=1e-5)
+
+
+def test_soft_columns_warn_with_tangermemes_class():
+    utils = pytest.importorskip("tangermeme.utils", reason="has the class")
+    model, X = Net().eval(), soft(sequences(2, L))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", utils.TangermemeWarning)
+        with pytest.raises(utils.TangermemeWarning, match="neither one-hot nor zero"):
+            yuzu.saturation_mutagenesis(model, X, device="cpu")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            yuzu.saturation_mutagenesis(model, X, device="cpu")
+    assert len(said) == 1, "once for a place in the user's code"
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.float32])
+def test_unknown_letters_warn_of_nothing(kind):
+    X = sequences(2, L)
+    X[:, :, 5] = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yuzu.saturation_mutagenesis(Net().eval(), X.to(kind), device="cpu")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from yuzu.errors import YuzuError
+from yuzu.errors import YuzuError, shown
 from yuzu.scores import check_real
 
 TRACKS_AT_ONCE = 32
@@ -52,7 +52,7 @@ def check_tracks(tracks: Any, count: int) -> list[int]:
         array = isinstance(track, torch.Tensor | np.ndarray | np.generic)
         number = track.item() if array and track.ndim == 0 else track
         if isinstance(number, bool) or not isinstance(number, int) or not -count <= number < count:
-            raise YuzuError(f"tracks must be integers from 0 to {count - 1}, the model's outputs, got {tracks!r}")
+            raise YuzuError(f"tracks must be integers from 0 to {count - 1}, the model's outputs, got {shown(tracks)}")
         chosen.append(number % count)
     if not chosen:
         raise YuzuError("tracks must name at least one output, got none")

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
 
-from yuzu.errors import YuzuError
-from yuzu.sequence import DNA, PROTEIN
+from yuzu.errors import YuzuError, shown
+from yuzu.sequence import DNA, PROTEIN, unknown_letter
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
@@ -43,7 +43,7 @@ def check_path(path: Any) -> Path:
 def check_count(name: str, value: Any, least: int = 1) -> int:
     """An integer of at least ``least``; numpy's integers count, booleans do not."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise YuzuError(f"{name} must be an integer of at least {least}, got {value!r}")
+        raise YuzuError(f"{name} must be an integer of at least {least}, got {shown(value)}")
     return int(value)
 
 
@@ -54,15 +54,15 @@ def check_device(device: Any) -> torch.device:
     try:
         found = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
     except (RuntimeError, TypeError) as error:
-        raise YuzuError(f"device must be a torch device such as 'cpu' or 'cuda', got {device!r}") from error
+        raise YuzuError(f"device must be a torch device such as 'cpu' or 'cuda', got {shown(device)}") from error
     if found.type == "cuda" and not torch.cuda.is_available():
-        raise YuzuError(f"device is {device!r}, but CUDA is not available; pass device='cpu' or None")
+        raise YuzuError(f"device is {shown(device)}, but CUDA is not available; pass device='cpu' or None")
     if found.type == "cuda" and found.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     if found.type == "cpu":
         return torch.device("cpu")
     if found.type != "cuda" and not _holds_numbers(found):
-        raise YuzuError(f"device is {device!r}, which cannot hold tensors here; pass device='cpu' or None")
+        raise YuzuError(f"device is {shown(device)}, which cannot hold tensors here; pass device='cpu' or None")
     return found
 
 
@@ -198,7 +198,7 @@ def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 def check_output(output: Any) -> str:
     if output not in OUTPUTS:
-        raise YuzuError(f"output must be one of {', '.join(map(repr, OUTPUTS))}, got {output!r}")
+        raise YuzuError(f"output must be one of {', '.join(map(repr, OUTPUTS))}, got {shown(output)}")
     return str(output)
 
 
@@ -206,7 +206,7 @@ def check_span(start: Any, end: Any, length: int) -> tuple[int, int]:
     """``start`` and ``end`` by Python's slice rules; an empty selection is an error."""
     for name, value in (("start", start), ("end", end)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer)):
-            raise YuzuError(f"{name} must be an integer or None, got {value!r}")
+            raise YuzuError(f"{name} must be an integer or None, got {shown(value)}")
     first, stop, _ = slice(None if start is None else int(start), None if end is None else int(end)).indices(length)
     if stop <= first:
         raise YuzuError(f"start={start} and end={end} select no position of a sequence of length {length}")
@@ -225,12 +225,22 @@ def check_replacement(value: Any, n_choices: int, width: int | None) -> torch.Te
         alphabet = alphabets[n_choices]
         if not value:
             raise YuzuError("replace_with must not be an empty string")
+        unknown = unknown_letter(alphabet)
         table = torch.zeros(n_choices, len(value), dtype=torch.float64, device="cpu")
         for i, letter in enumerate(value):
+            if letter.upper() == unknown:
+                continue
             if letter.upper() not in alphabet:
-                raise YuzuError(f"replace_with must be over {alphabet}, got {letter!r} at position {i}")
+                raise YuzuError(
+                    f"replace_with must be over {alphabet}, or {unknown} for no letter, got {letter!r} at position {i}"
+                )
             table[alphabet.index(letter.upper()), i] = 1
     else:
+        if isinstance(value, list | tuple) and any(isinstance(item, str) for item in value):
+            raise YuzuError(
+                f"replace_with is one motif, which is written at each place, got {len(value)} items, of which some are "
+                "strings: call once for each motif, with the ranges of its width"
+            )
         try:
             given = value.detach().cpu().double() if isinstance(value, torch.Tensor) else value  # numpy has no bfloat16
             table = torch.as_tensor(np.asarray(given, dtype=np.float64))
@@ -256,16 +266,19 @@ def check_ranges(ranges: Any, length: int) -> tuple[np.ndarray, int]:
     try:
         table = np.asarray([tuple(r) for r in ranges])
     except (TypeError, ValueError) as error:
-        raise YuzuError(f"ranges must be a list of (start, end) pairs, got {ranges!r}") from error
+        raise YuzuError(f"ranges must be a list of (start, end) pairs, got {shown(ranges)}") from error
     if table.ndim != 2 or table.shape[1] != 2 or table.dtype.kind not in "iu":
-        raise YuzuError(f"ranges must be a non-empty list of (start, end) pairs of integers, got {ranges!r}")
+        raise YuzuError(f"ranges must be a non-empty list of (start, end) pairs of integers, got {shown(ranges)}")
     table = table.astype(np.int64)  # unsigned ones have no negative widths
     widths = table[:, 1] - table[:, 0]
     for (first, stop), width in zip(table, widths, strict=True):
         if first < 0 or stop > length or width < 1:
             raise YuzuError(f"ranges must lie inside the sequence, 0 <= start < end <= {length}, got ({first}, {stop})")
     if (widths != widths[0]).any():
-        raise YuzuError(f"ranges must all have one width, got widths {sorted(set(widths.tolist()))}")
+        raise YuzuError(
+            f"ranges must all have one width, got widths {sorted(set(widths.tolist()))}: call once for each width, and "
+            "join the results along their second axis"
+        )
     return table[:, 0], int(widths[0])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from yuzu.errors import YuzuError
+from yuzu.errors import YuzuError, shown
 
 
 class MixedPrecision(torch.nn.Module):
@@ -38,5 +38,5 @@ def check_dtype(dtype: Any, own: torch.dtype) -> torch.dtype:
     if found is None and dtype is None:
         return own
     if not isinstance(found, torch.dtype) or found not in (own, torch.float16, torch.bfloat16):
-        raise YuzuError(f"dtype must be None, the model's own {own}, float16 or bfloat16, got {dtype!r}")
+        raise YuzuError(f"dtype must be None, the model's own {own}, float16 or bfloat16, got {shown(dtype)}")
     return found

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 import torch
 
-from yuzu.errors import YuzuError
+from yuzu.errors import YuzuError, shown
 
 __all__ = [
     "BPNet",
@@ -53,7 +53,7 @@ def _check_sizes(**sizes: int) -> None:
         except TypeError:
             good = False
         if not good:
-            raise YuzuError(f"{name}: got {value!r}, want an int of at least 1")
+            raise YuzuError(f"{name}: got {shown(value)}, want an int of at least 1")
 
 
 def _check_length(model: str, seq_len: int | None, shortest: int) -> int:
@@ -385,7 +385,7 @@ class Beluga(torch.nn.Module):
     ):
         super().__init__()
         if not isinstance(n_filters, Sequence) or len(n_filters) != 3:
-            raise YuzuError(f"n_filters: got {n_filters!r}, want three ints, one per pair of convolutions")
+            raise YuzuError(f"n_filters: got {shown(n_filters)}, want three ints, one per pair of convolutions")
         a, b, c = n_filters
         _check_sizes(
             n_inputs=n_inputs,
@@ -498,7 +498,7 @@ class SpliceAI(torch.nn.Module):
         super().__init__()
         _check_sizes(n_inputs=n_inputs, n_filters=n_filters, n_outputs=n_outputs)
         if flanking not in tuple(self._GROUPS):
-            raise YuzuError(f"flanking: got {flanking!r}, want 80, 400, 2000 or 10000")
+            raise YuzuError(f"flanking: got {shown(flanking)}, want 80, 400, 2000 or 10000")
         self.flanking = int(flanking)
         with _seeded(self, random_state):
             self.initial_conv = torch.nn.Conv1d(n_inputs, n_filters, 1)

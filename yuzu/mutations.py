@@ -12,7 +12,7 @@ import torch
 
 from yuzu._engine.delta import on_device
 from yuzu._engine.run import Sites
-from yuzu.errors import YuzuError
+from yuzu.errors import YuzuError, shown
 from yuzu.inputs import check_ranges, check_replacement, check_span
 
 
@@ -66,12 +66,14 @@ class Mutations:
             self.positions, self.width = np.arange(first, stop), 1
             if isinstance(replace_with, str) and len(replace_with) != 1:
                 raise YuzuError(
-                    f"replace_with without ranges is written at single positions, got {replace_with!r}, "
+                    f"replace_with without ranges is written at single positions, got {shown(replace_with)}, "
                     f"{len(replace_with)} wide"
                 )
         else:
             if start not in (0, None) or end is not None:
-                raise YuzuError(f"ranges cannot be combined with start={start!r} or end={end!r}: leave those out")
+                raise YuzuError(
+                    f"ranges cannot be combined with start={shown(start)} or end={shown(end)}: leave those out"
+                )
             self.positions, self.width = check_ranges(ranges, length)
         given = np.zeros(n_choices) if replace_with is None else replace_with
         self.replacement = check_replacement(given, n_choices, self.width)
@@ -203,8 +205,9 @@ def letters_of(X: torch.Tensor) -> torch.Tensor:
     other.
     """
     c = X.shape[1]
-    ones, zeros = (X == 1).sum(1), (X == 0).sum(1)
-    letter = torch.where((ones == 1) & (zeros == c - 1), X.argmax(1), c + 1)
+    one = X == 1
+    ones, zeros = one.sum(1), (X == 0).sum(1)
+    letter = torch.where((ones == 1) & (zeros == c - 1), one.to(torch.uint8).argmax(1), c + 1)
     return torch.where(zeros == c, c, letter)
 
 

@@ -28,7 +28,7 @@ from yuzu._engine.run import Derived, Run, keep_freed_memory
 from yuzu._engine.structure import structure_key
 from yuzu._engine.verify import Verdict, compare, error_of_products
 from yuzu.bound import LEAST_MEMORY, Bound
-from yuzu.errors import YuzuError, warn_user
+from yuzu.errors import YuzuError, shown, warn_user
 from yuzu.inputs import argument_kinds, check_args, check_count, check_device, check_model
 from yuzu.naive_ism import try_model
 from yuzu.precomputation import Args, Precomputation, structure_fingerprint
@@ -129,22 +129,24 @@ def precompute(
         For wrong arguments; naming the least that works if ``max_memory`` is too small.
     """
     check_model(model)
+    if getattr(seq_len, "shape", ()):
+        raise YuzuError(f"seq_len must be the length of the sequences, got {shown(seq_len)}: pass its shape[-1]")
     seq_len, n_choices = check_count("seq_len", seq_len), check_count("n_choices", n_choices, 2)
     extra = check_args(args, None)
     found = check_device(device)
     if conv not in CONV:
-        raise YuzuError(f"conv must be one of {', '.join(map(repr, CONV))}, got {conv!r}")
+        raise YuzuError(f"conv must be one of {', '.join(map(repr, CONV))}, got {shown(conv)}")
     if precision not in PRECISIONS:
-        raise YuzuError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}, got {precision!r}")
+        raise YuzuError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}, got {shown(precision)}")
     if alpha is not None and (
         isinstance(alpha, bool) or not isinstance(alpha, int | float | np.number) or not 1 <= alpha < math.inf
     ):
-        raise YuzuError(f"alpha must be a number of at least 1, got {alpha!r}")
+        raise YuzuError(f"alpha must be a number of at least 1, got {shown(alpha)}")
     if isinstance(threshold, bool) or not isinstance(threshold, int | float | np.number) or not 0 < threshold <= 1:
-        raise YuzuError(f"threshold must lie in (0, 1], got {threshold!r}")
+        raise YuzuError(f"threshold must lie in (0, 1], got {shown(threshold)}")
     terminal = tuple(terminal_layers) if isinstance(terminal_layers, tuple | list) else (terminal_layers,)
     if not all(isinstance(t, type) and issubclass(t, torch.nn.Module) for t in terminal):
-        raise YuzuError(f"terminal_layers must be a tuple of module classes, got {terminal_layers!r}")
+        raise YuzuError(f"terminal_layers must be a tuple of module classes, got {shown(terminal_layers)}")
     if max_memory is not None:
         max_memory = check_count("max_memory", max_memory)
     seed = 0 if random_state is None else check_count("random_state", random_state, 0)

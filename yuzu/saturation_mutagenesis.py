@@ -12,9 +12,10 @@ from torch.utils import _pytree as pytree
 from yuzu._engine.model_copy import model_dtype
 from yuzu.attribution import hypothetical as centred
 from yuzu.attribution import projected
-from yuzu.errors import YuzuError
+from yuzu.errors import YuzuError, shown, warn_user
 from yuzu.inputs import check_args, check_count, check_model, check_sequences, to_user
 from yuzu.mixed_precision import MixedPrecision, check_dtype, in_dtype
+from yuzu.mutations import letters_of
 from yuzu.naive_ism import naive_ism
 from yuzu.predict import predict, predict_named
 from yuzu.progress import tqdm
@@ -58,8 +59,8 @@ def saturation_mutagenesis(
     ----------
     model: torch.nn.Module
     X: torch.Tensor or numpy.ndarray, shape=(n, C, L)
-        One-hot sequences of any number type. A soft column has no reference, as all-zero ones (tangermeme truncates it
-        to whole numbers).
+        One-hot sequences of any number type. A soft column has no reference, as all-zero ones; a warning says so, of
+        tangermeme's class where that is installed (tangermeme truncates the column to integers).
     args: tuple of arrays or None
         The inputs after the sequence, each with ``n`` rows; floating point ones are cast to the model's dtype. Default
         None.
@@ -124,6 +125,7 @@ def saturation_mutagenesis_of_states(
     check_model(model)
     as_numpy = isinstance(X, np.ndarray)
     X = check_sequences(X, None, name="X")
+    _warn_of_soft_columns(X)
     check_count("batch_size", batch_size)
     own = model_dtype(model)
     wanted = check_dtype(dtype, own)
@@ -155,10 +157,32 @@ def saturation_mutagenesis_of_states(
     return to_user(result, as_numpy)
 
 
+def _warn_of_soft_columns(X: torch.Tensor) -> None:
+    """Columns that are neither one-hot nor zeros are scored as no letter, which tangermeme's users do not expect."""
+    soft = letters_of(X) > X.shape[1]
+    if soft.any():
+        row, position = soft.nonzero()[0].tolist()
+        warn_user(
+            f"X has columns that are neither one-hot nor zero, {int(soft.sum())} in all, the first at "
+            f"position {position} of sequence {row}. They have no reference: all {X.shape[1]} letters are scored there "
+            "as mutants",
+            *_tangermeme_warnings(),
+        )
+
+
+def _tangermeme_warnings() -> list[type[Warning]]:
+    """The class of tangermeme's warnings, so that a filter for them works here, too."""
+    try:
+        from tangermeme.utils import TangermemeWarning
+    except ImportError:
+        return []
+    return [TangermemeWarning]
+
+
 def _end(start: Any, end: Any, length: int) -> int:
     for name, value in (("start", start), ("end", end)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise YuzuError(f"{name} must be an integer, got {value!r}")
+            raise YuzuError(f"{name} must be an integer, got {shown(value)}")
     stop = length + 1 + int(end) if end < 0 else int(end)
     if not 0 <= start < stop <= length:
         raise YuzuError(

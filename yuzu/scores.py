@@ -10,7 +10,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from yuzu._engine.delta import on_device
-from yuzu.errors import YuzuError
+from yuzu.errors import YuzuError, shown
 
 
 class Selection:
@@ -29,7 +29,7 @@ class Selection:
         if isinstance(target, list) and not (
             target and all(isinstance(t, int | np.integer) and not isinstance(t, bool) for t in target)
         ):
-            raise YuzuError(f"target must be a non-empty list of ints, got {target!r}")
+            raise YuzuError(f"target must be a non-empty list of ints, got {shown(target)}")
         self.func, self.target = func, target
         self.spec: Any = None
         self.others: dict[int, Any] = {}  # what the output holds besides tensors, by place
@@ -72,18 +72,19 @@ class Selection:
         if target is None:
             return tensor
         if tensor.dim() <= axis:
-            raise YuzuError(f"target={target!r} does not exist: the output has no axis after the batch")
+            raise YuzuError(f"target={shown(target)} does not exist: the output has no axis after the batch")
         size = tensor.shape[axis]
         if isinstance(target, slice):
             chosen = list(range(size))[target]
             if not chosen:
-                raise YuzuError(f"target={target!r} selects nothing of an output of size {size}")
+                raise YuzuError(f"target={shown(target)} selects nothing of an output of size {size}")
             index = torch.tensor(chosen, device=tensor.device)
             return tensor.index_select(axis, index)
         for t in [target] if isinstance(target, int | np.integer) else target:
             if not -size <= t < size:
                 raise YuzuError(
-                    f"target={target!r} does not exist: the output has size {size} on its first axis after the batch"
+                    f"target={shown(target)} does not exist: the output has size {size} on its first axis after the "
+                    "batch"
                 )
         if isinstance(target, int | np.integer):
             return tensor.select(axis, int(target))

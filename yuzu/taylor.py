@@ -35,7 +35,7 @@ from yuzu._engine.gate import running
 from yuzu._engine.model_copy import evaluation_copy, model_dtype, on_copies
 from yuzu._engine.precision import products
 from yuzu.attribution import hypothetical, mean_effect
-from yuzu.errors import YuzuError
+from yuzu.errors import YuzuError, shown
 from yuzu.gradients import backward_in_evaluation, check_tracks, flat_outputs, gradients
 from yuzu.inputs import check_args, check_count, check_device, check_model, check_sequences, from_numpy, to_user
 from yuzu.naive_ism import explained, try_model
@@ -142,7 +142,7 @@ def _gradients(
 
 def _check_output(output: Any, known: tuple[str, ...]) -> None:
     if output not in known:
-        raise YuzuError(f"output must be one of {', '.join(map(repr, known))}, got {output!r}")
+        raise YuzuError(f"output must be one of {', '.join(map(repr, known))}, got {shown(output)}")
 
 
 def _check_baseline(baseline: Any, X: torch.Tensor) -> torch.Tensor | None:

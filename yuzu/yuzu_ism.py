@@ -84,7 +84,8 @@ def yuzu_ism(
         Instead of substitutions, write ``replace_with`` over each of these ranges, all of one width. The
         result is ``(n, R)`` for ``"l2"`` and ``(n, R, O...)`` otherwise.
     replace_with: array of shape (C,) or (C, width), str, or None
-        What to write; zeros if None. Without ``ranges`` it is written at every single position from ``start``
+        What to write; zeros if None. A string is over ``ACGT`` or the 20 amino acids; its ``N`` (``X`` in a protein)
+        writes zeros. Without ``ranges`` it is written at every single position from ``start``
         to ``end``.
     batch_size: int or None
         Sequences carried at once, at most: fewer where memory is short. None picks it. Results with another one agree

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from yuzu.errors import YuzuError
+from yuzu.errors import YuzuError, shown
 from yuzu.sequence import DNA, PROTEIN
 
 ALPHABETS = {len(letters): letters for letters in (DNA, PROTEIN)}
@@ -58,12 +58,12 @@ def as_matrix(name: str, value: Any, shape: tuple[int, ...] | None = None, like:
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise YuzuError(f"{name}: got {value!r}, want one of {', '.join(map(repr, choices))}")
+        raise YuzuError(f"{name}: got {shown(value)}, want one of {', '.join(map(repr, choices))}")
 
 
 def check_positive(name: str, value: float | None) -> None:
     if value is not None and not 0 < value < float("inf"):
-        raise YuzuError(f"{name}: got {value!r}, want a positive number or None")
+        raise YuzuError(f"{name}: got {shown(value)}, want a positive number or None")
 
 
 def check_start(start: Any) -> int:
@@ -71,7 +71,7 @@ def check_start(start: Any) -> int:
     if isinstance(start, float | np.floating) and float(start).is_integer():
         return int(start)
     if isinstance(start, bool) or not isinstance(start, int | np.integer):
-        raise YuzuError(f"start: got {start!r}, want an integer")
+        raise YuzuError(f"start: got {shown(start)}, want an integer")
     return int(start)
 
 
@@ -85,7 +85,7 @@ def check_alphabet(alphabet: str | None, n_choices: int) -> str:
             )
         return ALPHABETS[n_choices]
     if len(alphabet) != n_choices:
-        raise YuzuError(f"alphabet: got {alphabet!r}, want one character for each of the {n_choices} rows")
+        raise YuzuError(f"alphabet: got {shown(alphabet)}, want one character for each of the {n_choices} rows")
     return alphabet
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from yuzu.errors import YuzuError
+from yuzu.errors import YuzuError, shown
 from yuzu.plot.checks import check_axes, require_matplotlib
 from yuzu.plot.layout import new_axes, size_in_inches
 
@@ -86,7 +86,7 @@ def plot_timings(
     check_axes(ax)
     table = _check_seconds(seconds)
     if baseline is not None and baseline not in table:
-        raise YuzuError(f"baseline: got {baseline!r}, want one of the methods {', '.join(map(repr, table))}")
+        raise YuzuError(f"baseline: got {shown(baseline)}, want one of the methods {', '.join(map(repr, table))}")
     bars, centres = _arrange(table)
     bottom = bars[-1].place + 0.5
 
@@ -130,7 +130,9 @@ def _check_seconds(seconds: Any) -> dict[str, dict[str, np.ndarray | str]]:
                 continue
             times = np.atleast_1d(np.asarray(value, dtype=np.float64))
             if times.ndim != 1 or times.size == 0 or not np.all(np.isfinite(times) & (times > 0)):
-                raise YuzuError(f"seconds: got {value!r} for {method!r} on {model!r}, want positive numbers or words")
+                raise YuzuError(
+                    f"seconds: got {shown(value)} for {method!r} on {model!r}, want positive numbers or words"
+                )
             table[method][model] = times
     if not any(not isinstance(times, str) for row in table.values() for times in row.values()):
         raise YuzuError("seconds: got no number, want at least one method with the seconds of one model")
