@@ -415,6 +415,7 @@ def test_soft_columns_warn_with_tangermemes_class():
     model, X = Net().eval(), soft(sequences(2, L))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        yuzu.saturation_mutagenesis(model, X, device="cpu")
         warnings.simplefilter("error", utils.TangermemeWarning)
         with pytest.raises(utils.TangermemeWarning, match="neither one-hot nor zero"):
             yuzu.saturation_mutagenesis(model, X, device="cpu")
