@@ -269,8 +269,12 @@ def test_files_of_sizes(tmp_path, content):
 
 
 @pytest.mark.parametrize("content, text", [
-    ("a\n", "genome.sizes, line 1: got 'a' of length None"),
-    ("a\t10\n\nb\tten\n", "genome.sizes, line 3: got 'b' of length None, want a chromosome and its length"),
+    ("a\n", "genome.sizes, line 1: got 'a' of length '' in column 2"),
+    ("a\t10\n\nb\tten\n", "genome.sizes, line 3: got 'b' of length 'ten' in column 2, want a chromosome and its length"),
+    ("a\t10\nb\t1,000\n", "genome.sizes, line 2: got 'b' of length '1,000'"),
+    ("a\t10\nb\t8.5\n", "genome.sizes, line 2: got 'b' of length '8.5'"),
+    ("a\t10\nb\tnan\n", "genome.sizes, line 2: got 'b' of length 'nan'"),
+    ("a\t0\t10\n", "genome.sizes, line 1: got 'a' of length 0"),  # BED
     ("a\t10\nb\t8\na\t10\n", "genome.sizes, line 3: got 'a' a second time"),
     ("a\t10\nb\t-8\n", "genome.sizes, line 2: got 'b'"),
     ("", "chromosome_sizes: got none for 'a' of row 0"),

@@ -4,12 +4,14 @@ import builtins
 import gzip
 import os
 import random
+import tempfile
 import warnings
 
 import numpy as np
 import pytest
 import torch
 
+from yuzu import fasta_index
 from yuzu.errors import YuzuError, YuzuWarning
 from yuzu.regions import Dropped, OneHotRegions, Regions, one_hot_regions, read_regions, write_bed
 from yuzu.sequence import decode
@@ -80,9 +82,13 @@ def test_narrow_peak_in_all_its_forms(tmp_path, content):
     ("chr1\t10\t20\ta\t0\t+\t5\t6\t7", 15, "a", "+"),  # broadPeak
     ("chr1\t10\t20\ta\t0\t+\t10\t20\t0\t2\t3,4\t0,6", 15, "a", "+"),  # BED12
     ("chr1\t10\t20\ta\t0\t+\t10\t20\t255,0,0\t2", 15, "a", "+"),  # BED10
-    ("chr1\t10\t20\ta\t0\t+\t1\t2\t3\tfour", 15, "a", "+"),
+    ("chr1\t10\t20\ta\t0\t+\t10\t20\t0\t1\t10,\t0,", 15, "a", "+"),  # BED12 of one block
     ("chr1\t10\t20\t.\t.\t.\t.\t.\t.\t2", 12, ".", "."),  # background regions of ChromBPNet
     ("chr1\t10\t20\ta\t0\t+\tinf\t-1\tnan\t0", 10, "a", "+"),
+    ("chr1\t10\t20\ta\t0\t+\t\tNA\t\t3", 13, "a", "+"),  # pandas writes nothing for a missing number
+    ("chr1\t10\t20\ta\t0\t+\t1\t2\t3\t-1.0", 15, "a", "+"),
+    ("chr1\t10.0\t2e1\ta\t0\t+\t1\t2\t3\t4.", 14, "a", "+"),
+    (" chr1 \t +10\t20 \ta\t0\t + \t1\t2\t3\t 4 ", 14, "a", "+"),
 ])
 def test_what_a_line_may_be(tmp_path, line, summit, name, strand):
     assert columns(read_regions(write(tmp_path, line))) == [["chr1"], [10], [21 if "\t21" in line else 20], [summit], [name], [strand]]
@@ -100,8 +106,16 @@ def test_gzip_is_told_from_the_content_not_the_name(tmp_path):
     (">chr1\nACGT\n", r"some.bed, line 1: not BED"),
     ("\t1\t2\n", r"some.bed, line 1: not BED"),
     ("chrom\tstart\tend\n" + NARROW, r"some.bed, line 1: got 'start', want start as a whole number"),
-    ("#c\n\nchr1\t1\t2\nchr1\t1.5\t2\n", r"some.bed, line 4: got '1.5', want start"),
-    ("chr1\t1\t2e3\n", r"some.bed, line 1: got '2e3', want end"),
+    ("#c\n\nchr1\t1\t2\nchr1\t1.5\t2\n", r"some.bed, line 4: got '1.5', want start .* in column 2"),
+    ("chr1\t1\t2e-3\n", r"some.bed, line 1: got '2e-3', want end .* in column 3"),
+    ("chr1\t1\t1,000\n", r"some.bed, line 1: got '1,000', want end"),
+    ("chr1\t1\t1e999999999\n", r"some.bed, line 1: got '1e999999999', want end"),
+    ("chr1\t1_0\t20\n", r"some.bed, line 1: got '1_0', want start"),
+    ("chr1\t\t20\n", r"some.bed, line 1: got '', want start"),
+    ("chr1\tnan\t20\n", r"some.bed, line 1: got 'nan', want start"),
+    ("chr1 1\t20\t30\n", r"some.bed, line 1: got 'chr1 1' in column 1, want a chromosome; columns stand between tabs"),
+    ("chr1\t1\t2\nchr1\t1.0\t2\n", r"some.bed, line 2: got '1.0' in column 2, want a whole number in digits, as on line 1"),
+    ("chr1\t1\t2\nchr1\t1\t2e0\n", r"some.bed, line 2: got '2e0' in column 3, want .* as on line 1"),
     ("chr1\t-1\t2\n", r"some.bed, line 1: got '-1', want start as a whole number, 0 or more"),
     ("chr1\t1\t" + "9" * 20, r"some.bed, line 1: got '9+', want end"),
     ("chr1\t1\t٣\n", r"some.bed, line 1: got '٣', want end"),
@@ -110,12 +124,59 @@ def test_gzip_is_told_from_the_content_not_the_name(tmp_path):
     ("chr1\t1\t2\nchr1\t1\t2\ta\n", r"some.bed, line 2: got 4 columns, want 3 as on line 1"),
     (NARROW + NARROW.replace("\t30\n", "\t100\n"), r"some.bed, line 4: got 100 in column 10, .* less than the region's width 100"),
     (NARROW + NARROW.replace("\t30\n", "\t-2\n"), r"some.bed, line 4: got '-2', want the summit's offset or -1 in column 10"),
+    (NARROW.replace("\t30\n", "\t\n"), r"some.bed, line 1: got '', want the summit's offset or -1 in column 10"),
+    (NARROW.replace("\t30\n", "\tfour\n"), r"some.bed, line 1: got 'four', want the summit's offset or -1 in column 10"),
+    (NARROW.replace("\t30\n", "\t4.5\n"), r"some.bed, line 1: got '4.5', want .* in column 10"),
+    (NARROW.replace("\t8\n", "\tnan\n"), r"some.bed, line 3: got 'nan', want .* in column 10"),
+    (NARROW.replace("\t8\n", "\t8.0\n"), r"some.bed, line 3: got '8.0' in column 10, want a whole number in digits, as on line 1"),
+    (NARROW.replace("\t3\t-1\n", "\t9,9,9\t2\n"), r"some.bed, line 2: got '9,9,9' in column 9, want a number, for line 1 looks like narrowPeak; pass summits=True"),
     (b"\x89PNG\r\n\x1a\n\x00\xff", r"some.bed, after line 0: not BED, not even text"),
     (gzip.compress(NARROW.encode(), mtime=0)[:-12], r"some.bed, after line \d: damaged gzip file"),
 ])
 def test_bad_files(tmp_path, content, text):
     with pytest.raises(YuzuError, match=text):
         read_regions(write(tmp_path, content))
+
+
+@pytest.mark.parametrize("rows, summits", [
+    (["4.0", "6.0"], [14, 16]), (["4e0", "0.6e1"], [14, 16]), (["4.0", "-1.0"], [14, 15]), (["-1.0", "4"], [15, 14]), (["+4", " 6 "], [14, 16]),
+])
+def test_summits_in_any_spelling(tmp_path, rows, summits):
+    """pandas makes floats of a column in which a row had none; these summits were taken for midpoints."""
+    text = "".join(f"chr1\t10\t20\tp\t5\t.\t1.5\t\t-1\t{row}\n" for row in rows)
+    for content in (text, gzip.compress(text.encode())):
+        assert read_regions(write(tmp_path, content)).summits.tolist() == summits
+
+
+@pytest.mark.parametrize("end", ["\tx", "\tx\ty", "\t\t\t"])
+def test_a_column_of_summits_that_is_not_read_is_said(tmp_path, end):
+    """More than ten columns, where tools append their own, are no narrowPeak; nor are ten with text among the numbers."""
+    line = "chr1\t10\t20\ta\t0\t+\t1\t2\t3\t4"
+    path = write(tmp_path, line + end)
+    with pytest.warns(YuzuWarning, match=r"some.bed, line 1: got 1\d columns, narrowPeak has ten; column 10 is not read"):
+        assert read_regions(path).summits.tolist() == [15]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_regions(path, summits=True).summits.tolist() == [14]
+        assert read_regions(path, summits=False).summits.tolist() == [15]
+    with pytest.warns(YuzuWarning, match="got ten columns, but .* in columns 7 to 9, where narrowPeak has numbers"):
+        read_regions(write(tmp_path, line.replace("\t1\t2", "\thigh\t2")))
+
+
+@pytest.mark.parametrize("line", [
+    "chr1\t10\t20", "chr1\t10\t20\ta\t0\t+\t10\t20\t255,0,0\t2", "chr1\t10\t20\ta\t0\t+\t10\t20\t0\t2\t3,4\t0,6",
+    "chr1\t10\t20" + "\t7" * 3 + "\tword" * 3000,
+])
+def test_no_word_about_columns_that_are_no_summits(tmp_path, line):
+    line = line.replace("\t7\t7\t7", "\t7\t7\t+")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_regions(write(tmp_path, line)).summits.tolist() == [15]
+
+
+def test_a_header_is_told(tmp_path):
+    with pytest.raises(YuzuError, match=r"line 1: got 'start', want start as a whole number.*is this a header\? Start it with '#'"):
+        read_regions(write(tmp_path, "chrom\tstart\tend\n" + NARROW))
 
 
 def test_summits_asked_for(tmp_path):
@@ -349,38 +410,253 @@ def test_index_beside_the_genome(tmp_path):
         assert sorted(p.name for p in tmp_path.iterdir()) == ["genome.fa", "genome.fa.fai"]
 
 
-def test_index_that_cannot_be_written(tmp_path, monkeypatch):
-    pyfaidx = pytest.importorskip("pyfaidx", reason="opens FASTA files")
-    path = write_fasta(tmp_path, {"a": "ACGT" * 5})
-
-    def read_only(self, mode):  # as root, who may write anywhere, the tests cannot have a folder that is read-only
-        raise PermissionError(13, "Permission denied", self.indexname)
-
-    monkeypatch.setattr(pyfaidx.Faidx, "_open_fai", read_only)
-    with pytest.raises(YuzuError, match=r"genome: the index .*genome.fa.fai is missing or older than the genome, and cannot be written"):
-        one_hot_regions(Regions(["a"], [4], [8]), path)
-    assert [p.name for p in tmp_path.iterdir()] == ["genome.fa"]
+GENOME = {"chr1": "ACGTTGCAAC" * 3 + "ACG", "chr2": "ttgcaNACGTR", "3": "G" * 10}
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
-def test_read_only_folder(tmp_path):
+def records(width=10, end="\n", after="", of=GENOME):
+    return "".join(
+        f">{name} words{end}" + "".join(text[i : i + width] + end for i in range(0, len(text), width)) + after
+        for name, text in of.items()
+    )
+
+
+def read_genome(path, of=GENOME):
+    """Some windows of a genome's file, compared with its sequences."""
+    rows = [(name, start) for name, text in of.items() for start in range(0, len(text) - 7, 3)]
+    regions = Regions([name for name, _ in rows], [start for _, start in rows], [start + 8 for _, start in rows])
+    found = decode(one_hot_regions(regions, path).X)
+    assert found == [of[name][start : start + 8].upper().replace("R", "N") for name, start in rows]
+    return found
+
+
+FORMS = {
+    "as it should be": records(),
+    "Windows": records(end="\r\n"),
+    "no final newline": records()[:-1],
+    "no final newline on Windows": records(end="\r\n")[:-2],
+    "a blank line after each record": records(after="\n"),
+    "a blank line after each record on Windows": records(end="\r\n", after="\r\n"),
+    "a blank line of spaces": records(after=" \t\n"),
+    "blank lines before the first": "\n\n" + records(),
+    "blank lines after the last": records() + "\n\n \n\n",
+    "a blank line after a header": records().replace("words\n", "words\n\n"),
+    "a byte order mark": "\ufeff" + records(),
+    "comments before the first": ";of old\n; times\n" + records(),
+    "lines as long as records": records(width=1000),
+    "lines of one letter": records(width=1),
+    "lines that end with their records": records(width=11),
+    "records of two widths": records(of={"chr1": GENOME["chr1"]}) + records(5, of={"chr2": GENOME["chr2"], "3": GENOME["3"]}),
+    "records with line ends of two kinds": records(of={"chr1": GENOME["chr1"]}) + records(5, "\r\n", of={"chr2": GENOME["chr2"], "3": GENOME["3"]}),
+    "a blank after the mark": records().replace(">", "> "),
+    "blanks after the last letters": records(of={**GENOME, "4": "ACGTACGT"}).replace("ACGTACGT", "ACGTACGT  "),
+}
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_genomes_that_can_be_read(tmp_path, form, large, monkeypatch):
+    """By an index that is made, and again by the one that is there."""
     pytest.importorskip("pyfaidx", reason="opens FASTA files")
-    path = write_fasta(tmp_path, {"a": "ACGT" * 5})
-    tmp_path.chmod(0o500)
+    if large:  # then an index is believed that fits
+        monkeypatch.setattr(fasta_index, "LARGE", 0)
+    monkeypatch.setattr(fasta_index, "CHUNK", 7)
+    path = write(tmp_path, FORMS[form], "genome.fa")
+    read_genome(path)
+    index = (tmp_path / "genome.fa.fai").stat()
+    if large:
+        monkeypatch.setattr(fasta_index, "_read", None)
+    read_genome(path)
+    assert (tmp_path / "genome.fa.fai").stat().st_mtime_ns == index.st_mtime_ns, "written again"
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "blanks after the last letters"])  # which it counts as letters
+def test_an_index_is_what_pyfaidx_makes(tmp_path, form):
+    pyfaidx = pytest.importorskip("pyfaidx", reason="opens FASTA files")
+    path = write(tmp_path, FORMS[form], "genome.fa")
     try:
-        with pytest.raises(YuzuError, match="cannot be written"):
-            one_hot_regions(Regions(["a"], [4], [8]), path)
+        theirs = pyfaidx.Faidx(str(path)).index
+    except Exception:
+        pytest.skip("pyfaidx cannot read it")
+    (tmp_path / "genome.fa.fai").unlink()
+    with fasta_index.index_of(str(path)) as found:
+        rows = [line.split("\t") for line in open(found).read().splitlines()]
+    assert [(name, int(n), int(first), int(line)) for name, n, first, line, _ in rows] == [
+        (name, row.rlen, row.offset, row.lenc) for name, row in theirs.items()
+    ]
+
+
+BAD_FORMS = {
+    "empty": (b"", "the file is empty"),
+    "blank": (b"\n \n", r"line 3: got no record, want a header"),
+    "no header": (b"ACGT\n", "line 1: got 'ACGT', want a header such as '>chr1'"),
+    "two blank lines": (records(after="\n\n"), r"line 7, record 'chr1': got a second blank line after the record.*take blank lines out"),
+    "two blank lines on Windows": (records(end="\r\n", after="\r\n\r\n"), r"line 7, record 'chr1': got a second blank line"),
+    "old Macs": (records(end="\r"), r"line 1: got a line end of old Macs \(CR alone\), want LF or CRLF; convert them: tr"),
+    "old Macs, blank first": ("\r" + records(end="\r"), "line 1: got a line end of old Macs"),
+    "old Macs without words": (">a\rACGT\r", "line 1: got a line end of old Macs"),
+    "old Macs in between": (records().replace("ACGTTGCAAC\nACG", "ACGTTGCAAC\rACG", 1), r"line 2, record 'chr1': got a line end of old Macs"),
+    "a blank line within": (records().replace("AAC\n", "AAC\n\n", 1), r"line 3, record 'chr1': got a blank line within the record"),
+    "no letters": (records().replace(">chr2", ">chrE\n>chr2"), r"line 6, record 'chrE': got no letters, want a sequence; leave the record out"),
+    "no letters at the end": (records() + ">chrE", r"line 11, record 'chrE': got no letters"),
+    "no letters but blanks": (records() + ">chrE\n\n \n", r"line 11, record 'chrE': got no letters"),
+    "a short line": (records().replace("ACGTTGCAAC\n", "ACG\nTTGCAAC\n", 1), r"line 2, record 'chr1': got 7|line 3, record 'chr1': got 7 letters on the line, want 3"),
+    "a long line": (records().replace("\nACG\n", "\nACGACGACGACGA\n"), r"line 5, record 'chr1': got 13 letters on the line, want 10 .*wrap the file anew"),
+    "a long line on Windows": (records(end="\r\n").replace("\nACG\r", "\nACGACGACGAC\r"), r"line 5, record 'chr1': got 11 letters on the line, want 10"),
+    "line ends of two kinds": (records().replace("AAC\n", "AAC\r\n", 2).replace("AAC\r\n", "AAC\n", 1), r"line 3, record 'chr1': got line ends of Windows and of Unix"),
+    "a name twice": (records() + records(), r"line 11, record 'chr1': got a second record of this name, the first being on line 1"),
+    "no name": (records().replace(">3 words", ">"), r"line 9: got a header without a name"),
+    "a name of blanks": (records().replace(">3 words", "> \t"), r"line 9: got a header without a name"),
+    "a space within": (records().replace("TTGC", "TT C", 1), r"line 2, record 'chr1': got ' ', want letters only"),
+    "a tab at the end of a line": (records().replace("AAC\n", "AAC\t\n", 1), r"line 2, record 'chr1': got '\\t', want letters only"),
+    "numbers": (b">a\n1 ACGT\n", r"line 2, record 'a': got '1'"),
+    "no ASCII": (b">a\n\xff\xfe\n", r"line 2, record 'a': got 'ÿ'"),
+    "a name that is no UTF-8": (b">\xff\nACGT\n", r"line 1: got the name 'ÿ', want one in UTF-8"),
+    "zeros at the end": (records().encode() + bytes(20), r"line 11, record '3': got '\\x00'"),
+    "PNG": (b"\x89PNG\n\x00", r"line 1: got '\\x89PNG', want a header"),
+    "a web page": (b"<!DOCTYPE html>\n<html>404</html>", "line 1: got '<!DOCTYPE html>', want a header"),
+    "2bit": (b"\x43\x27\x41\x1a" + bytes(40), "line 1: got .*, want a header"),
+    "FASTQ": (b"@read\nACGT\n+\nIIII\n", "line 1: got '@read', want a header"),
+    "gzip": (gzip.compress(records().encode()), r"is compressed \(gzip\); unpack it"),
+    "BAM": (bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000"), "packed with bgzip; rename it to end in '.gz'"),
+    "zip": (b"PK\x03\x04" + bytes(30), r"is compressed \(zip\)"),
+    "bzip2": (b"BZh91AY" + bytes(30), r"is compressed \(bzip2\)"),
+}
+
+
+@pytest.mark.parametrize("form", BAD_FORMS)
+def test_genomes_that_cannot_be_read(tmp_path, form):
+    """One line, that names the file, the line, the record and the remedy."""
+    pytest.importorskip("pyfaidx", reason="opens FASTA files")
+    content, text = BAD_FORMS[form]
+    path = write(tmp_path, content, "genome.fa")
+    with pytest.raises(YuzuError, match=text) as caught:
+        one_hot_regions(Regions(["chr1"], [0], [2]), path)
+    message = str(caught.value)
+    assert message.startswith(f"genome: got {path}, w") and "\n" not in message and len(message) < len(str(path)) + 400
+    assert [p.name for p in tmp_path.iterdir()] == ["genome.fa"], "no index of it is left"
+
+
+STALE = {
+    "chromosomes in another order": records(of=dict(reversed(GENOME.items()))),
+    "other names": records(of={"chr2": GENOME["chr1"], "chr1": GENOME["chr2"], "3": GENOME["3"]}),
+    "other widths": records(width=7),
+    "an insertion": records(of={**GENOME, "chr1": "T" + GENOME["chr1"]}),
+    "Windows": records(end="\r\n"),
+    "one more": records(of={**GENOME, "chr4": "ACGTACGTTT"}),
+    "one less": records(of={name: GENOME[name] for name in ("chr1", "chr2")}),
+    "the same place and length": records().replace("chr1 words", "chr1 word").replace("\nACG\n", "\nACGT\n"),
+    "other letters": records().replace("ACGTTG", "TTTTTG"),
+}
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("age", [-1000, 0, 1000])
+@pytest.mark.parametrize("form", STALE)
+def test_a_stale_index_never_gives_other_letters(tmp_path, form, age, large, monkeypatch):
+    """Whichever is newer: `cp -p` and unpacking keep the time of a file that takes another's place."""
+    pytest.importorskip("pyfaidx", reason="opens FASTA files")
+    if large:
+        monkeypatch.setattr(fasta_index, "LARGE", 0)
+    path = write(tmp_path, records(), "genome.fa")
+    read_genome(path)
+    index = tmp_path / "genome.fa.fai"
+    write(tmp_path, STALE[form], "genome.fa")
+    os.utime(path, (10**9, 10**9))
+    os.utime(index, (10**9 + age, 10**9 + age))
+    of, name = {}, ""
+    for line in STALE[form].split():
+        if line.startswith(">"):
+            name = line[1:]
+            of[name] = ""
+        elif not line.startswith("word"):
+            of[name] += line
+    read_genome(path, of)
+
+
+@pytest.mark.parametrize("content", [b"", b"rubbish", b"\xff\xfe", b"chr1\t33\t12\t10\n", b"chr1\t33\t12\tx\t11\n", b"chr1\t33\t12\t0\t0\n" * 3, b"chr1\t9999999999\t0\t10\t11\n"])
+@pytest.mark.parametrize("large", [False, True])
+def test_a_damaged_index_is_made_anew(tmp_path, content, large, monkeypatch):
+    pytest.importorskip("pyfaidx", reason="opens FASTA files")
+    if large:
+        monkeypatch.setattr(fasta_index, "LARGE", 0)
+    path, index = write(tmp_path, records(), "genome.fa"), write(tmp_path, content, "genome.fa.fai")
+    os.utime(path, (1, 1))
+    read_genome(path)
+    assert index.read_text().startswith("chr1\t33\t")
+
+
+def test_a_genome_from_the_future(tmp_path):
+    pytest.importorskip("pyfaidx", reason="opens FASTA files")
+    path = write(tmp_path, "\ufeff" + records(), "genome.fa")  # which pyfaidx could not index by itself
+    os.utime(path, (4e9, 4e9))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_genome(path)
+        read_genome(path)
+
+
+def test_index_that_cannot_be_written(tmp_path, monkeypatch):
+    """As root, who may write anywhere, the tests cannot have a folder that is read-only; a folder in its place is as good."""
+    pytest.importorskip("pyfaidx", reason="opens FASTA files")
+    path, temporary = write(tmp_path, records(), "genome.fa"), tmp_path / "temporary"
+    (tmp_path / "genome.fa.fai").mkdir()
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_genome(path)
+    assert (tmp_path / "genome.fa.fai").is_dir() and not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_read_only_folder(tmp_path, stale, monkeypatch):
+    pytest.importorskip("pyfaidx", reason="opens FASTA files")
+    path, temporary = write(tmp_path, records(), "genome.fa"), tmp_path.with_name(tmp_path.name + ".temporary")
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    original = tempfile.mkstemp
+
+    def refuse(*rest, dir=None, **named):
+        if dir == tmp_path:
+            raise PermissionError(13, "Permission denied", str(dir))
+        return original(*rest, dir=dir, **named)
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    if stale:
+        write(tmp_path, "chr1\t5\t12\t10\t11\n", "genome.fa.fai")
+    if os.geteuid():
+        tmp_path.chmod(0o500)
+    try:
+        read_genome(path)
     finally:
         tmp_path.chmod(0o700)
+    assert not list(temporary.iterdir())
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"ACGT\n", b">a\nACGT\nAC\nACGT\n", b">a\nACGT\n>a\nACGT\n", b">a\n\xff\xfe\n", b"\x89PNG\n\x00",
-])
-def test_bad_fasta(tmp_path, content):
+@pytest.mark.parametrize("name", ["hg38.fa.gz", "hg38.fa.bgz", "hg38.FA.GZ"])
+def test_a_name_that_says_packed(tmp_path, name):
+    """pyfaidx goes by the ending of the name."""
     pytest.importorskip("pyfaidx", reason="opens FASTA files")
-    with pytest.raises(YuzuError, match="genome: got .*genome.fa, want FASTA"):
-        one_hot_regions(Regions(["a"], [0], [2]), write(tmp_path, content, "genome.fa"))
+    for content, text in ((records(), "not compressed, whatever its name says; rename it"), (gzip.compress(b">a\nACGT\n"), r"compressed \(gzip\); unpack it, with 'gunzip'")):
+        path = write(tmp_path, content, name)
+        with pytest.raises(YuzuError, match=f"genome: got .*{name}, which is {text}"):
+            one_hot_regions(Regions(["a"], [0], [2]), path)
+
+
+def test_a_folder_and_a_pipe(tmp_path):
+    pytest.importorskip("pyfaidx", reason="opens FASTA files")
+    with pytest.raises(OSError, match=str(tmp_path)):
+        one_hot_regions(Regions(["a"], [0], [2]), tmp_path)
+    with pytest.raises(YuzuError, match="genome: got /dev/null, want FASTA in a file on disk"):
+        one_hot_regions(Regions(["a"], [0], [2]), "/dev/null")
+
+
+def test_a_genome_that_fails_when_it_is_read(tmp_path):
+    pyfaidx = pytest.importorskip("pyfaidx", reason="opens FASTA files")
+    fasta = pyfaidx.Fasta(str(write(tmp_path, records(), "genome.fa")))
+    fasta.close()
+    with pytest.raises(YuzuError, match=r"genome: chr1:0-8 cannot be read \(ValueError"):
+        one_hot_regions(Regions(["chr1"], [0], [8]), fasta)
 
 
 def test_gzipped_genome(tmp_path):

@@ -8,6 +8,7 @@ with the same summit the one in the first row has it.
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import os
 from collections.abc import Iterator, Mapping
@@ -17,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from yuzu.errors import YuzuError
+from yuzu.errors import YuzuError, one_line
 from yuzu.files import written_whole
 from yuzu.regions import Regions
-from yuzu.sequence import text_lines
+from yuzu.sequence import text_lines, whole_number
 
 __all__ = ["write_bigwig"]
 
@@ -81,16 +82,31 @@ def write_bigwig(path: str | os.PathLike[str], regions: Regions, scores: Any, ch
     sizes = _sizes(chromosome_sizes)
     _check_windows(regions, sizes)
     with written_whole(Path(path)) as part:
-        file = pyBigWig.open(str(part), "w")
-        try:
-            # Sorted by name: readers search the list of chromosomes as if it was, and values must come in its order.
-            file.addHeader(sorted(sizes.items()))
-            for name in sorted(set(regions.chromosomes.tolist())):
-                rows = np.flatnonzero(regions.chromosomes == name)
-                for start, stretch in _stretches(_nearest(rows, regions, values)):
-                    file.addEntries(name, start, values=stretch.tolist(), span=1, step=1)
-        finally:
-            file.close()
+        with _said_of(path):
+            bases = 0
+            with contextlib.closing(pyBigWig.open(str(part), "w")) as file:
+                # Sorted by name: readers search the list of chromosomes as if it was, and values come in its order.
+                file.addHeader(sorted(sizes.items()))
+                for name in sorted(set(regions.chromosomes.tolist())):
+                    rows = np.flatnonzero(regions.chromosomes == name)
+                    for start, stretch in _stretches(_nearest(rows, regions, values)):
+                        file.addEntries(name, start, values=stretch.tolist(), span=1, step=1)
+                        bases += len(stretch)
+            with contextlib.closing(pyBigWig.open(str(part))) as file:  # what fails at the end is printed, not raised
+                if file.header()["nBasesCovered"] != bases:
+                    raise RuntimeError("it is not whole")
+
+
+@contextlib.contextmanager
+def _said_of(path: Any) -> Iterator[None]:
+    """Name the file in pyBigWig's errors, which are of Python's own kinds and name a temporary one, or none."""
+    try:
+        yield
+    except (RuntimeError, UnicodeError) as error:
+        raise YuzuError(
+            f"path: {path} cannot be written as BigWig ({one_line(error)}); is there space on the disk, and are the "
+            "names of chromosomes ASCII?"
+        ) from error
 
 
 # Checks
@@ -140,9 +156,17 @@ def _sizes(chromosome_sizes: Any) -> dict[str, int]:
     elif isinstance(chromosome_sizes, (str, os.PathLike)):
         pairs = []
         for number, line in text_lines(chromosome_sizes, "chromosome sizes"):
+            if line.startswith("#"):
+                continue
             columns = line.split("\t") if "\t" in line else line.split()
-            size = columns[1].strip() if len(columns) > 1 else ""
-            pairs.append((f"{chromosome_sizes}, line {number}", columns[0], int(size) if size.isdecimal() else None))
+            where, text = f"{chromosome_sizes}, line {number}", columns[1] if len(columns) > 1 else ""
+            size = whole_number(text)
+            if size is None:
+                raise YuzuError(
+                    f"{where}: got {columns[0][:40]!r} of length {text[:40]!r} in column 2, want a chromosome and its "
+                    "length as a whole number"
+                )
+            pairs.append((where, columns[0].strip(), size))
     else:
         got = type(chromosome_sizes).__name__
         raise YuzuError(f"chromosome_sizes: got {got}, want lengths by chromosome, or a chrom.sizes or .fai file")

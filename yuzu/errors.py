@@ -23,6 +23,12 @@ class YuzuWarning(UserWarning):
     """
 
 
+def one_line(error: BaseException, most: int = 300) -> str:
+    """The message of another library's error on one line, to be part of one of ours."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= most else text[: most - 4] + " ..."
+
+
 def warn_user(message: str, *beside: type[Warning]) -> None:
     """Warn at the line that called yuzu, however many of its own and of torch's functions lie between; of other classes
     of warnings ``beside`` our own.

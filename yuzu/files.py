@@ -15,14 +15,18 @@ def written_whole(path: Path) -> Iterator[Path]:
 
     Raises
     ------
-    FileNotFoundError, IsADirectoryError
-        With the folder that is missing, or that is where the file should be; not with a temporary name.
+    FileNotFoundError, IsADirectoryError, PermissionError
+        With the folder that is missing, that is where the file should be, or that cannot be written in; not with a
+        temporary name.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} in")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give a file in it")
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    except PermissionError as error:
+        raise PermissionError(f"{path.name} cannot be written: no permission to write in {path.parent}") from error
     os.close(handle)
     try:
         yield Path(part)

@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from yuzu.errors import YuzuError, warn_user
+from yuzu.errors import YuzuError, one_line, warn_user
+from yuzu.fasta_index import check_packing, index_of
 from yuzu.files import written_whole
-from yuzu.sequence import DNA, IUPAC, dna_order, one_hot_encode, text_lines
+from yuzu.sequence import DNA, IUPAC, dna_order, one_hot_encode, text_lines, whole_number
 
 __all__ = ["Dropped", "OneHotRegions", "Regions", "one_hot_regions", "read_regions", "write_bed"]
 
@@ -167,7 +168,9 @@ def read_regions(path: str | os.PathLike[str], summits: bool | None = None) -> R
     Lines that are blank or start with ``#``, ``track`` or ``browser`` are skipped. Columns stand between tabs, or
     between blanks in a line without tabs. The first three are chromosome, start and end (0-based, the end not
     included); the fourth is the name, the sixth the strand, the tenth of a narrowPeak the summit's offset from the
-    start. Others are kept in `Regions.lines` and not looked at.
+    start. Others are kept in `Regions.lines` and not looked at. Whole numbers may be spelled as tables have them, such
+    as ``4.0`` or ``4e2``; anything else in their columns is an error, and so is a column that begins with ``4`` and
+    goes on with ``4.0``, of which no single program can have written both.
 
     Parameters
     ----------
@@ -175,9 +178,9 @@ def read_regions(path: str | os.PathLike[str], summits: bool | None = None) -> R
         The file.
     summits : bool or None, optional
         Whether the tenth column is the summit's offset, -1 where there is none; such a region, and every region with
-        False, has its midpoint as summit. Default is None: True for files of ten columns whose first row has numbers
-        or "." in columns 7 to 9 and a whole number in column 10, as narrowPeak and ChromBPNet's background regions
-        have. BED of ten columns, the ninth being a single number, looks the same: pass False.
+        False, has its midpoint as summit. Default is None: True for files of ten columns whose first row has numbers,
+        "." or nothing in columns 7 to 9, as narrowPeak and ChromBPNet's background regions have. BED of ten columns,
+        the ninth being a single number, looks the same: pass False.
 
     Returns
     -------
@@ -187,57 +190,115 @@ def read_regions(path: str | os.PathLike[str], summits: bool | None = None) -> R
     Raises
     ------
     YuzuError
-        If a line is malformed, with the file and the line; also if lines have different numbers of columns, and if
-        there is no region in the file or it is damaged.
+        If a line is malformed, with the file, the line and the column; also if lines have different numbers of
+        columns, and if there is no region in the file or it is damaged.
     OSError
         If the file cannot be opened.
+
+    Warns
+    -----
+    YuzuWarning
+        If column 10 may hold summits, but the file is no narrowPeak: with None they are not read.
     """
     if summits is not None and not isinstance(summits, bool):
         raise YuzuError(f"summits: got {summits!r}, want True, False or None")
     rows: list[tuple] = []
-    first, width = 0, 0
+    first, width, told = 0, 0, summits is not None
+    plain: list[int] = []  # columns that begin with a number spelled with digits only
     for number, line in text_lines(path, "BED"):
         if line.startswith("#") or line.split(maxsplit=1)[0] in ("track", "browser"):
             continue
-        columns = line.split("\t") if "\t" in line else line.split()
+        columns = [cell.strip() for cell in line.split("\t")] if "\t" in line else line.split()
         where = f"{path}, line {number}"
         if not rows:
             first, width = number, len(columns)
-            summits = _looks_like_narrow_peak(columns) if summits is None else summits
+            summits = _looks_like_narrow_peak(columns, where) if summits is None else summits
+            plain = [place for place, cell in enumerate(columns, 1) if re.fullmatch("[+-]?[0-9]+", cell)]
         if len(columns) != width:
             raise YuzuError(f"{where}: got {len(columns)} columns, want {width} as on line {first}")
+        if summits and not told:
+            _check_measures(columns, first, where)
         rows.append((*_row(columns, summits, where), line))
+        for place in (2, 3, 10) if summits else (2, 3):
+            if place in plain and re.search("[.eE]", columns[place - 1]):
+                raise YuzuError(
+                    f"{where}: got {columns[place - 1][:40]!r} in column {place}, want a whole number in digits, as on "
+                    f"line {first}"
+                )
     if not rows:
         raise YuzuError(f"{path}: got no regions, want BED with at least one")
     chromosomes, starts, ends, positions, names, strands, lines = zip(*rows, strict=True)
     return Regions(chromosomes, starts, ends, positions, names, strands, lines)
 
 
-def _looks_like_narrow_peak(columns: list[str]) -> bool:
-    number = r"\.|[+-]?\d+\.?\d*([eE][+-]?\d+)?|[+-]?(inf|nan)"
-    if len(columns) != 10 or not re.fullmatch(r"-1|\d+", columns[9]):
+# In columns 7 to 9, which hold a signal and two p-values: numbers, or what tables have for a missing one
+_MEASURE = re.compile(
+    r"|[.]|[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)(e[+-]?[0-9]+)?|[+-]?(inf|infinity|nan)|na|n/a|none|null|<na>", re.I
+)
+_COLOR = re.compile(r"[0-9]+,[0-9]+,[0-9]+,?")  # as BED has it in column 9
+_CHOOSE = "pass summits=True if column 10 is the summit's offset, else summits=False"
+
+
+def _looks_like_narrow_peak(columns: list[str], where: str) -> bool:
+    """Whether the first row is one of a narrowPeak; a warning where its column 10 may be a summit all the same."""
+    if len(columns) < 10:
         return False
-    return all(re.fullmatch(number, column, re.IGNORECASE) for column in columns[6:9])
+    measures = all(map(_MEASURE.fullmatch, columns[6:9]))
+    if len(columns) == 10 and measures:
+        return True
+    if len(columns) == 10 and not _COLOR.fullmatch(columns[8]):
+        warn_user(
+            f"{where}: got ten columns, but {columns[6:9]} in columns 7 to 9, where narrowPeak has numbers; column 10 "
+            f"is not read, and windows are centred on the regions' midpoints. To be sure, {_CHOOSE}"
+        )
+    if len(columns) > 10 and measures and not _has_blocks(columns) and whole_number(columns[9]) is not None:
+        warn_user(
+            f"{where}: got {len(columns)} columns, narrowPeak has ten; column 10 is not read, and windows are centred "
+            f"on the regions' midpoints. To be sure, {_CHOOSE}"
+        )
+    return False
+
+
+def _has_blocks(columns: list[str]) -> bool:
+    """Whether a row is of BED12: its column 10 is the number of items in the next two."""
+    items = [[item for item in column.split(",") if item] for column in columns[10:12]]
+    return len(items) == 2 and all(len(listed) == whole_number(columns[9]) for listed in items)
+
+
+def _check_measures(columns: list[str], first: int, where: str) -> None:
+    for place, cell in enumerate(columns[6:9], 7):
+        if not _MEASURE.fullmatch(cell):
+            raise YuzuError(
+                f"{where}: got {cell[:40]!r} in column {place}, want a number, for line {first} looks like narrowPeak; "
+                f"{_CHOOSE}"
+            )
 
 
 def _row(columns: list[str], summits: bool | None, where: str) -> tuple[str, int, int, int, str, str]:
     """Chromosome, start, end, summit, name and strand."""
     if len(columns) < 3 or not columns[0]:
-        raise YuzuError(f"{where}: not BED; got {columns[:3]}, want chromosome, start and end between tabs or blanks")
-    start = _whole_number(columns[1], "start", where)
-    end = _whole_number(columns[2], "end", where)
+        got = [cell[:40] for cell in columns[:3]]
+        raise YuzuError(f"{where}: not BED; got {got}, want chromosome, start and end between tabs or blanks")
+    if len(columns[0].split()) > 1:
+        raise YuzuError(
+            f"{where}: got {columns[0][:40]!r} in column 1, want a chromosome; columns stand between tabs where a line "
+            "has one, and else between blanks"
+        )
+    start = _count(columns[1], "start as a whole number, 0 or more, in column 2", where)
+    end = _count(columns[2], "end as a whole number, 0 or more, in column 3", where)
     if end <= start:
-        raise YuzuError(f"{where}: got end {end}, want more than the start {start}")
+        raise YuzuError(f"{where}: got end {end}, want more than the start {start}, in column 3")
     name = (columns[3] if len(columns) > 3 else "") or "."
     strand = (columns[5] if len(columns) > 5 else "") or "."
     if strand not in ("+", "-", "."):
-        raise YuzuError(f"{where}: got {strand!r} in column 6, want the strand '+', '-' or '.'")
+        raise YuzuError(f"{where}: got {strand[:40]!r} in column 6, want the strand '+', '-' or '.'")
     summit = (start + end) // 2
     if summits:
         if len(columns) < 10:
             raise YuzuError(f"{where}: got {len(columns)} columns, want the summit in column 10; or pass summits=False")
-        if columns[9] != "-1":
-            summit = start + _whole_number(columns[9], "the summit's offset or -1 in column 10", where)
+        if whole_number(columns[9]) != -1:
+            want = "the summit's offset or -1 in column 10 as a whole number, 0 or more; or pass summits=False"
+            summit = start + _count(columns[9], want, where)
         if summit >= end:
             raise YuzuError(
                 f"{where}: got {columns[9]} in column 10, want the summit's offset from the start, less than the "
@@ -246,10 +307,12 @@ def _row(columns: list[str], summits: bool | None, where: str) -> tuple[str, int
     return columns[0], start, end, summit, name, strand
 
 
-def _whole_number(text: str, what: str, where: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,15}", text):
-        raise YuzuError(f"{where}: got {text!r}, want {what} as a whole number, 0 or more")
-    return int(text)
+def _count(text: str, want: str, where: str) -> int:
+    value = whole_number(text)
+    if value is None or value < 0:
+        header = "; is this a header? Start it with '#'" if re.fullmatch(r"[A-Za-z_]+", text) else ""
+        raise YuzuError(f"{where}: got {text[:40]!r}, want {want}{header}")
+    return value
 
 
 def write_bed(path: str | os.PathLike[str], regions: Regions) -> None:
@@ -332,8 +395,10 @@ def one_hot_regions(
     regions : Regions, or str or os.PathLike
         As `read_regions` gives them, or the BED or narrowPeak file to read.
     genome : str or os.PathLike, pyfaidx.Fasta, or mapping of str to str
-        A FASTA file, which is opened with pyfaidx and gets an index ``.fai`` beside it where there is none; or the
-        opened file; or the sequences by chromosome. Lower case (soft masks) is read as upper case.
+        A FASTA file, which is opened with pyfaidx and gets an index ``.fai`` beside it where there is none that fits (a
+        temporary one where it cannot be written); or the opened file; or the sequences by chromosome. Lower case (soft
+        masks) is read as upper case. A record's lines are all of one length but its last, and end with LF or CRLF; one
+        blank line may follow it.
     width : int or None, optional
         The length of the windows, centred on the summits: ``[summit - width // 2, summit - width // 2 + width)``.
         Default is None: the regions as they are, which must all be of one length.
@@ -356,7 +421,7 @@ def one_hot_regions(
     ------
     YuzuError
         If no region is left, an argument is not as said above, the genome has something that is no letter of
-        DNA (N and the other letters of IUPAC are), is no FASTA, or its index cannot be written.
+        DNA (N and the other letters of IUPAC are), or is no FASTA that can be indexed, with the line and the record.
     ImportError
         If `genome` is a file and pyfaidx is not installed.
     OSError
@@ -435,24 +500,57 @@ def _opened(genome: Any) -> Iterator[Any]:
         import pyfaidx
     except ImportError as error:
         raise ImportError("a FASTA file is opened with pyfaidx: pip install pyfaidx") from error
-    with open(genome, "rb"):  # a file that is missing raises as it does elsewhere
-        pass
+    path = os.fspath(genome)
+    packed = check_packing(path)  # a file that is missing raises as it does elsewhere
+    named = path.lower().endswith((".gz", ".bgz"))  # pyfaidx unpacks by the ending of the name
+    if packed == "bgzip" and named:
+        opened = _opened_packed(path, pyfaidx)
+    elif packed is not None or named:
+        raise YuzuError(_how_to_unpack(path, packed, named))
+    else:
+        opened = _opened_plain(path, pyfaidx)
+    with opened as fasta:
+        yield fasta
+
+
+@contextlib.contextmanager
+def _opened_plain(path: str, pyfaidx: Any) -> Iterator[Any]:
+    with index_of(path) as index:
+        try:
+            fasta = pyfaidx.Fasta(path, indexname=index, rebuild=False)
+        except (OSError, ValueError, AssertionError) as error:
+            raise YuzuError(f"genome: {path} cannot be read with its index {index}: {one_line(error)}") from error
+    with fasta:
+        yield fasta
+
+
+@contextlib.contextmanager
+def _opened_packed(path: str, pyfaidx: Any) -> Iterator[Any]:
     try:
-        fasta = pyfaidx.Fasta(os.fspath(genome))
-    except (pyfaidx.FastaIndexingError, pyfaidx.UnsupportedCompressionFormat, ValueError) as error:
-        raise YuzuError(f"genome: got {genome}, want FASTA ({error})") from error
-    except ImportError as error:  # by the ending of its name; plain gzip cannot be read at all
+        fasta = pyfaidx.Fasta(path)
+    except ImportError as error:
         raise YuzuError(
-            f"genome: got {genome}, which is compressed; unpack it with 'gunzip', or pack it with 'bgzip' and install "
+            f"genome: got {path}, which is compressed; unpack it with 'gunzip', or pack it with 'bgzip' and install "
             "biopython"
         ) from error
-    except OSError as error:
+    except Exception as error:  # of many kinds, where the file is damaged or no FASTA, or an index cannot be written
         raise YuzuError(
-            f"genome: the index {genome}.fai is missing or older than the genome, and cannot be written ({error}); "
-            "make it with 'samtools faidx', or pass pyfaidx.Fasta(..., indexname=...) with a file that can be written"
+            f"genome: got {path}, want FASTA packed with bgzip whose indexes .fai and .gzi are there or can be written "
+            f"({one_line(error)}); unpack it with 'gunzip'"
         ) from error
     with fasta:
         yield fasta
+
+
+def _how_to_unpack(path: str, packed: str | None, named: bool) -> str:
+    if packed is None:
+        return f"genome: got {path}, which is not compressed, whatever its name says; rename it without the ending"
+    if packed == "bgzip":
+        return f"genome: got {path}, which is packed with bgzip; rename it to end in '.gz', or unpack it"
+    return (
+        f"genome: got {path}, which is compressed ({packed}); unpack it, with 'gunzip' where it is gzip, or pack it "
+        "with 'bgzip' and install biopython"
+    )
 
 
 def _fetch(
@@ -469,7 +567,10 @@ def _fetch(
         if start < 0 or end > length:
             dropped.append(Dropped(row, f"{_OUTSIDE}: {place}, of length {length}"))
             continue
-        text = str(genome[name][start:end]).upper()
+        try:
+            text = str(genome[name][start:end]).upper()
+        except Exception as error:  # of many kinds: of a damaged file, or one that is closed
+            raise YuzuError(f"genome: {place} cannot be read ({type(error).__name__}: {one_line(error)})") from error
         if len(text) != end - start:
             raise YuzuError(
                 f"genome: got {len(text)} letters for {place}, want {end - start}; is it damaged, or no str?"

@@ -7,6 +7,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -26,6 +27,7 @@ __all__ = [
     "read_fasta",
     "reorder_alphabet",
     "text_lines",
+    "whole_number",
 ]
 
 DNA = "ACGT"
@@ -337,6 +339,33 @@ def read_fasta(path: str | os.PathLike[str]) -> Fasta:
     if not parts[-1]:
         raise YuzuError(f"{path}, line {header_line}: record {names[-1]!r} has no sequence")
     return Fasta(names, ["".join(part) for part in parts])
+
+
+_WHOLE = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+_DIGITS = 15  # of the largest that is read
+
+
+def whole_number(text: str) -> int | None:
+    """The whole number that a cell of a table holds, however it is spelled; None if it holds something else.
+
+    Parameters
+    ----------
+    text : str
+        Such as "4", "+4", " 4 ", "4.0" (as pandas writes a column with a missing value) or "4e2". Not "4.5", "1,000",
+        "nan" or "", nor numbers of more than 15 digits.
+
+    Examples
+    --------
+    >>> [whole_number(text) for text in ("4", "4.0", "4e2", "-1", "4.5", "nan", "")]
+    [4, 4, 400, -1, None, None, None]
+    """
+    text = text.strip()
+    if not _WHOLE.fullmatch(text):
+        return None
+    value = Decimal(text)
+    if abs(value) >= 10**_DIGITS or value != value.to_integral_value():
+        return None
+    return int(value)
 
 
 def text_lines(path: str | os.PathLike[str], kind: str) -> Iterator[tuple[int, str]]:
