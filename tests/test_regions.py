@@ -549,6 +549,17 @@ STALE = {
 }
 
 
+def sequences_of(text):
+    of, name = {}, ""
+    for line in text.split():
+        if line.startswith(">"):
+            name = line[1:]
+            of[name] = ""
+        elif not line.startswith("word"):
+            of[name] += line
+    return of
+
+
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("age", [-1000, 0, 1000])
 @pytest.mark.parametrize("form", STALE)
@@ -563,14 +574,7 @@ def test_a_stale_index_never_gives_other_letters(tmp_path, form, age, large, mon
     write(tmp_path, STALE[form], "genome.fa")
     os.utime(path, (10**9, 10**9))
     os.utime(index, (10**9 + age, 10**9 + age))
-    of, name = {}, ""
-    for line in STALE[form].split():
-        if line.startswith(">"):
-            name = line[1:]
-            of[name] = ""
-        elif not line.startswith("word"):
-            of[name] += line
-    read_genome(path, of)
+    read_genome(path, sequences_of(STALE[form]))
 
 
 @pytest.mark.parametrize("content", [b"", b"rubbish", b"\xff\xfe", b"chr1\t33\t12\t10\n", b"chr1\t33\t12\tx\t11\n", b"chr1\t33\t12\t0\t0\n" * 3, b"chr1\t9999999999\t0\t10\t11\n"])
@@ -641,6 +645,42 @@ def test_a_name_that_says_packed(tmp_path, name):
         path = write(tmp_path, content, name)
         with pytest.raises(YuzuError, match=f"genome: got .*{name}, which is {text}"):
             one_hot_regions(Regions(["a"], [0], [2]), path)
+
+
+def pack(path, text):
+    bgzf = pytest.importorskip("Bio.bgzf", reason="packs as bgzip does")
+    with bgzf.BgzfWriter(str(path), "wb") as file:
+        file.write(text.encode())
+    return path
+
+
+@pytest.mark.parametrize("form", STALE)
+def test_a_genome_packed_with_bgzip(tmp_path, form):
+    """Its indexes are made, used and, when another file comes in its place, made anew."""
+    pytest.importorskip("pyfaidx", reason="opens FASTA files")
+    path = pack(tmp_path / "genome.fa.gz", records())
+    read_genome(path)
+    before = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    assert set(before) == {"genome.fa.gz", "genome.fa.gz.fai", "genome.fa.gz.gzi"}
+    read_genome(path)
+    assert {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == before
+    pack(path, STALE[form])
+    os.utime(path, (10**9, 10**9))
+    read_genome(path, sequences_of(STALE[form]))
+
+
+def test_a_genome_packed_with_bgzip_that_cannot_be_read(tmp_path):
+    pytest.importorskip("pyfaidx", reason="opens FASTA files")
+    path = pack(tmp_path / "genome.fa.gz", records())
+    whole = path.read_bytes()
+    for content in (whole[:-40], whole[:40], whole[:100] + bytes(20) + whole[120:]):
+        path.write_bytes(content)
+        with pytest.raises(YuzuError, match=r"genome: got .*genome.fa.gz, want FASTA packed with bgzip, whole") as caught:
+            read_genome(path)
+        assert "\n" not in str(caught.value)
+    path.write_bytes(whole)
+    (tmp_path / "genome.fa.gz.fai").mkdir()
+    read_genome(path)  # with indexes elsewhere
 
 
 def test_a_folder_and_a_pipe(tmp_path):

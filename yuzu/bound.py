@@ -150,6 +150,10 @@ class Bound:
         """
         return self.settings.max_memory < min(memory.least, LEAST_MEMORY)
 
+    def least_memory(self) -> int:
+        """Bytes that substitutions take at least, or fewer if not even the default is as many."""
+        return min(self._memory_of((1, self.settings.n_choices)).least, LEAST_MEMORY)
+
     def weights(self) -> Weights:
         """The model's weights at their values now."""
         return Weights(self.model, self.device)

@@ -9,14 +9,14 @@ import json
 import threading
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from yuzu import precomputation_files, summary
 from yuzu._engine.capture import CaptureError, capture
-from yuzu._engine.graph import Graph
-from yuzu._engine.handlers.compressed_sensing import Sensing
+from yuzu._engine.graph import Graph, Node
+from yuzu._engine.handlers.compressed_sensing import SEEDS_OF_A_STATE, Sensing
 from yuzu._engine.model_copy import model_dtype
 from yuzu._engine.plan import Plan, make_plan
 from yuzu._engine.report import COLUMNS
@@ -24,7 +24,8 @@ from yuzu._engine.structure import structure_key
 from yuzu.bound import Bound
 from yuzu.errors import PrecomputationError, YuzuError, warn_user
 from yuzu.inputs import argument_kinds, check_device, check_path, describe_inputs, looks_transposed
-from yuzu.settings import Settings
+from yuzu.precomputation_files import is_number
+from yuzu.settings import NAIVE_BATCH, Settings
 
 Args = tuple[torch.Tensor, ...]
 
@@ -174,6 +175,7 @@ class Precomputation:
         fingerprint = graph.fingerprint() if graph is not None else structure_fingerprint(model)
         other = "a model of another architecture"
         self._refuse(fingerprint != d["fingerprint"], other, "call precompute for this model")
+        _check_nodes(graph, s, d, self.arrays)
         plan = None
         if graph is not None and d["naive_model"] is None:
             plan = make_plan(graph, d["precision"], {int(i): r for i, r in d["naive"].items()})
@@ -181,7 +183,73 @@ class Precomputation:
             apply_ways(plan, {int(i): w for i, w in d["ways"].items()})
             if d["alpha"] is not None:
                 plan.sensing = Sensing(d["alpha"], s.random_state, self.arrays)
-        return Bound(model, plan, self, device)
+        bound = Bound(model, plan, self, device)
+        if plan is not None and (least := bound.least_memory()) > s.max_memory:
+            _damaged(f"settings['max_memory'] is {s.max_memory}, and the least that works is {least}")
+        return bound
+
+
+def _check_nodes(
+    graph: Graph | None, settings: Settings, decisions: dict[str, Any], arrays: dict[str, torch.Tensor]
+) -> None:
+    """Refuse decisions that are not about this graph, or not about what was asked for: of a damaged file."""
+    nodes = graph.nodes if graph is not None else []
+
+    def node_of(field: str, number: str, called: bool = True, mutated: bool = True) -> Node:
+        if int(number) >= len(nodes):
+            _damaged(f"{field} has node {number[:20]}, where the model's graph has {len(nodes)} nodes")
+        node = nodes[int(number)]
+        if (called and node.kind != "call") or (mutated and not node.mutated):
+            _damaged(f"{field} has node {number}, which is no operation that a mutation changes")
+        return node
+
+    for number in decisions["naive"]:
+        node_of("decisions['naive']", number, mutated=False)
+    for number in decisions["ways"]:  # also of nodes that have a rule where they were made, and none here
+        node_of("decisions['ways']", number, called=False, mutated=False)
+    for number in decisions["probes"]:
+        node_of("decisions['probes']", number)
+    seen = set()
+    for row in decisions["layers"]:
+        node = node_of("decisions['layers']", row[-1])
+        operation = node.op.removeprefix("aten.")
+        if row[0] != node.layer or row[1].split(" (")[0] != operation or node.index in seen:
+            _damaged(
+                f"decisions['layers'] has {row[:2]!r} for node {row[-1]}, which is {[node.layer, operation]!r}"
+                + (" and has a row already" if node.index in seen else "")
+            )
+        seen.add(node.index)
+    if decisions["precision"] not in (settings.precision, "highest"):
+        asked = settings.precision
+        _damaged(f"decisions['precision'] is {decisions['precision']!r}, where settings['precision'] is {asked!r}")
+    if decisions["naive_batch"] > max(NAIVE_BATCH, settings.seq_len * settings.n_choices):
+        _damaged(f"decisions['naive_batch'] is {decisions['naive_batch']}, which is more than a sequence has mutants")
+    probing = "gaussian" in decisions["ways"].values()
+    if (probing or decisions["alpha"] is not None) and settings.conv != "gaussian":
+        _damaged(f"decisions have Gaussian probes, where settings['conv'] is {settings.conv!r}")
+    if probing and decisions["alpha"] is None:
+        _damaged("decisions['ways'] has Gaussian probes, and decisions['alpha'] is None")
+    if decisions["alpha"] is not None and settings.random_state * SEEDS_OF_A_STATE + len(nodes) >= 2**64:
+        _damaged(f"settings['random_state'] is {settings.random_state}, which is too large for Gaussian probes")
+    if arrays and decisions["alpha"] is None:
+        _damaged("it holds matrices of Gaussian probes, and decisions['alpha'] is None")
+    for name, array in arrays.items():
+        part, *place = name.split(".")
+        if part not in ("encode", "decode") or len(place) != 4 or not all(map(is_number, place[:2])):
+            _damaged(f"it holds {name[:80]!r}, which is no matrix of Gaussian probes")
+        node_of(f"the matrix {name[:80]!r}", place[0])
+        other = {"encode": "decode", "decode": "encode"}[part]
+        if ".".join([other, *place]) not in arrays:
+            _damaged(f"it holds the matrix {name[:80]!r} without the one to {other}")
+        if array.dim() != 3 or f"torch.{place[3]}" != str(array.dtype) or str(array.dtype) != settings.dtype:
+            _damaged(
+                f"the matrix {name[:80]!r} has shape {tuple(array.shape)} and dtype {array.dtype}, want three axes and "
+                f"{settings.dtype}"
+            )
+
+
+def _damaged(why: str) -> NoReturn:
+    raise PrecomputationError(f"the precomputation is damaged: {why}; make it again with precompute and save")
 
 
 def _warn_of_missing_handlers(plan: Plan, layers: list[list[str]]) -> None:
@@ -208,8 +276,29 @@ def structure_fingerprint(model: torch.nn.Module) -> str:
 
 
 def apply_ways(plan: Plan, ways: dict[int, str]) -> None:
-    """Set how each layer that can be run in several ways is run."""
+    """Set how each layer that can be run in several ways is run. A way that its rule does not know, which may be of a
+    user's own, is passed over: all of a rule's ways are exact.
+    """
+    passed: dict[str, None] = {}
+    length = next(
+        layout.length for node, layout in zip(plan.graph.nodes, plan.layouts, strict=True) if node.kind == "sequence"
+    )
+    places = plan.reached(length, 1)
+    middle = plan.windows(places[(len(places) - 1) // 2, None], 1)  # where ways were chosen
     for index, way in ways.items():
         rule = plan.rules[index]
-        if rule is not None and way in rule.all_ways():
-            rule.way = way
+        if rule is None:
+            continue
+        if way not in rule.all_ways():
+            passed[plan.graph.nodes[index].label] = None
+            continue
+        window = middle[rule.sources[0]]
+        if not rule.fits(way, window.width if window is not None else 1):
+            label = plan.graph.nodes[index].label
+            _damaged(f"decisions['ways'] has {way!r} for node {index} ({label}), to which that way does not apply")
+        rule.way = way
+    if passed:
+        warn_user(
+            f"The precomputation has ways for these layers that they do not have here, and they run by the first of "
+            f"theirs, exact but perhaps slower: {', '.join(passed)}. Make it again with precompute and save"
+        )

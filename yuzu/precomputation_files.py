@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from yuzu._engine.report import COLUMNS
 from yuzu.errors import PrecomputationError
 from yuzu.files import written_whole
+from yuzu.inputs import FLOATS
 from yuzu.settings import CONV, PRECISIONS, Settings
 
 FORMAT_NAME = "yuzu precomputation"
@@ -56,20 +57,19 @@ def read(path: Path) -> tuple[Settings, dict[str, Any], dict[str, torch.Tensor]]
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             header = file.metadata() or {}
-            ours = header.get("format") == FORMAT_NAME  # a foreign file is not read further
+            # a foreign file is not read further, nor one of another version, whose arrays may be of other kinds
+            ours = header.get("format") == FORMAT_NAME and header.get("version") == str(FORMAT_VERSION)
             arrays = {name: file.get_tensor(name) for name in file.keys() if ours and name != "empty"}
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise PrecomputationError(f"{path} {_why_unreadable(path)} ({error}); {again}") from error
     if header.get("format") != FORMAT_NAME:
         raise PrecomputationError(f"{path} is a safetensors file but not a Yuzu precomputation; {again}")
-    if header.get("version") != str(FORMAT_VERSION):
-        raise PrecomputationError(
-            f"{path} has format version {header.get('version')!r}, this version of Yuzu reads {FORMAT_VERSION!r}; "
-            f"{again}"
-        )
-    if not all(t.is_floating_point() and bool(torch.isfinite(t).all()) for t in arrays.values()):
+    if not ours:
+        raise PrecomputationError(f"{path} {_of_version(header.get('version'))}; {again}")
+    if not all(t.dtype in FLOATS and bool(torch.isfinite(t).all()) for t in arrays.values()):
         raise PrecomputationError(f"{path} is damaged: it holds matrices that are not finite numbers; {again}")
     try:
+        _check_names("the header", header, ("format", "version", "torch", "settings", "decisions"))
         stored, decisions = json.loads(header["settings"]), json.loads(header["decisions"])
         _check_settings(stored)
         _check_decisions(decisions)
@@ -78,6 +78,12 @@ def read(path: Path) -> tuple[Settings, dict[str, Any], dict[str, torch.Tensor]]
     except (KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
         raise PrecomputationError(f"{path} is a damaged Yuzu precomputation ({error}); {again}") from error
     return settings, decisions, arrays
+
+
+def _of_version(version: Any) -> str:
+    """The version that a file has, and the one that is wanted."""
+    has = "no format version" if version is None else f"format version {str(version)[:40]!r}"
+    return f"has {has}, this version of Yuzu reads '{FORMAT_VERSION}'"
 
 
 def _why_unreadable(path: Path) -> str:
@@ -96,11 +102,14 @@ def _why_unreadable(path: Path) -> str:
     try:
         fields = json.loads(header)
         ours = fields["__metadata__"]["format"] == FORMAT_NAME
+        version = fields["__metadata__"].get("version")
         stops = [field["data_offsets"][1] for name, field in fields.items() if name != "__metadata__"]
     except (KeyError, IndexError, TypeError, ValueError, RecursionError):
         return "is not a Yuzu precomputation, or a damaged one"
     if not ours:
         return "is not a Yuzu precomputation"
+    if version != str(FORMAT_VERSION):
+        return _of_version(version)
     return "is truncated" if size < 8 + length + max(stops, default=0) else "is a damaged Yuzu precomputation"
 
 
@@ -123,14 +132,14 @@ def _check_settings(s: Any) -> None:
         "threshold": lambda v: _is(v, (int, float), 0, 1),
         "precision": lambda v: v in PRECISIONS,
         "max_memory": lambda v: _is(v, int, 1),
-        "random_state": lambda v: _is(v, int, 0),
+        "random_state": lambda v: _is(v, int, 0, 2**64 - 1),  # seeds of PyTorch
     }
     _check_fields("settings", s, good)
 
 
 def _check_decisions(d: Any) -> None:
     def numbered(values: Callable[[Any], bool]) -> Callable[[Any], bool]:
-        return lambda v: isinstance(v, dict) and all(k.isdecimal() and values(item) for k, item in v.items())
+        return lambda v: isinstance(v, dict) and all(is_number(k) and values(item) for k, item in v.items())
 
     good = {
         "fingerprint": lambda v: _is(v, str),
@@ -143,17 +152,30 @@ def _check_decisions(d: Any) -> None:
         "layers": lambda v: isinstance(v, list) and all(_is_row(row, len(COLUMNS) + 1) for row in v),
         "probes": numbered(lambda v: _is(v, int, 1)),
         "alpha": lambda v: v is None or _is(v, (int, float), 1, 1e3),
-        "correlation": lambda v: v is None or _is(v, (int, float)),
-        "condition": lambda v: v is None or _is(v, (int, float)),
+        "correlation": lambda v: v is None or _is(v, (int, float), -1.001, 1.001),
+        "condition": lambda v: v is None or _is(v, (int, float), 1),
     }
     _check_fields("decisions", d, good)
     if d["alpha"] is not None and (d["correlation"] is None or d["condition"] is None):
         raise ValueError("decisions have Gaussian probes without their condition")
 
 
+def is_number(text: str) -> bool:
+    """Whether a text is a node's number, as `str` writes it."""
+    return text.isascii() and text.isdecimal() and text == str(int(text[:20]))
+
+
+def _check_names(what: str, fields: Any, wanted: Iterable[str]) -> None:
+    if not isinstance(fields, dict):
+        raise ValueError(f"{what} cannot be {fields!r}"[:200])
+    if wrong := sorted(set(wanted) - set(fields)):
+        raise ValueError(f"{what}: {wrong[0]!r} is missing")
+    if wrong := sorted(set(fields) - set(wanted)):
+        raise ValueError(f"{what}: {wrong[0][:40]!r} is unknown")
+
+
 def _check_fields(name: str, fields: Any, good: dict[str, Callable[[Any], bool]]) -> None:
-    if not isinstance(fields, dict) or set(fields) != set(good):
-        raise ValueError(f"{name} have other fields than they should")
+    _check_names(name, fields, good)
     for key, fits in good.items():
         value = fields[key]
         hashable = isinstance(value, str | int | float | type(None))
@@ -174,4 +196,7 @@ def _is_input(value: Any) -> bool:
 
 
 def _is_row(value: Any, length: int) -> bool:
-    return isinstance(value, list) and len(value) == length and all(isinstance(item, str) for item in value)
+    """A layer's row in a summary, with its node's number at the end."""
+    if not isinstance(value, list) or len(value) != length or not all(isinstance(item, str) for item in value):
+        return False
+    return is_number(value[-1])

@@ -32,7 +32,7 @@ from yuzu.errors import YuzuError, shown, warn_user
 from yuzu.inputs import argument_kinds, check_args, check_count, check_device, check_model
 from yuzu.naive_ism import try_model
 from yuzu.precomputation import Args, Precomputation, structure_fingerprint
-from yuzu.settings import CONV, PRECISIONS, Settings
+from yuzu.settings import CONV, NAIVE_BATCH, PRECISIONS, Settings
 
 MOST_LOWERED_ERROR = 0.5  # of lowered products, relative to float64: rounding gives 0.01, a broken kernel 1 and more
 # of kernels of our own: rounding gives a hundredth of each, or, where little is left of large values, as much without
@@ -41,7 +41,6 @@ MOST_KERNEL_ERROR = {"highest": 1e-3, "high": 5e-2, "medium": 0.2}
 MOST_WAYS_ERROR = {"highest": 5e-2, "high": 5e-2, "medium": 0.2}
 FAR_LESS = 0.3  # of an error
 KERNELS = (FUSED, KERNEL)  # ways that are kernels of our own
-NAIVE_BATCH = 128  # mutants in one forward pass of a model that could not be captured
 UNSAVED = ("plan", "derived")  # decisions that are for the model at hand alone
 Choice = Callable[[Run], dict[int, str]]  # chooses and sets the ways of a run's layers
 DISAGREES = "the captured graph does not agree with the model"

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import inspect
 import os
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -526,17 +528,34 @@ def _opened_plain(path: str, pyfaidx: Any) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _opened_packed(path: str, pyfaidx: Any) -> Iterator[Any]:
+    """One packed by bgzip, which pyfaidx indexes by itself. Its indexes cannot be looked at as those of others: they
+    have to be younger than the file is in this place, which `cp -p` and unpacking do not hide.
+    """
+    status, beside = os.stat(path), [Path(path + ending) for ending in (".fai", ".gzi")]
+    since = max(status.st_mtime_ns, status.st_ctime_ns)
     try:
-        fasta = pyfaidx.Fasta(path)
+        with contextlib.ExitStack() as opened:
+            if all(index.is_file() and index.stat().st_mtime_ns >= since for index in beside):
+                fasta = pyfaidx.Fasta(path, rebuild=False)
+            elif "gzi_indexname" not in inspect.signature(pyfaidx.Fasta).parameters:  # before version 0.9
+                fasta = pyfaidx.Fasta(path)
+            else:
+                folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="yuzu")))
+                made = [folder / index.name for index in beside]
+                fasta = pyfaidx.Fasta(path, indexname=str(made[0]), gzi_indexname=str(made[1]))
+                with contextlib.suppress(OSError):  # where they cannot be written, the next call makes them again
+                    for index, new in zip(beside, made, strict=True):
+                        with written_whole(index) as part:
+                            part.write_bytes(new.read_bytes())
     except ImportError as error:
         raise YuzuError(
             f"genome: got {path}, which is compressed; unpack it with 'gunzip', or pack it with 'bgzip' and install "
             "biopython"
         ) from error
-    except Exception as error:  # of many kinds, where the file is damaged or no FASTA, or an index cannot be written
+    except Exception as error:  # of many kinds, where the file is damaged or no FASTA
         raise YuzuError(
-            f"genome: got {path}, want FASTA packed with bgzip whose indexes .fai and .gzi are there or can be written "
-            f"({one_line(error)}); unpack it with 'gunzip'"
+            f"genome: got {path}, want FASTA packed with bgzip, whole and in lines of one length ({one_line(error)}); "
+            "unpack it with 'gunzip', and what is wrong is said by its line"
         ) from error
     with fasta:
         yield fasta

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 CONV = ("auto", "windows", "taps", "cyclic", "banded", "blocks", "whole", "fold", "winograd", "fused", "gaussian")
 PRECISIONS = ("highest", "high", "medium")
+NAIVE_BATCH = 128  # mutants in one forward pass of a model that could not be captured
 
 
 @dataclass(frozen=True)

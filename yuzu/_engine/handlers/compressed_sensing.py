@@ -34,6 +34,7 @@ from yuzu._engine.window import Window
 from yuzu.errors import PrecomputationError
 
 COEFFICIENTS_KEPT = 512 << 20  # bytes of decoding coefficients
+SEEDS_OF_A_STATE = 1_000_003  # more than there are layers
 CONDITIONS_LOOKED_AT = 4  # positions whose condition number is computed
 
 
@@ -214,7 +215,7 @@ class Sensing:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         probes = max(math.ceil(self.alpha * slots.count - 1e-9), 1)
         mutants = int(slots.mutant.max()) + 1
-        generator = torch.Generator("cpu").manual_seed(self.seed * 1_000_003 + layer)
+        generator = torch.Generator("cpu").manual_seed(self.seed * SEEDS_OF_A_STATE + layer)
         matrix = torch.randn(mutants, probes, generator=generator, dtype=torch.float64, device="cpu")
         mutant = torch.from_numpy(slots.mutant)
         active = (mutant >= 0).T  # (span + reach, count)

@@ -162,6 +162,10 @@ class Rule:
         """The ways it can be run by at all, if it has several."""
         return ()
 
+    def fits(self, way: str, width: int) -> bool:
+        """Whether it can be run by one of `all_ways` with a window of a width before it."""
+        return True
+
     def ways(self, run: Run, window: Window) -> list[str]:
         """Those of `all_ways` that give the exact result, apply to a window before it, and may be the fastest on the
         device and with the products at hand.

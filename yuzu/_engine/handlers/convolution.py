@@ -82,14 +82,17 @@ class Convolution(Reading):
 
     def applicable(self, run: Run, width: int) -> list[str]:
         """The ways that this layer can be run with windows of a width."""
-        shape = self.shape(width)
-        strided = self.geometry.stride != 1
-        found = ["windows"] if strided else [name for name, entry in WAYS.items() if entry.applies(shape) is None]
+        found = [name for name in WAYS if self.fits(name, width)]
         block = run.plan.block_of.get(self.node.index)
         return [*found, FUSED] if block is not None and block.possible(run) else found
 
     def all_ways(self) -> tuple[str, ...]:
         return (*WAYS, FUSED)
+
+    def fits(self, way: str, width: int) -> bool:
+        if way == FUSED or self.geometry.stride != 1:
+            return way in (FUSED, "windows")
+        return WAYS[way].applies(self.shape(width)) is None
 
     def ways(self, run: Run, window: Window) -> list[str]:
         shape, lowered = self.shape(window.width), run.precision == "medium" or run.value(self.weight).itemsize < 4
