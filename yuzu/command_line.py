@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import json
 import sys
+import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 import yuzu
 from yuzu.attribution import hypothetical
-from yuzu.errors import YuzuError
+from yuzu.errors import YuzuError, one_line
 from yuzu.files import written_whole
 from yuzu.inputs import OUTPUTS, check_device, check_span
 from yuzu.predict import predict
 from yuzu.progress import tqdm
-from yuzu.regions import one_hot_regions, write_bed
+from yuzu.regions import Regions, one_hot_regions, read_regions, write_bed
 from yuzu.scores import Selection
 from yuzu.sequence import DNA, IUPAC, LUA_DNA, PROTEIN, RNA, one_hot_encode, read_fasta
 from yuzu.settings import PRECISIONS
@@ -43,10 +45,41 @@ net.py:build is a file and a function (or class) in it that is called without ar
 weights are a state_dict, saved by torch.save or as safetensors. Sequences must all have one length. Regions are BED or
 narrowPeak, windows of --width on their summits; those that run over a chromosome's end are left out, with a warning.
 
-scores.h5 holds `scores` (n, C, end - start, ...), `sequences` (n, C, L), `names` (n,) and `done` (n,); names of
-regions are chromosome:start-end (0-based, the end not included), and scores.h5.bed has the lines of those kept, row
-for row. A job that was interrupted goes on where it stopped when it is started again with the same arguments.
+scores.h5 holds `scores` (n, C, end - start, ...), `sequences` (n, C, L), `names` (n,) and `done` (n,); each says what
+it is in its attribute `description`. For --fasta `names` are the headers.
+
+For --regions two things stand in a row: the window that was scored, --width letters on the summit, and the peak, the
+line of the file that it was made for. They differ where the peak has another length or a summit beside its middle.
+  window  `names` (chromosome:start-end), `chrom`, `start`, `end`, `strand` (- where --reverse-complement turned it)
+  peak    `peak_name`, `peak_start`, `peak_end`, `peak_strand`, `summit`
+Starts and summits are 0-based positions on the chromosome, ends are not included. Two files have the same rows in the
+same order: scores.h5.bed the peaks' own lines, as fi-nemo and others read them, and scores.h5.windows.bed, with the
+columns chrom, start, end, peak_name, 0, strand, peak_start, peak_end, summit.
+
+A job that was interrupted goes on where it stopped when it is started again with the same arguments; a file of an
+older version gets what it lacks.
 """
+
+# What stands in each dataset of a file of scores
+DESCRIPTIONS = {
+    "scores": "scores of each letter at each position; a row is done where `done` is True",
+    "sequences": "the sequences scored, one-hot, their letters in the order {alphabet}",
+    "names": "the headers of the FASTA file",
+    "done": "whether the row's scores are there",
+}
+DESCRIPTIONS_OF_REGIONS = {
+    **DESCRIPTIONS,
+    "names": "the window that was scored, chromosome:start-end, 0-based, the end not included",
+    "chrom": "chromosome of the window that was scored, and of the peak",
+    "start": "start of the window that was scored, 0-based",
+    "end": "end of the window that was scored, not included",
+    "strand": "strand that was scored, + or -",
+    "summit": "the peak's summit, on which the window is centred: a 0-based position on the chromosome",
+    "peak_name": "name of the peak in the file of regions",
+    "peak_start": "start of the peak in the file of regions, 0-based",
+    "peak_end": "end of the peak in the file of regions, not included",
+    "peak_strand": "strand of the peak in the file of regions: +, - or . for none",
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -102,21 +135,12 @@ def load_model(place: str, weights: Path | None) -> torch.nn.Module:
     where, _, name = place.rpartition(":")
     if not where or not name:
         raise YuzuError(f"--model must be FILE.py:NAME or MODULE:NAME, got {place!r}")
-    if where.endswith(".py"):
-        if not Path(where).is_file():
-            raise YuzuError(f"--model: there is no file {where}")
-        spec = importlib.util.spec_from_file_location(Path(where).stem, where)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules.setdefault(spec.name, module)
-        sys.path.insert(0, str(Path(where).resolve().parent))  # what it imports lies beside it
-        spec.loader.exec_module(module)
-    else:
-        sys.path.insert(0, str(Path.cwd()))  # as `python -m yuzu` has it, and the command `yuzu` has not
-        try:
-            module = importlib.import_module(where)
-        except ImportError as error:
-            raise YuzuError(f"--model: cannot import {where}: {error}") from error
+    if where.endswith(".py") and not Path(where).is_file():
+        raise YuzuError(f"--model: there is no file {where}")
+    try:
+        module = _imported(where)
+    except (Exception, SystemExit) as error:  # whatever is in a module runs
+        raise YuzuError(f"--model: cannot import {where}: {_told(error)}") from error
     if not hasattr(module, name):
         raise YuzuError(f"--model: {where} has no {name}")
     made = getattr(module, name)
@@ -134,6 +158,39 @@ def load_model(place: str, weights: Path | None) -> torch.nn.Module:
     return model.eval()
 
 
+def _imported(where: str) -> Any:
+    """The module of a file or of a name."""
+    if not where.endswith(".py"):
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m yuzu` has it, and the command `yuzu` has not
+        return importlib.import_module(where)
+    spec = importlib.util.spec_from_file_location(Path(where).stem, where)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    ours = sys.modules.setdefault(spec.name, module) is module
+    sys.path.insert(0, str(Path(where).resolve().parent))  # what it imports lies beside it
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        if ours:  # half a module is none
+            sys.modules.pop(spec.name, None)
+        raise
+    return module
+
+
+def _told(error: BaseException) -> str:
+    """An error of the user's own code on one line, with the line of theirs that raised it."""
+    kind, own = type(error).__name__, ""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{kind}: {error.msg} ({error.filename}, line {error.lineno})"
+    others = Path(__file__).parent, Path(traceback.__file__).parent  # ours and Python's
+    for frame in traceback.extract_tb(error.__traceback__):
+        foreign = "site-packages" in frame.filename or any(Path(frame.filename).is_relative_to(one) for one in others)
+        if not foreign and frame.line:  # of what is frozen into Python there is none
+            own = f" ({frame.filename}, line {frame.lineno})"
+    said = one_line(error)
+    return f"{kind}{'' if said == kind else f': {said}'}{own}"
+
+
 def _called(made: Any, place: str) -> Any:
     """What a function or class returns without arguments."""
     if not callable(made):
@@ -146,7 +203,10 @@ def _called(made: Any, place: str) -> Any:
         ) from error
     except ValueError:  # it has no signature that Python knows of; the call will tell
         pass
-    return made()
+    try:
+        return made()
+    except (Exception, SystemExit) as error:
+        raise YuzuError(f"--model: {place} made no model: {_told(error)}") from error
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -190,15 +250,24 @@ def read_sequences(path: Path, alphabet: str) -> tuple[list[str], torch.Tensor]:
     return list(names), X
 
 
-def read_input(options: argparse.Namespace) -> tuple[list[str], torch.Tensor, Any]:
-    """Names, one-hot sequences and, where they are regions of a genome, those kept (else None)."""
+class Input(NamedTuple):
+    """What to score: names, one-hot sequences and, where they are windows on peaks, further columns and the peaks."""
+
+    names: list[str]
+    X: torch.Tensor
+    columns: dict[str, np.ndarray]
+    peaks: Regions | None
+
+
+def read_input(options: argparse.Namespace) -> Input:
+    """The sequences of a FASTA file, or windows of a genome."""
     if (options.fasta is None) == (options.regions is None):
         raise YuzuError("give either --fasta, or --regions with --genome")
     if options.fasta is not None:
         given = (options.genome, options.width, options.max_unknown, options.reverse_complement or None)
         if any(value is not None for value in given):
             raise YuzuError("--genome, --width, --max-unknown and --reverse-complement are for --regions")
-        return *read_sequences(options.fasta, options.alphabet), None
+        return Input(*read_sequences(options.fasta, options.alphabet), {}, None)
     if options.genome is None:
         raise YuzuError("--regions needs --genome, a FASTA file")
     for name in ("regions", "genome"):
@@ -210,11 +279,24 @@ def read_input(options: argparse.Namespace) -> tuple[list[str], torch.Tensor, An
     try:
         unknown = 1.0 if options.max_unknown is None else options.max_unknown
         settings = (options.width, alphabet, torch.int8, options.reverse_complement, unknown)
-        found = one_hot_regions(options.regions, options.genome, *settings)
+        peaks = read_regions(options.regions)
+        found = one_hot_regions(peaks, options.genome, *settings)
     except ImportError as error:
         raise YuzuError(str(error)) from error
-    columns = zip(found.regions.chromosomes, found.regions.starts, found.regions.ends, strict=True)
-    return [f"{chromosome}:{start}-{end}" for chromosome, start, end in columns], found.X, found.regions
+    windows, peaks = found.regions, peaks[found.kept]
+    columns = {
+        "chrom": windows.chromosomes,
+        "start": windows.starts,
+        "end": windows.ends,
+        "strand": np.where(windows.flipped, "-", "+").astype(object),
+        "summit": windows.summits,
+        "peak_name": peaks.names,
+        "peak_start": peaks.starts,
+        "peak_end": peaks.ends,
+        "peak_strand": peaks.strands,
+    }
+    places = zip(windows.chromosomes, windows.starts, windows.ends, strict=True)
+    return Input([f"{chromosome}:{start}-{end}" for chromosome, start, end in places], found.X, columns, peaks)
 
 
 def _check_folder(out: Path) -> None:
@@ -248,7 +330,8 @@ def run_ism(options: argparse.Namespace) -> None:
     if options.at_once < 1:
         raise YuzuError(f"--at-once must be at least 1, got {options.at_once}")
     _check_folder(options.out)
-    names, X, regions = read_input(options)
+    given = read_input(options)
+    names, X = given.names, given.X
     model = load_model(options.model, options.weights)
     made = None
     if options.precomputation is not None:
@@ -264,6 +347,8 @@ def run_ism(options: argparse.Namespace) -> None:
             )
     job = _job(options, model, names, X, made)
     left = _left(options.out, job, len(X))
+    if options.out.exists():
+        _complete(options.out, given)
     if len(left):
         _check_selection(model, X, options)
     if len(left) and made is None:
@@ -273,15 +358,17 @@ def run_ism(options: argparse.Namespace) -> None:
         for first in range(0, len(left), options.at_once):
             rows = left[first : first + options.at_once]
             scores = _scores(model, X[torch.from_numpy(rows)], made, options)
-            if not options.out.exists():
-                _lay_out(options.out, job, names, X, scores)
-            with h5py.File(options.out, "a") as file:  # open only while there is something to write
-                file["scores"][rows] = scores
-                file.flush()
-                file["done"][rows] = True  # only what is safely there
+            with _writing(options.out):
+                if not options.out.exists():
+                    _lay_out(options.out, job, given, scores, ALPHABETS[options.alphabet])
+                with h5py.File(options.out, "a") as file:  # open only while there is something to write
+                    file["scores"][rows] = scores
+                    file.flush()
+                    file["done"][rows] = True  # only what is safely there
             bar.update(len(rows))
-    if regions is not None:
-        write_bed(options.out.with_name(options.out.name + ".bed"), regions)
+    if given.peaks is not None:
+        write_bed(options.out.with_name(options.out.name + ".bed"), given.peaks)
+        write_windows(options.out.with_name(options.out.name + ".windows.bed"), given.columns)
     print(f"{len(X)} sequences in {options.out}" + (", as before" if not len(left) else ""))
 
 
@@ -302,11 +389,9 @@ def _left(out: Path, job: str, count: int) -> np.ndarray:
 
     if not out.exists():
         return np.arange(count)
-    try:
-        with h5py.File(out, "r") as file:
-            other, done = file.attrs.get("job"), file["done"][:] if "done" in file else None
-    except OSError as error:
-        raise YuzuError(f"--out: {out} is not HDF5, or damaged ({error}); delete it or give another file") from error
+    with _reading(out), h5py.File(out, "r") as file:
+        other, done = file.attrs.get("job"), file["done"][:] if "done" in file else None
+        good = done is not None and done.shape == (count,) and done.dtype == bool and len(file["scores"]) == count
     if other is not None and other != job:
         raise YuzuError(
             f"--out: {out} holds another job's scores (other sequences, model, weights or options); give another file, "
@@ -314,7 +399,53 @@ def _left(out: Path, job: str, count: int) -> np.ndarray:
         )
     if other is None or done is None:
         raise YuzuError(f"--out: {out} is not a file of yuzu ism; give another file, or delete it")
+    if not good:
+        raise YuzuError(f"--out: {out} is damaged: `done` or `scores` has not {count} rows; delete it")
     return np.flatnonzero(~done)
+
+
+@contextlib.contextmanager
+def _reading(out: Path) -> Iterator[None]:
+    """Say what is wrong with a file of scores, of which h5py says it in errors of many kinds."""
+    try:
+        yield
+    except PermissionError as error:
+        raise YuzuError(f"--out: no permission to read {out}; give another file") from error
+    except BlockingIOError as error:
+        raise YuzuError(f"--out: {out} is open in another program, or another job writes it; wait for that") from error
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        why = one_line(error)
+        raise YuzuError(f"--out: {out} is not HDF5, or damaged ({why}); delete it or give another file") from error
+
+
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Say that a file of scores cannot be written, and why."""
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        why = "it is open in another program" if isinstance(error, BlockingIOError) else one_line(error)
+        raise YuzuError(
+            f"--out: {out} cannot be written: {why}; what is done stays done: start the same job again when it can"
+        ) from error
+
+
+def _complete(out: Path, given: Input) -> None:
+    """Add columns that an older version did not write; an error where the file has others, of other peaks."""
+    import h5py
+
+    with _reading(out), h5py.File(out, "r") as file:
+        kept = {name: file[name] for name in given.columns if name in file}
+        kept = {name: c.asstr()[:] if h5py.check_string_dtype(c.dtype) else c[:] for name, c in kept.items()}
+    for name, column in kept.items():
+        if not np.array_equal(column, given.columns[name]):
+            raise YuzuError(
+                f"--out: {out} holds the same windows for other peaks (`{name}` differs); give another file, or delete "
+                "it"
+            )
+    if missing := {name: column for name, column in given.columns.items() if name not in kept}:
+        with _writing(out), h5py.File(out, "a") as file:
+            _add_columns(file, missing)
 
 
 def _scores(model: torch.nn.Module, X: torch.Tensor, made: Any, options: argparse.Namespace) -> np.ndarray:
@@ -326,18 +457,40 @@ def _scores(model: torch.nn.Module, X: torch.Tensor, made: Any, options: argpars
     return (hypothetical(found) if options.output == "hypothetical" else found).numpy()
 
 
-def _lay_out(out: Path, job: str, names: list[str], X: torch.Tensor, scores: np.ndarray) -> None:
+def _lay_out(out: Path, job: str, given: Input, scores: np.ndarray, alphabet: str) -> None:
     """Make the file, all but the scores; whole or not at all, for a job may be killed while many sequences are written
     and has to go on with what it finds.
     """
     import h5py
 
+    n = len(given.X)
     with written_whole(out) as part, h5py.File(part, "w") as file:
-        file.create_dataset("scores", (len(X), *scores.shape[1:]), scores.dtype, chunks=(1, *scores.shape[1:]))
-        file.create_dataset("sequences", data=X.numpy())
-        file.create_dataset("names", data=names, dtype=h5py.string_dtype())
-        file.create_dataset("done", data=np.zeros(len(X), dtype=bool))
+        file.create_dataset("scores", (n, *scores.shape[1:]), scores.dtype, chunks=(1, *scores.shape[1:]))
+        file.create_dataset("sequences", data=given.X.numpy())
+        file.create_dataset("names", data=given.names, dtype=h5py.string_dtype())
+        file.create_dataset("done", data=np.zeros(n, dtype=bool))
+        for name, text in (DESCRIPTIONS_OF_REGIONS if given.columns else DESCRIPTIONS).items():
+            if name in file:
+                file[name].attrs["description"] = text.format(alphabet=alphabet)
+        _add_columns(file, given.columns)
         file.attrs["yuzu"], file.attrs["job"] = yuzu.__version__, job
+
+
+def _add_columns(file: Any, columns: dict[str, np.ndarray]) -> None:
+    import h5py
+
+    for name, column in columns.items():
+        dtype = h5py.string_dtype() if column.dtype == object else column.dtype
+        file.create_dataset(name, data=column, dtype=dtype).attrs["description"] = DESCRIPTIONS_OF_REGIONS[name]
+
+
+def write_windows(path: Path, columns: dict[str, np.ndarray]) -> None:
+    """Write the windows that were scored as BED6, with the peak's own start, end and summit after it."""
+    zeros = np.zeros(len(columns["start"]), dtype=np.int64)
+    order = ("chrom", "start", "end", "peak_name", "", "strand", "peak_start", "peak_end", "summit")
+    rows = zip(*(columns.get(name, zeros) for name in order), strict=True)
+    with written_whole(path) as part:
+        part.write_text("".join("\t".join(map(str, row)) + "\n" for row in rows), encoding="utf-8")
 
 
 def _job(options: argparse.Namespace, model: torch.nn.Module, names: list[str], X: torch.Tensor, made: Any) -> str:
@@ -367,8 +520,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.formatwarning = lambda message, *_, **__: f"yuzu {options.command}: warning: {message}\n"
     try:
         {"ism": run_ism, "precompute": run_precompute}[options.command](options)
-    except YuzuError as error:
-        print(f"yuzu {options.command}: {error}", file=sys.stderr)
+    except (YuzuError, OSError) as error:  # a file that cannot be opened or written, which the error names
+        print(f"yuzu {options.command}: {error if isinstance(error, YuzuError) else one_line(error)}", file=sys.stderr)
         return 2
     finally:
         warnings.formatwarning = pythons
