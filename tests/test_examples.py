@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from yuzu import YuzuError, examples
 from yuzu.examples import MODEL_FILE, PEAKS_FILE, CTCFClassifier, load_ctcf_model, load_ctcf_peaks
 
 SCRIPT = Path(__file__).resolve().parents[1] / "tutorials" / "train_ctcf_model.py"
@@ -170,3 +171,19 @@ def test_the_training_script_says_which_file_is_missing(tmp_path):
     assert result.returncode == 1
     assert f"{tmp_path / 'ctcf.fa.gz'} is not there" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("name, load", [(examples.MODEL_FILE, examples.load_ctcf_model), (examples.PEAKS_FILE, examples.load_ctcf_peaks)])
+@pytest.mark.parametrize("content", [None, b"", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "cut"])
+def test_a_shipped_file_that_is_gone_or_damaged(tmp_path, monkeypatch, name, load, content):
+    """As where files of a clone are pointers only."""
+    whole = (files("yuzu") / "data" / name).read_bytes()
+    (tmp_path / "data").mkdir()
+    if content is not None:
+        (tmp_path / "data" / name).write_bytes(whole[: len(whole) // 3 + 1] if content == "cut" else content)
+    monkeypatch.setattr(examples, "files", lambda package: tmp_path)
+    if content == "cut" and name == examples.PEAKS_FILE:
+        pytest.skip("a text has no end of its own")
+    with pytest.raises(YuzuError, match=rf"{name}, which ships with yuzu, cannot be read \(.*\); install yuzu anew") as caught:
+        load()
+    assert "\n" not in str(caught.value)

@@ -6,12 +6,17 @@ The model tells binding sites of CTCF from those of PU.1. `tutorials/train_ctcf_
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from importlib.resources import as_file, files
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from yuzu.errors import YuzuError, one_line
 from yuzu.sequence import one_hot_encode, read_fasta
 
 __all__ = ["CTCFClassifier", "CTCFPeaks", "load_ctcf_model", "load_ctcf_peaks"]
@@ -86,7 +91,7 @@ def load_ctcf_model() -> CTCFClassifier:
     torch.Size([40, 1])
     """
     model = CTCFClassifier()
-    with as_file(files("yuzu") / "data" / MODEL_FILE) as path:
+    with _shipped(MODEL_FILE) as path:
         model.load_state_dict(load_file(path))
     return model.eval()
 
@@ -101,9 +106,21 @@ def load_ctcf_peaks() -> CTCFPeaks:
     CTCFPeaks
         The named tuple `(names, sequences, labels, X)`.
     """
-    with as_file(files("yuzu") / "data" / PEAKS_FILE) as path:
+    with _shipped(PEAKS_FILE) as path:
         headers, sequences = read_fasta(path)
     names, factors = zip(*(header.split() for header in headers), strict=True)
     labels = torch.tensor([int(factor == "CTCF") for factor in factors])
     sequences = [sequence.upper() for sequence in sequences]
     return CTCFPeaks(list(names), sequences, labels, one_hot_encode(sequences))
+
+
+@contextlib.contextmanager
+def _shipped(name: str) -> Iterator[Path]:
+    """The path of a file that ships with yuzu; where it is gone, or damaged, so is the installation."""
+    try:
+        with as_file(files("yuzu") / "data" / name) as path:
+            yield path
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        raise YuzuError(
+            f"{name}, which ships with yuzu, cannot be read ({one_line(error)}); install yuzu anew"
+        ) from error

@@ -136,32 +136,33 @@ def _kept(path: Path, status: os.stat_result) -> list[Row] | None:
 
 def _fits(rows: list[Row], data: mmap.mmap) -> bool:
     """Whether every record stands where an index has it, in lines as it says, and there is nothing else in the file."""
-    at = _start(data)
+    at, size = _start(data), len(data)
     for row in rows:
         if not (0 < row.line < row.line_bytes <= row.line + 2 or row.line == row.line_bytes >= row.letters):
             return False
-        if row.letters < 1 or not at < row.first < row.stop <= len(data) or data[at : at + 1] != b">":
+        stop = row.stop if row.letters > 0 else 0
+        if not at < row.first < stop <= size or data[at : at + 1] != b">":
             return False
         end_of_header = _find(data, b"\n", at)
-        if _skip(_LINE_ENDS, data, end_of_header) != row.first or not _lines_fit(row, data):
+        if _skip(_LINE_ENDS, data, end_of_header) != row.first or not _lines_fit(row, stop, data):
             return False
         if data[at + 1 : end_of_header].split(maxsplit=1)[:1] != [row.name.encode()]:
             return False
-        at = _skip(_SPACE, data, row.stop)
-        if at == row.stop < len(data):  # letters go on
+        at = _skip(_SPACE, data, stop)
+        if at == stop < size:  # letters go on
             return False
-    return at == len(data) and len({row.name for row in rows}) == len(rows) > 0
+    return at == size and len({row.name for row in rows}) == len(rows) > 0
 
 
-def _lines_fit(row: Row, data: mmap.mmap) -> bool:
+def _lines_fit(row: Row, end: int, data: mmap.mmap) -> bool:
     """Whether some lines of a record, the first and the last among them, begin and end where they should."""
     count = (row.letters - 1) // row.line + 1
-    for line in sorted({0, *range(0, count, max(count // LINES_LOOKED_AT, 1)), count - 1}):
+    for line in (*range(0, count - 1, max(count // LINES_LOOKED_AT, 1)), count - 1):
         first = row.first + line * row.line_bytes
-        stop = min(first + row.line, row.stop)
+        stop = min(first + row.line, end)
         if data[first - 1 : first] != b"\n" or data.find(b"\n", first, stop) >= 0:
             return False
-        if stop < row.stop and data[stop : first + row.line_bytes] not in (b"\n", b"\r\n"):
+        if stop < end and data[stop : first + row.line_bytes] not in (b"\n", b"\r\n"):
             return False
     return True
 
