@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # Where pip's own index holds torch with CUDA and the CPU build is wanted, pass PyTorch's CPU index: make test TORCH_INDEX=URL
 TORCH_INDEX ?=
 
-.PHONY: demo test test-pretended-cuda lint benchmark benchmark-full figures train tutorials clean
+.PHONY: demo test test-pretended-cuda lint docs benchmark benchmark-full figures train tutorials clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml setup.py constraints.txt
@@ -31,6 +31,11 @@ test-pretended-cuda: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# the site, in build/site; fails on a broken link, a page that is not in the menu or a name without a docstring
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
 
 benchmark: $(STAMP)
 	TORCH_INDEX='$(TORCH_INDEX)' $(BIN)/python benchmarks/benchmark.py $(ARGS)
