@@ -13,8 +13,9 @@ TORCH_INDEX ?=
 
 $(STAMP): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and f"yuzu needs Python >= 3.10, and $(PYTHON) is {sys.version}: make PYTHON=...")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[dev]'
+	@echo "Setting up $(VENV): PyTorch and what the tests and pictures need, about 1.5 GB. Some minutes, once."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: $(STAMP)
@@ -45,6 +46,7 @@ benchmark-full: $(STAMP)
 
 figures: $(STAMP)
 	$(BIN)/python figs/draw_how_it_works.py
+	$(BIN)/python tutorials/demo.py --out figs/ctcf.png
 
 train: $(STAMP)
 	$(BIN)/python tutorials/train_ctcf_model.py $(ARGS)

@@ -28,7 +28,7 @@ import torch
 import yuzu
 from yuzu.examples import CTCFPeaks, load_ctcf_model, load_ctcf_peaks
 from yuzu.plot import plot_attribution
-from yuzu.sequence import decode
+from yuzu.sequence import one_hot_encode
 
 ROOT = Path(__file__).resolve().parents[1]
 NAIVE_BATCH_SIZES = (32, 128, 512)
@@ -62,16 +62,15 @@ def mean_effect(delta: torch.Tensor, X: torch.Tensor) -> torch.Tensor:
     return -delta.sum(dim=1, keepdim=True) / 3 * X
 
 
-def best_match(sequence: str, motif: str) -> tuple[int, str]:
-    """Where a motif fits best on either strand, and the strand."""
+def best_match(effect: torch.Tensor, motif: str) -> tuple[float, int, str]:
+    """The largest sum of effects ``(4, L)`` of a motif's own letters on either strand, where, and the strand."""
     reverse = motif[::-1].translate(str.maketrans("ACGT", "TGCA"))
     found = [
-        (sum(a == b for a, b in zip(sequence[i:], word, strict=False)), i, strand)
+        (float((effect[:, i : i + len(motif)] * one_hot_encode(word)).sum()), i, strand)
         for word, strand in ((motif, "+"), (reverse, "-"))
-        for i in range(len(sequence) - len(motif) + 1)
+        for i in range(effect.shape[1] - len(motif) + 1)
     ]
-    _, place, strand = max(found, key=lambda match: match[0])
-    return place, strand
+    return max(found)
 
 
 def mark(ax: plt.Axes, begin: float, width: int, text: str, color: str) -> None:
@@ -103,12 +102,10 @@ def draw(peaks: CTCFPeaks, delta: torch.Tensor, logits: torch.Tensor, path: Path
             ylabel="minus the\nmean effect",
             heatmap_label="effect",
         )
-        sequence = decode(peaks.X[row])
-        place, strand = best_match(sequence, CTCF)
+        _, place, strand = best_match(effect[row], CTCF)
         mark(parts.logo, first + place, len(CTCF), f"CTCF, {strand} strand", "#555555")
-        place, strand = best_match(sequence, PU1)
-        if effect[row, :, place : place + len(PU1)].sum() < low:
-            # what argues for the other class lowers the logit: the letters hang
+        strength, place, strand = best_match(-effect[row], PU1)
+        if strength > -2 * low:  # letters that hang together: their motif lowers the logit
             mark(parts.logo, first + place, len(PU1), f"PU.1, {strand} strand: speaks for the other class", "#b2182b")
         parts.logo.set_title(f"{chromosome}, logit {logits[row]:.1f}", fontsize=11, loc="left")
         assert parts.heatmap is not None
