@@ -13,7 +13,7 @@ TORCH_INDEX ?=
 
 $(STAMP): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and f"yuzu needs Python >= 3.10, and $(PYTHON) is {sys.version}: make PYTHON=...")'
-	@echo "Setting up $(VENV): PyTorch and what the tests and pictures need, about 1.5 GB. Some minutes, once."
+	@echo "Setting up $(VENV): PyTorch and what the tests and pictures need, about 3 GB on disk. Some minutes, once."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[dev]'
 	@touch $@
