@@ -8,13 +8,14 @@ STAMP := $(VENV)/.installed
 # Where pip's own index holds torch with CUDA and the CPU build is wanted, pass PyTorch's CPU index: make test TORCH_INDEX=URL
 TORCH_INDEX ?=
 
-.PHONY: demo test test-pretended-cuda lint benchmark benchmark-full figures train tutorials clean
+.PHONY: demo test test-pretended-cuda lint docs benchmark benchmark-full figures train tutorials clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and f"yuzu needs Python >= 3.10, and $(PYTHON) is {sys.version}: make PYTHON=...")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[dev]'
+	@echo "Setting up $(VENV): PyTorch and what the tests and pictures need, about 3 GB on disk. Some minutes, once."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: $(STAMP)
@@ -32,6 +33,11 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# the site, in build/site; fails on a broken link, a page that is not in the menu or a name without a docstring
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
+
 benchmark: $(STAMP)
 	TORCH_INDEX='$(TORCH_INDEX)' $(BIN)/python benchmarks/benchmark.py $(ARGS)
 
@@ -40,6 +46,7 @@ benchmark-full: $(STAMP)
 
 figures: $(STAMP)
 	$(BIN)/python figs/draw_how_it_works.py
+	$(BIN)/python tutorials/demo.py --out figs/ctcf.png
 
 train: $(STAMP)
 	$(BIN)/python tutorials/train_ctcf_model.py $(ARGS)

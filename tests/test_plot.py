@@ -233,7 +233,7 @@ def test_plot_logo_draws_the_logo_of_plot_attribution():
 
 @pytest.mark.parametrize("start, length, label", [(0, 2000, "1,000"), (168_054_108, 100, "168,054,160")])
 def test_ticks_are_whole_coordinates(start, length, label):
-    ax = plot_logo(np.ones((4, length)), start=start)
+    ax = plot_logo(np.ones((4, length)), offset=start, zoom=False)
     ax.figure.canvas.draw()
     labels = [tick.get_text() for tick in ax.get_xticklabels()]
     assert label in labels and len(labels) <= 12
@@ -275,3 +275,24 @@ def test_wrong_arguments_are_named_before_anything_is_drawn(arguments, message):
     with pytest.raises(YuzuError, match=message):
         plot_attribution(**arguments)
     assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize("draw", [plot_logo, lambda *a, **k: plot_attribution(*a, a[0], **k).logo], ids=["logo", "attribution"])
+def test_a_long_logo_shows_its_largest_scores(draw):
+    scores = np.full((4, 2114), 0.01)
+    scores[2, 1400:1420] = 1
+    ax = draw(scores, offset=1000)
+    first, stop = (int(limit + 0.5) for limit in ax.get_xlim())
+    assert stop - first == 150 and first <= 2400 and stop >= 2420
+    assert "150 of 2,114" in ax.get_xlabel() + "".join(other.get_xlabel() for other in ax.figure.axes)
+    for zoom, limits in (((10, 40), (1010, 1040)), (False, (1000, 3114))):
+        assert tuple(int(limit + 0.5) for limit in draw(scores, offset=1000, zoom=zoom).get_xlim()) == limits
+    _, given = plt.subplots()
+    assert int(draw(scores, ax=given).get_xlim()[1] + 0.5) == 2114, "axes of one's own show all"
+
+
+@pytest.mark.parametrize("zoom", [(3, 3), (-1, 4), (0, 31), 5, True, (0, 2.5), "ab"], ids=str)
+def test_parts_that_do_not_exist(zoom):
+    for draw in (plot_logo, plot_attribution):
+        with pytest.raises(ValueError, match="zoom: got"):
+            draw(np.ones((4, 30)), zoom=zoom)

@@ -152,11 +152,12 @@ def test_without_matplotlib_the_error_says_what_to_install(name, monkeypatch):
         CASES[name](None, np.asarray)
 
 
-@pytest.mark.parametrize("start", ["a", None, 1.5, True, float("nan"), [3]], ids=str)
-def test_starts_that_are_no_integers(start):
+@pytest.mark.parametrize("name_of", ["offset", "start"])
+@pytest.mark.parametrize("start", ["a", 1.5, True, float("nan"), [3]], ids=str)
+def test_offsets_that_are_no_integers(start, name_of):
     for name in ("plot_attribution", "plot_ism", "plot_logo", "plot_tracks"):
-        with pytest.raises(YuzuError, match="start: got .*, want an integer"):
-            getattr(yuzu.plot, name)(np.eye(4), start=start)
+        with pytest.raises(YuzuError, match=f"{name_of}: got .*, want an integer"):
+            getattr(yuzu.plot, name)(np.eye(4), **{name_of: start})
 
 
 @pytest.mark.parametrize("start", [3, np.int64(3), 3.0, np.float32(3)], ids=repr)

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 from yuzu import attribution as attribution
 from yuzu import bigwig as bigwig
+from yuzu import handlers as handlers
 from yuzu import modisco as modisco
 from yuzu import product as product
 from yuzu import regions as regions
+from yuzu import sequence as sequence
 from yuzu import taylor as taylor
 from yuzu._engine.handlers.contract import Rule as Rule
 from yuzu._engine.handlers.contract import handles as handles

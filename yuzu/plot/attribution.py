@@ -11,14 +11,14 @@ from yuzu.plot.checks import (
     as_matrix,
     check_alphabet,
     check_axes,
+    check_offset,
     check_positive,
-    check_start,
     reference_rows,
     require_matplotlib,
     single_rows,
 )
 from yuzu.plot.heatmap import draw_ism
-from yuzu.plot.layout import divide, new_axes, width_for
+from yuzu.plot.layout import divide, new_axes, show_part, shown_positions, width_for
 from yuzu.plot.logo import draw_logo
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def plot_attribution(
     reference: str | np.ndarray | torch.Tensor | None = None,
     alphabet: str | None = None,
     colors: dict[str, str] | None = None,
-    start: int = 0,
+    offset: int = 0,
     ylim: tuple[float, float] | None = None,
     vmax: float | None = None,
     cmap: str | Colormap | None = None,
@@ -60,6 +60,8 @@ def plot_attribution(
     title: str | None = None,
     ylabel: str | None = "attribution",
     heatmap_label: str | None = "delta",
+    zoom: tuple[int, int] | bool | None = None,
+    start: int | None = None,
 ) -> AttributionAxes:
     """Draw an attribution as a sequence logo, over a heat map of all substitutions if one is given.
 
@@ -87,8 +89,8 @@ def plot_attribution(
         The characters in the order of the rows. Default: `ACGT` for C = 4, `ACDEFGHIKLMNPQRSTVWY` for C = 20.
     colors : dict, optional
         From character to a matplotlib colour; overrides the default colours of the letters it names.
-    start : int
-        The coordinate of the first position on the x-axis. Default: 0.
+    offset : int
+        The coordinate of the first position on the x-axis. Default: 0. `start` is its older name.
     ylim : tuple of two floats, optional
         The limits of the logo's y-axis, to share them between plots. Default: what the letters need.
     vmax : float, optional
@@ -101,6 +103,9 @@ def plot_attribution(
     title, ylabel, heatmap_label : str, optional
         The title, the label of the logo's y-axis and the label of the colour bar. Defaults: none,
         "attribution", "delta".
+    zoom : tuple of two ints, False or None
+        The positions to show, first and stop, counted from 0. False shows all. Default None: all, but of more than 200
+        positions in a new figure the 150 with the largest scores; ``ax.set_xlim`` shows others.
 
     Returns
     -------
@@ -114,7 +119,7 @@ def plot_attribution(
     ValueError
         If `attribution`, `heatmap` or `reference` has the wrong shape or holds NaN or infinity, if `reference` has
         other characters than those of the alphabet and N, if `alphabet` is needed and missing or does not fit C, if
-        `vmax` is not positive, or if `start` is no integer. (A `YuzuError`.)
+        `vmax` is not positive, if `offset` is no integer, or if `zoom` is no part of the sequence. (A `YuzuError`.)
 
     Examples
     --------
@@ -137,21 +142,23 @@ def plot_attribution(
     else:
         observed = reference_rows(reference, letters, heights.shape, "attribution")
     check_positive("vmax", vmax)
-    start = check_start(start)
+    offset = check_offset(offset, start)
 
+    shown = shown_positions(heights, zoom, ax is None)
     rows = 0.17 * max(n_choices, 4)  # inches of the heat map
     if ax is None:
-        ax = new_axes(width_for(length), 1.6 + (0.3 if values is None else rows + 0.5))
-    draw_logo(ax, heights, letters, colors, start, ylim)
+        ax = new_axes(width_for(shown[1] - shown[0]), 1.6 + (0.3 if values is None else rows + 0.5))
+    draw_logo(ax, heights, letters, colors, offset, ylim)
     ax.set_ylabel(ylabel or "")
     if title is not None:
         ax.set_title(title)
     if values is None:
-        ax.set_xlabel("position")
+        ax.set_xlabel(show_part(ax, offset, shown, length))
         return AttributionAxes(ax, None, None)
 
     below, bar = divide(ax, (1.1, 0.06, rows), colorbar)
-    draw_ism(below, bar, values, observed, letters, start, vmax, cmap, heatmap_label, mark="dots")
+    draw_ism(below, bar, values, observed, letters, offset, vmax, cmap, heatmap_label, mark="dots")
+    below.set_xlabel(show_part(ax, offset, shown, length))
     ax.tick_params(axis="x", labelbottom=False, length=0)
     ax.spines["bottom"].set_visible(False)
     return AttributionAxes(ax, below, bar)

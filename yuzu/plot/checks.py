@@ -66,13 +66,29 @@ def check_positive(name: str, value: float | None) -> None:
         raise YuzuError(f"{name}: got {shown(value)}, want a positive number or None")
 
 
-def check_start(start: Any) -> int:
-    """The coordinate of the first position: an integer, also of NumPy, or a float that is one."""
-    if isinstance(start, float | np.floating) and float(start).is_integer():
-        return int(start)
-    if isinstance(start, bool) or not isinstance(start, int | np.integer):
-        raise YuzuError(f"start: got {shown(start)}, want an integer")
-    return int(start)
+def check_offset(offset: Any, start: Any = None) -> int:
+    """The coordinate of the first position: an integer, also of NumPy, or a float that is one. ``start`` is its older
+    name, and counts where it is given.
+    """
+    name, value = ("offset", offset) if start is None else ("start", start)
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise YuzuError(f"{name}: got {shown(value)}, want an integer")
+    return int(value)
+
+
+def check_zoom(zoom: Any, length: int) -> tuple[int, int] | bool | None:
+    """``zoom`` as a pair of positions, False or None."""
+    if zoom is None or zoom is False:
+        return zoom
+    pair = isinstance(zoom, tuple | list) and len(zoom) == 2
+    if not pair or not all(isinstance(z, int | np.integer) and not isinstance(z, bool) for z in zoom):
+        raise YuzuError(f"zoom: got {shown(zoom)}, want two positions (first, stop), False or None")
+    first, stop = (int(z) for z in zoom)
+    if not 0 <= first < stop <= length:
+        raise YuzuError(f"zoom: got {shown(zoom)}, want 0 <= first < stop <= {length}")
+    return first, stop
 
 
 def check_alphabet(alphabet: str | None, n_choices: int) -> str:

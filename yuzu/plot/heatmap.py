@@ -12,8 +12,8 @@ from yuzu.plot.checks import (
     check_alphabet,
     check_axes,
     check_choice,
+    check_offset,
     check_positive,
-    check_start,
     reference_rows,
     require_matplotlib,
     single_rows,
@@ -50,12 +50,13 @@ def plot_ism(
     reference: str | np.ndarray | torch.Tensor | None = None,
     mark: str = "auto",
     alphabet: str | None = None,
-    start: int = 0,
+    offset: int = 0,
     vmax: float | None = None,
     cmap: str | Colormap | None = None,
     colorbar: bool = True,
     title: str | None = None,
     label: str | None = "delta",
+    start: int | None = None,
 ) -> ISMAxes:
     """Draw the scores of all substitutions as a heat map, with the reference letters marked.
 
@@ -78,8 +79,8 @@ def plot_ism(
         Zooming in brings dots and letters back.
     alphabet : str, optional
         The characters in the order of the rows. Default: `ACGT` for C = 4, `ACDEFGHIKLMNPQRSTVWY` for C = 20.
-    start : int
-        The coordinate of the first position on the x-axis. Default: 0.
+    offset : int
+        The coordinate of the first position on the x-axis. Default: 0. `start` is its older name.
     vmax : float, optional
         The value of the darkest colour; the scale goes from `-vmax` to `vmax`. Default: the largest absolute value.
     cmap : str or matplotlib.colors.Colormap, optional
@@ -101,7 +102,7 @@ def plot_ism(
     ValueError
         If `scores` or `reference` has the wrong shape or holds NaN or infinity, if `reference` has other characters
         than those of the alphabet and N, if `alphabet` is needed and missing or does not fit C, if `mark` is not one of
-        those named, if `vmax` is not positive, if `start` is no integer, or if `ax` is not one axes. (A `YuzuError`.)
+        those named, if `vmax` is not positive, if `offset` is no integer, or if `ax` is not one axes. (A `YuzuError`.)
 
     Examples
     --------
@@ -121,12 +122,12 @@ def plot_ism(
         observed = reference_rows(reference, letters, values.shape, "scores")
     check_choice("mark", mark, MARKS)
     check_positive("vmax", vmax)
-    start = check_start(start)
+    offset = check_offset(offset, start)
 
     if ax is None:
         ax = new_axes(width_for(values.shape[1]), 0.2 * max(len(values), 4) + 0.6)
     bar = add_bar(ax) if colorbar else None
-    draw_ism(ax, bar, values, observed, letters, start, vmax, cmap, label, mark)
+    draw_ism(ax, bar, values, observed, letters, offset, vmax, cmap, label, mark)
     if title is not None:
         ax.set_title(title)
     return ISMAxes(ax, bar)

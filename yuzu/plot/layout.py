@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from yuzu.plot.checks import check_zoom
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,6 +16,7 @@ GAP = BAR = 0.1  # inches: between heat map and colour bar, and the width of the
 BAR_LABELS = 0.55  # inches: the numbers and the label of a colour bar
 POSITION = 0.13  # inches of a position in a new figure
 WIDEST = 30.0  # inches; what is longer gets narrower positions
+LONGEST, SHOWN = 200, 150  # positions: a longer logo in a new figure shows so many of them
 
 
 def new_axes(width: float, height: float) -> Axes:
@@ -27,6 +30,30 @@ def new_axes(width: float, height: float) -> Axes:
 def width_for(length: int) -> float:
     """Inches of a new figure that shows so many positions."""
     return float(np.clip(POSITION * length + 1.5, 4.0, WIDEST))
+
+
+def shown_positions(heights: np.ndarray, zoom: Any, new: bool) -> tuple[int, int]:
+    """The first and the stop of the positions of a logo ``(C, L)`` that are shown: those asked for, else all, or in a
+    ``new`` figure of a long sequence those with the largest scores.
+    """
+    length = heights.shape[1]
+    zoom = check_zoom(zoom, length)
+    if zoom:
+        return zoom
+    if zoom is False or not new or length <= LONGEST:
+        return 0, length
+    sums = np.convolve(np.abs(heights).sum(axis=0), np.ones(SHOWN), mode="valid")
+    first = int(sums.argmax())
+    return first, first + SHOWN
+
+
+def show_part(ax: Axes, offset: int, shown: tuple[int, int], length: int) -> str:
+    """Zoom to the positions ``shown``, of so many; the label of their axis, which says so."""
+    first, stop = shown
+    if stop - first == length:
+        return "position"
+    ax.set_xlim(offset + first - 0.5, offset + stop - 0.5)
+    return f"position ({stop - first:,} of {length:,})"
 
 
 def size_in_inches(ax: Axes) -> tuple[float, float]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from yuzu.plot.checks import as_matrix, check_alphabet, check_axes, check_start, require_matplotlib
-from yuzu.plot.layout import new_axes, show_positions, width_for
+from yuzu.plot.checks import as_matrix, check_alphabet, check_axes, check_offset, require_matplotlib
+from yuzu.plot.layout import new_axes, show_part, show_positions, shown_positions, width_for
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,10 +36,12 @@ def plot_logo(
     *,
     alphabet: str | None = None,
     colors: dict[str, str] | None = None,
-    start: int = 0,
+    offset: int = 0,
     ylim: tuple[float, float] | None = None,
     title: str | None = None,
     ylabel: str | None = "attribution",
+    zoom: tuple[int, int] | bool | None = None,
+    start: int | None = None,
 ) -> Axes:
     """Draw an attribution as a sequence logo.
 
@@ -47,9 +49,9 @@ def plot_logo(
     line, negative ones hang from it upside down, and several at one position are stacked with the largest furthest
     from zero.
 
-    While a position is narrower than 4 pixels, as in a picture of 2,000 positions, bars in the letters' colours stand
-    for the letters. They become letters where one zooms in (``ax.set_xlim(900, 1000)``); PDF and SVG always hold
-    letters.
+    A long sequence is shown where its scores are largest: see ``zoom``. While a position is narrower than 4 pixels, as
+    in a picture of all of 2,000 positions, bars in the letters' colours stand for the letters. They become letters
+    where one zooms in (``ax.set_xlim(900, 1000)``); PDF and SVG always hold letters.
 
     Parameters
     ----------
@@ -61,12 +63,15 @@ def plot_logo(
         The characters in the order of the rows. Default: `ACGT` for C = 4, `ACDEFGHIKLMNPQRSTVWY` for C = 20.
     colors : dict, optional
         From character to a matplotlib colour; overrides the default colours of the letters it names.
-    start : int
-        The coordinate of the first position on the x-axis. Default: 0.
+    offset : int
+        The coordinate of the first position on the x-axis. Default: 0. `start` is its older name.
     ylim : tuple of two floats, optional
         The limits of the y-axis, to share them between plots. Default: what the letters need.
     title, ylabel : str, optional
         The title and the label of the y-axis. Defaults: none and "attribution".
+    zoom : tuple of two ints, False or None
+        The positions to show, first and stop, counted from 0. False shows all. Default None: all, but of more than 200
+        positions in a new figure the 150 with the largest scores; ``ax.set_xlim`` shows others.
 
     Returns
     -------
@@ -79,7 +84,8 @@ def plot_logo(
         If matplotlib is not installed.
     ValueError
         If `attribution` has the wrong shape or holds NaN or infinity, if `alphabet` is needed and missing or does not
-        fit C, if `start` is no integer, or if `ax` is not one axes. (A `YuzuError`.)
+        fit C, if `offset` is no integer, if `zoom` is no part of the sequence, or if `ax` is not one axes. (A
+        `YuzuError`.)
 
     Examples
     --------
@@ -93,12 +99,13 @@ def plot_logo(
     check_axes(ax)
     heights = as_matrix("attribution", attribution)
     letters = check_alphabet(alphabet, len(heights))
-    start = check_start(start)
+    offset = check_offset(offset, start)
+    shown = shown_positions(heights, zoom, ax is None)
     if ax is None:
-        ax = new_axes(width_for(heights.shape[1]), 1.9)
-    draw_logo(ax, heights, letters, colors, start, ylim)
+        ax = new_axes(width_for(shown[1] - shown[0]), 1.9)
+    draw_logo(ax, heights, letters, colors, offset, ylim)
     ax.set_ylabel(ylabel or "")
-    ax.set_xlabel("position")
+    ax.set_xlabel(show_part(ax, offset, shown, heights.shape[1]))
     if title is not None:
         ax.set_title(title)
     return ax

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from yuzu.errors import YuzuError
-from yuzu.plot.checks import as_array, check_axes, check_choice, check_positive, check_start, require_matplotlib
+from yuzu.plot.checks import as_array, check_axes, check_choice, check_offset, check_positive, require_matplotlib
 from yuzu.plot.heatmap import diverging, draw_map
 from yuzu.plot.layout import add_bar, new_axes, width_for
 
@@ -48,12 +48,13 @@ def plot_tracks(
     cluster: bool = True,
     reduce: str = "mean_effect",
     scale: str = "shared",
-    start: int = 0,
+    offset: int = 0,
     vmax: float | None = None,
     cmap: str | Colormap | None = None,
     colorbar: bool = True,
     title: str | None = None,
     label: str | None = None,
+    start: int | None = None,
 ) -> TracksAxes:
     """Draw the scores of many outputs as a map with a row for each track and a column for each position.
 
@@ -82,8 +83,8 @@ def plot_tracks(
     scale : str
         "shared", the default: the colours mean the same in all tracks. "track": each track is divided by its largest
         absolute value, so that weak ones are seen too.
-    start : int
-        The coordinate of the first position on the x-axis. Default: 0.
+    offset : int
+        The coordinate of the first position on the x-axis. Default: 0. `start` is its older name.
     vmax : float, optional
         The value of the darkest colour. The scale goes from `-vmax` to `vmax`, or from 0 if no value is negative.
         Default: the largest absolute value.
@@ -106,7 +107,7 @@ def plot_tracks(
         If matplotlib is not installed.
     ValueError
         If `scores` has the wrong shape or holds NaN or infinity, if there is not one label a track, if `reduce` or
-        `scale` is not one of those named, if `vmax` is not positive, if `start` is no integer, or if `ax` is not one
+        `scale` is not one of those named, if `vmax` is not positive, if `offset` is no integer, or if `ax` is not one
         axes. (A `YuzuError`.)
 
     Examples
@@ -123,7 +124,7 @@ def plot_tracks(
     check_choice("reduce", reduce, tuple(REDUCTIONS))
     check_choice("scale", scale, ("shared", "track"))
     check_positive("vmax", vmax)
-    start = check_start(start)
+    offset = check_offset(offset, start)
     array = as_array("scores", scores)
     values = _reduced(array, reduce)
     names = _check_labels(labels, len(values))
@@ -142,7 +143,7 @@ def plot_tracks(
     signed = bool(values.min() < 0)
     if cmap is None and not signed:
         cmap = _upper_half(diverging())
-    draw_map(ax, bar, values[order], start, (-limit if signed else 0.0, limit), cmap, label)
+    draw_map(ax, bar, values[order], offset, (-limit if signed else 0.0, limit), cmap, label)
     _label_rows(ax, [names[track] for track in order])
     if title is not None:
         ax.set_title(title)

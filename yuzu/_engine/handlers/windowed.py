@@ -72,3 +72,21 @@ class Windowed(Reading):
 
     def detail(self) -> str:
         return f"kernel {self.geometry.kernel}"
+
+
+class Linear(Windowed):
+    """A filter or other linear operation of one's own along positions: it takes differences as it takes values, so the
+    reference is not read, and no digits are lost.
+
+    The parameters are those of `Windowed`. ``function`` must be linear, without an offset, and the operation must take
+    positions outside of the sequence for 0.
+    """
+
+    reads_reference = False
+
+    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+        (change,), (layout,) = changes, self.source_layouts
+        assert change is not None and change.window is not None and window is not None
+        read = window.cached(("read", self.node.index), lambda: self.geometry.read_by(window))
+        rows = self.function(layout.natural(rewindow(change.tensor, change.window, read).flatten(0, 1)))
+        return self.layout.position_first(rows).unflatten(0, change.tensor.shape[:2])
