@@ -420,7 +420,9 @@ def norm_cases() -> None:
     case("rms norm", fn(lambda m, x: m.norm(x.transpose(1, 2)), norm=lambda: nn.RMSNorm(CHANNELS)))
     case("group norm", lambda: nn.GroupNorm(2, CHANNELS))
     case("instance norm", lambda: nn.InstanceNorm1d(CHANNELS, affine=True))
-    case("instance norm with statistics", lambda: nn.InstanceNorm1d(CHANNELS, track_running_stats=True), instance_norm="naive")
+    case("instance norm with statistics", lambda: nn.InstanceNorm1d(CHANNELS, track_running_stats=True))
+    case("instance norm 2d with statistics", fn(lambda m, x: m.norm(x.unsqueeze(2)), norm=lambda: nn.InstanceNorm2d(CHANNELS, track_running_stats=True)))
+    case("instance norm with statistics and weights", lambda: nn.InstanceNorm1d(CHANNELS, affine=True, track_running_stats=True))
     case("local response norm", lambda: nn.LocalResponseNorm(3), avg_pool2d="whole values", mul="merge|whole values", add="merge|whole values",
          pow="whole values", div="whole values")  # fmt: skip
     case("softmax over channels", lambda: nn.Softmax(1))
@@ -776,13 +778,11 @@ def dense_cases() -> None:
     for causal in (False, True):
         case(f"scaled dot product, causal {causal}", fn(lambda x, c=causal: (lambda y: F.scaled_dot_product_attention(y, y, y, is_causal=c))(
             x.transpose(1, 2).unflatten(2, (2, 3)).transpose(1, 2))))  # fmt: skip
-    # PyTorch's own puts the batch on the second axis, from where on it runs naively
-    case("multihead", lambda: SelfAttention(), any="naive")
-    case("multihead by a mask", lambda: SelfAttention(torch.ones(10, 10).triu(1).bool()), only_double=True, any="naive")
-    case("encoder layer", fn(lambda m, x: m.layer(x.transpose(1, 2)), layer=lambda: nn.TransformerEncoderLayer(CHANNELS, 2, 8, batch_first=True)),
-         any="naive")  # fmt: skip
+    case("multihead", lambda: SelfAttention())
+    case("multihead by a mask", lambda: SelfAttention(torch.ones(10, 10).triu(1).bool()), only_double=True)
+    case("encoder layer", fn(lambda m, x: m.layer(x.transpose(1, 2)), layer=lambda: nn.TransformerEncoderLayer(CHANNELS, 2, 8, batch_first=True)))
     case("attention by hand", lambda: HandAttention(), matmul="whole values")
-    case("attention by hand, batch in the middle", lambda: HandAttention(batch_first=False), any="naive")
+    case("attention by hand, batch in the middle", lambda: HandAttention(batch_first=False), matmul="whole values")
     case("lstm", fn(lambda m, x: m.rnn(x.transpose(1, 2))[0], rnn=lambda: nn.LSTM(CHANNELS, 3, batch_first=True, bidirectional=True)),
          only_double=True, lstm="naive", getitem="naive", transpose="view")  # fmt: skip
     case("gru", fn(lambda m, x: m.rnn(x.transpose(1, 2))[0].mean(1), rnn=lambda: nn.GRU(CHANNELS, 3, batch_first=True)),

@@ -21,15 +21,17 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from yuzu._engine.batch_first import batch_first
 from yuzu._engine.batch_parts import take_batch_apart
 from yuzu._engine.batch_size import Shapes, find_batch_size
+from yuzu._engine.encoders import make_traceable
 from yuzu._engine.gate import tracing
-from yuzu._engine.graph import Graph, Node, Ref
+from yuzu._engine.graph import Graph, Node, Ref, refs_of
 from yuzu._engine.handlers import BUILT_IN
 from yuzu._engine.model_copy import evaluation_copy, held_tensors
 from yuzu._engine.reorder import pools_first
 from yuzu._engine.separate import separate_joined
-from yuzu._engine.simplify import COPIES, END, simplify
+from yuzu._engine.simplify import COPIES, END, simplify, without_unread
 
 # Results of these depend on their first argument's shape alone.
 SHAPE_ONLY = {
@@ -41,6 +43,7 @@ SHAPE_ONLY = {
     "aten.new_full",
     "aten.sym_size",
 }
+MADE_LIKE = ("aten.new_zeros", "aten.new_ones", "aten.new_full", "aten.new_empty")
 # What these return is drawn anew at each call: no two runs agree, so there is nothing to be exact about.
 RANDOM = {
     "aten.rand",
@@ -96,6 +99,7 @@ def _capture(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Graph:
+    make_traceable(twin)
     X = torch.zeros(EXAMPLE_BATCH, *shape, dtype=dtype, device=device)
     X[:, 0] = 1
     try:
@@ -293,8 +297,10 @@ def _exported(
                 raise CaptureError("forward takes batches apart, of which larger ones have more pieces")
         else:
             raise CaptureError(f"the exported model has a node {fx.op} {fx.target}")
-        # of the second argument of type_as only the type matters
-        read = [nodes[i] for i in (node.inputs[:1] if node.op == "aten.type_as" else node.inputs)]
+        _forget_rows(node, nodes)
+        # of the second argument of type_as only the type matters, as of the first of new_zeros
+        ignored = {"aten.type_as": slice(1), **dict.fromkeys(MADE_LIKE, slice(1, None))}.get(node.op, slice(None))
+        read = [nodes[i] for i in refs_of((node.args[ignored], node.kwargs))]
         node.mutated = node.kind == "sequence" or (node.op not in SHAPE_ONLY and any(n.mutated for n in read))
         node.batched = node.kind in ("sequence", "extra") or any(n.batched for n in read)
         index[fx] = node.index
@@ -304,9 +310,25 @@ def _exported(
         raise CaptureError("the model does not take the sequence as its first argument")
     leaves = [index[o] if isinstance(o, torch.fx.Node) else (o,) for o in output]
     spec = program.call_spec.out_spec
-    nodes, leaves = take_batch_apart(*simplify(nodes, leaves))
+    nodes, leaves, _ = batch_first(*simplify(nodes, leaves))
+    nodes, leaves = take_batch_apart(*without_unread(nodes, leaves))
     nodes, leaves = separate_joined(*pools_first(nodes, leaves))
     return Graph(nodes, leaves, lambda values: pytree.tree_unflatten(values, spec), str(spec), road)
+
+
+def _forget_rows(node: Node, nodes: list[Node]) -> None:
+    """Make what has the shape of one row, such as ``zeros_like(x[:1])``, from its sizes: no batch is in it."""
+    made = {"aten.zeros_like": "zeros", "aten.ones_like": "ones", "aten.full_like": "full"}.get(node.op)
+    if made is None or not node.shape or any(size is None or size < 0 for size in node.shape):
+        return
+    like = source = nodes[node.args[0].index]
+    while like.op in ("aten.select", "aten.slice") and like.batched:
+        like = nodes[like.args[0].index]
+    if like is source:
+        return
+    node.op, node.target = f"aten.new_{made}", getattr(torch.ops.aten, f"new_{made}").default
+    node.args = (Ref(like.index), list(node.shape), *node.args[1:])
+    node.kwargs = {key: value for key, value in node.kwargs.items() if key != "memory_format"}
 
 
 def _takes_rows(node: Node, nodes: list[Node]) -> bool:

@@ -42,6 +42,11 @@ class First:
         return f"{self.target}[0]"
 
 
+def as_complex(x: torch.Tensor) -> torch.Tensor:
+    """Pairs of numbers as complex ones, wherever they lie in memory."""
+    return torch.view_as_complex(x.contiguous())
+
+
 def simplify(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[Any]]:
     """The simplified nodes, renumbered, and the outputs' new indices."""
     nodes = [dataclasses.replace(node) for node in nodes]
@@ -58,6 +63,10 @@ def simplify(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[An
         node.kwargs = map_refs(node.kwargs, lambda ref: Ref(same[ref.index]))
         if node.op in ("aten.view", "aten._unsafe_view"):
             node.target = aten.reshape.default  # without the copies before it, a view may have to copy
+        if node.op == "aten.instance_norm" and node.argument(5, "use_input_stats", True) is False:
+            node.op, node.target = "aten.batch_norm", aten.batch_norm.default  # with the same arguments
+        if node.op == "aten.view_as_complex":
+            node.target = as_complex
         if node.op == "aten.squeeze":
             _keep_batch_axis(node, nodes)
         if _is_copy(node, nodes):

@@ -20,7 +20,7 @@ from yuzu._engine.graph import Ref
 from yuzu._engine.handlers import onednn_products
 from yuzu._engine.handlers.affine import Linear
 from yuzu._engine.handlers.contract import Rule, View, handles
-from yuzu._engine.handlers.elementwise import Local, OnRows
+from yuzu._engine.handlers.elementwise import Local, OnRows, common_layout
 from yuzu._engine.handlers.lowered_products import add_product, lowered, lowered_matrix, product
 from yuzu._engine.handlers.vanishing import count_all, is_zero, nonzero
 from yuzu._engine.window import Window
@@ -308,6 +308,8 @@ def matrix_product(view: View) -> Rule | str:
     ranks = [len(view.source(ref).shape or ()) for ref in (left, right)]
     if view.mutated(left) and view.layout(right) == CONSTANT and ranks[1] == 2 and ranks[0] >= 2:
         return _by_matrix(view, left, right.index, transposed=False)
+    if view.mutated(left) and view.layout(right) == CONSTANT and node.op != "aten.addmm" and ranks[0] == view.rank > 2:
+        return _by_matrices(view, left, right)
     for ref, rank in ((left, ranks[0]), (right, ranks[1])):
         batched = view.layout(ref) != CONSTANT
         if (
@@ -316,9 +318,32 @@ def matrix_product(view: View) -> Rule | str:
             and not (ref is left and rank == 2 and view.layout(right) == CONSTANT)
         ):
             return "the batch is not the first axis of both operands"
-        if not batched and rank >= view.rank and rank > 2:
+        if not batched and rank >= view.rank and rank > 2 and view.shape_of(ref)[0] != 1:
             return "a constant operand has as many axes as the result"
     return OnRows(view, widens=False)
+
+
+def _by_matrices(view: View, left: Ref, right: Ref) -> Rule | str:
+    """By a constant matrix for each head or group: on windows unless positions are summed over, or have matrices of
+    their own.
+    """
+    sizes = view.shape_of(right)
+    matrices = (*[1] * (view.rank - len(sizes)), *sizes)
+    if matrices[0] != 1:
+        return "a constant operand has as many axes as the result"
+    layout, node = view.layout(left), view.node
+    along = layout.axis == view.rank - 2 or (layout.axis < view.rank - 2 and matrices[layout.axis] == 1)
+    if layout.kind != "windows" or layout.composite or not along:
+        layout = ROWS
+    if not node.floating or view.source(left).dtype != node.dtype:
+        return OnRows(view, widens=False)
+    return Linear(view, layout, "dense")
+
+
+@handles("aten.baddbmm")
+def product_and_sum(view: View) -> Rule | str:
+    found = common_layout(view)
+    return found if isinstance(found, str) else OnRows(view, widens=False)
 
 
 @handles("aten.einsum")

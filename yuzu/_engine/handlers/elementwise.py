@@ -373,19 +373,15 @@ def prelu(view: View) -> Rule | str:
 def row_by_row(view: View) -> Rule | str:
     """Operations that mix positions but never rows of the batch."""
     node = view.node
-    if node.op == "aten.instance_norm" and not node.argument(5, "use_input_stats", True):
-        return "instance normalisation uses running statistics"
     if node.op == "aten.roll":
         axes = node.argument(2, "dims", [])
         if not axes or 0 in axes_of(axes, view.rank):
             return "it moves rows of the batch"
-    if any(
-        view.layout(ref) == CONSTANT and (view.source(ref).shape or ()) and ref != node.args[0]
-        for ref in view.tensors()
-    ):
-        if node.op == "aten.scaled_dot_product_attention":
-            return "an operand of the attention has no batch axis"
-    return OnRows(view, widens=node.op != "aten.scaled_dot_product_attention")
+    if node.op == "aten.scaled_dot_product_attention":
+        if isinstance(found := common_layout(view), str):
+            return found
+        return OnRows(view, widens=False)
+    return OnRows(view)
 
 
 def _along(view: View, axes: list[int]) -> Rule | str:

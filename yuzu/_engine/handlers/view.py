@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
+from yuzu._engine.batch_first import order_of
 from yuzu._engine.delta import ROWS, Change, Layout, rewindow
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles
-from yuzu._engine.handlers.elementwise import OnRows, pointwise, rewindowed
+from yuzu._engine.handlers.elementwise import Local, OnRows, pointwise, rewindowed
 from yuzu._engine.window import Geometry, Integers, Window
 
 if TYPE_CHECKING:
@@ -64,18 +65,7 @@ def _target(view: View) -> tuple[int | None, ...]:
 
 @handles("aten.permute", "aten.transpose", "aten.movedim", "aten.swapaxes")
 def permute(view: View) -> Rule | str:
-    node, rank = view.node, view.rank
-    if node.op == "aten.permute":
-        order = [a % rank for a in node.args[1]]
-    elif node.op in ("aten.transpose", "aten.swapaxes"):
-        order = list(range(rank))
-        a, b = node.args[1] % rank, node.args[2] % rank
-        order[a], order[b] = order[b], order[a]
-    else:
-        given = [[a] if isinstance(a, int) else list(a) for a in node.args[1:3]]
-        places = dict(zip((a % rank for a in given[1]), (a % rank for a in given[0]), strict=True))
-        others = iter(a for a in range(rank) if a not in places.values())
-        order = [places[a] if a in places else next(others) for a in range(rank)]
+    node, order = view.node, order_of(view.node)
     if order[0] != 0:
         return "it moves the batch axis"
     layout = view.layout(node.args[0])
@@ -359,6 +349,15 @@ def flip(view: View) -> Rule | str:
     if layout.axis not in axes:
         return Rearranged(view, layout, lambda rows: rows.flip(axes))
     return Mirrored(view, layout, [a for a in axes if a != layout.axis])
+
+
+@handles("aten.view_as_complex", "aten.view_as_real")
+def pairs(view: View) -> Rule | str:
+    """Complex numbers are carried as values."""
+    layout = view.layout(view.node.args[0])
+    if not view.node.mutated or layout.kind != "windows" or layout.composite or layout.axis >= view.rank:
+        return OnRows(view, widens=False)
+    return Local(view, layout, broadcast=False, widens=False)
 
 
 @handles("aten.to", "aten._to_copy", "aten.type_as")
