@@ -165,10 +165,12 @@ class Scores:
         self._begin = 0
         self._size = 0
         self._reference: list[torch.Tensor] = []
+        self._doubtful: torch.Tensor | None = None
 
     def begin(self, first: int, reference: list[torch.Tensor]) -> None:
         """Start a batch of sequences with their reference outputs (after ``func`` and ``target``)."""
         self._reference, self._begin, self._size = reference, first, reference[0].shape[0]
+        self._doubtful = None
         device = reference[0].device
         shapes: list[tuple[int, ...]] = [()] if self.output == "l2" else [tuple(r.shape[1:]) for r in reference]
         results = self._results = self._whole.of_state(self._state, shapes)
@@ -207,6 +209,24 @@ class Scores:
         for result, value in zip(self._batch, values, strict=True):
             if value is not None:
                 result[index] = (value if written is not None else value[:, 0]).to(self.dtype)
+
+    def doubt(self, sequence: np.ndarray, slot: np.ndarray, doubtful: torch.Tensor) -> None:
+        """Note ``(S, A)`` mutants of a chunk as better run naively."""
+        device = self._reference[0].device
+        if self._doubtful is None:
+            self._doubtful = torch.zeros(self._size, self.shape[-1], dtype=torch.bool, device=device)
+        index = on_device(sequence, device), on_device(slot, device)
+        self._doubtful[index] |= doubtful.any(1)
+
+    def to_run_naively(self) -> np.ndarray | None:
+        """``(B, L')`` or ``(B, R)``: at which places of the batch anything is `not_finite` or in doubt; None where
+        nothing is.
+        """
+        found = self.not_finite()
+        if self._doubtful is None or not bool(self._doubtful.any()):
+            return found
+        doubtful = self._doubtful.cpu().numpy()
+        return doubtful if found is None else found | doubtful
 
     def not_finite(self) -> np.ndarray | None:
         """``(B, L')`` or ``(B, R)``: at which places of the batch anything that was scored is not finite although the

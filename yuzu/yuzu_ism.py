@@ -303,8 +303,7 @@ class _Job:
             run.seconds = [0.0] * len(plan.graph.nodes)
         leaves = []
         for score, reference in zip(scores, references, strict=True):
-            outputs = [reference.values[o] if isinstance(o, int) else o[0] for o in plan.graph.outputs]
-            leaves.append(self.selection.leaves(plan.graph.rebuild(outputs)))
+            leaves.append(self.leaves(plan.graph, reference))
             self.selection.check(leaves[-1], len(X))
             score.begin(first, leaves[-1])
         reachable, regular = plan.reach(self.mutations.positions, self.mutations.width)
@@ -312,10 +311,12 @@ class _Job:
         for group in self.mutations.groups(letters, reachable):
             parts = batches(group, self.sites_at_once, together, across=device.type != "cpu")
             self.write(parts, run, references, leaves, scores, x, letters_there)
-        for reference, leaf, score in zip(references, leaves, scores, strict=True):
-            places = score.not_finite()
+        for extra, score in zip(extras, scores, strict=True):
+            places = score.to_run_naively()
             if places is not None:
                 naively, rows = self.naively(run), self.bound.mutants_at_once(self.mutations)
+                reference = naively.set_reference(x, extra)  # whose rounding is that of its mutants
+                leaf = self.leaves(plan.graph, reference)
                 for group in self.mutations.groups(letters):
                     parts = batches(group.part(places[group.sequence, group.slot]), max(rows // group.edits, 1))
                     self.write(parts, naively, [reference], [leaf], [score], x, letters_there)
@@ -324,6 +325,11 @@ class _Job:
             kept = [run.seconds[n.index] for n in plan.graph.nodes if n.mutated and n.kind == "call"]
             self.timings[0].append(kept)
             self.timings[1].append([None] * len(kept))
+
+    def leaves(self, graph: Graph, reference: Reference) -> list[torch.Tensor]:
+        """What is scored of the outputs of the reference sequences."""
+        outputs = [reference.values[o] if isinstance(o, int) else o[0] for o in graph.outputs]
+        return self.selection.leaves(graph.rebuild(outputs))
 
     def write(
         self,
@@ -341,13 +347,17 @@ class _Job:
             for i, changes in enumerate(run.chunk_for_each(sites, references)):
                 found = outputs_to_score(run, changes, self.selection, leaves[i], self.output)
                 scores[i].write(part.sequence, part.slot, written, found)
+                if run.doubtful is not None:
+                    scores[i].doubt(part.sequence, part.slot, run.doubtful)
 
     def naively(self, run: Run) -> Run:
         """What runs every operation on whole mutants. Where a mutant's values are infinite and the reference's are not,
-        products of differences may spoil more than naive ISM does: the zeros in them become NaN.
+        products of differences may spoil more than naive ISM does: the zeros in them become NaN. Where all terms of a
+        mutant's value nearly vanish, the reference's rounding is much beside it.
         """
         nodes = [n.index for n in run.plan.graph.nodes if n.kind == "call" and n.mutated]
-        naively = run.of_plan(self.bound.plan_without(nodes, "its value is infinite in some mutants"))
+        reason = "its value is infinite, or nearly vanishes, in some mutants"
+        naively = run.of_plan(self.bound.plan_without(nodes, reason))
         naively.seconds = run.seconds
         return naively
 

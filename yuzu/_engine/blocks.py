@@ -96,6 +96,8 @@ def _adds_one(plan: Plan, total: Sum, inside: list[int]) -> bool:
     """Whether a sum adds one other tensor of the same shape to what is inside."""
     others = [s for s in total.sources if s not in inside]
     shape = total.node.shape
+    if total.node.index in plan.widened.run:
+        return False
     if len(total.sources) != 2 or len(others) != 1 or any(f != 1 for f in total.factors.values()):
         return False
     return plan.graph.nodes[others[0]].shape == shape and plan.layouts[others[0]] == total.layout

@@ -32,6 +32,7 @@ from yuzu._engine.handlers.pool import MaximumPool
 from yuzu._engine.plan import Plan
 from yuzu._engine.precision import fastest_products
 from yuzu._engine.run import Run, Sites
+from yuzu._engine.widening import may_widen
 from yuzu._engine.window import Window
 
 # bytes of the largest change of a chunk; the search for its size begins at twice as many
@@ -86,6 +87,7 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
     windows = plan.windows(np.unique(places[[0, len(places) // 2, -1]]), width)
     largest, standing, reference, tables, weights = n_choices * width, 0, 0, 0, 0
     blocks = 4
+    widened = plan.widened.run if itemsize == 4 and may_widen(plan.precision, "cpu") else frozenset[int]()
     for node in plan.graph.nodes:
         if node.shape is None or not node.batched:
             continue
@@ -124,9 +126,13 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
             blocks, tables = max(blocks, 7 + 2 * more), tables + 2 * whole
         elif isinstance(rule, OverPositions):
             weights += 2 * math.prod(plan.graph.nodes[rule.weight].shape or ())  # type: ignore[arg-type]
+        if node.index in widened:  # it, what it reads and the references of both
+            blocks = max(blocks, 7 + 2 * (len(rule.sources) - 1 if rule is not None else 0))
+            read = [plan.graph.nodes[i].shape or () for i in (node.index, *(rule.sources if rule is not None else ()))]
+            tables += 2 * sum(math.prod(s for s in shape if s is not None and s > 0) for shape in read)
         largest = max(largest, size)
         if plan.readers[node.index] > 1:
-            standing += size
+            standing += 2 * size if node.index in widened else size
     block = largest * edits * itemsize
     site = blocks * block + standing * edits * itemsize
     return Memory(site, (3 * reference + tables) * itemsize, weights * itemsize, block)

@@ -21,8 +21,9 @@ from yuzu._engine.handlers.formulas import Rectifier
 from yuzu._engine.handlers.fused import Block
 from yuzu._engine.handlers.unmutated import gives_rows
 from yuzu._engine.sharing import Sharing, find_sharing
-from yuzu._engine.steadiness import find_settling, find_steady
+from yuzu._engine.steadiness import find_fading, find_settling, find_steady
 from yuzu._engine.stretches import take_over_stretches
+from yuzu._engine.widening import Widened, find_widened
 from yuzu._engine.window import Window
 
 WINDOWS_BYTES = 64 << 20  # of remembered windows and their index tables: what a sequence's chunks need, not what all do
@@ -78,6 +79,8 @@ class Plan:
         The positions of each windowed node that the output depends on.
     steady: list of bool
         Whether a small error in a node's change leaves small errors in all outputs.
+    widened: Widened
+        What is run in float64 where the device has it.
     reads: list of list of int
         The nodes that each node reads as it is run.
     consumers: list of list of int
@@ -88,6 +91,8 @@ class Plan:
         What may run as one on a GPU, by each of its nodes.
     kernels: bool
         Whether kernels of our own may be used where a device runs them.
+    may_fade: bool
+        Whether anything multiplies with weights whose terms may nearly vanish where that shows.
     one_by_one: bool
         Whether what no mutation reaches may depend on the other sequences of a batch, as naive ISM's never does: their
         references must not be run together.
@@ -102,6 +107,7 @@ class Plan:
     consumers: list[list[int]] = field(init=False)
     readers: list[int] = field(init=False)
     steady: list[bool] = field(init=False)
+    widened: Widened = field(init=False)
     block_of: dict[int, Block] = field(init=False)
     one_by_one: bool = field(init=False)
     precision: str = "highest"
@@ -109,6 +115,7 @@ class Plan:
     naive: dict[int, str] = field(default_factory=dict)
     needed: list[tuple[int, int]] = field(default_factory=list)
     kernels: bool = True
+    may_fade: bool = False
 
     def __post_init__(self) -> None:
         nodes = self.graph.nodes
@@ -130,6 +137,11 @@ class Plan:
         self.steady = find_steady(self)
         for settling in find_settling(self):
             settling.settles = settling.reads_reference = True
+        self.widened = find_widened(self)
+        for i in find_fading(self, lambda _: True):
+            rule = self.rules[i]
+            assert rule is not None
+            self.may_fade = rule.reads_reference = True
         self._absorb_factors()
         for rule in self.rules:
             if isinstance(rule, Convolution):
@@ -231,7 +243,7 @@ class Plan:
         for rule in self.rules:
             if not isinstance(rule, Scaled) or rule.per_channel is None or len(rule.sources) != 1:
                 continue
-            if not self.readers[rule.node.index]:
+            if not self.readers[rule.node.index] or rule.node.index in self.widened.run:
                 continue
             index = rule.node.index
             source = rule.sources[0]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections.abc import Callable, Collection, Container, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,17 @@ from yuzu._engine.handlers.fused import Block
 from yuzu._engine.handlers.kernels import KernelError
 from yuzu._engine.plan import Plan
 from yuzu._engine.precision import fastest_products, products
+from yuzu._engine.steadiness import adds_constants, constants_of, find_fading
+from yuzu._engine.widening import Widened, may_widen
 from yuzu._engine.window import Window
 from yuzu.errors import warn_user
 
 # References too large to take differences from. Not measured: from there on numbers of float32 are 1 apart, those of
 # float64 1e-4, so little or nothing is left of an ordinary mutant value beside them.
 LARGEST_REFERENCE, LARGEST_IN_FLOAT64 = 1e7, 1e12
+# Of the reference's terms, below which a mutant's result has lost two digits to the reference's rounding; and of the
+# reference's result, below which constants that are added do not make up for that.
+FADED, LITTLE = 1 / 16, 1 / 50
 
 
 class Derived:
@@ -97,6 +104,11 @@ def keep_freed_memory() -> None:
     np.empty((32 << 20) - (1 << 16), dtype=np.uint8)
 
 
+def _size(tensor: torch.Tensor) -> torch.Tensor:
+    """Root of the mean square."""
+    return torch.linalg.vector_norm(tensor.float()) / math.sqrt(max(tensor.numel(), 1))
+
+
 @dataclass
 class Sites:
     """The edits of one chunk: ``S`` sites with ``A`` edits each.
@@ -127,12 +139,31 @@ class Sites:
         return int(self.sequence[0]) if self.sequence[0] == self.sequence[-1] else None
 
 
+class WidenedValues:
+    """Values in float64: those that were computed so, and others widened when they are first asked for."""
+
+    def __init__(self, values: list[Any], computed: dict[int, Any]) -> None:
+        self._values, self.computed = values, computed
+        self._widened: dict[int, Any] = {}
+
+    def __getitem__(self, index: int) -> Any:
+        if index in self.computed:
+            return self.computed[index]
+        if index not in self._widened:
+            value = self._values[index]
+            narrow = isinstance(value, torch.Tensor) and value.dtype == torch.float32
+            self._widened[index] = value.double() if narrow else value
+        return self._widened[index]
+
+
 @dataclass
 class Reference:
     """Every node's value for a batch of reference sequences."""
 
-    values: list[Any]
+    values: list[Any] | WidenedValues
     batch: int
+    wide: Reference | None = None  # the same in float64, for what is run in it
+    fading: frozenset[int] = frozenset()  # the nodes whose terms are watched: see `find_fading`
     _position_first: dict[Any, torch.Tensor] = field(default_factory=dict)
 
     def position_first(self, index: int, layout: Layout) -> torch.Tensor:
@@ -167,6 +198,7 @@ class Run:
     def __init__(self, plan: Plan, weights: Weights, derived: Derived, device: torch.device) -> None:
         self.plan, self.weights, self.device = plan, weights, device
         self.precision = plan.precision
+        self.widened = plan.widened if may_widen(plan.precision, device.type) else Widened()
         self._derived = derived
         self._checked: dict[Any, Any] = {}
         self.reference: Reference
@@ -177,6 +209,7 @@ class Run:
         self.seconds: list[float] | None = None
         self.at: Node | None = None  # the node being run, to name it when it raises
         self.once = False  # for a single chunk of few sites: nothing large is laid out for others
+        self.doubtful: torch.Tensor | None = None  # (S, A): which mutants of the chunk naive ISM may know better
         self.keep_all = False  # keep every change to the end, to compare them
 
     def of_plan(self, plan: Plan) -> Run:
@@ -194,21 +227,41 @@ class Run:
         is run.
         """
         with products("highest", self.device):
-            self.reference = Reference(self._values(X, args, like), X.shape[0])
+            self.reference = self._made_reference(X, args, like)
         return self.reference
 
-    def _values(self, X: torch.Tensor, args: Sequence[torch.Tensor], like: Reference | None) -> list[Any]:
+    def _made_reference(self, X: torch.Tensor, args: Sequence[torch.Tensor], like: Reference | None) -> Reference:
         values: list[Any] = []
+        wide = WidenedValues(values, {})
+        run_wide = self.widened.run | self.widened.precise if X.dtype == torch.float32 else frozenset[int]()
         for node in self.plan.graph.nodes:
-            if like is not None and node.index not in self.plan.sharing.values:
-                values.append(like.values[node.index])
+            i = node.index
+            if like is not None and i not in self.plan.sharing.values:
+                values.append(like.values[i])
+                if like.wide is not None and i in run_wide:
+                    wide.computed[i] = like.wide.values[i]
             elif node.kind != "call":
                 values.append(self.leaf(node, X, args))
             else:
-                rule = self.plan.rules[node.index]
-                value_of = values.__getitem__
-                values.append(rule.reference(value_of, self.device) if rule else evaluate(node, value_of, self.device))
-        return values
+                rule = self.plan.rules[i]
+                value_of = wide.__getitem__ if i in run_wide else values.__getitem__
+                value = rule.reference(value_of, self.device) if rule else evaluate(node, value_of, self.device)
+                if i in run_wide:
+                    wide.computed[i], value = value, value.to(node.dtype)
+                values.append(value)
+        made = Reference(values, X.shape[0], Reference(wide, X.shape[0]) if run_wide else None)
+        if self.plan.may_fade:
+            made.fading = self._find_fading(values) - (self.widened.kept if run_wide else frozenset())
+        return made
+
+    def _find_fading(self, values: list[Any]) -> frozenset[int]:
+        """What is to be watched with the constants that the model adds at the moment."""
+        nodes = self.plan.graph.nodes
+        adding = [n.index for n in nodes if n.mutated and adds_constants(n) and values[n.index].numel()]
+        sizes = [[_size(t) for t in (constants_of(nodes[i], values.__getitem__), values[i])] for i in adding]
+        found = torch.stack([torch.stack(pair) for pair in sizes]).tolist() if sizes else []
+        little = {i for i, (added, whole) in zip(adding, found, strict=True) if added <= LITTLE * whole}
+        return find_fading(self.plan, little.__contains__)
 
     def leaf(self, node: Node, X: torch.Tensor, args: Sequence[torch.Tensor]) -> Any:
         if node.kind == "sequence":
@@ -315,9 +368,12 @@ class Run:
             return change.tensor
         if change is not None and change.mutant:
             return self.whole(index, change).flatten(0, 1)
-        base = self.of_sites(self.value(index))
+        edits, value = self.sites.difference.shape[:2], self.value(index)
+        if change is not None and self.reference.wide is not None and index in self.widened.precise:
+            exact = self.of_sites(self.reference.wide.values[index]) + self.whole(index, change)
+            return (exact if wide else exact.to(value.dtype)).flatten(0, 1)
+        base = self.of_sites(value)
         base = base.double() if wide and base.dtype == torch.float32 else base
-        edits = self.sites.difference.shape[:2]
         if change is None:
             return base.expand(*edits, *base.shape[2:]).flatten(0, 1)
         return (self.whole(index, change) + base).flatten(0, 1)
@@ -339,6 +395,7 @@ class Run:
         """The changes of the graph's outputs, in the order of ``graph.outputs``, for one chunk; None where
         nothing changes.
         """
+        self.doubtful = None
         return self._returned(self.walk(sites))
 
     def chunk_for_each(self, sites: Sites, references: Sequence[Reference]) -> Iterator[list[Change | None]]:
@@ -352,13 +409,22 @@ class Run:
         sharing = self.plan.sharing
         once = [n for n in self.plan.graph.nodes if n.index not in sharing.changes]
         each = [n for n in self.plan.graph.nodes if n.index in sharing.changes]
+        self.doubtful = None
         shared = self.walk(sites, once, keep=sharing.border)
+        doubtful = self.doubtful
         for reference in references:
-            self.reference = reference
+            self.reference, self.doubtful = reference, doubtful
             yield self._returned(self.walk(sites, each, shared))
 
     def _returned(self, changes: list[Change | None]) -> list[Change | None]:
-        return [changes[o] if isinstance(o, int) else None for o in self.plan.graph.outputs]
+        found = [changes[o] if isinstance(o, int) else None for o in self.plan.graph.outputs]
+        return [self._narrowed(o, c) for o, c in zip(self.plan.graph.outputs, found, strict=True)]
+
+    def _narrowed(self, index: Any, change: Change | None) -> Change | None:
+        """What is kept in float64, in the dtype of an output."""
+        if change is None or self.reference.wide is None or index not in self.widened.precise:
+            return change
+        return replace(change, tensor=change.tensor.to(self.value(index).dtype))
 
     @running()
     def walk(
@@ -456,19 +522,53 @@ class Run:
             return
         rule = self.plan.rules[i]
         assert rule is not None
-        given = [changes[s] for s in rule.sources]
+        given = [self._as_read(i, s) for s in rule.sources]
         if all(g is None for g in given) or (layout.kind == "windows" and (window is None or window.width == 0)):
             return
-        zero = rule.vanishes(self, given, window) if rule.settles else None  # first: changes may be written over
-        tensor = rule.run(self, given, window)
+        terms = rule.terms(self, given, window) if i in self.reference.fading else None
+        with self._in_its_dtype(i):
+            zero = rule.vanishes(self, given, window) if rule.settles else None  # first: changes may be written over
+            tensor = rule.run(self, given, window)
         if zero is not None and (self.device.type != "cpu" or zero.any()):
-            reference = self.of_sites(self.value(i)) if window is None else self.on_window(i, layout, window)
+            with self._in_its_dtype(i, self.widened.precise):
+                reference = self.of_sites(self.value(i)) if window is None else self.on_window(i, layout, window)
             tensor = torch.where(zero, -reference, tensor)
+        if terms is not None:
+            more, there = terms
+            faded = more + there < FADED * there
+            self._doubt(faded if zero is None else faded & ~zero)
+        if i in self.widened.run and i not in self.widened.kept:
+            tensor = tensor.to(self.value(i).dtype)
         mutant = node.dtype is not None and not node.dtype.is_floating_point
         changes[i] = Change(tensor, window if layout.kind == "windows" else None, mutant)
         # what an expand repeats in place of storing cannot be written over
         fresh = not rule.aliases or all(self.disposable(s) for s in rule.sources)
         self._owned[i] = fresh and 0 not in tensor.stride()
+
+    def _doubt(self, where: torch.Tensor) -> None:
+        """Note the mutants with any such number, without waiting for the device."""
+        found = where.flatten(2).any(2).expand(self.sites.difference.shape[:2])
+        self.doubtful = found if self.doubtful is None else self.doubtful | found
+
+    def _as_read(self, reader: int, source: int) -> Change | None:
+        """The change of a source in the dtype that a reader is run in."""
+        change, wide = self._changes[source], self.reference.wide
+        widens = reader in self.widened.run
+        if change is None or wide is None or change.mutant or not (widens or source in self.widened.precise):
+            return change
+        dtype = (wide.values if widens else self.reference.values)[source].dtype
+        return change if change.tensor.dtype == dtype else replace(change, tensor=change.tensor.to(dtype))
+
+    @contextlib.contextmanager
+    def _in_its_dtype(self, index: int, wide: Container[int] | None = None) -> Iterator[None]:
+        """While a rule is run: the reference in float64, if it is run so (or is among what is ``wide``)."""
+        plain = self.reference
+        if plain.wide is not None and index in (self.widened.run if wide is None else wide):
+            self.reference = plain.wide
+        try:
+            yield
+        finally:
+            self.reference = plain
 
     def _first(self, window: Window | None) -> Change | None:
         sites = self.sites

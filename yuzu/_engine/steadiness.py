@@ -4,9 +4,12 @@ made exact, because something does.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from yuzu._engine.graph import Node
+import torch
+
+from yuzu._engine.graph import Node, Ref
 from yuzu._engine.handlers.affine import Product, Scaled
 from yuzu._engine.handlers.contract import Rule
 
@@ -40,6 +43,12 @@ MAKES_ZEROS = {
         "masked_fill maximum minimum round floor ceil trunc sign sgn"
     ).split()
 }
+# whose results are small only where what they read is, or exactly zero
+SMALL_OF_SMALL = {
+    f"aten.{name}"
+    for name in "relu leaky_relu prelu _prelu_kernel gelu silu mish hardswish selu softshrink hardshrink".split()
+}
+BATCH_NORMS = {f"aten.{name}" for name in "batch_norm native_batch_norm _native_batch_norm_legit_no_training".split()}
 BIAS = {"conv1d": 2, "conv2d": 2, "conv_transpose1d": 2, "linear": 2, "addmm": 0, "layer_norm": 3, "group_norm": 3}
 
 
@@ -69,11 +78,7 @@ def find_settling(plan: Plan) -> list[Rule]:
     for node in nodes:
         read = any(zeros[i] for i in node.inputs if nodes[i].mutated)
         zeros.append(node.kind == "sequence" or (node.mutated and _may_be_zero(node, read)))
-    matters = [False] * len(nodes)
-    for node in reversed(nodes):
-        for reader in plan.consumers[node.index]:
-            if plan.readers[reader] and nodes[reader].mutated:
-                matters[node.index] |= not is_steady(plan.rules[reader]) or (zeros[reader] and matters[reader])
+    matters = _reaching_unsteady(plan, zeros)
     return [
         rule
         for rule in plan.rules
@@ -84,6 +89,56 @@ def find_settling(plan: Plan) -> list[Rule]:
         and plan.readers[rule.node.index]
         and rule.knows_zeros()
     ]
+
+
+def find_fading(plan: Plan, plain: Callable[[int], bool]) -> frozenset[int]:
+    """What multiplies with weights, where something that is not steady may show that all its terms nearly vanish in a
+    mutant; ``plain`` says of a node that adds constants whether they are next to nothing.
+    """
+    nodes = plan.graph.nodes
+    small: list[bool] = []
+    for node in nodes:
+        reads = any(small[i] for i in node.inputs if nodes[i].mutated)
+        passes = node.op not in NONZERO or node.op in BATCH_NORMS
+        found = node.kind == "sequence" or (node.mutated and (not node.floating or node.op in MAKES_ZEROS))
+        found = found or (node.mutated and reads and passes and (not adds_constants(node) or plain(node.index)))
+        small.append(found)
+    matters = _reaching_unsteady(plan, small)
+    return frozenset(
+        rule.node.index
+        for rule in plan.rules
+        if rule is not None and rule.knows_terms() and small[rule.node.index] and matters[rule.node.index]
+    )
+
+
+def adds_constants(node: Node) -> bool:
+    """Whether it adds a number for each channel to a product."""
+    place = BIAS.get(node.op.removeprefix("aten."))
+    return node.op in BATCH_NORMS or (place is not None and node.argument(place, "bias") is not None)
+
+
+def constants_of(node: Node, value_of: Callable[[int], torch.Tensor]) -> torch.Tensor:
+    """The numbers that it adds."""
+    if node.op not in BATCH_NORMS:
+        return value_of(node.argument(BIAS[node.op.removeprefix("aten.")], "bias").index)
+    training_free = node.op == "aten._native_batch_norm_legit_no_training"
+    weight, bias, mean, variance = (value_of(r.index) if isinstance(r, Ref) else None for r in node.args[1:5])
+    if mean is None or variance is None:
+        return torch.full((), torch.inf)
+    shift = mean * torch.rsqrt(variance + node.args[6 if training_free else 7])
+    shift = shift if weight is None else shift * weight
+    return -shift if bias is None else bias - shift
+
+
+def _reaching_unsteady(plan: Plan, passes: Sequence[bool]) -> list[bool]:
+    """Which nodes are read by what is not steady, also by way of what ``passes`` their smallness on."""
+    nodes = plan.graph.nodes
+    matters = [False] * len(nodes)
+    for node in reversed(nodes):
+        for reader in plan.consumers[node.index]:
+            if plan.readers[reader] and nodes[reader].mutated:
+                matters[node.index] |= not is_steady(plan.rules[reader]) or (passes[reader] and matters[reader])
+    return matters
 
 
 def _may_be_zero(node: Node, read: bool) -> bool:

@@ -19,18 +19,13 @@ from yuzu._engine.handlers.contract import Rule
 from yuzu._engine.handlers.elementwise import UNTAGGED, Local, OfValues, OnRows
 from yuzu._engine.handlers.formulas import Formula
 from yuzu._engine.handlers.merge import Sum
-from yuzu._engine.steadiness import is_steady
+from yuzu._engine.steadiness import SMALL_OF_SMALL, is_steady
 
 if TYPE_CHECKING:
     from yuzu._engine.plan import Plan
 
 LONGEST = 8  # operations of a stretch: what others read, too, is computed once more
 OWN = (Local, OnRows, Sum, Scaled, Product, Formula)  # a rule of a user's is run as it is
-# whose results are small only where what they read is, or exactly zero
-SMALL_OF_SMALL = {
-    f"aten.{name}"
-    for name in "relu leaky_relu prelu _prelu_kernel gelu silu mish hardswish selu softshrink hardshrink".split()
-}
 CHOICES = {"aten.where", "aten.masked_fill"}  # steep nowhere: they pass values on
 UNTAGGED_NAMES = {f"aten.{name}" for name in UNTAGGED}
 SOFTMAX = {"aten.softmax", "aten._softmax"}

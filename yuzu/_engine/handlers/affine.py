@@ -118,15 +118,51 @@ class Linear(Rule):
         else:
             assert change.window is not None
             difference = rewindow(change.tensor, change.window, window)
-        rows = difference.flatten(0, 1)
+        return self._of(difference, window, run.value)
+
+    def _of(self, tensor: torch.Tensor, window: Window | None, other: Callable[[int], Any]) -> torch.Tensor:
+        """The operation on ``(S, A, ...)`` and on ``other`` nodes' values."""
+        rows = tensor.flatten(0, 1)
         rows = rows if window is None else self.source_layouts[0].natural(rows)
+        result = self._of_rows(rows, other)
+        result = result if window is None else self.layout.position_first(result)
+        return result.unflatten(0, tensor.shape[:2])
+
+    def _of_rows(self, rows: torch.Tensor, other: Callable[[int], Any]) -> torch.Tensor:
+        (source,) = self.sources
 
         def value(ref: Ref) -> Any:
-            return rows if ref.index == source else run.value(ref.index)
+            return rows if ref.index == source else other(ref.index)
 
-        result = self.node.target(*map_refs(self.node.args, value), **map_refs(self.node.kwargs, value))
-        result = result if window is None else self.layout.position_first(result)
-        return result.unflatten(0, difference.shape[:2])
+        return self.node.target(*map_refs(self.node.args, value), **map_refs(self.node.kwargs, value))
+
+    def terms(
+        self, run: Run, changes: list[Change | None], window: Window | None
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
+        if change is None:
+            return None
+        if window is None:
+            difference, reference = run.whole(source, change), run.of_sites(run.value(source))
+        else:
+            assert change.window is not None
+            difference = rewindow(change.tensor, change.window, window)
+            reference = run.on_window(source, layout, window)
+
+        def absolute(index: int) -> Any:
+            value = run.value(index)
+            return value.abs() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+        def of_reference() -> torch.Tensor:
+            rows = self._of_rows(run.value(source).abs(), absolute)
+            return rows if window is None else self.layout.position_first(rows)
+
+        key = ("terms", self.node.index)
+        if window is None:
+            there = run.of_sites(run.reference.made(key, of_reference))
+        else:
+            there = run.made_on_window(key, of_reference, window)
+        return self._of((difference + reference).abs() - reference.abs(), window, absolute), there
 
     def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
         """Of a sum, where everything that it sums is zero: it is itself a sum of what is not."""
@@ -140,6 +176,9 @@ class Linear(Rule):
         counts = self.node.target(*args, **self.node.kwargs)
         counts = counts if window is None else self.layout.position_first(counts)
         return counts.unflatten(0, nonzero.shape[:2]) == 0
+
+    def knows_terms(self) -> bool:
+        return self.family != "reduce"
 
     def knows_zeros(self) -> bool:
         return self.family == "reduce"

@@ -150,6 +150,18 @@ class Rule:
         """
         return None
 
+    def terms(
+        self, run: Run, changes: list[Change | None], window: Window | None
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """For what multiplies with weights: by how much the terms that the mutants' results are sums of are larger than
+        the reference's, all magnitudes together, and how large those are; both to broadcast against what `run` gives.
+        """
+        return None
+
+    def knows_terms(self) -> bool:
+        """Whether `terms` tells."""
+        return type(self).terms is not Rule.terms
+
     def knows_zeros(self) -> bool:
         """Whether `vanishes` tells, or its values do."""
         return type(self).vanishes is not Rule.vanishes

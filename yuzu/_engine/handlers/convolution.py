@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +21,7 @@ from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles, 
 from yuzu._engine.handlers.convolution_call import FEW_CHANNELS, Call, Shape
 from yuzu._engine.handlers.convolution_ways import WAYS, WayEntry, table
 from yuzu._engine.handlers.lowered_products import convolve_rows, lowered_kernel
-from yuzu._engine.handlers.vanishing import count_read, nonzero
+from yuzu._engine.handlers.vanishing import count_read, magnitude, nonzero, read
 from yuzu._engine.window import Geometry, Integers, Window
 
 if TYPE_CHECKING:
@@ -217,9 +218,25 @@ class Convolution(Reading):
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
         if change is None or window is None:
             return None
-        found = (
-            count_read(run, self.node.index, source, layout, self.geometry, change, window, self.groups, nonzero) == 0
-        )
+        read = run, self.node.index, source, layout, self.geometry, change, window, self.groups
+        return self._of_channels(count_read(*read, nonzero) == 0)
+
+    def terms(
+        self, run: Run, changes: list[Change | None], window: Window | None
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """As if all weights were one."""
+        (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
+        if change is None or window is None:
+            return None
+        for taken_over in () if run.keep_all else self.factors_before:
+            factor = taken_over(run)[0]
+            change = replace(change, tensor=change.tensor * factor.view(-1, *[1] * (change.tensor.dim() - 4)))
+        g = self.geometry
+        more, there = read(run, self.node.index, source, layout, g, change, window, self.groups, magnitude)
+        return self._of_channels(more), self._of_channels(there)
+
+    def _of_channels(self, found: torch.Tensor) -> torch.Tensor:
+        """What is known of each group, for each output channel."""
         found = found.repeat_interleave(self.channels[1] // self.groups, 3) if self.groups > 1 else found
         return found if self.height is None else found.unsqueeze(4)
 
@@ -260,16 +277,36 @@ class LinearRows(Rule):
         self.bias = bias
 
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+        whole = run.whole(self.sources[0], changes[0])
+        return self._of_rows(run, whole.flatten(0, 1), run.value).unflatten(0, whole.shape[:2])
+
+    def _of_rows(self, run: Run, rows: torch.Tensor, weight: Callable[[int], torch.Tensor]) -> torch.Tensor:
         source = self.sources[0]
-        whole = run.whole(source, changes[0])
-        rows = whole.flatten(0, 1)
         args = [
-            rows if isinstance(a, Ref) and a.index == source else run.value(a.index) if isinstance(a, Ref) else a
+            rows if isinstance(a, Ref) and a.index == source else weight(a.index) if isinstance(a, Ref) else a
             for a in self.node.args
         ]
         if self.bias is not None and len(args) > self.bias:
             args[self.bias] = None
-        return self.node.target(*args, **self.node.kwargs).unflatten(0, whole.shape[:2])
+        return self.node.target(*args, **self.node.kwargs)
+
+    def terms(
+        self, run: Run, changes: list[Change | None], window: Window | None
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        (change,), (source,) = changes, self.sources
+        if change is None:
+            return None
+        grid, reference = run.sites.difference.shape[:2], run.of_sites(run.value(source)).abs()
+        more = (run.mutants(source, change).unflatten(0, grid).abs() - reference).flatten(0, 1)
+
+        def weight(index: int) -> torch.Tensor:
+            return run.value(index).abs()
+
+        def there() -> torch.Tensor:
+            return self._of_rows(run, run.value(source).abs(), weight)
+
+        of_reference = run.reference.made(("terms", self.node.index), there)
+        return self._of_rows(run, more, weight).unflatten(0, grid), run.of_sites(of_reference)
 
 
 @handles("aten.conv1d", "aten.conv2d")
@@ -344,17 +381,35 @@ class TransposedConvolution(Rule):
 
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
-        assert change is not None and change.window is not None and window is not None
+        assert change is not None and window is not None
+        return self._of(change, run.value(self.weight), window)
+
+    def _of(self, change: Change, weight: torch.Tensor, window: Window) -> torch.Tensor:
+        assert change.window is not None
         g = self.geometry
         sites, edits = change.tensor.shape[:2]
         x = change.tensor.reshape(sites * edits, change.window.width, -1).permute(0, 2, 1)
-        y = torch.nn.functional.conv_transpose1d(
-            x, run.value(self.weight), None, g.stride, 0, 0, self.groups, g.dilation
-        )
+        y = torch.nn.functional.conv_transpose1d(x, weight, None, g.stride, 0, 0, self.groups, g.dilation)
         result = y.permute(0, 2, 1).unflatten(0, (sites, edits))
         start = change.window.start * g.stride - g.padding
         full = window.cached(("raw", self.node.index), lambda: Window.at(start, result.shape[2]))
         return rewindow(result, full, window, disposable=True)
+
+    def terms(
+        self, run: Run, changes: list[Change | None], window: Window | None
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
+        if change is None or change.window is None or window is None:
+            return None
+        weight, reference = run.value(self.weight).abs(), run.on_window(source, layout, change.window)
+        more = replace(change, tensor=(change.tensor + reference).abs() - reference.abs())
+
+        def there() -> torch.Tensor:
+            args, kwargs = [run.value(source).abs(), weight, None, *self.node.args[3:]], dict(self.node.kwargs)
+            kwargs.pop("bias", None)
+            return self.layout.position_first(self.node.target(*args, **kwargs))
+
+        return self._of(more, weight, window), run.made_on_window(("terms", self.node.index), there, window)
 
 
 @handles("aten.conv_transpose1d")

@@ -22,7 +22,7 @@ from yuzu._engine.handlers.affine import Linear
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.elementwise import Local, OnRows, common_layout
 from yuzu._engine.handlers.lowered_products import add_product, lowered, lowered_matrix, product
-from yuzu._engine.handlers.vanishing import count_all, is_zero, nonzero
+from yuzu._engine.handlers.vanishing import count_all, is_zero, magnitude, nonzero, read_all
 from yuzu._engine.window import Window
 
 if TYPE_CHECKING:
@@ -64,6 +64,21 @@ class OnChannels(Rule):
     def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
         return None if change is None else is_zero(run, source, layout, change, window).all(-1, keepdim=True)
+
+    def terms(
+        self, run: Run, changes: list[Change | None], window: Window | None
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
+        if change is None:
+            return None
+        if window is None:
+            difference, reference = run.whole(source, change), run.of_sites(run.value(source))
+        else:
+            assert change.window is not None
+            difference = rewindow(change.tensor, change.window, window)
+            reference = run.on_window(source, layout, window)
+        there = reference.abs().sum(-1, keepdim=True)
+        return (difference + reference).abs().sum(-1, keepdim=True) - there, there
 
 
 class OverPositions(Rule):
@@ -124,6 +139,16 @@ class OverPositions(Rule):
             return None  # other axes lie between those that are summed
         beside = 0 if layout.composite else change.tensor.dim() - 3
         return (count_all(run, source, layout, change, beside, nonzero) == 0).unsqueeze(-1)
+
+    def terms(
+        self, run: Run, changes: list[Change | None], window: Window | None
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
+        if change is None or (layout.composite and change.tensor.dim() > 5):
+            return None
+        beside = 0 if layout.composite else change.tensor.dim() - 3
+        more, there = read_all(run, source, layout, change, beside, magnitude)
+        return more.unsqueeze(-1), there.unsqueeze(-1)
 
     def _product(self, run: Run, x: torch.Tensor, window: Window) -> torch.Tensor:
         """``(S, M, w * channels)`` times the slice of the weight at each site's window: ``(S, M, out)``."""

@@ -54,9 +54,14 @@ def zero(values: torch.Tensor) -> torch.Tensor:
     return values == 0
 
 
+def magnitude(values: torch.Tensor) -> torch.Tensor:
+    """What is summed, in place of counted, to know how large the terms of a result are."""
+    return values.abs()
+
+
 def _more(run: Run, source: int, layout: Layout, change: Change, test: Test) -> torch.Tensor:
-    """1, 0 or -1, on the change's window: where what a test says of the mutants' numbers is not what it says of the
-    reference's.
+    """What a test says of the mutants' numbers less what it says of the reference's, on the change's window: 1, 0 or
+    -1, or a difference of magnitudes.
     """
     assert change.window is not None
     reference = run.on_window(source, layout, change.window)
@@ -77,12 +82,29 @@ def count_read(
     """At how many positions that an operation with a ``geometry`` reads any number passes a test, in each of ``groups``
     of channels: ``(S, A, w, groups)``. These are few: TF32 counts them exactly.
     """
+    more, there = read(run, node, source, layout, geometry, change, window, groups, test)
+    return more + there
+
+
+def read(
+    run: Run,
+    node: int,
+    source: int,
+    layout: Layout,
+    geometry: Geometry,
+    change: Change,
+    window: Window,
+    groups: int,
+    test: Test,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """By how much `count_read` is more than in the reference, and that; sums of magnitudes likewise."""
     before, g = change.window, geometry
     assert before is not None
 
     def any_of_group(values: torch.Tensor) -> torch.Tensor:
         axis = 3 if values.dim() - there.dim() == 1 else 2  # of sites and edits, or of sequences
-        return test(values).flatten(axis).unflatten(axis, (groups, -1)).any(-1)
+        found = test(values).flatten(axis).unflatten(axis, (groups, -1))
+        return found.any(-1) if found.dtype == torch.bool else found.sum(-1)
 
     there = run.reference.position_first(source, layout)
 
@@ -98,15 +120,23 @@ def count_read(
     read = window.cached(("read", node), lambda: g.read_by(window))
     moved = rewindow(_more(run, source, layout, change, any_of_group), before, read)
     found = count(moved.flatten(0, 1)).unflatten(0, moved.shape[:2])
-    return found + run.made_on_window((test.__name__, node), of_reference, window)
+    return found, run.made_on_window((test.__name__, node), of_reference, window)
 
 
 def count_all(run: Run, source: int, layout: Layout, change: Change, kept: int, test: Test) -> torch.Tensor:
     """How many numbers pass a test, of all positions and all but the last ``kept`` axes: ``(S, A, ...)``."""
+    more, there = read_all(run, source, layout, change, kept, test)
+    return more + there
+
+
+def read_all(
+    run: Run, source: int, layout: Layout, change: Change, kept: int, test: Test
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """By how much `count_all` is more than in the reference, and that; sums of magnitudes likewise."""
     more = _more(run, source, layout, change, test)
     axes = list(range(2, more.dim() - kept))
 
     def of_reference() -> torch.Tensor:
         return test(run.reference.position_first(source, layout)).float().sum([a - 1 for a in axes])
 
-    return more.sum(axes) + run.of_sites(run.reference.made((test.__name__, "all", source, kept), of_reference))
+    return more.sum(axes), run.of_sites(run.reference.made((test.__name__, "all", source, kept), of_reference))
