@@ -46,7 +46,7 @@ def take_batch_apart(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node],
     """
     nodes, outputs = _stacks_behind_the_batch(nodes, outputs)
     if not any(node.shape and node.shape[0] == -1 for node in nodes):
-        return nodes, outputs
+        return without_unread(nodes, outputs)
     try:
         taken = _Taken(nodes)
         found, new = _stacks_behind_the_batch(taken.found, [taken.new_of(o) for o in outputs])
@@ -218,17 +218,24 @@ class _Taken:
 
 
 def _stacks_behind_the_batch(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[Any]]:
-    """``torch.stack(y).mean(0)`` as ``torch.stack(y, 1).mean(1)``, which keeps the batch on the first axis."""
+    """``torch.stack(y).mean(0)`` as ``torch.stack(y, 1).mean(1)``, which keeps the batch on the first axis; and
+    ``torch.stack(y).transpose(0, 1)`` as ``torch.stack(y, 1)``.
+    """
     nodes = [dataclasses.replace(node) for node in nodes]
     for node in nodes:
         if node.op != "aten.stack" or not node.shape or node.argument(1, "dim", 0) != 0 or node.index in outputs:
             continue
         readers = [reader for reader in nodes if node.index in reader.inputs]
         rest = node.shape[1:]
-        if node.shape[1:2] not in ((None,), (-1,)) or not all(_sums_up(reader, rest) for reader in readers):
+        if node.shape[1:2] not in ((None,), (-1,)):
+            continue
+        if not all(_sums_up(reader, rest) or _swaps(reader) for reader in readers):
             continue
         node.args, node.kwargs, node.shape = (node.args[0], 1), {}, (rest[0], node.shape[0], *rest[1:])
         for reader in readers:
+            if _swaps(reader):
+                reader.op, reader.target, reader.args, reader.kwargs = node.op, node.target, node.args, {}
+                continue
             given = reader.argument(1, "dim")
             axis: Any = 1 if isinstance(given, int) else [1]
             reader.args = (reader.args[0], axis, *reader.args[2:])
@@ -239,6 +246,15 @@ def _stacks_behind_the_batch(nodes: list[Node], outputs: list[Any]) -> tuple[lis
 def _sums_up(reader: Node, rest: tuple[int | None, ...]) -> bool:
     """Whether a node leaves nothing of a stack's first axis."""
     return reader.op in ALONG_STACK and reader.argument(1, "dim") in (0, [0], (0,)) and reader.shape == rest
+
+
+def _swaps(reader: Node) -> bool:
+    """Whether a node exchanges the first two axes."""
+    if reader.op in ("aten.transpose", "aten.swapaxes", "aten.movedim"):
+        both = [*reader.args[1:], *reader.kwargs.values()]
+        return both in ([0, 1], [1, 0])
+    dims = reader.argument(1, "dims")
+    return reader.op == "aten.permute" and list(dims) == [1, 0, *range(2, len(dims))]
 
 
 __all__ = ["take_batch_apart"]
