@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from yuzu._engine import measure
+from yuzu._engine.branches import Branches
 from yuzu._engine.capture import capture
 from yuzu._engine.graph import Weights
 from yuzu._engine.model_copy import evaluation_copy, model_dtype
@@ -42,8 +43,10 @@ class Bound:
         precomputation: Precomputation,
         device: torch.device,
         derived: Derived | None = None,
+        branches: Branches | None = None,
     ) -> None:
         self._model = weakref.ref(model)
+        self.branches = branches or Branches()
         self.plan, self.device = plan, device
         self.settings, self.decisions = precomputation.settings, precomputation.decisions
         self.derived = derived or Derived()
@@ -60,6 +63,12 @@ class Bound:
         if model is None:
             raise YuzuError("model no longer exists")
         return model
+
+    def fits(self, args: Sequence[torch.Tensor]) -> bool:
+        """Whether the model's forward decides as it did for the plan, with the first row of ``args`` and with its
+        buffers as they are now.
+        """
+        return self.branches.hold(self.model, args, self.device)
 
     def plan_without(self, nodes: Sequence[int], reason: str) -> Plan:
         """The plan with some nodes run naively, kept for the last choices of nodes."""

@@ -24,7 +24,7 @@ from yuzu._engine.run import Derived, Run, keep_freed_memory
 from yuzu.errors import YuzuError, warn_user
 from yuzu.gradients import backward_in_evaluation, check_tracks, flat_outputs, gradients
 from yuzu.inputs import check_args, check_count, check_device, check_model, check_sequences, to_user
-from yuzu.kept_precomputations import inputs_of, obtain
+from yuzu.kept_precomputations import inputs_of, obtain_each
 from yuzu.mutations import Mutations, batches, letters_of
 from yuzu.precompute import DISAGREES, WRONG_HERE
 from yuzu.predict import predict_named
@@ -32,6 +32,7 @@ from yuzu.progress import tqdm
 from yuzu.scores import Results, Scores, result_dtype
 from yuzu.taylor import ism as taylor_shaped_ism
 from yuzu.taylor import takegrad
+from yuzu.yuzu_ism import put_together
 
 RECURRENT = {"aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu"}
 SLOPES_BYTES = 1 << 28  # of the gradients at the border of some tracks
@@ -97,7 +98,15 @@ def hybrid_ism(
     mutations = Mutations(X.shape[1], X.shape[2], start, end, None, None)
     one = predict_named("X_0", model, X, extra, func, device=found, only_first=True)
     chosen = check_tracks(tracks, flat_outputs(one, 1).shape[1])
-    bound = obtain(model, precomputation, X, extra, found)
+    parts = obtain_each(model, precomputation, X, [extra], found)
+    if len(parts) > 1:
+        places = {"start": mutations.start, "end": mutations.end}
+        asked: dict[str, Any] = {**places, "batch_size": batch_size, "device": found, "verbose": verbose}
+        sequences = X.numpy() if isinstance(X_0, np.ndarray) else X
+        rows = [(sequences[part.rows], tuple(a[part.rows] for a in extra)) for part in parts]
+        results = [hybrid_ism(model, x, precomputation, args=a, tracks=chosen, func=func, **asked) for x, a in rows]
+        return put_together(parts, results, len(X), None)
+    bound = parts[0].bound
     try:
         if bound.decisions["naive_model"] in (DISAGREES, WRONG_HERE):
             raise CaptureError(bound.decisions["naive_model"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from yuzu.bound import Bound
 from yuzu.errors import PrecomputationError, YuzuError
 from yuzu.inputs import Kinds, argument_kinds
 from yuzu.naive_ism import try_model
-from yuzu.precomputation import Args, Precomputation
+from yuzu.precomputation import Args, OtherValues, Precomputation
 from yuzu.precompute import precompute
 from yuzu.scores import Selection
 
@@ -50,7 +52,7 @@ def obtain(
             raise YuzuError(
                 f"precomputation must be a Precomputation from yuzu.precompute, got {type(precomputation).__name__}"
             )
-        return precomputation.bind(model, seq_len, n_choices, args, device)
+        return _bound(precomputation, model, X, args, device)
     made_for = (seq_len, n_choices, str(model_dtype(model)), argument_kinds(args), device)
     # a handler that was registered since then may run what went naively
     key = (made_for, structure_key(model), frozenset(registered().items()))
@@ -63,7 +65,77 @@ def obtain(
                 selection.check(selection.leaves(output), 1)
         made = precompute(model, seq_len, n_choices, args=args or None, device=device)
         _keep(model, key, made)
-    return made.bind(model, seq_len, n_choices, args, device)
+    return _bound(made, model, X, args, device)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Sequences and, of several values of the other inputs, those with which a model decides in the same way."""
+
+    bound: Bound
+    rows: list[int]
+    states: list[int]
+
+
+def obtain_each(
+    model: torch.nn.Module,
+    precomputation: Any,
+    X: torch.Tensor,
+    states: Sequence[Args],
+    device: torch.device,
+    selection: Selection | None = None,
+) -> list[Part]:
+    """What `obtain` gives for each of the sequences with each of several ``states`` of the other inputs: mostly one for
+    all of them, and several where the model's forward decides by those inputs.
+    """
+    bound = obtain(model, precomputation, X, states[0], device, selection)
+    if not bound.branches.by_args:
+        return [Part(bound, list(range(len(X))), list(range(len(states))))]
+    pairs = [(s, row) for s in range(len(states)) for row in range(len(X))]
+    found = []
+    while pairs:
+        fits = {pairs[0]} | {pair for pair in pairs[1:] if bound.fits(_row(states, pair))}
+        rows_of_states: dict[tuple[int, ...], list[int]] = {}
+        for s in dict.fromkeys(s for s, _ in pairs):
+            rows_of_states.setdefault(tuple(row for row in range(len(X)) if (s, row) in fits), []).append(s)
+        found += [Part(bound, list(rows), some) for rows, some in rows_of_states.items() if rows]
+        pairs = [pair for pair in pairs if pair not in fits]
+        if pairs:
+            row = pairs[0][1]
+            bound = obtain(model, precomputation, X[row : row + 1], _row(states, pairs[0]), device, selection)
+    return found
+
+
+def _row(states: Sequence[Args], pair: tuple[int, int]) -> Args:
+    state, row = pair
+    return tuple(a[row : row + 1] for a in states[state])
+
+
+def _bound(made: Precomputation, model: torch.nn.Module, X: torch.Tensor, args: Args, device: torch.device) -> Bound:
+    """A precomputation bound to the model; or another with the same settings, where the model decides by values that
+    are others now, and so computes in another way.
+    """
+    s, (n_choices, seq_len) = made.settings, X.shape[1:]
+    try:
+        return made.bind(model, seq_len, n_choices, args, device)
+    except OtherValues:
+        named = {reason.partition(" is in terminal_layers")[0] for reason in made.decisions["naive"].values()}
+        other = precompute(
+            model,
+            seq_len,
+            n_choices,
+            args=tuple(a[:1] for a in args) or None,
+            alpha=s.alpha,
+            threshold=s.threshold,
+            conv=s.conv,
+            precision=s.precision,
+            terminal_layers=tuple({type(m) for m in model.modules() if type(m).__name__ in named}),
+            max_memory=s.max_memory,
+            device=device,
+            random_state=s.random_state,
+        )
+        made.add(other)
+        return other.bind(model, seq_len, n_choices, args, device)
 
 
 def _fitting(
@@ -76,6 +148,8 @@ def _fitting(
         if of_model == id(model) and (known[0], known[2]) == (key[0], key[2]):
             try:
                 made.bind(model, seq_len, n_choices, args, device)
+            except OtherValues:
+                pass  # another is made beside it
             except PrecomputationError:
                 return None
             _keep(model, key, made)

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import torch
 
 from yuzu import precomputation_files, summary
+from yuzu._engine.branches import Branches
 from yuzu._engine.capture import CaptureError, capture
 from yuzu._engine.graph import Graph, Node
 from yuzu._engine.handlers.compressed_sensing import SEEDS_OF_A_STATE, Sensing
@@ -28,6 +29,11 @@ from yuzu.precomputation_files import is_number
 from yuzu.settings import NAIVE_BATCH, Settings
 
 Args = tuple[torch.Tensor, ...]
+MOST_BRANCHES = 8  # each holds what it derives from the model's weights
+
+
+class OtherValues(PrecomputationError):
+    """The model decides by values that are others here, and so computes in another way."""
 
 
 class Precomputation:
@@ -44,6 +50,7 @@ class Precomputation:
         self.arrays = arrays or {}
         self.decisions = decisions
         self._bound: list[tuple[weakref.ref[torch.nn.Module], str, Bound]] = []
+        self._others: list[Precomputation] = []  # for other values that the model decides by
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -120,7 +127,7 @@ class Precomputation:
         Raises
         ------
         PrecomputationError
-            Saying what does not fit.
+            Saying what does not fit; `OtherValues` where it is only the values that the model decides by.
         """
         s = self.settings
         got = f"got X_0 of shape (n, {n_choices}, {seq_len})"
@@ -148,18 +155,48 @@ class Precomputation:
             "pass args of the same shapes and dtypes",
         )
         key = structure_key(model)
-        for reference, known, bound in list(self._bound):
-            if reference() is model and known == key and bound.device == device:
+        here = [
+            bound
+            for made in (self, *self._others)
+            for reference, known, bound in list(made._bound)
+            if reference() is model and known == key and bound.device == device
+        ]
+        for bound in here:
+            if bound.fits(args):
                 return bound
-        bound = self._bind(model, args, device)
-        self.keep(model, key, bound)
-        return bound
+        if sum(bound.branches.by_args for bound in here) >= MOST_BRANCHES:
+            warn_user(
+                f"{type(model).__name__} branches on values in args in more than {MOST_BRANCHES} ways: rows with "
+                "further values run naively, mutant by mutant"
+            )
+            return Bound(model, None, self, device)
+        unfit = None
+        for made in (self, *self._others):
+            try:
+                bound = made._bind(model, args, device)
+            except OtherValues as error:
+                unfit = unfit or error
+                continue
+            made.keep(model, key, bound)
+            return bound
+        assert unfit is not None
+        raise unfit
+
+    def add(self, other: Precomputation) -> None:
+        """Keep another for the same model, which branches otherwise in it; as many as `MOST_BRANCHES`."""
+        with self._lock:
+            self._others = [*self._others, other][-MOST_BRANCHES:]
 
     def keep(self, model: torch.nn.Module, key: str, bound: Bound) -> None:
-        """Remember a bound model for the next call, as long as it lives; on each device as it was last."""
+        """Remember a bound model for the next call, as long as it lives; on each device as it was last, but for the
+        ways that args lead it.
+        """
         with self._lock:
             alive = [b for b in list(self._bound) if b[0]() is not None]
-            self._bound[:] = [b for b in alive if b[0]() is not model or b[2].device != bound.device]
+            same = [b for b in alive if b[0]() is model and b[2].device == bound.device]
+            if bound.branches.by_args:
+                same = [b for b in same if b[1] != key or not b[2].branches.by_args]
+            self._bound[:] = [b for b in alive if b not in same]
             self._bound.append((weakref.ref(model, functools.partial(_forget, self._bound)), key, bound))
 
     def _refuse(self, wrong: bool, made_for: str, remedy: str) -> None:
@@ -168,13 +205,27 @@ class Precomputation:
 
     def _bind(self, model: torch.nn.Module, args: Args, device: torch.device) -> Bound:
         s, d = self.settings, self.decisions
+        graph: Graph | None = None
         try:
-            graph: Graph | None = capture(model, (s.n_choices, s.seq_len), args, model_dtype(model))
-        except CaptureError:
-            graph = None
-        fingerprint = graph.fingerprint() if graph is not None else structure_fingerprint(model)
-        other = "a model of another architecture"
-        self._refuse(fingerprint != d["fingerprint"], other, "call precompute for this model")
+            captured = capture(model, (s.n_choices, s.seq_len), args, model_dtype(model))
+            graph, branches = captured, captured.branches
+        except CaptureError as error:
+            branches = error.branches
+        other, remedy = "a model of another architecture", "call precompute for this model"
+        if graph is not None and branches and d["fingerprint"] == structure_fingerprint(model):
+            graph, branches = None, Branches()  # it could not be captured with the values that it decided by then
+        words = branch_words(model, branches, graph)
+        differs = [(a, b) for a, b in zip(d["branches"][1:], words[1:], strict=False) if a != b]
+        if d["branches"] and words and differs and differs[0][0][0] == differs[0][1][0]:
+            self._refuse(d["branches"][0][0] != words[0][0], other, remedy)
+            if d["branches"][0][1] != words[0][1]:  # else it is run in the same way with other weights or numbers
+                raise OtherValues(
+                    "precomputation was made for other values of what the model's forward decides by (in args, or in "
+                    "its buffers); call precompute with these"
+                )
+        else:
+            fingerprint = graph.fingerprint() if graph is not None else structure_fingerprint(model)
+            self._refuse(fingerprint != d["fingerprint"], other, remedy)
         _check_nodes(graph, s, d, self.arrays)
         plan = None
         if graph is not None and d["naive_model"] is None:
@@ -183,7 +234,7 @@ class Precomputation:
             apply_ways(plan, {int(i): w for i, w in d["ways"].items()})
             if d["alpha"] is not None:
                 plan.sensing = Sensing(d["alpha"], s.random_state, self.arrays)
-        bound = Bound(model, plan, self, device)
+        bound = Bound(model, plan, self, device, branches=branches if graph is not None else None)
         if plan is not None and (least := bound.least_memory()) > s.max_memory:
             _damaged(f"settings['max_memory'] is {s.max_memory}, and the least that works is {least}")
         return bound
@@ -266,6 +317,16 @@ def _forget(bound: list[tuple[weakref.ref[torch.nn.Module], str, Bound]], dead: 
     """Without the lock, which whoever holds may be collecting garbage; no other thread splits a removal."""
     for one in [b for b in list(bound) if b[0] is dead]:
         bound.remove(one)
+
+
+def branch_words(model: torch.nn.Module, branches: Branches, graph: Graph | None) -> list[list[str]]:
+    """How a model is recognised that decides by values: its structure, and a digest of the graph without names of
+    weights; then of each decision how it is made and what it was. Nothing for other models.
+    """
+    if not branches:
+        return []
+    computes = "" if graph is None else graph.fingerprint(names=False)
+    return [[structure_fingerprint(model), computes], *branches.words()]
 
 
 def structure_fingerprint(model: torch.nn.Module) -> str:

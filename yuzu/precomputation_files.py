@@ -22,7 +22,7 @@ from yuzu.inputs import FLOATS
 from yuzu.settings import CONV, PRECISIONS, Settings
 
 FORMAT_NAME = "yuzu precomputation"
-FORMAT_VERSION = 4  # a change of what the graph is rewritten to is one, too: decisions count its nodes
+FORMAT_VERSION = 5  # a change of what the graph is rewritten to is one, too: decisions count its nodes
 
 
 def write(path: Path, settings: Settings, decisions: dict[str, Any], arrays: dict[str, torch.Tensor]) -> None:
@@ -144,6 +144,7 @@ def _check_decisions(d: Any) -> None:
     good = {
         "fingerprint": lambda v: _is(v, str),
         "naive_model": lambda v: v is None or _is(v, str),
+        "branches": lambda v: isinstance(v, list) and all(_is_texts(pair, 2) for pair in v),
         "precision": lambda v: v in PRECISIONS,
         "naive": numbered(lambda v: _is(v, str)),
         "ways": numbered(lambda v: _is(v, str)),  # of a user's own rules, too; unknown ones are passed over
@@ -179,7 +180,7 @@ def _check_fields(name: str, fields: Any, good: dict[str, Callable[[Any], bool]]
     for key, fits in good.items():
         value = fields[key]
         hashable = isinstance(value, str | int | float | type(None))
-        if not (fits(value) if hashable or key in ("args", "naive", "ways", "layers", "probes") else False):
+        if not (fits(value) if hashable or key in ("args", "branches", "naive", "ways", "layers", "probes") else False):
             raise ValueError(f"{name}[{key!r}] cannot be {value!r}"[:200])
 
 
@@ -195,8 +196,10 @@ def _is_input(value: Any) -> bool:
     return all(_is(size, int, 0) for size in value[0])
 
 
+def _is_texts(value: Any, length: int) -> bool:
+    return isinstance(value, list) and len(value) == length and all(isinstance(item, str) for item in value)
+
+
 def _is_row(value: Any, length: int) -> bool:
     """A layer's row in a summary, with its node's number at the end."""
-    if not isinstance(value, list) or len(value) != length or not all(isinstance(item, str) for item in value):
-        return False
-    return is_number(value[-1])
+    return _is_texts(value, length) and is_number(value[-1])

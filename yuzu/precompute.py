@@ -31,7 +31,7 @@ from yuzu.bound import LEAST_MEMORY, Bound
 from yuzu.errors import YuzuError, shown, warn_user
 from yuzu.inputs import argument_kinds, check_args, check_count, check_device, check_model
 from yuzu.naive_ism import try_model
-from yuzu.precomputation import Args, Precomputation, structure_fingerprint
+from yuzu.precomputation import Args, Precomputation, branch_words, structure_fingerprint
 from yuzu.settings import CONV, NAIVE_BATCH, PRECISIONS, Settings
 
 MOST_LOWERED_ERROR = 0.5  # of lowered products, relative to float64: rounding gives 0.01, a broken kernel 1 and more
@@ -41,7 +41,7 @@ MOST_KERNEL_ERROR = {"highest": 1e-3, "high": 5e-2, "medium": 0.2}
 MOST_WAYS_ERROR = {"highest": 5e-2, "high": 5e-2, "medium": 0.2}
 FAR_LESS = 0.3  # of an error
 KERNELS = (FUSED, KERNEL)  # ways that are kernels of our own
-UNSAVED = ("plan", "derived")  # decisions that are for the model at hand alone
+UNSAVED = ("plan", "derived", "taken")  # decisions that are for the model at hand alone
 Choice = Callable[[Run], dict[int, str]]  # chooses and sets the ways of a run's layers
 DISAGREES = "the captured graph does not agree with the model"
 WRONG_HERE = "its differences are wrong on this machine, by whichever ways they are carried"
@@ -173,7 +173,7 @@ def precompute(
         decisions = _decide(model, settings, X, one, terminal, found, verify, max_memory, share)
     made = Precomputation(settings, {k: v for k, v in decisions.items() if k not in UNSAVED})
     plan = decisions["plan"]
-    bound = Bound(model, plan, made, found, decisions["derived"])
+    bound = Bound(model, plan, made, found, decisions["derived"], decisions["taken"])
     made.keep(model, structure_key(model), bound)
     if plan is not None and plan.sensing is not None:
         from yuzu.alpha_search import search_alpha
@@ -203,6 +203,8 @@ def _decide(
 ) -> dict[str, Any]:
     decisions: dict[str, Any] = {
         "naive_model": None,
+        "branches": [],
+        "taken": None,
         "precision": s.precision,
         "naive": {},
         "ways": {},
@@ -223,6 +225,7 @@ def _decide(
         _warn_naive_model(model, str(error))
         return decisions
     decisions["fingerprint"] = graph.fingerprint()
+    decisions["taken"], decisions["branches"] = graph.branches, branch_words(model, graph.branches, graph)
     naive = terminal_nodes(model, graph, terminal)
     plan = make_plan(graph, s.precision, naive)
     missing = kernels.why_not(device)

@@ -10,6 +10,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from yuzu._engine.delta import on_device
+from yuzu._engine.outputs import map_tensors
 from yuzu.errors import YuzuError, shown
 
 
@@ -38,7 +39,7 @@ class Selection:
         """The tensors that are scored, of the whole output for a batch as the model returns it."""
         if self.func is not None:
             # func may work in place, and some of these values are read again
-            output = self.func(pytree.tree_map(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, output))
+            output = self.func(map_tensors(torch.Tensor.clone, output))
         leaves, self.spec = pytree.tree_flatten(output)
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         if not tensors:

@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils import _pytree as pytree
 
 from yuzu._engine.delta import Layout
 from yuzu._engine.graph import Graph
 from yuzu._engine.model_copy import model_dtype
+from yuzu._engine.outputs import Recipe
 from yuzu._engine.plan import Plan
 from yuzu._engine.precision import products
 from yuzu._engine.run import Reference, Run, keep_freed_memory
 from yuzu.bound import Bound
+from yuzu.errors import YuzuError
 from yuzu.inputs import (
     check_args,
     check_count,
@@ -26,7 +29,7 @@ from yuzu.inputs import (
     check_sequences,
     to_user,
 )
-from yuzu.kept_precomputations import inputs_of, obtain
+from yuzu.kept_precomputations import Part, inputs_of, obtain_each
 from yuzu.mutations import Group, Mutations, batches, letters_of
 from yuzu.naive_ism import score_naively
 from yuzu.progress import tqdm
@@ -168,9 +171,43 @@ def ism_of_states(
     if batch_size is not None:
         batch_size = check_count("batch_size", batch_size)
     found = check_device(device)
-    bound = obtain(model, precomputation, X, extras[0], found, selection)
+    parts = obtain_each(model, precomputation, X, extras, found, selection)
     asked = (mutations, selection, output, batch_size, found, verbose, as_numpy)
-    return run_planned(bound, X, extras, *asked, timings, stacked)
+    if len(parts) == 1:
+        return run_planned(parts[0].bound, X, extras, *asked, timings, stacked)
+    results = []
+    for part in parts:
+        some = [tuple(a[part.rows] for a in extras[state]) for state in part.states]
+        results.append(run_planned(part.bound, X[part.rows], some, *asked, timings, stacked))
+    return put_together(parts, results, len(X), len(extras) if stacked else None)
+
+
+def put_together(parts: Sequence[Part], results: Sequence[Any], n: int, states: int | None) -> Any:
+    """The results of some sequences with some states each, as if they had been computed together; ``(n, states, ...)``,
+    or ``(n, ...)`` where ``states`` is None.
+
+    Raises
+    ------
+    YuzuError
+        If the model returns other outputs for some of them.
+    """
+    flat = [pytree.tree_flatten(result) for result in results]
+    leaves, spec = list(flat[0][0]), flat[0][1]
+    shape = (n,) if states is None else (n, states)
+
+    def kinds(leaves: list[Any]) -> list[Any]:
+        return [v.shape[len(shape) :] if isinstance(v, torch.Tensor | np.ndarray) else v for v in leaves]
+
+    if any(other != spec or kinds(some) != kinds(leaves) for some, other in flat[1:]):
+        raise YuzuError("args must be such that the model returns outputs of the same shapes for all rows, it does not")
+    for i, leaf in enumerate(leaves):
+        if not isinstance(leaf, torch.Tensor | np.ndarray):
+            continue
+        make = torch.empty if isinstance(leaf, torch.Tensor) else np.empty
+        whole = leaves[i] = make((*shape, *leaf.shape[len(shape) :]), dtype=leaf.dtype)
+        for part, (some, _) in zip(parts, flat, strict=True):
+            whole[np.ix_(part.rows, part.states) if states is not None else part.rows] = some[i]
+    return pytree.tree_unflatten(leaves, spec)
 
 
 @torch.no_grad()
@@ -389,7 +426,7 @@ def outputs_to_score(
     """
     graph = run.plan.graph
     grid = run.sites.difference.shape[:2]
-    if selection.func is None:
+    if selection.func is None and not isinstance(graph.rebuild, Recipe):  # of an object only ``func`` picks tensors
         tensors = [
             (o, c)
             for o, c in zip(graph.outputs, changes, strict=True)

@@ -45,7 +45,7 @@ def take_batch_apart(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node],
     that is not certain to be the same.
     """
     if not any(node.shape and node.shape[0] == -1 for node in nodes):
-        return nodes, outputs
+        return without_unread(nodes, outputs)
     try:
         taken = _Taken(nodes)
         found, new, places = batch_first(taken.found, [taken.new_of(o) for o in outputs])

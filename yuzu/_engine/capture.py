@@ -10,28 +10,33 @@ the reason is raised and the model runs naively.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
-import io
 import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from yuzu._engine.batch_first import batch_first
 from yuzu._engine.batch_parts import take_batch_apart
 from yuzu._engine.batch_size import Shapes, find_batch_size
+from yuzu._engine.branches import Branches, Captured, ReadError, Reading, RowsError
 from yuzu._engine.encoders import make_traceable
 from yuzu._engine.gate import tracing
-from yuzu._engine.graph import Graph, Node, Ref, refs_of
+from yuzu._engine.graph import Node, Ref, refs_of, with_refs
 from yuzu._engine.handlers import BUILT_IN
 from yuzu._engine.model_copy import evaluation_copy, held_tensors
+from yuzu._engine.outputs import objects_taken_apart
+from yuzu._engine.quiet import quiet
 from yuzu._engine.reorder import pools_first
 from yuzu._engine.separate import separate_joined
 from yuzu._engine.simplify import COPIES, END, simplify, without_unread
+from yuzu._engine.unrolled_vmap import vmap_unrolled
+from yuzu._engine.usual_names import with_usual_name
 
 # Results of these depend on their first argument's shape alone.
 SHAPE_ONLY = {
@@ -44,6 +49,8 @@ SHAPE_ONLY = {
     "aten.sym_size",
 }
 MADE_LIKE = ("aten.new_zeros", "aten.new_ones", "aten.new_full", "aten.new_empty")
+# Of these, too: nothing is left of what the first argument held.
+OVERWRITES = {"aten.copy", "aten.fill", "aten.zero"}
 # What these return is drawn anew at each call: no two runs agree, so there is nothing to be exact about.
 RANDOM = {
     "aten.rand",
@@ -64,12 +71,17 @@ DROPOUTS = {
 }
 # With their sixth argument these use the batch's own statistics, and may write them into the model.
 NORMS = {"aten.batch_norm", "aten.instance_norm"}
+BATCH_STATISTICS = "aten._native_batch_norm_legit_functional"
 EXAMPLE_BATCH = 3  # not 0 or 1, on which export specialises
 OTHER_BATCH = 5
 
 
 class CaptureError(Exception):
-    """Why a model could not be captured."""
+    """Why a model could not be captured; and the decisions of its forward that led there, if others may not."""
+
+    def __init__(self, reason: str, branches: Branches | None = None) -> None:
+        super().__init__(reason)
+        self.branches = branches or Branches()
 
 
 def capture(
@@ -78,7 +90,7 @@ def capture(
     args: tuple[torch.Tensor, ...],
     dtype: torch.dtype,
     share: bool = False,
-) -> Graph:
+) -> Captured:
     """Capture ``model`` for sequences of ``shape`` ``(C, L)`` and more inputs like ``args``; on its own parameters, if
     it is known to write to none and these may be ``share``d.
 
@@ -98,8 +110,9 @@ def _capture(
     args: tuple[torch.Tensor, ...],
     dtype: torch.dtype,
     device: torch.device,
-) -> Graph:
+) -> Captured:
     make_traceable(twin)
+    _without_empty_buffers(twin)
     X = torch.zeros(EXAMPLE_BATCH, *shape, dtype=dtype, device=device)
     X[:, 0] = 1
     try:
@@ -107,15 +120,16 @@ def _capture(
     except Exception as error:  # an attribute may raise whatever it likes
         raise CaptureError(_first_line(error)) from error
     rest = tuple(a[:1].detach().to(device).expand(EXAMPLE_BATCH, *a.shape[1:]).clone() for a in args)
-    try:
-        return _exported(twin, (X, *rest), held, "export")
-    except Exception as error:  # export raises many kinds; the reason is kept for the warning
-        reason = _first_line(error)
-    if "Constraints violated" in reason:  # by an integer made of the batch size
-        try:
-            return _exported(twin, (X, *rest), held, "two batches")
-        except Exception as error:
-            reason = f"{reason}; for two batch sizes: {_first_line(error)}"
+    trace = _Tracing(twin, (X, *rest), held)
+    reason = trace.attempt(symbols=False)
+    if "register it as buffer" in reason:
+        _attributes_as_buffers(twin)
+        reason = trace.attempt(symbols=False)
+    if trace.by_symbols:  # with the values that they stand for, the sizes of all tensors are known
+        other = trace.attempt(symbols=True)
+        reason = other if trace.decides else reason
+    if trace.found is not None:
+        return trace.found
     try:
         if not rest and _forward_is_children_in_order(twin, X):
             return _exported(
@@ -127,36 +141,88 @@ def _capture(
             )
     except Exception as error:
         reason = f"{reason}; children in order: {_first_line(error)}"
-    raise CaptureError(reason)
+    raise CaptureError(reason, trace.readings[-1].branches() if trace.readings else None)
+
+
+def _without_empty_buffers(twin: torch.nn.Module) -> None:
+    """Make attributes of a copy's buffers that hold nothing: export takes another for one that is given a tensor."""
+    for module in twin.modules():
+        for name in [name for name, buffer in module._buffers.items() if buffer is None]:
+            del module._buffers[name]
+            module.__dict__[name] = None
+
+
+def _attributes_as_buffers(twin: torch.nn.Module) -> None:
+    """Register a copy's tensors that are attributes, of which export does not follow what is written to them."""
+    for module in twin.modules():
+        for name, value in list(module.__dict__.items()):
+            if isinstance(value, torch.Tensor):
+                del module.__dict__[name]
+                module.register_buffer(name, value, persistent=False)
+
+
+class _Tracing:
+    """Attempts to trace a model. ``found`` is what the last that succeeded gave."""
+
+    def __init__(self, twin: torch.nn.Module, inputs: tuple[torch.Tensor, ...], held: set[int]) -> None:
+        self.twin, self.inputs, self.held = twin, inputs, held
+        self.found: Captured | None = None
+        self.readings: list[Reading] = []
+        self.decides = False  # whether it is known which value that forward decides by is in the way
+
+    @property
+    def by_symbols(self) -> bool:
+        """Whether symbols of values stand in the way of a trace, or of knowing all sizes."""
+        last = self.readings[-1] if self.readings else None
+        return last is not None and last.symbols and (self.found is None or last.sizes)
+
+    def attempt(self, symbols: bool) -> str:
+        """Trace; why that failed, or nothing."""
+        try:
+            self.found = self._exported("export", symbols)
+            return ""
+        except Exception as error:  # export raises many kinds; the reason is kept for the warning
+            reason, by_size = self._why(error), isinstance(error, RowsError)
+        if by_size or "Constraints violated" in reason:  # by an integer made of the batch size
+            try:
+                self.found = self._exported("two batches", symbols)
+            except Exception as error:
+                reason = f"{reason}; for two batch sizes: {self._why(error)}"
+        return reason
+
+    def _exported(self, road: str, symbols: bool) -> Captured:
+        def reading(rows: tuple[int, ...]) -> Reading:
+            any_batch = road != "two batches"
+            self.readings.append(Reading(self.twin, self.inputs, self.held, rows, any_batch, symbols))
+            return self.readings[-1]
+
+        return _exported(self.twin, self.inputs, self.held, road, reading=reading)
+
+    def _why(self, error: Exception) -> str:
+        self.decides |= isinstance(error, ReadError)
+        return _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200] if lines else 'no message'}"
+    what = lines[0][:200] if lines else "no message"
+    return what if isinstance(error, CaptureError | ReadError) else f"{type(error).__name__}: {what}"
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what torch.export prints to itself: the user gets one warning, with the reason, from us."""
+def _loud() -> list[logging.Logger]:
+    """The loggers that torch.export tells what the user gets in one warning, with the reason, from us."""
     known = logging.root.manager.loggerDict
     loggers = [log for name, log in known.items() if name.startswith("torch") and isinstance(log, logging.Logger)]
-    loggers += [
-        logging.getLogger(name) for name in ("torch", "torch.fx", "torch._dynamo", "torch.export", "torch._export")
-    ]
-    loggers.append(logging.getLogger("torch.fx.experimental.symbolic_shapes"))
-    before = [logger.disabled for logger in loggers]
-    for logger in loggers:
-        logger.disabled = True
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, disabled in zip(loggers, before, strict=True):
-            logger.disabled = disabled
+    names = ("torch", "torch.fx", "torch._dynamo", "torch.export", "torch._export")
+    return [*loggers, *(logging.getLogger(name) for name in (*names, "torch.fx.experimental.symbolic_shapes"))]
 
 
-def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], any_batch: bool = True) -> Any:
+def _export(
+    module: torch.nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    reading: Callable[[], Reading] | None,
+    any_batch: bool = True,
+) -> tuple[Any, Branches]:
     from torch.export import Dim, export
 
     dims: list[Any] = [{0: Dim.DYNAMIC} if any_batch else None for _ in inputs]
@@ -170,14 +236,27 @@ def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], any_batch
         dims = [*dims[: len(positional)], tuple(dims[len(positional) :])]
     # a forward that switches gradients on or off makes a region of its own, unless they are so already
     for gradients in (torch.no_grad, torch.enable_grad):
+        read = None if reading is None else reading()
         try:
-            with _quiet(), gradients():
-                program = export(module, inputs, dynamic_shapes=tuple(dims), strict=False)
-                return program if _functional(program) else program.run_decompositions({})
+            with quiet(_loud()), gradients():
+                with vmap_unrolled(), contextlib.nullcontext() if read is None else read:
+                    program = export(module, inputs, dynamic_shapes=tuple(dims), strict=False)
+                if read is not None:
+                    read.sizes = _sizes_by_symbols(program)
+                program = program if _functional(program) else program.run_decompositions({})
+                return program, Branches() if read is None else read.branches()
         except IndexError:
             if gradients is torch.enable_grad:
                 raise
     raise AssertionError("unreachable")
+
+
+def _sizes_by_symbols(program: Any) -> bool:
+    """Whether a tensor's size is a value that is not known while tracing."""
+    values = [fx.meta.get("val") for fx in program.graph.nodes]
+    sizes = [size for v in values if isinstance(v, torch.Tensor) for size in v.shape]
+    symbols: list[Any] = [size for size in sizes if isinstance(size, torch.SymInt)]
+    return any(size.node.expr.is_Integer or free_unbacked_symbols(size) for size in symbols)  # by now, or still
 
 
 def _functional(program: Any) -> bool:
@@ -205,18 +284,25 @@ def _exported(
     held: set[int],
     road: str,
     names: list[str] | None = None,
-) -> Graph:
+    reading: Callable[[tuple[int, ...]], Reading] | None = None,
+) -> Captured:
+    def of_rows(*rows: int) -> Callable[[], Reading] | None:
+        return None if reading is None else functools.partial(reading, rows)
+
     shapes: Shapes = {}
-    if road == "two batches":
-        program = _export(module, inputs, any_batch=False)
-        more = tuple(torch.cat([t, t[:OTHER_BATCH - EXAMPLE_BATCH]]) for t in inputs)
-        shapes = find_batch_size(program, _export(module, more, any_batch=False), (EXAMPLE_BATCH, OTHER_BATCH))
-    else:
-        program = _export(module, inputs)
+    with objects_taken_apart(module) as recipes:
+        if road == "two batches":
+            program, branches = _export(module, inputs, of_rows(EXAMPLE_BATCH, 1), any_batch=False)
+            more = tuple(torch.cat([t, t[: OTHER_BATCH - EXAMPLE_BATCH]]) for t in inputs)
+            other, _ = _export(module, more, of_rows(OTHER_BATCH, 1), any_batch=False)
+            shapes = find_batch_size(program, other, (EXAMPLE_BATCH, OTHER_BATCH))
+        else:
+            program, branches = _export(module, inputs, of_rows(1, EXAMPLE_BATCH))
     signature = program.graph_signature
-    mutations = [s for s in signature.output_specs if s.kind.name not in ("USER_OUTPUT",)]
-    if mutations:
-        raise CaptureError(f"forward changes {mutations[0].target!r}, so what it returns depends on the calls before")
+    kinds = [spec.kind.name for spec in signature.output_specs]
+    for kind in kinds:
+        if kind not in ("USER_OUTPUT", "BUFFER_MUTATION", "USER_INPUT_MUTATION"):  # inputs are copies
+            raise CaptureError(f"the exported model has an output of kind {kind}")
 
     def live_name(target: str) -> str:
         if names is None:
@@ -231,22 +317,9 @@ def _exported(
     output: Any = None
     batch: Any = None
 
-    def resolve(item: Any) -> Any:
-        if isinstance(item, torch.fx.Node):
-            return Ref(index[item])
-        if isinstance(item, tuple | list):
-            return (
-                type(item)(resolve(i) for i in item) if type(item) in (tuple, list) else tuple(resolve(i) for i in item)
-            )
-        if isinstance(item, dict):
-            return {k: resolve(v) for k, v in item.items()}
-        if isinstance(item, slice):
-            return slice(resolve(item.start), resolve(item.stop), resolve(item.step))
-        return item
-
     for fx in program.graph.nodes:
         if fx.op == "output":
-            output = fx.args[0]
+            output = [value for value, kind in zip(fx.args[0], kinds, strict=True) if kind == "USER_OUTPUT"]
             continue
         if fx.op == "placeholder" and batch is None and specs[fx.name].kind.name == "USER_INPUT":
             size = fx.meta["val"].shape[0]
@@ -282,8 +355,10 @@ def _exported(
             else:
                 raise CaptureError(f"the exported model has an input of kind {kind}")
         elif fx.op == "call_function":
-            node.target, node.op = fx.target, _canonical_name(fx.target)
-            node.args, node.kwargs = resolve(fx.args), resolve(fx.kwargs)
+            node.target = fx.target
+            node.args, node.kwargs = with_refs((fx.args, fx.kwargs), index.__getitem__)
+            with_usual_name(node, nodes)
+            node.op = _canonical_name(node.target)
             if node.op in RANDOM or (node.op in DROPOUTS and node.argument(2, "train", True)):
                 raise CaptureError(f"forward draws random numbers ({node.op}) in evaluation mode")
             if not isinstance(fx.target, torch._ops.OpOverload) and fx.target.__module__ not in (
@@ -309,11 +384,31 @@ def _exported(
     if not any(n.kind == "sequence" for n in nodes):
         raise CaptureError("the model does not take the sequence as its first argument")
     leaves = [index[o] if isinstance(o, torch.fx.Node) else (o,) for o in output]
+    changed = {live_name(s.target) for s in signature.output_specs if s.kind.name == "BUFFER_MUTATION"}
+    remembered = changed & (branches.weights | _weights_read(nodes, leaves))
+    if remembered:
+        raise CaptureError(
+            f"forward changes {min(remembered)!r} and reads it: what it returns depends on the calls before"
+        )
     spec = program.call_spec.out_spec
+    recipe = recipes[-1] if recipes else None
+    rebuild = recipe or (lambda values: pytree.tree_unflatten(values, spec))
     nodes, leaves, _ = batch_first(*simplify(nodes, leaves))
     nodes, leaves = take_batch_apart(*without_unread(nodes, leaves))
     nodes, leaves = separate_joined(*pools_first(nodes, leaves))
-    return Graph(nodes, leaves, lambda values: pytree.tree_unflatten(values, spec), str(spec), road)
+    return Captured(nodes, leaves, rebuild, str(spec if recipe is None else recipe), road, branches)
+
+
+def _weights_read(nodes: list[Node], outputs: list[Any]) -> set[str]:
+    """The parameters and buffers of whose values the outputs are made."""
+    read: set[int] = {o for o in outputs if isinstance(o, int)}
+    for node in reversed(nodes):
+        if node.index in read and node.op not in SHAPE_ONLY:
+            args = node.args[1:] if node.op in OVERWRITES else node.args
+            if node.op == BATCH_STATISTICS and node.argument(5, "training"):
+                args = (*args[:3], *args[5:])  # running ones are written only
+            read.update(refs_of((args, node.kwargs)))
+    return {node.key for node in nodes if node.index in read and node.kind == "weight"}
 
 
 def _forget_rows(node: Node, nodes: list[Node]) -> None:

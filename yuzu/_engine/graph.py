@@ -36,6 +36,20 @@ def map_refs(structure: Any, function: Callable[[Ref], Any]) -> Any:
     return structure
 
 
+def with_refs(structure: Any, index_of: Callable[[torch.fx.Node], int]) -> Any:
+    """The arguments of a node of ``torch.fx`` as plain containers, with a `Ref` in the place of every other node."""
+    if isinstance(structure, torch.fx.Node):
+        return Ref(index_of(structure))
+    if isinstance(structure, tuple | list):
+        items = [with_refs(item, index_of) for item in structure]
+        return items if type(structure) is list else tuple(items)
+    if isinstance(structure, dict):
+        return {key: with_refs(item, index_of) for key, item in structure.items()}
+    if isinstance(structure, slice):
+        return slice(*(with_refs(item, index_of) for item in (structure.start, structure.stop, structure.step)))
+    return structure
+
+
 def refs_of(structure: Any) -> Iterator[int]:
     """The indices of all nodes that ``structure`` refers to."""
     found: list[int] = []
@@ -167,8 +181,8 @@ class Graph:
         """Indices of the returned nodes, without constants."""
         return [i for i in self.outputs if isinstance(i, int)]
 
-    def fingerprint(self) -> str:
-        """A digest of operations, their integer arguments, shapes and connections.
+    def fingerprint(self, names: bool = True) -> str:
+        """A digest of operations, their integer arguments, shapes and connections; and of the ``names`` of weights.
 
         Floating point arguments, weights and data types are left out: a precomputation does not depend on
         them.
@@ -187,9 +201,10 @@ class Graph:
                 return ["slice", plain(item.start), plain(item.stop), plain(item.step)]
             return str(item)
 
+        keys = ["" if n.kind == "weight" and not names else str(n.key) for n in self.nodes]
         rows = [
-            [n.kind, n.op, _name_of(n), plain(n.args), plain(n.kwargs), str(n.key), plain(n.shape)]
-            for n in self.nodes
+            [n.kind, n.op, _name_of(n), plain(n.args), plain(n.kwargs), key, plain(n.shape)]
+            for n, key in zip(self.nodes, keys, strict=True)
         ]
         text = json.dumps([rows, [str(o) for o in self.outputs], self.container, self.road])
         return hashlib.sha256(text.encode()).hexdigest()

@@ -69,7 +69,10 @@ def simplify(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[An
             node.target = as_complex
         if node.op == "aten.squeeze":
             _keep_batch_axis(node, nodes)
-        if _is_copy(node, nodes):
+        member = _picked_of_stack(node, nodes)
+        if member is not None:
+            same[node.index] = member
+        elif _is_copy(node, nodes):
             same[node.index] = node.args[0].index
         elif node.target is operator.getitem and isinstance(node.args[0], Ref) and isinstance(node.args[1], int):
             source = nodes[node.args[0].index]
@@ -100,6 +103,20 @@ def _keep_batch_axis(node: Node, nodes: list[Node]) -> None:
             (node.args[0], [axis for axis in axes if shape[axis] == 1]),
             {},
         )
+
+
+def _picked_of_stack(node: Node, nodes: list[Node]) -> int | None:
+    """What a pick along the axis of a stack is, as a member's weight that was stacked before."""
+    if node.op != "aten.select" or not isinstance(node.args[0], Ref):
+        return None
+    source, index = nodes[node.args[0].index], node.argument(2, "index")
+    if source.op != "aten.stack" or not source.shape or not isinstance(index, int):
+        return None
+    axis, rank = source.argument(1, "dim", 0), len(source.shape)
+    if node.argument(1, "dim", 0) % rank != axis % rank:
+        return None
+    picked = source.args[0][index]
+    return picked.index if isinstance(picked, Ref) else None
 
 
 def _is_copy(node: Node, nodes: list[Node]) -> bool:

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils import _pytree as pytree
 
 from yuzu._engine.gate import running
 from yuzu._engine.graph import Weights, evaluate
 from yuzu._engine.model_copy import evaluation_copy
+from yuzu._engine.outputs import tensors_in
 from yuzu._engine.plan import Plan
 from yuzu._engine.rows import on_rows
 from yuzu._engine.run import Derived, Run, Sites
@@ -162,7 +162,7 @@ def _leaves_by_rows(twin: torch.nn.Module, X: torch.Tensor, args: list[torch.Ten
     for i in range(0, len(X), 2):
         with running():
             output = on_rows(twin, X[i : i + 2], *(a[i : i + 2] for a in args))
-        parts.append([t for t in pytree.tree_leaves(output) if isinstance(t, torch.Tensor)])
+        parts.append(tensors_in(output))
     return [torch.cat(pieces) if pieces[0].dim() else pieces[0] for pieces in zip(*parts, strict=True)]
 
 
