@@ -13,6 +13,7 @@ import contextlib
 import inspect
 import io
 import logging
+import operator
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,6 +28,7 @@ from yuzu._engine.gate import tracing
 from yuzu._engine.graph import Graph, Node, Ref
 from yuzu._engine.handlers import BUILT_IN
 from yuzu._engine.model_copy import evaluation_copy, held_tensors
+from yuzu._engine.recurrent import OPERATIONS, Unrolled, draws, kept_whole, present
 from yuzu._engine.reorder import pools_first
 from yuzu._engine.separate import separate_joined
 from yuzu._engine.simplify import COPIES, END, simplify
@@ -105,6 +107,8 @@ def _capture(
     rest = tuple(a[:1].detach().to(device).expand(EXAMPLE_BATCH, *a.shape[1:]).clone() for a in args)
     try:
         return _exported(twin, (X, *rest), held, "export")
+    except Unrolled as error:  # no other road is shorter
+        raise CaptureError(str(error)) from None
     except Exception as error:  # export raises many kinds; the reason is kept for the warning
         reason = _first_line(error)
     if "Constraints violated" in reason:  # by an integer made of the batch size
@@ -167,7 +171,7 @@ def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], any_batch
     # a forward that switches gradients on or off makes a region of its own, unless they are so already
     for gradients in (torch.no_grad, torch.enable_grad):
         try:
-            with _quiet(), gradients():
+            with _quiet(), gradients(), kept_whole(module):
                 program = export(module, inputs, dynamic_shapes=tuple(dims), strict=False)
                 return program if _functional(program) else program.run_decompositions({})
         except IndexError:
@@ -182,17 +186,23 @@ def _functional(program: Any) -> bool:
     a model would give one graph with them and another without.)
     """
     for fx in program.graph.nodes:
-        if fx.op in ("placeholder", "output"):
+        if fx.op in ("placeholder", "output") or _picks_a_state(fx):
             continue
         if fx.op != "call_function" or not isinstance(fx.target, torch._ops.OpOverload) or fx.target._schema.is_mutable:
             return False
-        name = _canonical_name(fx.target)
+        name = _canonical_name(present(fx.target))
         pointwise = torch.Tag.pointwise in fx.target.tags and torch.Tag.nondeterministic_seeded not in fx.target.tags
-        if not (pointwise or name in BUILT_IN or name in COPIES or name in SHAPE_ONLY):
+        if not (pointwise or name in BUILT_IN or name in COPIES or name in SHAPE_ONLY or name in OPERATIONS):
             return False
         if name in NORMS and (len(fx.args) < 6 or fx.args[5] is not False):
             return False
     return True
+
+
+def _picks_a_state(fx: torch.fx.Node) -> bool:
+    """Whether a node is one of a recurrent layer's results."""
+    source: Any = fx.args[0] if fx.target is operator.getitem else None
+    return source is not None and _canonical_name(present(source.target)) in OPERATIONS
 
 
 def _exported(
@@ -278,9 +288,10 @@ def _exported(
             else:
                 raise CaptureError(f"the exported model has an input of kind {kind}")
         elif fx.op == "call_function":
-            node.target, node.op = fx.target, _canonical_name(fx.target)
+            node.target = present(fx.target)
+            node.op = _canonical_name(node.target)
             node.args, node.kwargs = resolve(fx.args), resolve(fx.kwargs)
-            if node.op in RANDOM or (node.op in DROPOUTS and node.argument(2, "train", True)):
+            if node.op in RANDOM or (node.op in DROPOUTS and node.argument(2, "train", True)) or draws(node):
                 raise CaptureError(f"forward draws random numbers ({node.op}) in evaluation mode")
             if not isinstance(fx.target, torch._ops.OpOverload) and fx.target.__module__ not in (
                 "_operator",
