@@ -24,6 +24,7 @@ from yuzu._engine.handlers.pool import KERNEL
 from yuzu._engine.model_copy import evaluation_copy, model_dtype, writes_to_parameters
 from yuzu._engine.plan import Plan, make_plan
 from yuzu._engine.precision import products
+from yuzu._engine.recurrent import loops_in
 from yuzu._engine.run import Derived, Run, keep_freed_memory
 from yuzu._engine.structure import structure_key
 from yuzu._engine.verify import Verdict, compare, error_of_products
@@ -32,6 +33,7 @@ from yuzu.errors import YuzuError, shown, warn_user
 from yuzu.inputs import argument_kinds, check_args, check_count, check_device, check_model
 from yuzu.naive_ism import try_model
 from yuzu.precomputation import Args, Precomputation, branch_words, structure_fingerprint
+from yuzu.progress import Stages
 from yuzu.settings import CONV, NAIVE_BATCH, PRECISIONS, Settings
 
 MOST_LOWERED_ERROR = 0.5  # of lowered products, relative to float64: rounding gives 0.01, a broken kernel 1 and more
@@ -40,6 +42,7 @@ MOST_KERNEL_ERROR = {"highest": 1e-3, "high": 5e-2, "medium": 0.2}
 # of the ways that were chosen: some round a few times as much as others, which may be much of little
 MOST_WAYS_ERROR = {"highest": 5e-2, "high": 5e-2, "medium": 0.2}
 FAR_LESS = 0.3  # of an error
+PLAINLY = 0.6  # of the seconds that differences take, naive ISM's where it is not tried again
 KERNELS = (FUSED, KERNEL)  # ways that are kernels of our own
 UNSAVED = ("plan", "derived", "taken")  # decisions that are for the model at hand alone
 Choice = Callable[[Run], dict[int, str]]  # chooses and sets the ways of a run's layers
@@ -116,7 +119,7 @@ def precompute(
         Compare a few mutants of a random sequence with naive ISM in float64, and again as they will be run, by the
         ways that were chosen. Where they disagree the layer concerned runs naively, and a warning names it.
     verbose: bool
-        Print the summary.
+        Say which stage is at hand, and print the summary. Otherwise stages are said only after 3 seconds.
 
     Returns
     -------
@@ -164,13 +167,15 @@ def precompute(
         seed,
     )
     X = random_sequence(seq_len, n_choices, model_dtype(model), seed)
-    with products(precision, found):
+    with products(precision, found), Stages("precompute", at_once=verbose) as stage:
+        stage("running the model")
         twin = evaluation_copy(model, found)
-        try_model(twin, X, extra, found)
+        with loops_in(twin) as loops:
+            try_model(twin, X, extra, found)
         share = not writes_to_parameters(model, twin)  # further copies of large ones would take time and memory
         del twin
         one = tuple(a[:1] for a in extra)
-        decisions = _decide(model, settings, X, one, terminal, found, verify, max_memory, share)
+        decisions = _decide(model, settings, X, one, terminal, found, verify, max_memory, share, loops, stage)
     made = Precomputation(settings, {k: v for k, v in decisions.items() if k not in UNSAVED})
     plan = decisions["plan"]
     bound = Bound(model, plan, made, found, decisions["derived"], decisions["taken"])
@@ -200,6 +205,8 @@ def _decide(
     verify: bool,
     asked_memory: int | None,
     share: bool,
+    loops: list[str],
+    stage: Stages,
 ) -> dict[str, Any]:
     decisions: dict[str, Any] = {
         "naive_model": None,
@@ -218,7 +225,10 @@ def _decide(
         "plan": None,
         "derived": None,
     }
+    stage("tracing the model")
     try:
+        if loops:
+            raise CaptureError(loops[0])
         graph = capture(model, (s.n_choices, s.seq_len), args, model_dtype(model), share)
     except CaptureError as error:
         decisions["fingerprint"], decisions["naive_model"] = structure_fingerprint(model), str(error)
@@ -233,6 +243,7 @@ def _decide(
         warn_user(f"Layers run one by one, and pools by phases, on this GPU, and take longer: {missing}")
     verdict = None
     if verify:
+        stage("comparing with naive ISM")
         while True:
             verdict = compare(model, plan, X, args, device, keep=True)
             bad, why = verdict.node, verdict.why
@@ -248,7 +259,9 @@ def _decide(
     keep_freed_memory()
     derived = Derived()
     run = Run(plan, Weights(model, device), derived, device)
+    begin = time.perf_counter()
     run.set_reference(X.to(device), tuple(a.to(device) for a in args))
+    forward = time.perf_counter() - begin
     itemsize, edits = X.element_size(), s.n_choices - 1
     memory = _memory(plan, s, itemsize)
     if asked_memory is not None:
@@ -259,9 +272,10 @@ def _decide(
     if s.conv == "gaussian":
         plan.sensing = Sensing(s.alpha or 1.0, s.random_state)
     forced = None if s.conv == "auto" else s.conv
+    naively = forward * edits * s.seq_len  # naive ISM's seconds for a sequence, at most
 
     def choose(run: Run) -> dict[int, str]:
-        ways = measure.choose_ways(run, forced, edits, s.n_choices, s.seq_len, first, most, s.random_state)
+        ways = measure.choose_ways(run, forced, edits, s.n_choices, s.seq_len, first, most, s.random_state, naively)
         if asked_memory is not None:
             changed = measure.make_fit(run.plan, ways, lambda: _memory(run.plan, s, itemsize), asked_memory)
             if changed and forced:
@@ -269,6 +283,7 @@ def _decide(
                 warn_user(f"conv={forced!r} does not fit into max_memory={asked_memory}: {layers} run by 'windows'")
         return ways
 
+    stage("trying ways to run each layer")
     begin = time.perf_counter()
     ways = _checked_ways(run, choose, X.to(device), verdict)
     if s.precision == "medium" and verdict is not None and _lowered_products_fail(run, X.to(device), verdict):
@@ -293,9 +308,10 @@ def _decide(
     if asked_memory is not None:
         _refuse_too_little(asked_memory, _memory(plan, s, itemsize))  # more layers may run naively now
     spent = time.perf_counter() - begin
+    stage("trying how many mutants to run at once")
     with products(plan.precision, device):
         twin = functools.partial(evaluation_copy, model, device, share=share)
-        decisions = _measured(twin, s, decisions, X, args, run, ways, first, spent)
+        decisions = _measured(twin, s, decisions, X, args, run, ways, first, spent, forward * edits)
     if decisions["plan"] is not None:
         decisions["derived"] = derived  # the first call need not lay out weights again
     return decisions
@@ -311,20 +327,26 @@ def _measured(
     ways: dict[int, str],
     first: int,
     spent: float,
+    of_a_site: float,
 ) -> dict[str, Any]:
-    """The decisions with what is measured once every layer's way is chosen, which took ``spent`` seconds."""
+    """The decisions with what is measured once every layer's way is chosen, which took ``spent`` seconds; the model
+    takes at most ``of_a_site`` for the mutants of one.
+    """
     plan, device = run.plan, run.device
     itemsize, edits = X.element_size(), s.n_choices - 1
     memory = _memory(plan, s, itemsize)
     most = measure.most_sites(memory, s.max_memory, device)
     start = min(2 * first, most)  # larger than ways are tried with: products of many rows are shared among threads
     sizes = edits, s.n_choices, s.seq_len, start, most
-    count, seconds, cost = measure.choose_chunk(run, *sizes, s.random_state, spent)
+    count, seconds, cost = measure.choose_chunk(run, *sizes, s.random_state, spent, of_a_site)
     if s.conv == "auto" and cost * s.seq_len > measure.WORTH_COMPARING:
         # a batch of the model holds mutants of one sequence
         most_rows = max(min(s.max_memory // max(memory.sequence, 1), edits * s.seq_len), 1)
         naively = measure.naive_is_faster(twin(), X, args, device, cost / edits, most_rows)
-        if naively is not None:  # a busy machine may have slowed the one and not the other
+        # a chunk that takes long would be run once more, whole
+        long = count < measure.FEWER_SITES and count * cost > measure.LONG_RUN
+        plainly = long and naively is not None and naively[0] < PLAINLY * cost / edits
+        if naively is not None and not plainly:  # a busy machine may have slowed the one and not the other
             # and a chunk of several short sequences costs less than the chunks of each
             fit = s.max_memory // max(memory.sequence, 1)
             several = max(min(count // s.seq_len, fit, measure.MOST_SEQUENCES), 1)

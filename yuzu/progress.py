@@ -1,8 +1,14 @@
-"""Progress bars: tqdm's, without its complaint in notebooks that lack ipywidgets, where it prints text instead."""
+"""Progress bars: tqdm's, without its complaint in notebooks that lack ipywidgets, where it prints text instead; and the
+stages of a job that takes longer than one expects.
+"""
 
 from __future__ import annotations
 
+import sys
+import threading
+import time
 import warnings
+from types import TracebackType
 
 from tqdm import TqdmWarning
 
@@ -10,4 +16,62 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", TqdmWarning)
     from tqdm.auto import tqdm
 
-__all__ = ["tqdm"]
+PATIENCE = 3.0  # seconds of a job after which it says what it is doing
+
+
+class Stages:
+    """Says on standard error which stage of a job is at hand, once the job has taken some seconds (``at_once`` if asked
+    for), and wipes that out at its end. As for all of tqdm's bars ``TQDM_DISABLE=1`` in the environment keeps it quiet.
+
+    Examples
+    --------
+    >>> with Stages("precompute", at_once=False) as stage:
+    ...     stage("tracing the model")
+    """
+
+    def __init__(self, job: str, at_once: bool) -> None:
+        self.job, self.at_once = job, at_once
+        self._stage = ""
+        self._bar: tqdm | None = None
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+
+    def __enter__(self) -> Stages:
+        self._begin, self._stream = time.perf_counter(), sys.stderr  # which capture replaces for a while
+        if self._stream is not None and not self.at_once:
+            # a stage may take long by itself: somebody else has to look at the clock
+            self._timer = threading.Timer(PATIENCE, self._show)
+            self._timer.daemon = True
+            self._timer.start()
+        return self
+
+    def __call__(self, stage: str) -> None:
+        """Go on to another stage."""
+        with self._lock:
+            self._stage = stage
+            if self._bar is not None:
+                self._bar.set_description_str(stage)
+        if self.at_once and self._bar is None and self._stream is not None:
+            self._show()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        with self._lock:
+            self._stream = None
+            if self._bar is not None:
+                self._bar.close()
+
+    def _show(self) -> None:
+        with self._lock:
+            if self._stream is None:  # it ended meanwhile
+                return
+            form = f"{self.job}: {{desc}} [{{elapsed}}]"
+            # with a delay it says nothing before it knows how long it has been
+            self._bar = tqdm(desc=self._stage, bar_format=form, leave=False, file=self._stream, delay=1e-9)
+            if not self._bar.disable:
+                self._bar.start_t -= time.perf_counter() - self._begin
+                self._bar.refresh()
+
+
+__all__ = ["PATIENCE", "Stages", "tqdm"]

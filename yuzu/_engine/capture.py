@@ -13,6 +13,7 @@ import contextlib
 import functools
 import inspect
 import logging
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,7 @@ from yuzu._engine.handlers import BUILT_IN
 from yuzu._engine.model_copy import evaluation_copy, held_tensors
 from yuzu._engine.outputs import objects_taken_apart
 from yuzu._engine.quiet import quiet
+from yuzu._engine.recurrent import OPERATIONS, Unrolled, draws, kept_whole, present
 from yuzu._engine.reorder import pools_first
 from yuzu._engine.separate import separate_joined
 from yuzu._engine.simplify import COPIES, END, simplify, without_unread
@@ -181,6 +183,8 @@ class _Tracing:
         try:
             self.found = self._exported("export", symbols)
             return ""
+        except Unrolled as error:  # no other road is shorter
+            raise CaptureError(str(error)) from None
         except Exception as error:  # export raises many kinds; the reason is kept for the warning
             reason, by_size = self._why(error), isinstance(error, RowsError)
         if by_size or "Constraints violated" in reason:  # by an integer made of the batch size
@@ -238,7 +242,7 @@ def _export(
     for gradients in (torch.no_grad, torch.enable_grad):
         read = None if reading is None else reading()
         try:
-            with quiet(_loud()), gradients():
+            with quiet(_loud()), gradients(), kept_whole(module):
                 with vmap_unrolled(), contextlib.nullcontext() if read is None else read:
                     program = export(module, inputs, dynamic_shapes=tuple(dims), strict=False)
                 if read is not None:
@@ -265,17 +269,23 @@ def _functional(program: Any) -> bool:
     a model would give one graph with them and another without.)
     """
     for fx in program.graph.nodes:
-        if fx.op in ("placeholder", "output"):
+        if fx.op in ("placeholder", "output") or _picks_a_state(fx):
             continue
         if fx.op != "call_function" or not isinstance(fx.target, torch._ops.OpOverload) or fx.target._schema.is_mutable:
             return False
-        name = _canonical_name(fx.target)
+        name = _canonical_name(present(fx.target))
         pointwise = torch.Tag.pointwise in fx.target.tags and torch.Tag.nondeterministic_seeded not in fx.target.tags
-        if not (pointwise or name in BUILT_IN or name in COPIES or name in SHAPE_ONLY):
+        if not (pointwise or name in BUILT_IN or name in COPIES or name in SHAPE_ONLY or name in OPERATIONS):
             return False
         if name in NORMS and (len(fx.args) < 6 or fx.args[5] is not False):
             return False
     return True
+
+
+def _picks_a_state(fx: torch.fx.Node) -> bool:
+    """Whether a node is one of a recurrent layer's results."""
+    source: Any = fx.args[0] if fx.target is operator.getitem else None
+    return source is not None and _canonical_name(present(source.target)) in OPERATIONS
 
 
 def _exported(
@@ -355,11 +365,11 @@ def _exported(
             else:
                 raise CaptureError(f"the exported model has an input of kind {kind}")
         elif fx.op == "call_function":
-            node.target = fx.target
+            node.target = present(fx.target)
             node.args, node.kwargs = with_refs((fx.args, fx.kwargs), index.__getitem__)
             with_usual_name(node, nodes)
             node.op = _canonical_name(node.target)
-            if node.op in RANDOM or (node.op in DROPOUTS and node.argument(2, "train", True)):
+            if node.op in RANDOM or (node.op in DROPOUTS and node.argument(2, "train", True)) or draws(node):
                 raise CaptureError(f"forward draws random numbers ({node.op}) in evaluation mode")
             if not isinstance(fx.target, torch._ops.OpOverload) and fx.target.__module__ not in (
                 "_operator",

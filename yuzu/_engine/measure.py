@@ -40,10 +40,18 @@ CACHE_TARGET = {"cpu": 11 << 20, "cuda": 2 << 30}
 # its most bytes: of larger ones few are found again among those that were freed, and new pages cost more
 LARGEST_BLOCK = {"cpu": 30 << 20}
 LONGEST_TRIAL = 0.2  # seconds of one chunk size
+# seconds that naive ISM takes for the mutants of a chunk, from which on fewer sites say first whether the chunk itself
+# is tried: not where it takes so many; and how many fewer
+LONG_CHUNK, FEWER_SITES = 1.0, 8
+LONG_RUN = 1.5  # seconds of a chunk that is run once
 # of the search among them, and of the trials of ways and that search together where the former took long
 SEARCH_SECONDS, LEAST_SEARCH_SECONDS, ALL_TRIALS_SECONDS = 0.6, 0.3, 1.5
 NAIVE_BATCHES = (128, 512)
 BATCH_GAINS = ((1, 30), (16, 6), (128, 2))  # rows of a batch, and how many times cheaper a row of a large one may be
+# seconds of a batch that is run once; of which larger ones save less, for it is work that rows do not share; and of one
+# that is not run, where a smaller one was
+LONG_BATCH, LONG_BATCH_GAIN, LONGEST_BATCH = 0.25, 3, 1.5
+SHARES = 0.7  # times a batch of one, what a row costs where rows share much
 MOST_SEQUENCES = 8  # in a chunk whose cost is measured
 WORTH_COMPARING = 0.01  # seconds for a sequence; below it a call is mostly overhead, and the clock would decide
 CHUNK_REPEATS = 2
@@ -55,6 +63,9 @@ WAY_REPEATS, SHORT_TRIAL = 3, 0.006  # of a way's call, and the seconds after wh
 LONG_CALL = 0.03  # seconds of a way's call after which one is enough
 MORE_SITES, RIVAL = 1.5, 1.8  # times as many sites for another trial, and times the least seconds of who is in it
 AGAIN_SECONDS = 0.5  # of all such trials; the last may take longer
+# part of naive ISM's seconds for a sequence that trials of ways may take on a CPU, and their least and most; after that
+# layers that are akin to one that was tried run as that one does
+WAYS_PART, LEAST_WAYS_SECONDS, MOST_WAYS_SECONDS = 0.2, 1.0, 3.0
 # that a way's first call may take beside the work: it lays out weights, and has kernels prepared, or loaded to a GPU
 SETUP_SECONDS = {"cpu": 0.2, "cuda": 2.0}
 LONGEST_SETTLING = 0.1  # of such calls until they ask for no more memory
@@ -205,10 +216,19 @@ def _least_seconds(function: Callable[[], object], device: torch.device, best: f
 
 
 def choose_ways(
-    run: Run, forced: str | None, edits: int, n_choices: int, length: int, first: int, most: int, seed: int
+    run: Run,
+    forced: str | None,
+    edits: int,
+    n_choices: int,
+    length: int,
+    first: int,
+    most: int,
+    seed: int,
+    naively: float = math.inf,
 ) -> dict[int, str]:
     """The fastest exact way for every layer that has several, with as many sites as a chunk may come to hold and a
-    short trial allows; or ``forced`` for the convolutions to which it applies.
+    short trial allows; or ``forced`` for the convolutions to which it applies. ``naively`` are naive ISM's seconds for
+    a sequence: trials that take much of them are worth less than what they may save.
     """
     plan = run.plan
     chosen: dict[int, str] = {}
@@ -220,6 +240,10 @@ def choose_ways(
     whole = _share(min(2 * first, most), _span(plan, length), most)
     alike: dict[Hashable, list[tuple[int, Rule]]] = {}
     again = AGAIN_SECONDS
+    allowed = min(max(WAYS_PART * naively, LEAST_WAYS_SECONDS), MOST_WAYS_SECONDS)
+    allowed = allowed if run.device.type == "cpu" else math.inf  # elsewhere most of it is kernels that are prepared
+    begun = time.thread_time()  # other processes that slow this one down are no reason to try less
+    known: dict[Hashable, list[tuple[int, str]]] = {}  # widths of windows and the ways found for them
     for node in plan.graph.nodes:
         rule = plan.rules[node.index]
         if rule is None or not rule.all_ways() or not node.mutated or not plan.readers[node.index]:
@@ -241,6 +265,17 @@ def choose_ways(
         return _times(rule, ways, run, window, sites) if len(ways) > 1 else dict.fromkeys(ways, math.inf)
 
     def attempt(width: int, rule: Rule) -> str:
+        akin = known.setdefault(rule.akin(), [])
+        if akin and time.thread_time() - begun > allowed:
+            way = min(akin, key=lambda other: abs(other[0] - width))[1]
+            window = run.set_sites(example_sites(plan, 1, edits, n_choices, length, run, seed))[rule.sources[0]]
+            if window is not None and way in rule.ways(run, window):
+                return way
+        way = fastest(width, rule)
+        akin.append((width, way))
+        return way
+
+    def fastest(width: int, rule: Rule) -> str:
         nonlocal again
         work = max(rule.multiply_adds(run, width) * edits, 1)
         fewest = whole if rule.shares_among_sites else first // 4
@@ -341,14 +376,23 @@ def _span(plan: Plan, length: int) -> int:
 
 
 def choose_chunk(
-    run: Run, edits: int, n_choices: int, length: int, first: int, most: int, seed: int, spent: float = 0.0
+    run: Run,
+    edits: int,
+    n_choices: int,
+    length: int,
+    first: int,
+    most: int,
+    seed: int,
+    spent: float = 0.0,
+    naively: float = 0.0,
 ) -> tuple[int, list[float], float]:
     """Sites carried at once that cost least per site, the seconds of each node at that size, and of a site.
 
     Tried are ``first``, then twice as many again up to ``most`` or until that is plainly worse twice over; and half of
     ``first`` where twice as many were no better, and there is time. Sizes that come close are tried again: a busy
     machine slows one and not the other. Of sizes as good as each other the one tried first is taken. ``spent`` are the
-    seconds that the trials of ways took.
+    seconds that the trials of ways took, ``naively`` those that naive ISM takes for a site. Where ``first`` takes so
+    long that no other would be tried, it is taken, and its cost is that of fewer sites.
     """
     allowed = max(min(SEARCH_SECONDS, ALL_TRIALS_SECONDS - spent), LEAST_SEARCH_SECONDS)
     span = _span(run.plan, length)
@@ -372,6 +416,11 @@ def choose_chunk(
         return time.perf_counter() + 4 * cost * size - begin <= allowed
 
     size = _share(first, span, most)
+    if size * naively > LONG_CHUNK and size >= FEWER_SITES:
+        fewer = size // FEWER_SITES
+        cost, shares = cost_of_chunk(run, edits, n_choices, length, fewer, seed, 0.0)
+        if cost * size > LONG_CHUNK and not affordable(size, cost):
+            return min(first, most) if size == span < first else size, [s * size / fewer for s in shares], cost
     cost, worse = attempt(size), 0
     if run.plan.sensing is None:  # Gaussian probes need other coefficients for each size
         while worse < 2:
@@ -430,6 +479,8 @@ def _chunk_seconds(run: Run, sites: Sites, hopeless: float) -> tuple[float, list
         runs += 1
         if now < least:
             least, shares = now, found
+        if now > LONG_RUN:  # beside which a first run's own work is little
+            return least, shares
         if spent > LONGEST_TRIAL or (settled and (runs > CHUNK_REPEATS or least > hopeless or 4 * now > LONGEST_TRIAL)):
             return least, shares
 
@@ -458,11 +509,26 @@ def naive_is_faster(
         # copies: a forward may write over what it is given
         x, *rest = (t.to(device).expand(rows, *t.shape[1:]).clone() for t in (X, *args))
         with running():
-            return min(_seconds(lambda: model(x, *rest), device) for _ in range(2)) / rows
+            seconds = _seconds(lambda: model(x, *rest), device)
+            return (seconds if seconds > LONG_BATCH else min(seconds, _seconds(lambda: model(x, *rest), device))) / rows
 
-    # rows of a batch share what few rows pay for alone, but it was never more than this
-    if any(rows <= most and run(rows) > gain * planned for rows, gain in BATCH_GAINS):
-        return None
-    batches = {min(size, most) for size in NAIVE_BATCHES}
+    tried = 1
+
+    def short(rows: int) -> bool:
+        return rows <= tried or rows * run(tried) <= LONGEST_BATCH
+
+    for rows, gain in BATCH_GAINS:
+        if rows > most or not short(rows):
+            break
+        # rows of a batch share what few rows pay for alone, but it was never more than this
+        saves = min(gain, LONG_BATCH_GAIN) if rows * run(rows) > LONG_BATCH else gain
+        if run(rows) > saves * planned:
+            return None
+        tried = rows
+    batches = {min(size, most) for size in NAIVE_BATCHES if short(min(size, most))} or {tried}
     seconds, batch = min((run(batch) + CHUNK_OVERHEAD / batch, batch) for batch in batches)
-    return (seconds, batch) if seconds < planned else None
+    if seconds >= planned:
+        return None
+    if batch < min(NAIVE_BATCHES) and run(batch) < SHARES * run(1):
+        batch = min(*NAIVE_BATCHES, most)  # it would take long to run, but rows share much so far
+    return seconds, batch

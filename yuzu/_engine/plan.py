@@ -426,10 +426,11 @@ def _rule_or_reason(graph: Graph, index: int, layouts: list[Layout], naive: dict
     if index in naive:
         return naive[index]
     view = View(graph, node, layouts)
-    whole = [graph.nodes[i] for i in node.inputs if layouts[i] == VALUES and graph.nodes[i].shape is not None]
-    for source in whole:
+    naively = [graph.nodes[i] for i in node.inputs if layouts[i] == VALUES]
+    for source in naively:
         if source.mutated:
             return f"it follows {source.label}, which runs naively"
+    whole = [source for source in naively if source.shape is not None]
     if whole:  # all that is naive before it is no layer of its own that a warning would name
         handler = find_handler(view)
         why = f"what it reads of {whole[0].label} may depend on the size of the batch or on its other rows"

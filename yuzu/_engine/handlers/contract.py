@@ -188,6 +188,10 @@ class Rule:
         """The same for layers that differ in nothing but the width of their windows, for the choice of a way."""
         return self.node.index
 
+    def akin(self) -> Hashable:
+        """The same for layers whose fastest ways are much the same, at windows of much the same width."""
+        return self.alike()
+
     def multiply_adds(self, run: Run, width: int) -> int:
         """How many of them one mutant needs, for a layer with several ways and windows of a width before it."""
         raise NotImplementedError

@@ -118,6 +118,10 @@ class Convolution(Reading):
             self.steady,
         )
 
+    def akin(self) -> Hashable:
+        g = self.geometry
+        return "convolution", g.kernel, g.stride, self.channels, self.groups, self.lines, self.steady
+
     def multiply_adds(self, run: Run, width: int) -> int:
         return width * run.value(self.weight).numel() * self.lines
 
