@@ -12,9 +12,9 @@ import torch
 from yuzu._engine.gate import running
 from yuzu._engine.model_copy import evaluation_copy, model_dtype
 from yuzu._engine.precision import products
-from yuzu._engine.rows import on_rows
+from yuzu._engine.rows import depends_on_batch, on_rows
 from yuzu._engine.run import keep_freed_memory
-from yuzu.errors import YuzuError
+from yuzu.errors import YuzuError, warn_user
 from yuzu.inputs import (
     argument_kinds,
     check_args,
@@ -30,6 +30,11 @@ from yuzu.inputs import (
 from yuzu.mutations import Mutations, batches, letters_of
 from yuzu.progress import tqdm
 from yuzu.scores import Results, Scores, Selection, result_dtype, scored
+
+MIXES_ROWS = (
+    "what it returns for a sequence depends on the others in its batch, as with batch norm by the batch's own "
+    "statistics or one scale of quantisation for a batch, so each mutant is run alone"
+)
 
 
 def naive_ism(
@@ -55,7 +60,8 @@ def naive_ism(
     Parameters
     ----------
     batch_size: int
-        Mutants in one forward pass. Default 128.
+        Mutants in one forward pass. Default 128. One at a time, with a warning, where what the model returns for a
+        sequence depends on the others in its batch.
 
     The other parameters, the result and the errors are those of `yuzu_ism`.
     """
@@ -70,7 +76,10 @@ def naive_ism(
     batch_size = check_count("batch_size", batch_size)
     found = check_device(device)
     twin = evaluation_copy(model, found)
-    try_model(twin, X, extra, found, "X_0")
+    alone = try_model(twin, X, extra, found, "X_0")
+    if batch_size > 1 and mixes_rows(twin, X, extra, found, alone):
+        batch_size = 1
+        warn_user(f"{type(model).__name__} runs one mutant at a time: {MIXES_ROWS}")
     return run_naively(twin, X, extra, mutations, selection, output, batch_size, found, verbose, as_numpy)
 
 
@@ -121,20 +130,33 @@ def score_naively(
             for part in batches(group, max(batch_size // group.edits, 1)):
                 sites, written = mutations.sites(x, letters[i : i + 1], part)
                 grid = sites.difference.shape[:2]
-                count = grid[0] * grid[1]
-                with running(), products("highest", device):
-                    mutants = mutations.edited(x, sites)
-                    if count == 1:
-                        values = on_rows(twin, mutants, *rest)
-                    else:
-                        values = twin(mutants, *(a.expand(count, *a.shape[1:]).clone() for a in rest))
-                leaves = selection.leaves(values)
-                selection.check(leaves, count)
+                mutants, parts_found = mutations.edited(x, sites), []
+                for piece in mutants.split(max(batch_size, 1)):
+                    with running(), products("highest", device):
+                        if len(piece) == 1:
+                            values = on_rows(twin, piece, *rest)
+                        else:
+                            values = twin(piece, *(a.expand(len(piece), *a.shape[1:]).clone() for a in rest))
+                    parts_found.append(selection.leaves(values))
+                    selection.check(parts_found[-1], len(piece))
+                leaves = [torch.cat(leaf) if len(leaf) > 1 else leaf[0] for leaf in zip(*parts_found, strict=True)]
                 found = [
                     scored(leaf, r, scores.output).unflatten(0, grid) for leaf, r in zip(leaves, reference, strict=True)
                 ]
                 scores.write(part.sequence, part.slot, written, found)
         scores.end()
+
+
+def mixes_rows(
+    twin: torch.nn.Module,
+    X: torch.Tensor,
+    args: tuple[torch.Tensor, ...],
+    device: torch.device,
+    alone: Any = None,
+) -> bool:
+    """Whether a mutant's output depends on the batch it is run in; ``alone`` is what `try_model` returned, if known."""
+    with running(), torch.no_grad(), products("highest", device):
+        return depends_on_batch(twin, X[:1].to(device), [a[:1].to(device) for a in args], alone)
 
 
 def try_model(

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from yuzu._engine import measure, report
-from yuzu._engine.capture import CaptureError, capture
+from yuzu._engine.capture import DRAWS, CaptureError, capture
 from yuzu._engine.graph import Graph, Weights
 from yuzu._engine.handlers import kernels
 from yuzu._engine.handlers.compressed_sensing import Sensing
@@ -31,7 +31,7 @@ from yuzu._engine.verify import Verdict, compare, error_of_products
 from yuzu.bound import LEAST_MEMORY, Bound
 from yuzu.errors import YuzuError, shown, warn_user
 from yuzu.inputs import argument_kinds, check_args, check_count, check_device, check_model
-from yuzu.naive_ism import try_model
+from yuzu.naive_ism import MIXES_ROWS, mixes_rows, try_model
 from yuzu.precomputation import Args, Precomputation, branch_words, structure_fingerprint
 from yuzu.progress import Stages
 from yuzu.settings import CONV, NAIVE_BATCH, PRECISIONS, Settings
@@ -232,12 +232,16 @@ def _decide(
         graph = capture(model, (s.n_choices, s.seq_len), args, model_dtype(model), share)
     except CaptureError as error:
         decisions["fingerprint"], decisions["naive_model"] = structure_fingerprint(model), str(error)
-        _warn_naive_model(model, str(error))
+        if not _runs_row_by_row(model, X, args, device, share, decisions):
+            _warn_naive_model(model, str(error))
         return decisions
     decisions["fingerprint"] = graph.fingerprint()
     decisions["taken"], decisions["branches"] = graph.branches, branch_words(model, graph.branches, graph)
     naive = terminal_nodes(model, graph, terminal)
     plan = make_plan(graph, s.precision, naive)
+    # handlers are for what treats every row by itself
+    if plan.reasons and _runs_row_by_row(model, X, args, device, share, decisions):
+        return decisions
     missing = kernels.why_not(device)
     if device.type == "cuda" and plan.block_of and missing is not None:
         warn_user(f"Layers run one by one, and pools by phases, on this GPU, and take longer: {missing}")
@@ -250,8 +254,8 @@ def _decide(
             if bad is None:
                 break
             if bad < 0 or plan.rules[bad] is None:  # the model itself has been run on these mutants
-                decisions["naive_model"] = DISAGREES
-                _warn_naive_model(model, DISAGREES)
+                decisions["naive_model"] = ": ".join(filter(None, (DISAGREES, why)))
+                _warn_naive_model(model, decisions["naive_model"])
                 return decisions
             naive[bad] = why
             plan = make_plan(graph, s.precision, naive)
@@ -315,6 +319,17 @@ def _decide(
     if decisions["plan"] is not None:
         decisions["derived"] = derived  # the first call need not lay out weights again
     return decisions
+
+
+def _runs_row_by_row(
+    model: torch.nn.Module, X: torch.Tensor, args: Args, device: torch.device, share: bool, decisions: dict[str, Any]
+) -> bool:
+    """Have mutants run one at a time where what a model returns for one depends on the others; whether it is so."""
+    if not mixes_rows(evaluation_copy(model, device, share=share), X, args, device):
+        return False
+    decisions["naive_model"], decisions["naive_batch"] = MIXES_ROWS, 1
+    warn_user(f"{type(model).__name__} runs naively, one mutant at a time, and is not faster: {MIXES_ROWS}")
+    return True
 
 
 def _measured(
@@ -494,9 +509,9 @@ def terminal_nodes(model: torch.nn.Module, graph: Graph, terminal: tuple[type, .
 
 
 def _warn_naive_model(model: torch.nn.Module, reason: str) -> None:
+    exact = "results are as random as the model" if DRAWS in reason else "results are exact but not faster"
     warn_user(
-        f"{type(model).__name__} runs naively, mutant by mutant: results are exact but not faster. The model could "
-        f"not be captured: {reason}"
+        f"{type(model).__name__} runs naively, mutant by mutant: {exact}. The model could not be captured: {reason}"
     )
 
 

@@ -30,7 +30,7 @@ from yuzu._engine.encoders import make_traceable
 from yuzu._engine.gate import tracing
 from yuzu._engine.graph import Node, Ref, refs_of, with_refs
 from yuzu._engine.handlers import BUILT_IN
-from yuzu._engine.model_copy import evaluation_copy, held_tensors
+from yuzu._engine.model_copy import evaluation_copy, held_tensors, inner_tensors, is_packed
 from yuzu._engine.outputs import objects_taken_apart
 from yuzu._engine.quiet import quiet
 from yuzu._engine.recurrent import OPERATIONS, Unrolled, draws, kept_whole, present
@@ -64,6 +64,7 @@ RANDOM = {
     "aten.randperm",
     "aten.normal",
 }
+DRAWS = "forward draws random numbers"
 DROPOUTS = {
     "aten.dropout",
     "aten.feature_dropout",
@@ -315,6 +316,7 @@ def _exported(
             raise CaptureError(f"the exported model has an output of kind {kind}")
 
     def live_name(target: str) -> str:
+        target = _inside_packed(module, target)
         if names is None:
             return target
         head, _, tail = target.partition(".")
@@ -370,7 +372,7 @@ def _exported(
             with_usual_name(node, nodes)
             node.op = _canonical_name(node.target)
             if node.op in RANDOM or (node.op in DROPOUTS and node.argument(2, "train", True)) or draws(node):
-                raise CaptureError(f"forward draws random numbers ({node.op}) in evaluation mode")
+                raise CaptureError(f"{DRAWS} ({node.op}) in evaluation mode")
             if not isinstance(fx.target, torch._ops.OpOverload) and fx.target.__module__ not in (
                 "_operator",
                 "builtins",
@@ -474,6 +476,22 @@ def _layer_name(fx: torch.fx.Node, names: list[str] | None) -> str:
         if head.isdigit():
             name = names[int(head)] + (f".{tail}" if tail else "")
     return name
+
+
+def _inside_packed(module: torch.nn.Module, target: str) -> str:
+    """The name of what export took out of a packed parameter, ``fc.parametrizations.weight.original1``, as it is in the
+    model, ``fc.weight.scale``; that of others as it is.
+    """
+    owner, found, rest = target.rpartition(".parametrizations.")
+    if not found:
+        owner, (_, found, rest) = "", target.rpartition("parametrizations.")
+    name, _, which = rest.partition(".original")
+    if not found or not which.isdigit():
+        return target
+    tensor = _tensor_attribute(module, f"{owner}.{name}")
+    if tensor is None or not is_packed(tensor):
+        return target
+    return ".".join(part for part in (owner, name, list(inner_tensors(tensor))[int(which)]) if part)
 
 
 def _tensor_attribute(module: torch.nn.Module, name: str) -> torch.Tensor | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,8 +68,8 @@ class Node:
         Its place in the graph; arguments refer to smaller indices only.
     kind: str
         ``"sequence"`` (the mutated input), ``"extra"`` (another input, ``key`` its number), ``"weight"`` (a
-        parameter, buffer or tensor attribute, ``key`` its name in the model), ``"constant"`` (a tensor made
-        while capturing, ``value``), ``"call"``.
+        parameter, buffer or tensor attribute, or a tensor that a packed one holds, ``key`` its name in the model),
+        ``"constant"`` (a tensor made while capturing, ``value``), ``"call"``.
     op: str
         Canonical name of the operation, such as ``"aten.conv1d"`` (without overload); empty unless
         ``"call"``.
@@ -225,8 +226,7 @@ class Weights:
     def __getitem__(self, name: str) -> torch.Tensor:
         tensor = self._moved.get(name)
         if tensor is None:
-            owner, _, attribute = name.rpartition(".")
-            tensor = getattr(self.model.get_submodule(owner), attribute).detach().to(self.device)
+            tensor = operator.attrgetter(name)(self.model).detach().to(self.device)
             if tensor.is_inference() and not torch.is_inference_mode_enabled():
                 tensor = tensor.clone()  # which autograd may keep for the gradients of `hybrid_ism`
             self._moved[name] = tensor

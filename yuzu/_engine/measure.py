@@ -94,6 +94,8 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
     """An upper estimate from the windows at the first, the middle and the last of the positions that reach an output;
     those of a chunk between them may be an eighth wider.
     """
+    if itemsize < 4:  # part of a model in half precision may be in another
+        itemsize = max(n.dtype.itemsize for n in plan.graph.nodes if n.floating and n.dtype is not None)
     places = plan.reached(length, width)
     windows = plan.windows(np.unique(places[[0, len(places) // 2, -1]]), width)
     largest, standing, reference, tables, weights = n_choices * width, 0, 0, 0, 0
@@ -343,8 +345,7 @@ def make_fit(plan: Plan, ways: dict[int, str], memory: Callable[[], Memory], lim
 @running()
 def _times(rule: Rule, ways: Sequence[str], run: Run, window: Window, sites: Sites) -> dict[str, float]:
     """The least seconds of a call by each way; more than those of another where it was plainly slower."""
-    dtype = sites.difference.dtype
-
+    dtype = run.value(rule.sources[0]).dtype
     made: dict[tuple[int, ...], torch.Tensor] = {}
 
     def some(*shape: int) -> torch.Tensor:

@@ -10,9 +10,30 @@ import collections
 import copy
 import itertools
 import types
+from collections.abc import Callable
 from typing import Any
 
 import torch
+
+
+def is_packed(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is of a class that runs operations by itself, as quantised weights do: what it holds is in other
+    tensors, and a cast of it is none of these.
+    """
+    return type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+
+
+def inner_tensors(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The plain tensors that a packed one is made of, by their attributes' names ("scale", or "inner.scale"), in the
+    order in which ``torch.export`` counts them; none where its class does not say.
+    """
+    found: dict[str, torch.Tensor] = {}
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return found
+    for name in tensor.__tensor_flatten__()[0]:
+        value = getattr(tensor, name)
+        found.update({f"{name}.{k}": v for k, v in inner_tensors(value).items()} if is_packed(value) else {name: value})
+    return found
 
 
 def _copied_tensors(
@@ -24,6 +45,8 @@ def _copied_tensors(
     """
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
+        if is_packed(parameter):
+            continue
         elsewhere = device is not None and parameter.device != device
         as_it_is = share and not parameter.is_inference()  # which tracing refuses
         if as_it_is or elsewhere or (dtype is not None and parameter.is_floating_point() and parameter.dtype != dtype):
@@ -37,7 +60,9 @@ def _copy_tensors(value: Any, memo: dict[int, Any], depth: int = 0) -> None:
     if id(value) in memo:
         return
     kind = type(value)  # to be asked what it is, a proxy asks what it stands for, which may be gone
-    if issubclass(kind, torch.Tensor) and isinstance(value, torch.nn.Parameter):
+    if issubclass(kind, torch.Tensor) and is_packed(value):
+        memo[id(value)] = _copied(value, memo)  # with its attributes, which are its tensors
+    elif issubclass(kind, torch.Tensor) and isinstance(value, torch.nn.Parameter):
         own = memo[id(value)] = _copied(value, memo)
         own.__dict__.update(value.__dict__)
     elif issubclass(kind, torch.Tensor):
@@ -72,7 +97,7 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     return found
 
 
-def on_copies(model: torch.nn.Module, X: torch.Tensor, *args: torch.Tensor) -> Any:
+def on_copies(model: Callable[..., Any], X: torch.Tensor, *args: torch.Tensor) -> Any:
     """What a model returns for copies of its inputs, which a forward may write over."""
     return model(X.clone(), *(a.clone() for a in args))
 
@@ -108,24 +133,33 @@ def evaluation_copy(
 def writes_to_parameters(model: torch.nn.Module, twin: torch.nn.Module) -> bool:
     """Whether a copy, once run, has other parameters than the model: then it must never be run on the model's own."""
     theirs = dict(twin.named_parameters())
-    return not all(
-        name in theirs and torch.equal(parameter.detach().to(theirs[name].device), theirs[name].detach())
-        for name, parameter in model.named_parameters()
-    )
+    return not all(name in theirs and _equal(parameter, theirs[name]) for name, parameter in model.named_parameters())
+
+
+def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two parameters hold the same numbers; packed ones that do not say what is in them may not."""
+    if not (is_packed(a) or is_packed(b)):
+        return torch.equal(a.detach().to(b.device), b.detach())
+    mine, others = inner_tensors(a), inner_tensors(b)
+    return bool(mine) and mine.keys() == others.keys() and all(_equal(mine[name], others[name]) for name in mine)
 
 
 def _move(twin: torch.nn.Module, device: torch.device | None, dtype: torch.dtype | None) -> None:
-    """Move the copy's tensors."""
+    """Move the copy's tensors; packed ones keep their dtype."""
 
     def moved(tensor: torch.Tensor) -> torch.Tensor:
-        target = dtype if tensor.is_floating_point() else None
+        if is_packed(tensor) and tensor.device == (device or tensor.device):
+            return tensor
+        target = dtype if tensor.is_floating_point() and not is_packed(tensor) else None
         return tensor.detach().to(device=device, dtype=target)
 
     for module in twin.modules():
         for name, parameter in list(module._parameters.items()):
             if parameter is not None:
                 value = moved(parameter)
-                if value.data_ptr() != parameter.data_ptr() or value.dtype != parameter.dtype:
+                if value is not parameter and (
+                    value.data_ptr() != parameter.data_ptr() or value.dtype != parameter.dtype or is_packed(value)
+                ):
                     module._parameters[name] = torch.nn.Parameter(value, requires_grad=False)
         for name, buffer in list(module._buffers.items()):
             if buffer is not None:
@@ -148,7 +182,9 @@ def held_tensors(module: torch.nn.Module) -> set[int]:
         if id(value) in seen or depth > 12:
             return
         seen.add(id(value))
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, torch.Tensor) and is_packed(value):
+            found.update(inner.data_ptr() for inner in inner_tensors(value).values())
+        elif isinstance(value, torch.Tensor):
             found.add(value.data_ptr())
         elif isinstance(value, list | tuple | set):
             for item in value:
@@ -164,8 +200,10 @@ def held_tensors(module: torch.nn.Module) -> set[int]:
 
 
 def model_dtype(model: torch.nn.Module) -> torch.dtype:
-    """The dtype of the first floating point parameter, or else buffer; float32 for a model without any."""
+    """The dtype of the first floating point parameter, or else buffer; float32 for a model without any. Weights of
+    eight bits and less are cast before anything reads them.
+    """
     for tensor in itertools.chain(model.parameters(), model.buffers()):
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and tensor.dtype.itemsize > 1:
             return tensor.dtype
     return torch.float32

@@ -273,9 +273,7 @@ class Run:
             weight = weight if node.columns is None else weight[:, slice(*node.columns)]
             return weight if node.rows is None else weight[list(node.rows)]
         assert node.value is not None
-        value = node.value.to(self.device)
-        # a table made in forward follows the sequences' dtype, as verification in float64 wants it
-        return value.to(X.dtype) if value.dtype == torch.float32 and X.dtype == torch.float64 else value
+        return node.value.to(self.device)
 
     def unfit_for_differences(self, among: Container[int] | None = None) -> list[int]:
         """The nodes (``among`` some; default all) whose reference is somewhere infinite, or as large as masks are

@@ -4,13 +4,15 @@ what lowered products cost in accuracy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from yuzu._engine.double import InDouble, in_double, names_dtypes
 from yuzu._engine.gate import running
 from yuzu._engine.graph import Weights, evaluate
 from yuzu._engine.model_copy import evaluation_copy
@@ -19,10 +21,9 @@ from yuzu._engine.plan import Plan
 from yuzu._engine.rows import on_rows
 from yuzu._engine.run import Derived, Run, Sites
 
-TOLERANCE = {
-    torch.float64: 1e-7,
-    torch.float32: 1e-3,
-}  # relative to the largest value; rounding stays far below, a wrong window far above
+# relative to the largest value; rounding stays far below, a wrong window far above
+TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 0.1}
+RAISED = "its handler raised"
 
 
 @dataclass(frozen=True)
@@ -60,63 +61,130 @@ def compare(
 ) -> Verdict:
     """Whether the plan does what the model does, with full products. ``keep`` the differences: the products at hand
     will be compared with them. Nothing large is laid out for these few mutants, unless all is to be done ``as_run``.
+
+    Both run in float64 where a copy of the model does so as a whole, and its graph gives what it gives; else both run
+    as they are. Of a graph in several dtypes, whose clashes float64 hides, the handlers run as they are besides.
     """
+    given = plan.precision
+    plan.precision = "highest"
     try:
-        return _compare(model, plan, X, args, device, torch.float64, keep, as_run)
-    except NotInDouble:
-        return _compare(model, plan, X, args, device, X.dtype, keep, as_run)
+        verdict = _in_double(model, plan, X, args, device, keep, as_run)
+        several = len(_dtypes(plan)) > 1
+        if verdict is not None and (verdict.node is not None or not several):
+            return verdict
+        twin = evaluation_copy(model, device)
+        own = _Terms(twin, twin, X.to(device), [a.to(device) for a in args], _tolerance(plan))
+        if verdict is None:
+            return _compare(plan, own, device, keep, as_run)
+        clash = _run_few(plan, own, device, as_run)
+        return clash if isinstance(clash, Verdict) else verdict
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of the graph itself: the model runs naively
+        return Verdict(-1, f"{type(error).__name__}: {error}")
+    finally:
+        plan.precision = given
 
 
-class NotInDouble(Exception):
-    """The model does not run in float64: it insists on a dtype of its own."""
+@dataclass(frozen=True)
+class _Terms:
+    """What is compared, and how.
+
+    Attributes
+    ----------
+    twin: torch.nn.Module
+        A copy of the model, for its weights.
+    runs: callable
+        What it returns for a batch.
+    x, rest: torch.Tensor, list of torch.Tensor
+        The sequence, and the inputs after it.
+    tolerance: float
+        By how much values may differ, relative to the largest.
+    wide: bool
+        Whether its graph has to be kept in float64.
+    """
+
+    twin: torch.nn.Module
+    runs: Callable[..., Any]
+    x: torch.Tensor
+    rest: list[torch.Tensor]
+    tolerance: float
+    wide: bool = False
+
+    def around(self) -> contextlib.AbstractContextManager[Any]:
+        return InDouble() if self.wide else contextlib.nullcontext()
 
 
-def _compare(
+def _dtypes(plan: Plan) -> set[torch.dtype]:
+    return {n.dtype for n in plan.graph.nodes if n.dtype in TOLERANCE}
+
+
+def _tolerance(plan: Plan) -> float:
+    return max((TOLERANCE[dtype] for dtype in _dtypes(plan)), default=TOLERANCE[torch.float32])
+
+
+def _in_double(
     model: torch.nn.Module,
     plan: Plan,
     X: torch.Tensor,
     args: Sequence[torch.Tensor],
     device: torch.device,
-    dtype: torch.dtype,
     keep: bool,
     as_run: bool,
-) -> Verdict:
-    given = plan
-    precision, given.precision = plan.precision, "highest"
+) -> Verdict | None:
+    """What is found in float64; None where that says nothing, for a copy does not run, or not as its graph does."""
     try:
-        twin = evaluation_copy(model, device, dtype)
-        run = Run(plan, Weights(twin, device), Derived(fixed=True), device)
-        run.once = not as_run
-        x = X.to(device, dtype)
-        rest = [a.to(device, dtype if a.is_floating_point() else None) for a in args]
-        places = few_places(plan, x.shape[2])
-        sites = few_sites(x, places)
-        mutants = edited_rows(x, sites)
-        rows = [a.expand(len(mutants), *a.shape[1:]) for a in rest]
+        twin = evaluation_copy(model, device, torch.float64)
+        x = X.to(device, torch.float64)
+        rest = [a.to(device, torch.float64 if a.is_floating_point() else None) for a in args]
+    except Exception:  # for want of memory, or of an attribute that refuses
+        return None
+    wide = names_dtypes(plan.graph, X.dtype)
+    for runs in (twin, in_double(twin)):
         try:
-            run.set_reference(x, rest)
-            truth = _leaves_by_rows(twin, mutants, rows)
-        except Exception as error:  # in its own dtype it ran: one that insists on it may say so in any way
-            if dtype == X.dtype:
-                raise
-            raise NotInDouble from error
+            terms = _Terms(twin, runs, x, rest, TOLERANCE[torch.float64], wide)
+            verdict = _compare(plan, terms, device, keep, as_run)
+        except Exception:  # whoever insists on a dtype of his own may say so in any way
+            continue
+        if verdict.node is None or verdict.node >= 0:
+            return None if verdict.why.startswith(RAISED) else verdict
+    return None
+
+
+def _run_few(plan: Plan, terms: _Terms, device: torch.device, as_run: bool) -> tuple[Run, Sites, list[Any]] | Verdict:
+    """The reference and the changes of a few mutants; or whose handler raises an error."""
+    run = Run(plan, Weights(terms.twin, device), Derived(fixed=True), device)
+    run.once = not as_run
+    sites = few_sites(terms.x, few_places(plan, terms.x.shape[2]))
+    with terms.around():
+        run.set_reference(terms.x, terms.rest)
         run = _carrying_values(run)
-        plan = run.plan
         try:
-            changes = run.chunk(sites)
+            return run, sites, run.chunk(sites)
         except Exception as error:  # a handler's own error: its layer runs naively, and the warning says so
-            assert run.at is not None
-            return Verdict(run.at.index, f"its handler raised {type(error).__name__}: {error}")
-        tensors = _tensors(plan, changes)
-        if len(truth) != len(tensors):
-            return Verdict(-1)
-        if all(_agree(run.whole_value(o), t) for (o, _), t in zip(tensors, truth, strict=True)):
+            if run.at is None or run.plan.rules[run.at.index] is None:
+                raise
+            return Verdict(run.at.index, f"{RAISED} {type(error).__name__}: {error}")
+
+
+def _compare(plan: Plan, terms: _Terms, device: torch.device, keep: bool, as_run: bool) -> Verdict:
+    places = few_places(plan, terms.x.shape[2])
+    mutants = edited_rows(terms.x, few_sites(terms.x, places))
+    rows = [a.expand(len(mutants), *a.shape[1:]) for a in terms.rest]
+    truth = _leaves_by_rows(terms.runs, mutants, rows)
+    found = _run_few(plan, terms, device, as_run)
+    if isinstance(found, Verdict):
+        return found
+    run, sites, changes = found
+    tensors = _tensors(run.plan, changes)
+    if len(truth) != len(tensors):
+        return Verdict(-1)
+    with terms.around():
+        if all(_agree(run.whole_value(o), t, terms.tolerance) for (o, _), t in zip(tensors, truth, strict=True)):
             pairs = zip(tensors, truth, strict=True) if keep else ()
             return Verdict(None, "", [_difference(t, run.value(o)) for (o, _), t in pairs], places)
-        wrong = _first_wrong(run, sites, mutants, rows, truth, tensors)
-        return Verdict(wrong, "its handler disagreed with naive ISM")
-    finally:
-        given.precision = precision
+        wrong = _first_wrong(run, sites, mutants, rows, truth, tensors, terms.tolerance)
+    return Verdict(wrong, "its handler disagreed with naive ISM" if wrong >= 0 else "")
 
 
 def error_of_products(run: Run, X: torch.Tensor, verdict: Verdict) -> float:
@@ -156,7 +224,7 @@ def _tensors(plan: Plan, changes: Sequence[Any]) -> list[tuple[int, Any]]:
     return [(o, c) for o, c in outputs if isinstance(o, int) and plan.graph.nodes[o].shape is not None]
 
 
-def _leaves_by_rows(twin: torch.nn.Module, X: torch.Tensor, args: list[torch.Tensor]) -> list[torch.Tensor]:
+def _leaves_by_rows(twin: Callable[..., Any], X: torch.Tensor, args: list[torch.Tensor]) -> list[torch.Tensor]:
     """The model's output tensors for a batch, run two rows at a time: float64 convolutions take much memory."""
     parts = []
     for i in range(0, len(X), 2):
@@ -166,12 +234,11 @@ def _leaves_by_rows(twin: torch.nn.Module, X: torch.Tensor, args: list[torch.Ten
     return [torch.cat(pieces) if pieces[0].dim() else pieces[0] for pieces in zip(*parts, strict=True)]
 
 
-def _agree(a: Any, b: Any) -> bool:
+def _agree(a: Any, b: Any, tolerance: float) -> bool:
     if not isinstance(b, torch.Tensor):
         return bool(a == b)
     if a.shape != b.shape:
         return False
-    tolerance = TOLERANCE.get(b.dtype, 1e-3)
     finite = torch.isfinite(b)
     if not torch.equal(torch.where(finite, 0, a).nan_to_num(nan=0.5), torch.where(finite, 0, b).nan_to_num(nan=0.5)):
         return False
@@ -187,6 +254,7 @@ def _first_wrong(
     rows: list[torch.Tensor],
     truth: list[torch.Tensor],
     tensors: list[Any],
+    tolerance: float,
 ) -> int:
     """Run the graph itself on the mutants and compare node by node, each from the engine's own inputs kept."""
     graph = run.plan.graph
@@ -195,7 +263,7 @@ def _first_wrong(
         values.append(
             run.leaf(node, mutants, rows) if node.kind != "call" else evaluate(node, values.__getitem__, run.device)
         )
-    if not all(_agree(values[o], t) for (o, _), t in zip(tensors, truth, strict=True)):
+    if not all(_agree(values[o], t, tolerance) for (o, _), t in zip(tensors, truth, strict=True)):
         return -1
     run.keep_all = True
     run.chunk(sites)
@@ -216,7 +284,7 @@ def _first_wrong(
             theirs = layout.position_first(values[node.index])[:, low:high]
         else:
             mine, theirs = run.whole_value(node.index), values[node.index]
-        if not _agree(mine, theirs):
+        if not _agree(mine, theirs, tolerance):
             return node.index
     return -1
 

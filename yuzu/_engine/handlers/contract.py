@@ -310,6 +310,19 @@ def find_rule(view: View) -> Rule | str:
     return rule if isinstance(rule, str) else (_why_no_differences(view, rule) or rule)
 
 
+# what gives a tensor's numbers as they are, in another order or shape
+MOVES = {
+    "aten.transpose",
+    "aten.permute",
+    "aten.reshape",
+    "aten.squeeze",
+    "aten.unsqueeze",
+    "aten.flatten",
+    "aten.slice",
+    "aten.select",
+}
+
+
 def _why_no_differences(view: View, rule: Rule) -> str | None:
     """Why the change of a node is no difference that a rule could give; None where it is one, or none is asked for."""
     node, nodes = view.node, view.graph.nodes
@@ -319,10 +332,29 @@ def _why_no_differences(view: View, rule: Rule) -> str | None:
         return "of masks, whole and complex numbers there are no differences"
     # what rounding takes from the values may be much beside their difference, which is rounded by itself
     own = next(n.dtype for n in nodes if n.kind == "sequence")
-    if node.dtype is None or not node.floating or node.dtype == own:
+    if node.dtype is None or not node.floating or torch.finfo(node.dtype).eps <= torch.finfo(torch.float32).eps:
         return None
-    rounds = torch.finfo(node.dtype).eps > torch.finfo(torch.float32).eps
-    return f"its result is rounded to {node.dtype}" if rounds else None
+    if node.dtype != own:
+        return f"its result is rounded to {node.dtype}"
+    if not any(nodes[i].mutated and nodes[i].floating for i in node.inputs) and _is_only_widened(view, node):
+        return f"its values are exact in {node.dtype}, and their differences are not"
+    return None
+
+
+def _is_only_widened(view: View, node: Node) -> bool:
+    """Whether nothing computes with a node in its own dtype: all that read it cast it to a more precise one first."""
+    readers = [view.graph.nodes[i] for i in view.graph.consumers[node.index]]
+    if not readers or node.index in view.graph.output_nodes:
+        return False
+    return all(
+        _widens(reader, node) or (reader.op in MOVES and _is_only_widened(view, reader)) for reader in readers
+    )
+
+
+def _widens(cast: Node, node: Node) -> bool:
+    if cast.op not in ("aten.to", "aten._to_copy", "aten.type_as") or cast.dtype is None or node.dtype is None:
+        return False
+    return cast.floating and cast.dtype.itemsize > node.dtype.itemsize
 
 
 def spatial_axis(layout: Layout) -> int | None:
