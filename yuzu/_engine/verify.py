@@ -4,6 +4,7 @@ what lowered products cost in accuracy.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +13,10 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from yuzu._engine.freed_memory import give_back
 from yuzu._engine.gate import running
 from yuzu._engine.graph import Weights, evaluate
+from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.model_copy import evaluation_copy
 from yuzu._engine.plan import Plan
 from yuzu._engine.rows import on_rows
@@ -23,6 +26,9 @@ TOLERANCE = {
     torch.float64: 1e-7,
     torch.float32: 1e-3,
 }  # relative to the largest value; rounding stays far below, a wrong window far above
+
+
+MUCH = 64 << 20  # bytes of one operation on two mutants, above which they run one by one
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ def _compare(
         rows = [a.expand(len(mutants), *a.shape[1:]) for a in rest]
         try:
             run.set_reference(x, rest)
-            truth = _leaves_by_rows(twin, mutants, rows)
+            truth = _leaves_by_rows(twin, mutants, rows, 1 if 2 * bytes_of_a_mutant(plan) > MUCH else 2)
         except Exception as error:  # in its own dtype it ran: one that insists on it may say so in any way
             if dtype == X.dtype:
                 raise
@@ -103,17 +109,17 @@ def _compare(
         run = _carrying_values(run)
         plan = run.plan
         try:
-            changes = run.chunk(sites)
+            values = outputs_of(run, sites)
         except Exception as error:  # a handler's own error: its layer runs naively, and the warning says so
             assert run.at is not None
             return Verdict(run.at.index, f"its handler raised {type(error).__name__}: {error}")
-        tensors = _tensors(plan, changes)
-        if len(truth) != len(tensors):
+        outputs = _tensor_outputs(plan)
+        if len(truth) != len(outputs):
             return Verdict(-1)
-        if all(_agree(run.whole_value(o), t) for (o, _), t in zip(tensors, truth, strict=True)):
-            pairs = zip(tensors, truth, strict=True) if keep else ()
-            return Verdict(None, "", [_difference(t, run.value(o)) for (o, _), t in pairs], places)
-        wrong = _first_wrong(run, sites, mutants, rows, truth, tensors)
+        if all(_agree(value, t) for value, t in zip(values, truth, strict=True)):
+            pairs = zip(outputs, truth, strict=True) if keep else ()
+            return Verdict(None, "", [_difference(t, run.value(o)) for o, t in pairs], places)
+        wrong = _first_wrong(run, sites, mutants, rows, truth, outputs)
         return Verdict(wrong, "its handler disagreed with naive ISM")
     finally:
         given.precision = precision
@@ -156,12 +162,47 @@ def _tensors(plan: Plan, changes: Sequence[Any]) -> list[tuple[int, Any]]:
     return [(o, c) for o, c in outputs if isinstance(o, int) and plan.graph.nodes[o].shape is not None]
 
 
-def _leaves_by_rows(twin: torch.nn.Module, X: torch.Tensor, args: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The model's output tensors for a batch, run two rows at a time: float64 convolutions take much memory."""
+def _tensor_outputs(plan: Plan) -> list[int]:
+    return [o for o in plan.graph.outputs if isinstance(o, int) and plan.graph.nodes[o].shape is not None]
+
+
+def bytes_of_a_mutant(plan: Plan) -> int:
+    """About what one takes in float64 at the most: of convolutions PyTorch lays out all that their taps read; else some
+    of the largest value.
+    """
+    numbers = [0]
+    for node, rule in zip(plan.graph.nodes, plan.rules, strict=True):
+        if isinstance(rule, Convolution):
+            g = rule.geometry
+            numbers.append(g.kernel * rule.channels[0] * g.output_length)
+        if node.batched and node.shape is not None:
+            numbers.append(4 * math.prod(s for s in node.shape if s is not None and s > 0))
+    return torch.float64.itemsize * max(numbers)
+
+
+def outputs_of(run: Run, sites: Sites) -> list[torch.Tensor]:
+    """The values of the outputs that are tensors, a row a mutant; a site at a time where all together take too much."""
+    count, edits = sites.difference.shape[:2]
+    at_once = count if count * edits * bytes_of_a_mutant(run.plan) <= 4 * MUCH else 1
     parts = []
-    for i in range(0, len(X), 2):
+    for i in range(0, count, at_once):
+        give_back()
+        here = slice(i, i + at_once)
+        codes = None if sites.codes is None else sites.codes[here]
+        run.chunk(Sites(sites.sequence[here], sites.position[here], sites.width, sites.difference[here], codes))
+        parts.append([run.whole_value(o) for o in _tensor_outputs(run.plan)])
+    return [torch.cat(some) if some[0].dim() and at_once < count else some[0] for some in zip(*parts, strict=True)]
+
+
+def _leaves_by_rows(
+    twin: torch.nn.Module, X: torch.Tensor, args: list[torch.Tensor], at_once: int
+) -> list[torch.Tensor]:
+    """The model's output tensors for a batch, run so many rows at a time."""
+    parts = []
+    for i in range(0, len(X), at_once):
+        give_back()
         with running():
-            output = on_rows(twin, X[i : i + 2], *(a[i : i + 2] for a in args))
+            output = on_rows(twin, X[i : i + at_once], *(a[i : i + at_once] for a in args))
         parts.append([t for t in pytree.tree_leaves(output) if isinstance(t, torch.Tensor)])
     return [torch.cat(pieces) if pieces[0].dim() else pieces[0] for pieces in zip(*parts, strict=True)]
 
@@ -186,7 +227,7 @@ def _first_wrong(
     mutants: torch.Tensor,
     rows: list[torch.Tensor],
     truth: list[torch.Tensor],
-    tensors: list[Any],
+    outputs: list[int],
 ) -> int:
     """Run the graph itself on the mutants and compare node by node, each from the engine's own inputs kept."""
     graph = run.plan.graph
@@ -195,7 +236,7 @@ def _first_wrong(
         values.append(
             run.leaf(node, mutants, rows) if node.kind != "call" else evaluate(node, values.__getitem__, run.device)
         )
-    if not all(_agree(values[o], t) for (o, _), t in zip(tensors, truth, strict=True)):
+    if not all(_agree(values[o], t) for o, t in zip(outputs, truth, strict=True)):
         return -1
     run.keep_all = True
     run.chunk(sites)
