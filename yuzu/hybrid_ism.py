@@ -13,6 +13,7 @@ import torch
 from yuzu._engine import measure
 from yuzu._engine.capture import CaptureError
 from yuzu._engine.delta import Change, Layout, read_windows
+from yuzu._engine.freed_memory import bounded, give_back, keep_freed_memory
 from yuzu._engine.gate import running
 from yuzu._engine.graph import Weights, evaluate
 from yuzu._engine.handlers.compressed_sensing import SENSING_WAYS
@@ -20,7 +21,7 @@ from yuzu._engine.local_part import LocalPart, local_part
 from yuzu._engine.model_copy import model_dtype
 from yuzu._engine.plan import Plan, make_plan
 from yuzu._engine.precision import products
-from yuzu._engine.run import Derived, Run, keep_freed_memory
+from yuzu._engine.run import Derived, Run
 from yuzu.errors import YuzuError, warn_user
 from yuzu.gradients import backward_in_evaluation, check_tracks, flat_outputs, gradients
 from yuzu.inputs import check_args, check_count, check_device, check_model, check_sequences, to_user
@@ -121,7 +122,7 @@ def hybrid_ism(
         return to_user(result, isinstance(X_0, np.ndarray))
     keep_freed_memory()
     hybrid = _Hybrid(model, plan, bound.plan is not None, mutations, found, bound.settings.max_memory)
-    with torch.no_grad():
+    with torch.no_grad(), bounded(hybrid.limit if found.type == "cpu" else None):
         result = hybrid.run(X, extra, func, chosen, batch_size, verbose)
     return to_user(result, isinstance(X_0, np.ndarray))
 
@@ -200,6 +201,7 @@ class _Hybrid:
         scores.begin(first, [values])
         for group in self.mutations.groups(letters, reachable):
             for some in batches(group, at_once, regular):
+                give_back()
                 sites, written = self.mutations.sites(x, letters_there, some)
                 changes = run.chunk(sites)
                 total = sites.difference.new_zeros(*sites.difference.shape[:2], len(tracks))

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from yuzu._engine.freed_memory import give_back, keep_freed_memory
 from yuzu._engine.gate import running
 from yuzu._engine.model_copy import evaluation_copy, model_dtype
 from yuzu._engine.precision import products
 from yuzu._engine.rows import depends_on_batch, on_rows
-from yuzu._engine.run import keep_freed_memory
 from yuzu.errors import YuzuError, warn_user
 from yuzu.inputs import (
     argument_kinds,
@@ -128,6 +128,7 @@ def score_naively(
         scores.begin(i, reference)
         for group in mutations.groups(given[i : i + 1]):
             for part in batches(group, max(batch_size // group.edits, 1)):
+                give_back()
                 sites, written = mutations.sites(x, letters[i : i + 1], part)
                 grid = sites.difference.shape[:2]
                 mutants, parts_found = mutations.edited(x, sites), []

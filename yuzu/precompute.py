@@ -16,16 +16,18 @@ import torch
 
 from yuzu._engine import measure, report
 from yuzu._engine.capture import DRAWS, CaptureError, capture
+from yuzu._engine.freed_memory import bounded, count_from_here, keep_freed_memory
+from yuzu._engine.gate import running
 from yuzu._engine.graph import Graph, Weights
 from yuzu._engine.handlers import kernels
 from yuzu._engine.handlers.compressed_sensing import Sensing
 from yuzu._engine.handlers.convolution import FUSED
 from yuzu._engine.handlers.pool import KERNEL
-from yuzu._engine.model_copy import evaluation_copy, model_dtype, writes_to_parameters
+from yuzu._engine.model_copy import evaluation_copy, model_dtype, on_copies, writes_to_parameters
 from yuzu._engine.plan import Plan, make_plan
 from yuzu._engine.precision import products
 from yuzu._engine.recurrent import loops_in
-from yuzu._engine.run import Derived, Run, keep_freed_memory
+from yuzu._engine.run import Derived, Run
 from yuzu._engine.structure import structure_key
 from yuzu._engine.verify import Verdict, compare, error_of_products
 from yuzu.bound import LEAST_MEMORY, Bound
@@ -44,6 +46,7 @@ MOST_WAYS_ERROR = {"highest": 5e-2, "high": 5e-2, "medium": 0.2}
 FAR_LESS = 0.3  # of an error
 PLAINLY = 0.6  # of the seconds that differences take, naive ISM's where it is not tried again
 KERNELS = (FUSED, KERNEL)  # ways that are kernels of our own
+FEW_ROWS = 16  # mutants in one forward pass of a model whose tensors cannot be counted
 UNSAVED = ("plan", "derived", "taken")  # decisions that are for the model at hand alone
 Choice = Callable[[Run], dict[int, str]]  # chooses and sets the ways of a run's layers
 DISAGREES = "the captured graph does not agree with the model"
@@ -110,7 +113,11 @@ def precompute(
         Module classes from which on the model runs naively.
     max_memory: int or None
         Bytes that a run may use beyond the model and its output. None: half of what is free on a GPU (1 GiB where
-        that is more, and free); on a CPU 1 GiB and twice the model's own weights.
+        that is more, and free); on a CPU 1 GiB and twice the model's own weights. On a CPU this counts memory that
+        is freed but kept for the next tensors: glibc is told, for the whole process and for good, to keep freed blocks
+        of less than 32 MiB (it is slow to give them back and get them anew), and hands them back where the process has
+        grown by nearly this much. Not counted are what PyTorch and oneDNN keep for themselves, the graph that
+        ``torch.export`` makes, and one forward pass of the model in float64, for ``verify``, where that takes more.
     device: str, torch.device or None
         None means CUDA when available, else the CPU.
     random_state: int or None
@@ -175,7 +182,11 @@ def precompute(
         share = not writes_to_parameters(model, twin)  # further copies of large ones would take time and memory
         del twin
         one = tuple(a[:1] for a in extra)
-        decisions = _decide(model, settings, X, one, terminal, found, verify, max_memory, share, loops, stage)
+        with bounded(settings.max_memory if found.type == "cpu" else None):
+            decisions = _decide(model, settings, X, one, terminal, found, verify, max_memory, share, loops, stage)
+        if decisions["plan"] is None:
+            twin = evaluation_copy(model, found, share=share)
+            _fit_naive_batch(decisions, twin, X.to(found), [a.to(found) for a in one], settings, max_memory)
     made = Precomputation(settings, {k: v for k, v in decisions.items() if k not in UNSAVED})
     plan = decisions["plan"]
     bound = Bound(model, plan, made, found, decisions["derived"], decisions["taken"])
@@ -237,6 +248,7 @@ def _decide(
         return decisions
     decisions["fingerprint"] = graph.fingerprint()
     decisions["taken"], decisions["branches"] = graph.branches, branch_words(model, graph.branches, graph)
+    count_from_here()  # a graph is no tensor
     naive = terminal_nodes(model, graph, terminal)
     plan = make_plan(graph, s.precision, naive)
     # handlers are for what treats every row by itself
@@ -401,6 +413,30 @@ def _refuse_too_little(asked: int, memory: measure.Memory) -> None:
         raise YuzuError(
             f"max_memory={asked} is too little for this model: the least that works is {memory.least} bytes"
         )
+
+
+def _fit_naive_batch(
+    decisions: dict[str, Any],
+    twin: torch.nn.Module,
+    X: torch.Tensor,
+    args: list[torch.Tensor],
+    s: Settings,
+    asked_memory: int | None,
+) -> None:
+    """No larger a batch, where the whole model runs naively, than what may be used has room for."""
+    try:
+        with running():
+            row = measure.bytes_of_a_row(lambda: on_copies(twin, X, *args))
+    except Exception as error:  # a forward that runs, but not while its operations are counted
+        decisions["naive_batch"] = min(decisions["naive_batch"], FEW_ROWS)
+        warn_user(
+            f"{type(twin).__name__} may take more than max_memory, and runs {decisions['naive_batch']} mutants at a "
+            f"time: what one takes could not be counted ({type(error).__name__}: {error})"
+        )
+        return
+    if asked_memory is not None and asked_memory < row:
+        raise YuzuError(f"max_memory={asked_memory} is too little for this model: the least that works is {row} bytes")
+    decisions["naive_batch"] = max(min(decisions["naive_batch"], s.max_memory // max(row, 1)), 1)
 
 
 def _checked_ways(run: Run, choose: Choice, X: torch.Tensor, verdict: Verdict | None) -> dict[int, str]:

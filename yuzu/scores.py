@@ -10,6 +10,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from yuzu._engine.delta import on_device
+from yuzu._engine.freed_memory import allow
 from yuzu._engine.outputs import map_tensors
 from yuzu.errors import YuzuError, shown
 
@@ -133,6 +134,7 @@ class Results:
             self.tensors = [
                 torch.zeros(self.n, self.states, *self.shape, *s, dtype=self.dtype, device="cpu") for s in shapes
             ]
+            allow(sum(tensor.nbytes for tensor in self.tensors))
         return [tensor[:, state] for tensor in self.tensors]
 
     def packed(self, selection: Selection, output: str, convert: Callable[[torch.Tensor], Any]) -> Any:

@@ -12,12 +12,13 @@ import torch
 from torch.utils import _pytree as pytree
 
 from yuzu._engine.delta import Layout
+from yuzu._engine.freed_memory import bounded, give_back, keep_freed_memory
 from yuzu._engine.graph import Graph
 from yuzu._engine.model_copy import model_dtype
 from yuzu._engine.outputs import Recipe
 from yuzu._engine.plan import Plan
 from yuzu._engine.precision import products
-from yuzu._engine.run import Reference, Run, keep_freed_memory
+from yuzu._engine.run import Reference, Run
 from yuzu.bound import Bound
 from yuzu.errors import YuzuError
 from yuzu.inputs import (
@@ -115,6 +116,13 @@ def yuzu_ism(
         that are complex (select what to score of them with ``func``).
     PrecomputationError
         If ``precomputation`` was made for something else.
+
+    Notes
+    -----
+    What it may use beyond the model and the result is the ``max_memory`` of `precompute`. On a CPU with glibc the first
+    call, of `precompute` or of any function that scores, raises glibc's memory thresholds for the whole process and
+    for good: freed blocks of less than 32 MiB are kept for the next ones, and go back to the system where the process
+    has grown by nearly ``max_memory``. To give back at once what is kept, call ``ctypes.CDLL(None).malloc_trim(0)``.
     """
     timings: tuple[list[Any], list[Any]] | None = ([], []) if return_timings else None
     found = ism_of_states(
@@ -233,18 +241,19 @@ def run_planned(
             bound, selection = narrowed, Selection(None, 0 if one else None)
     results = Results(len(X), len(states), mutations.result_shape, result_dtype(X.dtype))
     scores = [Scores(output, results, state) for state in range(len(states))]
-    if bound.plan is None:
-        twin = bound.twin()
-        size = len(X) if timings is None else batch_size or len(X)  # its batches are of mutants
-        for first in range(0, len(X), size):
-            begin, rows = time.perf_counter(), range(first, min(first + size, len(X)))
-            for extra, score in zip(states, scores, strict=True):
-                score_naively(twin, X, extra, mutations, selection, score, bound.naive_batch, device, verbose, rows)
-            if timings is not None:
-                timings[0].append([time.perf_counter() - begin])
-                timings[1].append([None])
-    else:
-        _score_planned(bound, X, states, mutations, selection, scores, batch_size, device, verbose, timings)
+    with bounded(bound.settings.max_memory if device.type == "cpu" else None):
+        if bound.plan is None:
+            twin = bound.twin()
+            size = len(X) if timings is None else batch_size or len(X)  # its batches are of mutants
+            for first in range(0, len(X), size):
+                begin, rows = time.perf_counter(), range(first, min(first + size, len(X)))
+                for extra, score in zip(states, scores, strict=True):
+                    score_naively(twin, X, extra, mutations, selection, score, bound.naive_batch, device, verbose, rows)
+                if timings is not None:
+                    timings[0].append([time.perf_counter() - begin])
+                    timings[1].append([None])
+        else:
+            _score_planned(bound, X, states, mutations, selection, scores, batch_size, device, verbose, timings)
     return results.packed(selection, output, lambda r: to_user(r if stacked else r[:, 0], as_numpy))
 
 
@@ -381,6 +390,7 @@ class _Job:
         """Run chunk after chunk, and write what is found for each reference."""
         for part in parts:
             sites, written = self.mutations.sites(x, letters, part)
+            give_back()
             for i, changes in enumerate(run.chunk_for_each(sites, references)):
                 found = outputs_to_score(run, changes, self.selection, leaves[i], self.output)
                 scores[i].write(part.sequence, part.slot, written, found)

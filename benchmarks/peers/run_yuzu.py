@@ -62,7 +62,7 @@ def main(job: SimpleNamespace) -> dict[str, Any]:
     if len(X) > 1 and first * len(X) < job.limit_seconds:
         score()
     result["seconds"] = timings(score, job)
-    result["peak_bytes"] = memory.peak()
+    result["peak_bytes"], result["allowed_bytes"] = memory.peak(), precomputation.settings.max_memory
     if job.scores_file is None:
         return result
 

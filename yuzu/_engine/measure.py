@@ -8,17 +8,22 @@ import functools
 import gc
 import math
 import time
+import weakref
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 try:
     import resource
 except ImportError:  # Windows has none
     resource = None  # type: ignore[assignment]
 
+from yuzu._engine.freed_memory import give_back
 from yuzu._engine.gate import running
 from yuzu._engine.handlers import winograd
 from yuzu._engine.handlers.contract import Rule
@@ -151,6 +156,49 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
     return Memory(site, (3 * reference + tables) * itemsize, weights * itemsize, block)
 
 
+class _Alive(TorchDispatchMode):
+    """Counts the bytes of the tensors that operations make, as long as they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = self.largest = self._now = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in pytree.tree_leaves(made):
+            if _is_plain(tensor):
+                self._count(tensor.untyped_storage(), pytree.tree_leaves((args, kwargs)))
+        return made
+
+    def _count(self, storage: torch.UntypedStorage, given: list[Any]) -> None:
+        place, size = storage._cdata, storage.nbytes()
+        if place in self._known or any(_is_plain(t) and t.untyped_storage()._cdata == place for t in given):
+            return
+        self._known.add(place)
+        self._now += size
+        self.peak, self.largest = max(self.peak, self._now), max(self.largest, size)
+        weakref.finalize(storage, self._forget, place, size)
+
+    def _forget(self, place: int, size: int) -> None:
+        self._known.discard(place)
+        self._now -= size
+
+
+def _is_plain(value: Any) -> bool:
+    return type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout == torch.strided
+
+
+def bytes_of_a_row(run: Callable[[], object]) -> int:
+    """What a forward pass of one row takes at its peak, where no graph tells: of the tensors that live at once, and one
+    more for what an operation keeps to itself.
+    """
+    alive = _Alive()
+    with alive:
+        run()
+    return alive.peak + alive.largest
+
+
 def most_sites(memory: Memory, limit: int, device: torch.device) -> int:
     """How many sites a chunk may hold within a limit in bytes, and with no tensor larger than is good; 1 at least."""
     room = (limit - memory.sequence - memory.weights) // max(memory.site, 1)
@@ -177,6 +225,7 @@ def example_sites(plan: Plan, count: int, edits: int, n_choices: int, length: in
 
 def _seconds(function: Callable[[], object], device: torch.device) -> float:
     """Of a call, without Python's garbage collection: that takes tenths of a second where a model was just captured."""
+    give_back()
     collects = gc.isenabled()
     gc.disable()
     try:

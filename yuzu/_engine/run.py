@@ -95,15 +95,6 @@ def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.equal(a, b)
 
 
-def keep_freed_memory() -> None:
-    """Have the C library keep what chunks free for the next chunk, as far as it can be told to.
-
-    By itself glibc hands blocks of some MB back to the system and gets them anew, page by page, which takes longer than
-    what is done with them. Freeing one block of just under 32 MiB raises both of its limits to their most.
-    """
-    np.empty((32 << 20) - (1 << 16), dtype=np.uint8)
-
-
 def _size(tensor: torch.Tensor) -> torch.Tensor:
     """Root of the mean square."""
     return torch.linalg.vector_norm(tensor.float()) / math.sqrt(max(tensor.numel(), 1))

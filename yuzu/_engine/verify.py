@@ -5,6 +5,7 @@ what lowered products cost in accuracy.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,8 +14,10 @@ import numpy as np
 import torch
 
 from yuzu._engine.double import InDouble, in_double, names_dtypes
+from yuzu._engine.freed_memory import give_back
 from yuzu._engine.gate import running
 from yuzu._engine.graph import Weights, evaluate
+from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.model_copy import evaluation_copy
 from yuzu._engine.outputs import tensors_in
 from yuzu._engine.plan import Plan
@@ -24,6 +27,9 @@ from yuzu._engine.run import Derived, Run, Sites
 # relative to the largest value; rounding stays far below, a wrong window far above
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 0.1}
 RAISED = "its handler raised"
+
+
+MUCH = 64 << 20  # bytes of one operation on two mutants, above which they run one by one
 
 
 @dataclass(frozen=True)
@@ -160,7 +166,7 @@ def _run_few(plan: Plan, terms: _Terms, device: torch.device, as_run: bool) -> t
         run.set_reference(terms.x, terms.rest)
         run = _carrying_values(run)
         try:
-            return run, sites, run.chunk(sites)
+            return run, sites, outputs_of(run, sites)
         except Exception as error:  # a handler's own error: its layer runs naively, and the warning says so
             if run.at is None or run.plan.rules[run.at.index] is None:
                 raise
@@ -171,19 +177,19 @@ def _compare(plan: Plan, terms: _Terms, device: torch.device, keep: bool, as_run
     places = few_places(plan, terms.x.shape[2])
     mutants = edited_rows(terms.x, few_sites(terms.x, places))
     rows = [a.expand(len(mutants), *a.shape[1:]) for a in terms.rest]
-    truth = _leaves_by_rows(terms.runs, mutants, rows)
+    truth = _leaves_by_rows(terms.runs, mutants, rows, 1 if 2 * bytes_of_a_mutant(plan) > MUCH else 2)
     found = _run_few(plan, terms, device, as_run)
     if isinstance(found, Verdict):
         return found
-    run, sites, changes = found
-    tensors = _tensors(run.plan, changes)
-    if len(truth) != len(tensors):
+    run, sites, values = found
+    outputs = _tensor_outputs(run.plan)
+    if len(truth) != len(outputs):
         return Verdict(-1)
     with terms.around():
-        if all(_agree(run.whole_value(o), t, terms.tolerance) for (o, _), t in zip(tensors, truth, strict=True)):
-            pairs = zip(tensors, truth, strict=True) if keep else ()
-            return Verdict(None, "", [_difference(t, run.value(o)) for (o, _), t in pairs], places)
-        wrong = _first_wrong(run, sites, mutants, rows, truth, tensors, terms.tolerance)
+        if all(_agree(value, t, terms.tolerance) for value, t in zip(values, truth, strict=True)):
+            pairs = zip(outputs, truth, strict=True) if keep else ()
+            return Verdict(None, "", [_difference(t, run.value(o)) for o, t in pairs], places)
+        wrong = _first_wrong(run, sites, mutants, rows, truth, outputs, terms.tolerance)
     return Verdict(wrong, "its handler disagreed with naive ISM" if wrong >= 0 else "")
 
 
@@ -224,12 +230,47 @@ def _tensors(plan: Plan, changes: Sequence[Any]) -> list[tuple[int, Any]]:
     return [(o, c) for o, c in outputs if isinstance(o, int) and plan.graph.nodes[o].shape is not None]
 
 
-def _leaves_by_rows(twin: Callable[..., Any], X: torch.Tensor, args: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The model's output tensors for a batch, run two rows at a time: float64 convolutions take much memory."""
+def _tensor_outputs(plan: Plan) -> list[int]:
+    return [o for o in plan.graph.outputs if isinstance(o, int) and plan.graph.nodes[o].shape is not None]
+
+
+def bytes_of_a_mutant(plan: Plan) -> int:
+    """About what one takes in float64 at the most: of convolutions PyTorch lays out all that their taps read; else some
+    of the largest value.
+    """
+    numbers = [0]
+    for node, rule in zip(plan.graph.nodes, plan.rules, strict=True):
+        if isinstance(rule, Convolution):
+            g = rule.geometry
+            numbers.append(g.kernel * rule.channels[0] * g.output_length)
+        if node.batched and node.shape is not None:
+            numbers.append(4 * math.prod(s for s in node.shape if s is not None and s > 0))
+    return torch.float64.itemsize * max(numbers)
+
+
+def outputs_of(run: Run, sites: Sites) -> list[torch.Tensor]:
+    """The values of the outputs that are tensors, a row a mutant; a site at a time where all together take too much."""
+    count, edits = sites.difference.shape[:2]
+    at_once = count if count * edits * bytes_of_a_mutant(run.plan) <= 4 * MUCH else 1
     parts = []
-    for i in range(0, len(X), 2):
+    for i in range(0, count, at_once):
+        give_back()
+        here = slice(i, i + at_once)
+        codes = None if sites.codes is None else sites.codes[here]
+        run.chunk(Sites(sites.sequence[here], sites.position[here], sites.width, sites.difference[here], codes))
+        parts.append([run.whole_value(o) for o in _tensor_outputs(run.plan)])
+    return [torch.cat(some) if some[0].dim() and at_once < count else some[0] for some in zip(*parts, strict=True)]
+
+
+def _leaves_by_rows(
+    twin: Callable[..., Any], X: torch.Tensor, args: list[torch.Tensor], at_once: int
+) -> list[torch.Tensor]:
+    """The model's output tensors for a batch, run so many rows at a time."""
+    parts = []
+    for i in range(0, len(X), at_once):
+        give_back()
         with running():
-            output = on_rows(twin, X[i : i + 2], *(a[i : i + 2] for a in args))
+            output = on_rows(twin, X[i : i + at_once], *(a[i : i + at_once] for a in args))
         parts.append(tensors_in(output))
     return [torch.cat(pieces) if pieces[0].dim() else pieces[0] for pieces in zip(*parts, strict=True)]
 
@@ -253,7 +294,7 @@ def _first_wrong(
     mutants: torch.Tensor,
     rows: list[torch.Tensor],
     truth: list[torch.Tensor],
-    tensors: list[Any],
+    outputs: list[int],
     tolerance: float,
 ) -> int:
     """Run the graph itself on the mutants and compare node by node, each from the engine's own inputs kept."""
@@ -263,7 +304,7 @@ def _first_wrong(
         values.append(
             run.leaf(node, mutants, rows) if node.kind != "call" else evaluate(node, values.__getitem__, run.device)
         )
-    if not all(_agree(values[o], t, tolerance) for (o, _), t in zip(tensors, truth, strict=True)):
+    if not all(_agree(values[o], t, tolerance) for o, t in zip(outputs, truth, strict=True)):
         return -1
     run.keep_all = True
     run.chunk(sites)

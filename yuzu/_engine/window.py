@@ -20,6 +20,7 @@ import numpy as np
 Integers = np.ndarray
 KEPT_BYTES = 2000  # of a window of few sites: its arrays' and tables' headers, and what `cached` finds these by
 MOST_WIDENED = 1.125  # windows that lie alike, over the narrowest
+WIDTHS = 16  # of windows that an end cuts off, between a width and twice as much
 
 
 @dataclass(frozen=True)
@@ -109,17 +110,22 @@ class Window:
         width = int((stop - first).max(initial=0))
         if width <= 0:
             return cls(first, stop, np.full_like(first, low), 0)
+        cut = ((first <= low) | (stop >= high))[stop - first == width].all()  # also the widest
         if natural is not None:
             begin, end = natural
             distance = int((first - begin)[stop > first].min())
             wide = int((stop - begin)[stop > first].max()) - distance
-            place = begin + distance
-            start = np.clip(place, 0, max(length - wide, 0))
-            # what an end of the sequence moves must hold all that lies there
-            whole = np.where(start > place, place + wide >= end, (start == place) | (distance == 0))
-            if wide <= min(MOST_WIDENED * width, length) and whole.all():
-                at_ends = ((begin < 0) & (low == 0)) | ((end > length) & (high == length))
-                return cls(first, stop, start, wide, ~at_ends, natural)
+            if wide <= min(MOST_WIDENED * width, length):
+                if cut:
+                    wide = max(wide, min(_common_width(wide), int(end[0] - begin[0]), length))
+                place = begin + distance
+                start = np.clip(place, 0, max(length - wide, 0))
+                # what an end of the sequence moves must hold all that lies there
+                if np.where(start > place, place + wide >= end, (start == place) | (distance == 0)).all():
+                    at_ends = ((begin < 0) & (low == 0)) | ((end > length) & (high == length))
+                    return cls(first, stop, start, wide, ~at_ends, natural)
+        if cut:
+            width = min(_common_width(width), high - low)
         start = np.clip(first, low, high - width)
         return cls(first, stop, start, width, start == reached)
 
@@ -165,6 +171,14 @@ class Window:
             return (int(difference[0]) if same and len(difference) else 0 if same else None,)
 
         return self.cached(("offset", id(other)), lambda: (find(), other))[0][0]
+
+
+def _common_width(width: int) -> int:
+    """As much or slightly more, such that windows near an end, of which each site's has a width of its own, have few
+    widths between them: libraries prepare kernels for each shape, which takes longer than to run them, and keep them.
+    """
+    step = 1 << max(width.bit_length() - WIDTHS.bit_length(), 0)
+    return -(-width // step) * step
 
 
 def union(windows: list[Window]) -> tuple[Integers, Integers]:
