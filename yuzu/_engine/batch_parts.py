@@ -17,14 +17,14 @@ from typing import Any
 
 import torch
 
-from yuzu._engine.graph import Graph, Node, Ref, map_refs
+from yuzu._engine.graph import Graph, Node, Ref, Result, map_refs
 from yuzu._engine.plan import make_plan
-from yuzu._engine.simplify import END, First, without_unread
+from yuzu._engine.simplify import END, without_unread
+from yuzu._engine.stacks import stacks_behind_the_batch
 
 JOINS = {"aten.cat", "aten.concat"}
 CUTS = {"aten.chunk", "aten.split", "aten.split_with_sizes"}
 RESHAPES = {"aten.view", "aten.reshape", "aten._unsafe_view", "aten.flatten", "aten.unflatten", "aten.expand"}
-ALONG_STACK = {f"aten.{n}" for n in "sum mean amax amin max min prod std var logsumexp select".split()}
 stack = torch.ops.aten.stack.default
 
 
@@ -44,12 +44,12 @@ def take_batch_apart(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node],
     """The nodes with each part of such a batch by itself, renumbered, and the outputs' new indices; all as it was where
     that is not certain to be the same. Stacks of several outputs that are summed up get the batch in front.
     """
-    nodes, outputs = _stacks_behind_the_batch(nodes, outputs)
+    nodes, outputs = stacks_behind_the_batch(nodes, outputs)
     if not any(node.shape and node.shape[0] == -1 for node in nodes):
         return nodes, outputs
     try:
         taken = _Taken(nodes)
-        found, new = _stacks_behind_the_batch(taken.found, [taken.new_of(o) for o in outputs])
+        found, new = stacks_behind_the_batch(taken.found, [taken.new_of(o) for o in outputs])
     except Inseparable:
         return nodes, outputs
     # a rule knows that an operation treats rows by themselves
@@ -161,8 +161,8 @@ class _Taken:
             size = node.args[1]
             sizes = [size] if node.op != "aten.split_with_sizes" else size
             if (size == count) if node.op == "aten.chunk" else all(self._multiple(s) == 1 for s in sizes):
-                if isinstance(node.target, First):
-                    self.new[node.index] = parts.nodes[0]
+                if isinstance(node.target, Result):
+                    self.new[node.index] = parts.nodes[node.target.place]
                 else:
                     self.cuts[node.index] = parts
                 return True
@@ -215,30 +215,6 @@ class _Taken:
         del self.new[node.index]
         self.of_parts += made
         self.parts[node.index] = Parts(made, first.row_by_row)
-
-
-def _stacks_behind_the_batch(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[Any]]:
-    """``torch.stack(y).mean(0)`` as ``torch.stack(y, 1).mean(1)``, which keeps the batch on the first axis."""
-    nodes = [dataclasses.replace(node) for node in nodes]
-    for node in nodes:
-        if node.op != "aten.stack" or not node.shape or node.argument(1, "dim", 0) != 0 or node.index in outputs:
-            continue
-        readers = [reader for reader in nodes if node.index in reader.inputs]
-        rest = node.shape[1:]
-        if node.shape[1:2] not in ((None,), (-1,)) or not all(_sums_up(reader, rest) for reader in readers):
-            continue
-        node.args, node.kwargs, node.shape = (node.args[0], 1), {}, (rest[0], node.shape[0], *rest[1:])
-        for reader in readers:
-            given = reader.argument(1, "dim")
-            axis: Any = 1 if isinstance(given, int) else [1]
-            reader.args = (reader.args[0], axis, *reader.args[2:])
-            reader.kwargs = {key: value for key, value in reader.kwargs.items() if key != "dim"}
-    return nodes, outputs
-
-
-def _sums_up(reader: Node, rest: tuple[int | None, ...]) -> bool:
-    """Whether a node leaves nothing of a stack's first axis."""
-    return reader.op in ALONG_STACK and reader.argument(1, "dim") in (0, [0], (0,)) and reader.shape == rest
 
 
 __all__ = ["take_batch_apart"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, expand, on_device, read_windows, rewindow
+from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, expand, on_device, read_windows, rewindow, widened
 from yuzu._engine.gate import running
 from yuzu._engine.graph import Node, Weights, evaluate
 from yuzu._engine.handlers.fused import Block
@@ -23,6 +23,7 @@ from yuzu.errors import warn_user
 # References too large to take differences from. Not measured: from there on numbers of float32 are 1 apart, those of
 # float64 1e-4, so little or nothing is left of an ordinary mutant value beside them.
 LARGEST_REFERENCE, LARGEST_IN_FLOAT64 = 1e7, 1e12
+DOUBLES = (torch.float64, torch.complex128)
 
 
 class Derived:
@@ -234,13 +235,12 @@ class Run:
             if n.mutated
             and (among is None or n.index in among)
             and (n.kind != "call" or self.plan.rules[n.index] is not None)
-            and n.dtype is not None
-            and n.dtype.is_floating_point
+            and n.floating
         ]
         nodes = [i for i in nodes if self.value(i).numel()]
         if not nodes:
             return []
-        limits = [LARGEST_IN_FLOAT64 if self.value(i).dtype == torch.float64 else LARGEST_REFERENCE for i in nodes]
+        limits = [LARGEST_IN_FLOAT64 if self.value(i).dtype in DOUBLES else LARGEST_REFERENCE for i in nodes]
         small = torch.stack([self.value(i).abs().amax() < limit for i, limit in zip(nodes, limits, strict=True)])
         return [i for i, good in zip(nodes, small.tolist(), strict=True) if not good]
 
@@ -316,7 +316,7 @@ class Run:
         if change is not None and change.mutant:
             return self.whole(index, change).flatten(0, 1)
         base = self.of_sites(self.value(index))
-        base = base.double() if wide and base.dtype == torch.float32 else base
+        base = widened(base) if wide else base
         edits = self.sites.difference.shape[:2]
         if change is None:
             return base.expand(*edits, *base.shape[2:]).flatten(0, 1)
@@ -464,7 +464,7 @@ class Run:
         if zero is not None and (self.device.type != "cpu" or zero.any()):
             reference = self.of_sites(self.value(i)) if window is None else self.on_window(i, layout, window)
             tensor = torch.where(zero, -reference, tensor)
-        mutant = node.dtype is not None and not node.dtype.is_floating_point
+        mutant = node.dtype is not None and not node.floating
         changes[i] = Change(tensor, window if layout.kind == "windows" else None, mutant)
         # what an expand repeats in place of storing cannot be written over
         fresh = not rule.aliases or all(self.disposable(s) for s in rule.sources)

@@ -2,6 +2,9 @@
 
 from yuzu._engine.handlers import (
     affine,
+    along,
+    by_row,
+    complex_numbers,
     compressed_sensing,
     convolution,
     dense,
@@ -12,7 +15,9 @@ from yuzu._engine.handlers import (
     pool,
     reduce,
     repeat,
+    unfold,
     view,
+    whole_rows,
     winograd,
 )
 from yuzu._engine.handlers.contract import Rule, View, find_handler, find_rule, handles, registered
@@ -24,6 +29,9 @@ __all__ = [
     "Rule",
     "View",
     "affine",
+    "along",
+    "by_row",
+    "complex_numbers",
     "compressed_sensing",
     "convolution",
     "dense",
@@ -38,6 +46,8 @@ __all__ = [
     "reduce",
     "registered",
     "repeat",
+    "unfold",
     "view",
+    "whole_rows",
     "winograd",
 ]
