@@ -276,15 +276,15 @@ class Laboratory:
         if change is not None and (change.mutant or run.plan.layouts[index].kind == "values"):
             rows = change.tensor if run.plan.layouts[index].kind == "values" else run.mutants(index, change)
             grid = run.sites.difference.shape[:2]
-            return (rows.double().unflatten(0, grid) - run.of_sites(run.value(index)).double()).flatten(0, 1)
-        return run.whole(index, change).flatten(0, 1).double()
+            return (wide(rows).unflatten(0, grid) - wide(run.of_sites(run.value(index)))).flatten(0, 1)
+        return wide(run.whole(index, change).flatten(0, 1))
 
     def _node(
         self, run: Run, i: int, window: Any, mutant: Any, reference: Any, item: Chunk, tolerance: float
     ) -> Iterator[str]:
         layout = run.plan.layouts[i]
         if layout.kind == "values":  # whole values, in whatever shape the operation returns them
-            sentence = disagreement(run._changes[i].tensor.double(), mutant, torch.zeros_like(mutant), tolerance)
+            sentence = disagreement(wide(run._changes[i].tensor), mutant, torch.zeros_like(mutant), tolerance)
             if sentence:
                 yield sentence
             return
@@ -313,10 +313,16 @@ class Laboratory:
         found, mutant, reference = (v[:, low:high] for v in (found, mutant, reference))
         position = np.arange(low, high)
         outside = (position < window.first.repeat(edits)[:, None]) | (position >= window.stop.repeat(edits)[:, None])
-        change = (mutant.double() - reference.double()).abs().flatten(2).amax(2) if mutant.dim() > 2 else (mutant.double() - reference.double()).abs()
+        change = (wide(mutant) - wide(reference)).abs()
+        change = change.flatten(2).amax(2) if mutant.dim() > 2 else change
         change = torch.nan_to_num(change, nan=0.0, posinf=1.0)
         if change.numel() and float(change[torch.from_numpy(outside)].amax() if outside.any() else 0) > max(1e-12, tolerance / 10) * max(1.0, float(change.max())):
             yield "changes outside the declared window"
+
+
+def wide(tensor: torch.Tensor) -> torch.Tensor:
+    """In double precision."""
+    return tensor.to(torch.complex128) if tensor.is_complex() else tensor.double()
 
 
 def disagreement(found: torch.Tensor, mutant: torch.Tensor, reference: torch.Tensor, tolerance: float) -> str | None:
@@ -328,12 +334,12 @@ def disagreement(found: torch.Tensor, mutant: torch.Tensor, reference: torch.Ten
         return f"has shape {tuple(found.shape)}, not {tuple(mutant.shape)}"
     if not found.numel():
         return None
-    mutant, reference = mutant.double(), reference.double()
+    mutant, reference = wide(mutant), wide(reference)
     finite = torch.isfinite(mutant) & torch.isfinite(reference)
     if not finite.any():
         return None
     truth = (mutant - reference)[finite]
-    error = (found.double()[finite] - truth).abs()
+    error = (wide(found)[finite] - truth).abs()
     scale = max(float(truth.abs().max()), 1e-3 * float(mutant[finite].abs().max()), 1e-30)
     worst = float(torch.nan_to_num(error, nan=float("inf")).max())
     return f"is off by {worst / scale:.1e} of the largest" if worst > tolerance * scale else None

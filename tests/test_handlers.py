@@ -22,13 +22,12 @@ from random_models import Chunk, Fn, Laboratory, chunks, laboratory_sequences, s
 from torch import nn
 
 import yuzu  # noqa: F401  registers every handler
-from yuzu._engine.graph import Graph, Node, Ref
+from yuzu._engine.graph import Graph, Node, Ref, Result
 from yuzu._engine.handlers import registered
 from yuzu._engine.handlers.compressed_sensing import Sensing
 from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.handlers.convolution_ways import WAYS
 from yuzu._engine.run import Reference
-from yuzu._engine.simplify import First
 
 CHANNELS = 6  # after a case's first convolution; divisible by 2 and 3
 
@@ -99,7 +98,8 @@ def extras_for(names: tuple[str, ...], length: int) -> tuple[torch.Tensor, ...]:
     """Other inputs of two rows, in the shapes that operands come in."""
     made = torch.Generator().manual_seed(5)
     shapes = {"channel": (CHANNELS, 1), "whole": (CHANNELS, length), "position": (1, length), "flat": (5,), "number": ()}
-    return tuple(torch.rand(2, *shapes[n], dtype=torch.float64, generator=made) + 0.5 for n in names)
+    places = {"place": torch.tensor([5, 11]), "places": torch.tensor([[0, 12, 5], [7, 7, 3]]), "span": torch.tensor([[4, 0, 12, 6, 5, 7], [9, 8, 12, 1, 0, 9]])}
+    return tuple(places[n] if n in places else torch.rand(2, *shapes[n], dtype=torch.float64, generator=made) + 0.5 for n in names)
 
 
 class Branch(nn.Module):
@@ -378,7 +378,7 @@ def elementwise_cases() -> None:
     case("powers", fn(lambda x: x**2 + x.abs() ** 0.5 + (x * x + 1).rsqrt() + 1 / (x + 9)))
     case("rounding", fn(lambda x: x.floor() + (3 * x).round() + x.sign() + x.trunc() + x.frac()))
     case("in place", fn(lambda x: x.mul_(2).add_(1).clamp_(min=0.5).relu_()))
-    case("in place on a slice", fn(_half_relu), slice_scatter="naive", copy="naive", clone="naive")
+    case("in place on a slice", fn(_half_relu), cat="merge", copy="elementwise", slice_scatter="naive", clone="naive")
     case("minimum and maximum", fn(lambda x: torch.maximum(x[:, :3], x[:, 3:]) - torch.minimum(x[:, :3], 2 * x[:, 3:])))
     case("atan2", fn(lambda x: torch.atan2(x[:, :3], x[:, 3:])))
     case("polynomial of branches", fn(lambda m, x: torch.addcmul(x, m.conv(x), x, value=0.5), conv=lambda: nn.Conv1d(CHANNELS, CHANNELS, 5, padding=2)))
@@ -644,7 +644,7 @@ def view_cases() -> None:
     case("upsample unevenly", lambda: nn.Upsample(size=20), upsample_nearest1d="whole values")
     case("interpolate after pool", fn(lambda x: F.interpolate(F.max_pool1d(x, 3), scale_factor=3.0) + x[:, :, :12]))
     case("upsample by a fraction more", lambda: nn.Upsample(scale_factor=2.04), upsample_nearest1d="whole values")
-    case("upsample linear", fn(lambda x: F.interpolate(x, scale_factor=2, mode="linear")), upsample_linear1d="naive")
+    case("upsample linear", fn(lambda x: F.interpolate(x, scale_factor=2, mode="linear")), upsample_linear1d="whole values")
     case("index by list", fn(lambda x: x[:, [0, 2, 1]]))
     case("index by list, wide", fn(lambda x: F.relu(x[:, [-1, 2, 1, 2]])), 5)
     case("complement", fn(lambda m, x: m.conv(x) + m.conv(x[:, [3, 2, 1, 0]].flip(-1)).flip(-1), conv=lambda: nn.Conv1d(4, 3, 4)), 0)
@@ -657,15 +657,20 @@ def view_cases() -> None:
     case("index positions", fn(lambda m, x: x[:, :, m.i], i=lambda: torch.tensor([3, -1, 1, 12, 3])), index="whole values")
     case("index positions of n,L,C", fn(lambda m, x: x.transpose(1, 2)[:, m.i].relu(), i=lambda: torch.tensor([0])), 5, index="whole values")
     case("index select positions", fn(lambda m, x: x.index_select(2, m.i), i=lambda: torch.tensor([3, 1, 12])), index_select="whole values")
-    case("index by a table", fn(lambda x: x[:, torch.tensor([[0, 2], [1, 1]])]), index="naive")
-    case("index of two axes", fn(lambda x: x[:, [0, 2, 1], [3, 3, 12]]), index="naive")
-    case("gather", fn(lambda m, x: x.gather(1, m.i.expand(len(x), -1, -1)), i=lambda: torch.zeros(1, 2, 13, dtype=torch.int64)), gather="naive")
+    case("index by a table", fn(lambda x: x[:, torch.tensor([[0, 2], [1, 1]])].relu()))
+    case("index positions by a table", fn(lambda x: x[:, :, torch.arange(4)[:, None] + torch.tensor([0, 3, -2])].relu()), index="whole values")
+    case("index a mask's positions by a table", fn(lambda x: (x > 0)[:, :, torch.tensor([[0, 5], [-1, 5]])].double()), index="whole values")
+    case("index of two axes", fn(lambda x: x[:, [0, 2, 1], [3, 3, 12]]), index="whole values")
+    case("index of two other axes", fn(lambda x: x.unflatten(1, (2, 3))[:, [0, 1, 1], [2, 0, -1]].relu()))
+    case("index of two axes behind the positions", fn(lambda x: x.unflatten(1, (2, 3)).movedim(3, 1)[:, :, [0, 1], [2, 0]].relu()))
+    case("upper triangle", fn(lambda x: (x.transpose(1, 2) @ x)[:, torch.triu_indices(13, 13)[0], torch.triu_indices(13, 13)[1]]), index="whole values",
+         matmul="whole values")  # fmt: skip
+    case("index by a mask", fn(lambda m, x: x[:, :, m.i], i=lambda: torch.arange(13) % 3 == 0), index="naive")
     case("pixel shuffle by hand", fn(lambda x: x.unflatten(1, (3, 2)).transpose(2, 3).flatten(2)))
     case("pixel shuffle, relu, conv", fn(lambda m, x: m.conv(F.relu(x.unflatten(1, (3, 2)).transpose(2, 3).flatten(2))),
          conv=lambda: nn.Conv1d(3, 2, 3, padding=1)), conv1d="convolution|whole values")  # fmt: skip
     case("contiguous and clone", fn(lambda x: x.transpose(1, 2).contiguous().clone().view(x.shape[0], -1)))
-    case("unfold", fn(lambda x: x.unfold(2, 3, 2)), unfold="naive")
-    case("tril mask", fn(lambda x: torch.tril(x)), tril="naive")
+    case("tril mask", fn(lambda x: torch.tril(x)), tril="whole values")
 
     case = bench("cropped")
     conv = lambda: nn.Conv1d(CHANNELS, CHANNELS, 5, padding=2)  # noqa: E731
@@ -768,8 +773,11 @@ def dense_cases() -> None:
     case("addmm with factors", fn(lambda m, x: torch.addmm(m.b, x.sum(2), m.w, beta=2.0, alpha=0.5), b=lambda: nn.Parameter(torch.randn(3)),
          w=lambda: nn.Parameter(torch.randn(CHANNELS, 3))), addmm="naive")  # fmt: skip
     case("mm", fn(lambda m, x: torch.mm(x.flatten(1), m.w), w=lambda: nn.Parameter(torch.randn(flat, 3))))
-    case("matmul with a vector", fn(lambda m, x: x.transpose(1, 2) @ m.w, w=lambda: nn.Parameter(torch.randn(CHANNELS))), matmul="naive")
-    case("bilinear", fn(lambda m, x: m.f(x.sum(2), x.amax(2)), f=lambda: nn.Bilinear(CHANNELS, CHANNELS, 2)), bilinear="naive")
+    case("matmul with a vector", fn(lambda m, x: x.transpose(1, 2) @ m.w, w=lambda: nn.Parameter(torch.randn(CHANNELS))))
+    case("matmul of positions with a vector", fn(lambda m, x: x @ m.w, w=lambda: nn.Parameter(torch.randn(13))))
+    case("matmul of letters with a vector", fn(lambda m, x: (x.transpose(1, 2) @ m.w).relu(), w=lambda: nn.Parameter(torch.randn(4))), 0)
+    case("matmul of rows with a vector", fn(lambda m, x: x.sum(2) @ m.w, w=lambda: nn.Parameter(torch.randn(CHANNELS))))
+    case("bilinear", fn(lambda m, x: m.f(x.sum(2), x.amax(2)), f=lambda: nn.Bilinear(CHANNELS, CHANNELS, 2)), bilinear="whole values")
     case("two heads", fn(lambda m, x: (m.a(x.flatten(1)), m.b(x.transpose(1, 2))), a=lambda: nn.Linear(flat, 2), b=lambda: nn.Linear(CHANNELS, 3)))
     case("transposed linear", fn(lambda m, x: F.linear(x.flatten(1), m.w.t()), w=lambda: nn.Parameter(torch.randn(flat, 3))))
     case("weight made of weights", fn(lambda m, x: F.linear(x.flatten(1), torch.softmax(m.w, 1) * 2), w=lambda: nn.Parameter(torch.randn(3, flat))))
@@ -829,12 +837,241 @@ def dtype_cases() -> None:
     case("divided by bfloat16", fn(lambda m, x: x / m.p.bfloat16(), p=lambda: nn.Parameter(torch.rand(CHANNELS, 1) + 0.5)))
     case("float of mask", fn(lambda x: (x > 0).float().mean(2)), _to_copy="elementwise")
     case("mixed dtypes", fn(lambda x: x + x.double(),))
-    case("one result unread", fn(lambda x: torch.max(x, 2)[0] + torch.var_mean(x, 2)[0]), var_mean="naive", getitem="naive", max="reduce", add="naive")
-    case("sort", fn(lambda x: x.sort(2)[0]), sort="naive", getitem="naive")
-    case("topk", fn(lambda x: x.topk(3, 2)[0]), topk="naive", getitem="naive")
+    case("one result unread", fn(lambda x: torch.max(x, 2)[0] + torch.var_mean(x, 2)[0]), var="whole values")
 
 
-for build in (conv_cases, pool_cases, elementwise_cases, norm_cases, merge_cases, view_cases, dense_cases, dtype_cases):
+# -- operations along an axis, several results, numbers picked for each row, complex numbers
+
+def order_cases() -> None:
+    case = bench("along an axis")
+    values = {
+        "median": lambda x, d: x.median(d).values, "nanmedian": lambda x, d: x.nanmedian(d, keepdim=True).values, "kthvalue": lambda x, d: x.kthvalue(2, d)[0],
+        "mode": lambda x, d: (9 * x).round().mode(d).values, "quantile": lambda x, d: x.quantile(0.3, d), "nanquantile": lambda x, d: x.nanquantile(0.7, d, keepdim=True),
+        "sort": lambda x, d: x.sort(d).values, "topk": lambda x, d: x.topk(3, d).values.mean(d), "cummax": lambda x, d: x.cummax(d).values,
+        "cummin": lambda x, d: x.cummin(d)[0], "nansum": lambda x, d: x.nansum(d), "count_nonzero": lambda x, d: x.relu().count_nonzero(d).double(),
+        "norm": lambda x, d: F.pairwise_distance(x.movedim(d, -1), x.exp().movedim(d, -1)),
+    }  # fmt: skip
+    for name, function in values.items():
+        only = {"only_double": name in ("mode", "count_nonzero")}
+        case(f"{name} over channels", fn(lambda x, f=function: f(x, 1)), **only, **{name: "elementwise"})
+        whole = {name: "whole values", "mean": "reduce", "_to_copy": "whole values"}
+        case(f"{name} over positions", fn(lambda x, f=function: f(x, 2)), **only, **whole)
+        case(f"{name} of n,L,C", fn(lambda x, f=function: f(x.transpose(1, 2), -1)), **only, **{name: "elementwise"})
+    for name, function in {"max": torch.max, "min": torch.min, "median": torch.median, "sort": torch.sort, "cummax": torch.cummax}.items():
+        case(f"both results of {name}", fn(lambda x, f=function: (lambda v: v[0] * v[1])(f(x, 1))), only_double=True, **{name: "elementwise"})
+        case(f"places of {name}", fn(lambda x, f=function: f(x, 1)[1].double()), only_double=True, **{name: "elementwise"})
+    case("places of topk", fn(lambda x: x.topk(2, 1).indices.double() + x.argsort(1)[:, :2]), only_double=True, topk="elementwise", sort="elementwise", argsort="elementwise")
+    case("largest of rows", fn(lambda x: (lambda v, i: v + i)(*x.mean(2).max(1))), only_double=True, max="whole values")
+    whole = {"var": "whole values", "std": "whole values", "linalg_vector_norm": "whole values", "clamp_min": "whole values", "div": "whole values", "mul": "merge",
+             "cumsum": "whole values", "sort": "whole values", "select": "whole values", "prod": "whole values"}  # fmt: skip
+    composite = {
+        "var_mean": lambda x, d: (lambda v, m: v * m)(*torch.var_mean(x, d)), "std_mean": lambda x, d: torch.std_mean(x, d, correction=0)[0],
+        "aminmax": lambda x, d: (lambda lo, hi: hi - lo)(*torch.aminmax(x, dim=d)), "diff": lambda x, d: x.diff(dim=d, n=2),
+        "cosine_similarity": lambda x, d: F.cosine_similarity(x, x.flip(d).exp(), dim=d), "nanmean": lambda x, d: x.nanmean(d),
+        "trapezoid": lambda x, d: torch.trapezoid(x, dim=d), "take_along_dim": lambda x, d: torch.take_along_dim(x, torch.tensor([[[1, 0]]]).movedim(2, d).expand(len(x), -1, -1), d),
+    }  # fmt: skip
+    for name, function in composite.items():
+        also = {"nansum": "whole values"} | ({"gather": "whole values"} if name == "take_along_dim" else {})
+        case(f"{name} over positions", fn(lambda x, f=function: f(x, 2)), any="merge", **{**whole, **also, "sum": "reduce"})
+        case(f"{name} over channels", fn(lambda x, f=function: f(x, 1)), any="merge", gather="view")
+    case("cosine similarity to prototypes", fn(lambda m, x: F.cosine_similarity(x.transpose(1, 2).unsqueeze(2), m.w, dim=-1), w=lambda: nn.Parameter(torch.randn(5, CHANNELS))))
+    case("cosine similarity of rows", fn(lambda m, x: F.cosine_similarity(x.mean(2)[:, None], m.w, dim=-1), w=lambda: nn.Parameter(torch.randn(5, CHANNELS))))
+    case("channel shuffle", fn(lambda x: F.channel_shuffle(x, 3).relu()))
+    case("pixel shuffle", fn(lambda x: F.pixel_shuffle(x.unflatten(1, (6, 1)).repeat(1, 2, 4, 1), 2)))
+    case("pixel unshuffle", fn(lambda x: F.pixel_unshuffle(x[:, None, :, 1:], 2)))
+    case("stacks of one kind", fn(lambda x: (torch.hstack([x, x.relu()]), torch.dstack([x, x.exp()]), torch.column_stack([x.mean(2), x.amax(2)]))))
+    case("tensordot", fn(lambda m, x: torch.tensordot(x, m.w, ([1], [1])), w=lambda: nn.Parameter(torch.randn(3, CHANNELS, 2))))
+    case("tensordot over both", fn(lambda m, x: torch.tensordot(x, m.w, ([2, 1], [0, 1])), w=lambda: nn.Parameter(torch.randn(13, CHANNELS, 2))))
+    case("inner", fn(lambda m, x: torch.inner(x.transpose(1, 2), m.w), w=lambda: nn.Parameter(torch.randn(3, CHANNELS))))
+    case("inner with a vector", fn(lambda m, x: torch.inner(x.transpose(1, 2), m.w), w=lambda: nn.Parameter(torch.randn(CHANNELS))))
+    case("written over", fn(lambda x: (_written(x, 0.5), _written(x, x[:, 1:3, 2:5].exp()))), any="merge")
+    case("one channel written over", fn(lambda x: x.select_scatter(x[:, 1].exp(), 1, 4) + x.select_scatter(x[:, :, 1].exp(), 2, -1)), exp="elementwise|whole values", any="whole values")
+    case("written over by a mask", fn(_without_negative))
+    case("fast fourier transform of channels", fn(lambda x: torch.fft.rfft(x, dim=1).abs() + torch.fft.irfft(x.transpose(1, 2) * (1 + 2j), n=6).transpose(1, 2)[:, :4]),
+         fft_rfft="dense", fft_irfft="dense")  # fmt: skip
+    case("fast fourier transforms of positions", fn(lambda m, x: torch.fft.irfft(torch.fft.rfft(x, n=26) * m.w, n=26)[..., :13] + torch.fft.fft(x).real + torch.fft.ifft(x).imag
+         + torch.fft.hfft(x, n=13) + torch.fft.ihfft(x, n=24).real, w=lambda: torch.randn(CHANNELS, 14, dtype=torch.complex128)), any="whole values",
+         **dict.fromkeys(["fft_rfft", "fft_irfft", "fft_fft", "fft_ifft", "fft_hfft", "fft_ihfft"], "dense"))  # fmt: skip
+
+    case = bench("matrices and images")
+    square = lambda x: x @ x.transpose(1, 2) + 5 * torch.eye(CHANNELS)  # noqa: E731
+    matrices = {
+        "det": torch.det, "logdet": torch.logdet, "inverse": torch.linalg.inv, "exponential": lambda x: torch.matrix_exp(x / 50), "singular": torch.linalg.svdvals,
+        "eigenvalues": torch.linalg.eigvalsh, "cholesky": torch.linalg.cholesky, "solve": lambda x: torch.linalg.solve(x, x[:, :, :2].exp()), "norm": torch.linalg.matrix_norm,
+        "nuclear": lambda x: torch.linalg.matrix_norm(x, ord="nuc"), "pinv": torch.linalg.pinv, "power": lambda x: torch.linalg.matrix_power(x, -2),
+        "slogdet": lambda x: (lambda sign, value: sign * value)(*torch.linalg.slogdet(x)), "upper": torch.triu, "diagonal": lambda x: x.diagonal(dim1=-2, dim2=-1),
+    }  # fmt: skip
+    for name, function in matrices.items():
+        case(f"{name} of products", fn(lambda x, f=function: f(square(x))), any="whole values|dense|reduce|merge|view|elementwise", matmul="whole values")
+    case("matrices at positions", fn(lambda x: torch.matrix_exp(x.transpose(1, 2).unflatten(2, (1, 6)).repeat(1, 1, 6, 1) / 20)), repeat="view", any="elementwise", matrix_exp="elementwise",
+         linalg_matrix_exp="elementwise")  # fmt: skip
+    case("diagonal", fn(lambda x: x.diagonal(1, 1, 2) + x.diagonal(dim1=2, dim2=1, offset=-1)), any="whole values", diagonal="dense")
+    case("diagonal matrix", fn(lambda x: x.mean(2).diag_embed() + x.mean(2).diag_embed(0, 2, 1)), diag_embed="dense")
+    case("cross product", fn(lambda x: torch.linalg.cross(x[:, :3], x[:, 3:], dim=1)), linalg_cross="whole values")
+    case("baddbmm", fn(lambda x: torch.baddbmm(x, x @ x.transpose(1, 2), x, beta=0.5)), any="whole values")
+    case("bilinear of channels", fn(lambda m, x: m.f(x.transpose(1, 2), x.exp().transpose(1, 2)), f=lambda: nn.Bilinear(CHANNELS, CHANNELS, 2)), bilinear="elementwise")
+    case("distances to points", fn(lambda m, x: torch.cdist(x.transpose(1, 2), m.w), w=lambda: torch.randn(5, CHANNELS, dtype=torch.float64)), cdist="elementwise")
+    case("distances of rows", fn(lambda m, x: torch.cdist(x.mean(2), m.w), w=lambda: torch.randn(5, CHANNELS, dtype=torch.float64)), cdist="whole values")
+    case("distances of one another", fn(lambda x: torch.cdist(x.transpose(1, 2), x.exp().transpose(1, 2))), cdist="whole values")
+    case("between borders", fn(lambda m, x: torch.searchsorted(m.b, x).double() + torch.bucketize(x, m.b), b=lambda: torch.linspace(-1, 1, 5, dtype=torch.float64)), only_double=True)
+    case("scatter", fn(lambda x: torch.zeros_like(x).scatter(1, x.argmax(1, keepdim=True), 1.0) * x), only_double=True)
+    case("scatter add", fn(lambda m, x: x.new_zeros(len(x), 3, 13).scatter_add(1, m.i.expand(len(x), -1, 13), x), i=lambda: torch.tensor([0, 1, 2, 0, 1, 2])[None, :, None]))
+    case("scatter maximum", fn(lambda m, x: x[:, :3].scatter_reduce(1, m.i.expand(len(x), -1, 13), x, "amax"), i=lambda: torch.tensor([0, 1, 2, 0, 1, 2])[None, :, None]))
+    case("scatter over positions", fn(lambda m, x: x.scatter_add(2, m.i.expand(len(x), 6, -1), x.exp()), i=lambda: torch.tensor([[[3, 0, 5, 0]]])), scatter_add="whole values")
+    case("index add", fn(lambda m, x: x.new_zeros(len(x), 3, 13).index_add(1, m.i, x), i=lambda: torch.tensor([0, 1, 2, 0, 1, 2])), index_add="whole values")
+    case("index copy", fn(lambda x: x.index_copy(1, torch.tensor([0]), x[:, :1].relu()) + x.index_fill(2, torch.tensor([3, 0]), 0.5)), any="whole values")
+    image = {"bilinear": (1, 2), "bicubic": (1, 2), "nearest": (2, 2), "nearest-exact": (1, 3)}
+    for mode, scale in image.items():
+        case(f"image resized by {mode}", fn(lambda x, mode=mode, s=scale: F.interpolate(x.unsqueeze(2), scale_factor=s, mode=mode)), any="dense")
+    case("image resized smoothly", fn(lambda x: F.interpolate(x.unsqueeze(2), size=(1, 7), mode="bilinear", antialias=True) + F.interpolate(x.unsqueeze(2), size=(1, 7), mode="bicubic",
+         antialias=True)), any="dense|merge")  # fmt: skip
+    case("volume resized", fn(lambda x: F.interpolate(x[:, :, None, None], scale_factor=(1, 1, 2), mode="trilinear") + F.interpolate(x[:, :, None, None], scale_factor=(1, 1, 2))),
+         any="dense|merge")  # fmt: skip
+    case("resized by nearest", fn(lambda x: F.interpolate(x, scale_factor=2, mode="nearest-exact").relu()), _upsample_nearest_exact1d="view")
+    case("resized by linear", fn(lambda x: F.interpolate(x, size=20, mode="linear", align_corners=True)), upsample_linear1d="dense")
+    case("adaptive pools of images", fn(lambda x: F.adaptive_avg_pool2d(x.unsqueeze(2), (1, 4)) + F.adaptive_max_pool2d(x.unsqueeze(2), (1, 4))), any="whole values|merge", _adaptive_avg_pool2d="dense")
+    case("adaptive pool to one", fn(lambda x: F.adaptive_avg_pool2d(x.unsqueeze(2), 1).flatten(1)))
+    case("pools of volumes", fn(lambda x: F.avg_pool3d(x[:, :, None, None], (1, 1, 2)) + F.max_pool3d(x[:, :, None, None], (1, 1, 2)) + F.adaptive_avg_pool3d(x[:, :, None, None], (1, 1, 6))
+         + F.adaptive_max_pool3d(x[:, :, None, None], (1, 1, 6))), any="whole values|dense|merge")  # fmt: skip
+    case("convolved volume", fn(lambda m, x: m.b(m.a(x[:, :, None, None])), a=lambda: nn.Conv3d(CHANNELS, 3, (1, 1, 3)), b=lambda: nn.ConvTranspose3d(3, 2, (1, 1, 3))),
+         conv3d="convolution|whole values", any="convolution")  # fmt: skip
+    case("transposed convolution of an image", fn(lambda m, x: m.a(x.unsqueeze(2)), a=lambda: nn.ConvTranspose2d(CHANNELS, 3, (1, 3), stride=(1, 2))), any="convolution")
+    case("grid sample", fn(lambda m, x: F.grid_sample(x.unsqueeze(2), m.g.expand(len(x), -1, -1, -1), align_corners=False), g=lambda: 1.6 * torch.rand(1, 1, 7, 2, dtype=torch.float64) - 0.8),
+         any="whole values")  # fmt: skip
+
+
+def _written(x: torch.Tensor, value: Any) -> torch.Tensor:
+    y = x.clone()
+    y[:, 1:3, 2:5] = value
+    y[:, :, -1] = 1.0
+    return y
+
+
+def _without_negative(x: torch.Tensor) -> torch.Tensor:
+    y = x.clone()
+    y[y < 0] = 0.1
+    return y
+
+
+def pick_cases() -> None:
+    case = bench("picked for each row", extras=("place", "places", "span"))
+    rows = lambda x: torch.arange(len(x), device=x.device)  # noqa: E731
+    whole = {"gather": "view", "yuzu.index_of_rows": "view"}
+    for trunk in (0, 3, 5):
+        c = CHANNELS if trunk else 4
+        case(f"gather a position, trunk {trunk}", fn(lambda x, p, q, s, c=c: x.gather(2, p[:, None, None].expand(-1, c, 1)).squeeze(2)), trunk, **whole, squeeze="view")
+        case(f"row and position, trunk {trunk}", fn(lambda x, p, q, s: x[rows(x), :, p]), trunk, **whole)
+    case("gather several", fn(lambda x, p, q, s: x.gather(2, q[:, None].expand(-1, CHANNELS, -1))), **whole)
+    case("gather for each channel", fn(lambda x, p, q, s: x.gather(2, s[:, :, None].expand(-1, -1, 2))), **whole)
+    case("gather of some channels", fn(lambda x, p, q, s: x.gather(2, s[:, :4, None])), **whole)
+    case("gather a span", fn(lambda x, p, q, s: x.gather(2, (p[:, None] // 2 + torch.arange(3))[:, None].expand(-1, CHANNELS, -1)).relu()), **whole, relu="whole values|elementwise")
+    case("gather channels", fn(lambda x, p, q, s: x.gather(1, (p % CHANNELS)[:, None, None].expand(-1, 2, 13)).relu()), **whole)
+    case("gather channels at each position", fn(lambda m, x, p, q, s: x.gather(1, m.i + (p % 2)[:, None, None]), i=lambda: torch.arange(13)[None, None] % 5), **whole)
+    case("gather channels at some positions", fn(lambda x, p, q, s: x.gather(1, (p % CHANNELS)[:, None, None].expand(-1, 2, 4))), gather="view")
+    case("gather by a constant", fn(lambda m, x, p, q, s: x.gather(2, m.i.expand(len(x), CHANNELS, -1)) + x.gather(1, m.i.expand(len(x), 13, -1).transpose(1, 2))[:, :, :3].relu()[:, :1],
+         i=lambda: torch.tensor([[[1, 4, 3]]])), **whole, relu="elementwise|whole values")  # fmt: skip
+    case("gather of rows", fn(lambda x, p, q, s: x.mean(2).gather(1, s[:, :3] % CHANNELS)), **whole)
+    case("gather of flattened", fn(lambda x, p, q, s: x.flatten(1).gather(1, q)), **whole)
+    case("gather of a mask", fn(lambda x, p, q, s: (x > 0).gather(2, q[:, None].expand(-1, CHANNELS, -1)).double()), only_double=True, _to_copy="whole values|elementwise", **whole)
+    case("gather of n,L,C", fn(lambda x, p, q, s: x.transpose(1, 2).gather(1, q[:, :, None].expand(-1, -1, CHANNELS))), **whole)
+    case("take along", fn(lambda x, p, q, s: torch.take_along_dim(x, p[:, None, None], 2)), **whole)
+    case("places made of the sequence", fn(lambda x, p, q, s: x.gather(2, x.mean(1).argmax(1)[:, None, None].expand(-1, CHANNELS, 1))), gather="whole values", any="whole values")
+    case("channels made of the sequence", fn(lambda x, p, q, s: x.gather(1, x.argmax(1, keepdim=True))), gather="elementwise")
+    case("row and place of the sequence", fn(lambda x, p, q, s: x[rows(x), :, x.mean(1).argmax(1)]), any="whole values")
+    case("row and several positions", fn(lambda x, p, q, s: x[rows(x)[:, None], :, q]), **whole)
+    case("row and a span from behind", fn(lambda x, p, q, s: x[rows(x)[:, None], :, -p[:, None] // 2 + torch.arange(-3, 0)]), **whole)
+    case("row, channel and position", fn(lambda x, p, q, s: x[rows(x), p % CHANNELS - 2, p]), **whole)
+    case("row, some channels and a position", fn(lambda x, p, q, s: x[rows(x)[:, None], torch.tensor([3, -1]), p[:, None]]), **whole)
+    case("row, channel and a constant position", fn(lambda x, p, q, s: x[rows(x), p % CHANNELS, 7] + x[rows(x), p % CHANNELS, torch.tensor(-2)]), **whole, select="view|whole values")
+    case("row and channel", fn(lambda x, p, q, s: x[rows(x), p % CHANNELS].relu()), **whole)
+    case("row and two channels", fn(lambda x, p, q, s: x[rows(x)[:, None], q[:, :2] % CHANNELS].relu()), **whole)
+    case("row and channel behind the positions", fn(lambda x, p, q, s: x.transpose(1, 2)[rows(x), :, p % CHANNELS].relu()), **whole)
+    case("row and position of a line", fn(lambda x, p, q, s: x[:, 2][rows(x), p]), **whole)
+    case("row and place of flattened", fn(lambda x, p, q, s: x.flatten(1)[rows(x), p * 2]), **whole)
+    case("row and position of a mask", fn(lambda x, p, q, s: (x > 0)[rows(x), :, p].double()), only_double=True, _to_copy="whole values|elementwise", **whole)
+    case("row and position of four axes", fn(lambda x, p, q, s: x.unflatten(1, (2, 3))[rows(x), 1, :, p]), **whole)
+    case("row of whole values", fn(lambda x, p, q, s: x.softmax(2)[rows(x), :, p]), softmax="whole values", _softmax="whole values", **whole)
+    case("after a pool", fn(lambda x, p, q, s: F.max_pool1d(x, 2)[rows(x), :, p // 3]), **whole)
+    case("then a linear layer", fn(lambda m, x, p, q, s: m.fc(x.relu()[rows(x), :, p]), fc=lambda: nn.Linear(CHANNELS, 3)), **whole)
+    case("numbers of some of the rows", fn(lambda x, p, q, s: x[rows(x) * 0, :, p]), any="naive")
+
+
+def member_cases() -> None:
+    case = bench("members")
+    parts = {name: (lambda: nn.Conv1d(CHANNELS, 3, 3, padding=1)) for name in "abc"}
+    members = lambda m, x: torch.stack([m.a(x), m.b(x), m.c(x)])  # noqa: E731
+    combined = {
+        "median": lambda s: s.median(0).values, "quantile": lambda s: s.quantile(0.4, dim=0, keepdim=True)[0], "sort": lambda s: s.sort(dim=0).values[1:].mean(0), "topk": lambda s: s.topk(2, 0)[0].sum(0),
+        "kthvalue": lambda s: s.kthvalue(2, 0)[0], "softmax": lambda s: (s.softmax(0) * s).sum(0), "cumsum": lambda s: s.cumsum(0)[-1], "norm": lambda s: s.norm(dim=0),
+        "std": lambda s: s.std(0), "std_mean": lambda s: (lambda a, b: a / (b.abs() + 1))(*torch.std_mean(s, 0)), "all": lambda s: (s > 0).all(0), "trimmed": lambda s: s.exp().sort(0).values[1],
+        "moved": lambda s: s.movedim(0, -1).median(-1).values, "permuted": lambda s: s.permute(1, 2, 0, 3).flatten(1, 2), "of positions": lambda s: s.mean(3).median(0).values,
+        "negative axis": lambda s: s.median(-4).values, "positions first": lambda s: s.amax(-1).softmax(0)[0], "log of mean": lambda s: s.log_softmax(2).exp().mean(0).log(),
+        "clamped": lambda s: s.clamp(-0.1, 0.3).mean(0), "several": lambda s: s.mean((0, 3)),
+    }  # fmt: skip
+    for name, function in combined.items():
+        families = {"of positions": {"median": "whole values"}, "positions first": {"softmax": "whole values", "amax": "reduce"}}.get(name, {})
+        case(f"{name} of members", fn(lambda m, x, f=function: f(members(m, x)), **parts), mul="merge", **families)
+    case("median of heads", fn(lambda m, x: torch.stack([m.a(x.flatten(1)), m.b(x.flatten(1)), m.c(x.flatten(1))]).median(0)[0], **dict.fromkeys("abc", lambda: nn.Linear(78, 2))),
+         median="whole values")  # fmt: skip
+    case("median along the batch", fn(lambda m, x: members(m, x).median(1).values, **parts), any="naive")
+    case("members returned in front", fn(lambda m, x: (members(m, x), members(m, x).median(0).values), **parts), any="naive|elementwise|convolution|merge|view")
+
+
+def unfold_cases() -> None:
+    case = bench("unfold")
+    for trunk in (0, 3):
+        for size, step in ((3, 1), (4, 2), (2, 5), (13, 1)):
+            case(f"unfold {size} by {step} trunk{trunk}", fn(lambda x, k=size, s=step: x.unfold(2, k, s).exp()), trunk)
+    case("unfold n,L,C", fn(lambda x: x.transpose(1, 2).unfold(1, 4, 3).softmax(-1)), 5)
+    case("unfold channels", fn(lambda x: x.unfold(1, 2, 2).amax(-1)), amax="elementwise")
+    case("unfold a mask", fn(lambda x: (x > 0).unfold(2, 3, 2).double()))
+    case("unfold flattened", fn(lambda x: x.flatten(1).unfold(1, 4, 4)), unfold="whole values")
+    case("unfold, then a convolution by hand", fn(lambda m, x: torch.einsum("bclk,ock->bol", x.unfold(2, 3, 1), m.w).relu(), w=lambda: nn.Parameter(torch.randn(5, CHANNELS, 3))), einsum="dense")
+    case("unfold cropped", fn(lambda x: x.unfold(2, 3, 1)[:, :, 2:-4].amax(-1)), amax="elementwise")
+    for name, settings in {"": {}, "padded": {"padding": (0, 2)}, "dilated": {"dilation": (1, 2), "padding": (0, 1)}, "strided": {"stride": (1, 3), "padding": (0, 1)}}.items():
+        case(f"F.unfold {name}", fn(lambda x, s=settings: F.unfold(x.unsqueeze(2), (1, 3), **s).relu()), 5)
+        turned = {key: value[::-1] for key, value in settings.items()}
+        case(f"F.unfold on the first axis {name}", fn(lambda x, s=turned: F.unfold(x.unsqueeze(3), (3, 1), **s)))
+    case("F.unfold of images", fn(lambda x: F.unfold(x.unsqueeze(1), (2, 3))), im2col="whole values")
+    case("F.fold", fn(lambda x: F.fold(F.unfold(x.unsqueeze(2), (1, 3)), (1, 13), (1, 3))), col2im="whole values")
+    case("windows by strides", fn(lambda x: x.contiguous().as_strided((len(x), CHANNELS, 11, 3), (CHANNELS * 13, 13, 1, 1)).amax(-1)), amax="elementwise", unfold="view")
+    case("windows by strides of two", fn(lambda x: x.contiguous().as_strided((len(x), CHANNELS, 6, 3), (CHANNELS * 13, 13, 2, 1))), unfold="view")
+    case("windows by strides of a transposed tensor", fn(lambda x: x.transpose(1, 2).contiguous().as_strided((len(x), 5, CHANNELS, 5), (CHANNELS * 13, 2 * CHANNELS, 1, CHANNELS))), unfold="view")
+    case("scrambled by strides", fn(lambda x: x.transpose(1, 2).contiguous().as_strided((len(x), 7, 3), (CHANNELS * 13, 2, 5))), as_strided="naive")
+
+
+def complex_cases() -> None:
+    case = bench("complex numbers")
+    made = lambda *shape: lambda: nn.Parameter(torch.randn(*shape, dtype=torch.complex128))  # noqa: E731
+    wide = lambda x: x.to(torch.complex128)  # noqa: E731
+    families = {"view_as_real": "view", "view_as_complex": "view", "_conj": "view", "_to_copy": "view", "to": "view"}
+
+    def one(name: str, function: Callable[..., Any], trunk: int = 3, parts: dict[str, Any] | None = None, **more: str) -> None:
+        case(name, fn(function, **(parts or {})), trunk, only_double=True, **{**families, **more})
+
+    for k, s, p, d, g in ((3, 1, 1, 1, 1), (4, 2, 3, 1, 2), (3, 1, 2, 2, 1), (5, 3, 0, 1, 1)):
+        one(f"convolution k{k} s{s} p{p} d{d} g{g}", lambda m, x, s=s, p=p, d=d, g=g: F.conv1d(wide(x), m.w, m.b, s, p, d, g).abs(), parts={"w": made(4, CHANNELS // g, k), "b": made(4)})
+    one("convolution of letters", lambda m, x: F.conv1d(wide(x), m.w, padding=2).abs(), 0, {"w": made(4, 4, 5)})
+    one("convolution padding same", lambda m, x: F.conv1d(wide(x), m.w, padding="same").real, 5, {"w": made(4, CHANNELS, 4)})
+    one("convolution of n,C,1,L", lambda m, x: F.conv2d(wide(x).unsqueeze(2), m.w, padding=(0, 1)).imag, parts={"w": made(4, CHANNELS, 1, 3)})
+    one("convolution of n,C,L,1", lambda m, x: F.conv2d(wide(x).unsqueeze(3), m.w, stride=(2, 1)).imag, parts={"w": made(4, CHANNELS, 3, 1)})
+    one("transposed convolution", lambda m, x: F.conv_transpose1d(wide(x), m.w, stride=2).abs(), parts={"w": made(CHANNELS, 3, 4)})
+    one("parts squared", lambda m, x: (lambda z: z.real**2 + z.imag**2)(F.conv1d(wide(x), m.w)), parts={"w": made(4, CHANNELS, 3)})
+    one("two convolutions", lambda m, x: torch.complex(m.a(x), m.b(x)).abs(), parts=dict.fromkeys("ab", lambda: nn.Conv1d(CHANNELS, 3, 3)))
+    one("rectified parts", lambda m, x: (lambda z: torch.complex(z.real.relu(), z.imag.relu()))(x * m.w).abs(), parts={"w": made(CHANNELS, 1)})
+    one("product and conjugate", lambda m, x: (x * m.w * (x.flip(1) * m.w).conj()).real, parts={"w": made(CHANNELS, 1)}, mul="merge|elementwise")
+    one("angle and length", lambda m, x: (x * m.w + 1).angle() + (x * m.w).abs(), parts={"w": made(CHANNELS, 1)})
+    one("polar", lambda x: torch.polar(x.abs(), x).imag + torch.exp(1j * x).real)
+    one("sum over positions", lambda m, x: (x * m.w).mean(2).abs(), parts={"w": made(CHANNELS, 1)})
+    one("linear", lambda m, x: F.linear(wide(x.transpose(1, 2)), m.w, m.b).abs(), parts={"w": made(3, CHANNELS), "b": made(3)})
+    one("linear of flattened", lambda m, x: F.linear(wide(x.flatten(1)), m.w).abs(), parts={"w": made(3, 13 * CHANNELS)})
+    one("joined, cropped, sorted out", lambda m, x: torch.cat([x * m.w, wide(x)], 1)[:, 2:, 3:-2].flip(2).abs(), parts={"w": made(CHANNELS, 1)})
+    one("rotary", lambda m, x: torch.view_as_real(torch.view_as_complex(x.transpose(1, 2).unflatten(2, (3, 2)).contiguous()) * m.w).flatten(2), parts={"w": made(13, 3)})
+    one("divided", lambda m, x: (x * m.w / (x * m.v + 3)).abs(), parts={"w": made(CHANNELS, 1), "v": made(CHANNELS, 1)})
+    one("returned", lambda m, x: x * m.w, parts={"w": made(CHANNELS, 1)})
+
+
+for build in (conv_cases, order_cases, pick_cases, member_cases, unfold_cases, complex_cases, pool_cases, elementwise_cases, norm_cases, merge_cases, view_cases, dense_cases, dtype_cases):
     build()
 ALL = [(name, case.name) for name, made in BENCHES.items() for case in made.cases]
 CONVOLUTIONS = [n for n in BENCHES if "convolution" in n or "receptive" in n]
@@ -862,7 +1099,7 @@ class Findings:
 def set_up(cases: list[Case], made: Bench, dtype: torch.dtype = torch.float64) -> Findings:
     model = Branches(cases).to(dtype)
     X = laboratory_sequences(4, made.length).to(dtype)
-    extras = tuple(e.to(dtype) for e in extras_for(made.extras, made.length))
+    extras = tuple(e.to(dtype) if e.is_floating_point() else e for e in extras_for(made.extras, made.length))
     laboratory = Laboratory(model, X, extras)
     outputs = [len(tensors_of(branch(X, *extras))) for branch in laboratory.model.branches]
     owners: dict[int, int] = {}
@@ -991,7 +1228,7 @@ class ByHand(nn.Module):
         several = len(self.target._schema.returns) > 1
         name = f"{self.target.namespace}.{self.target._schema.name.split('::')[1]}"
         arguments = self.arguments(Ref(x.index), Ref(size.index), *(Ref(i) for i in range(count)))
-        node = Node(sequence + 3, "call", name, First(self.target) if several else self.target, arguments,
+        node = Node(sequence + 3, "call", name, Result(self.target) if several else self.target, arguments,
                     shape=(None, *result.shape[1:]), dtype=result.dtype, **mutated)  # fmt: skip
         return Graph([*nodes, size, x, node], [node.index], lambda values: values[0], "*", "by hand")
 
@@ -1058,7 +1295,7 @@ def test_what_does_not_read_the_reference(name: str) -> None:
     laboratory = bench_findings(name).laboratory
     run, checked = laboratory.run(), 0
     nodes = laboratory.graph.nodes
-    floating = [n.shape is not None and n.dtype.is_floating_point for n in nodes]
+    floating = [n.shape is not None and n.floating for n in nodes]
     run.keep_all = True
     with torch.no_grad():
         for item in bench_chunks(name):

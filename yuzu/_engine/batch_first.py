@@ -447,15 +447,17 @@ _AXES = {
         f"aten.{name}": (1, "dim")
         for name in (
             "softmax _softmax log_softmax _log_softmax cumsum cumprod logcumsumexp glu select slice index_select "
-            "sum mean amax amin max min logsumexp var std prod any all argmax argmin"
+            "sum mean amax amin max min logsumexp var std prod any all argmax argmin median nanmedian mode nansum "
+            "count_nonzero sort cummax cummin"
         ).split()
     },
+    **{f"aten.{name}": (2, "dim") for name in "kthvalue quantile nanquantile norm topk".split()},
     "aten.flip": (1, "dims"),
     "aten.roll": (2, "dims"),
     "aten.linalg_vector_norm": (2, "dim"),
     "aten.repeat_interleave": (2, "dim"),
 }
-_LAST = {"aten.glu": -1, "aten.slice": 0}
+_LAST = {"aten.slice": 0, **{f"aten.{name}": -1 for name in "glu sort topk kthvalue mode".split()}}
 
 
 @_translates(*(name for name in _AXES if name != "aten.repeat_interleave"))

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from yuzu._engine.batch_first import batch_first
-from yuzu._engine.graph import Graph, Node, Ref, map_refs
+from yuzu._engine.graph import Graph, Node, Ref, Result, map_refs
 from yuzu._engine.plan import make_plan
-from yuzu._engine.simplify import END, First, without_unread
+from yuzu._engine.simplify import END, without_unread
 
 JOINS = {"aten.cat", "aten.concat"}
 CUTS = {"aten.chunk", "aten.split", "aten.split_with_sizes"}
@@ -160,8 +160,8 @@ class _Taken:
             size = node.args[1]
             sizes = [size] if node.op != "aten.split_with_sizes" else size
             if (size == count) if node.op == "aten.chunk" else all(self._multiple(s) == 1 for s in sizes):
-                if isinstance(node.target, First):
-                    self.new[node.index] = parts.nodes[0]
+                if isinstance(node.target, Result):
+                    self.new[node.index] = parts.nodes[node.target.place]
                 else:
                     self.cuts[node.index] = parts
                 return True

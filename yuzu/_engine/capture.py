@@ -26,6 +26,7 @@ from yuzu._engine.batch_first import batch_first
 from yuzu._engine.batch_parts import take_batch_apart
 from yuzu._engine.batch_size import Shapes, find_batch_size
 from yuzu._engine.branches import Branches, Captured, ReadError, Reading, RowsError
+from yuzu._engine.decompositions import decompositions
 from yuzu._engine.encoders import make_traceable
 from yuzu._engine.gate import tracing
 from yuzu._engine.graph import Node, Ref, refs_of, with_refs
@@ -248,7 +249,7 @@ def _export(
                     program = export(module, inputs, dynamic_shapes=tuple(dims), strict=False)
                 if read is not None:
                     read.sizes = _sizes_by_symbols(program)
-                program = program if _functional(program) else program.run_decompositions({})
+                program = program if _functional(program) else program.run_decompositions(decompositions())
                 return program, Branches() if read is None else read.branches()
         except IndexError:
             if gradients is torch.enable_grad:
@@ -327,20 +328,19 @@ def _exported(
     specs = {spec.arg.name: spec for spec in signature.input_specs}
     user_inputs = 0
     output: Any = None
-    batch: Any = None
+    batches: list[Any] = []  # the sizes of the inputs' batches, which are one and the same
 
     for fx in program.graph.nodes:
         if fx.op == "output":
             output = [value for value, kind in zip(fx.args[0], kinds, strict=True) if kind == "USER_OUTPUT"]
             continue
-        if fx.op == "placeholder" and batch is None and specs[fx.name].kind.name == "USER_INPUT":
+        if fx.op == "placeholder" and specs[fx.name].kind.name == "USER_INPUT":
             size = fx.meta["val"].shape[0]
-            if isinstance(size, int):
-                if not shapes:
-                    raise CaptureError(f"forward works for a batch of {size} only")
-            else:
-                batch = size.node.expr
-        shape, dtype = _shape_and_dtype(fx.meta.get("val"), batch)
+            if not isinstance(size, int):
+                batches.append(size.node.expr)
+            elif not shapes:
+                raise CaptureError(f"forward works for a batch of {size} only")
+        shape, dtype = _shape_and_dtype(fx.meta.get("val"), batches)
         shape = shapes.get(fx, shape)
         node = Node(index=len(nodes), kind="call", shape=shape, dtype=dtype, layer=_layer_name(fx, names))
         if fx.op == "placeholder":
@@ -380,6 +380,8 @@ def _exported(
                 "torch",
             ):
                 raise CaptureError(f"the exported model calls {node.op}")
+            if node.op == "aten.as_strided" and not fx.args[0].meta["val"].is_contiguous():
+                raise CaptureError("forward reads by strides what does not lie in memory in order")
             if _takes_rows(node, nodes):
                 raise CaptureError("forward takes batches apart, of which larger ones have more pieces")
         else:
@@ -452,10 +454,10 @@ def _takes_rows(node: Node, nodes: list[Node]) -> bool:
     return axis % len(node.shape) == 0 and type(size) is int and size != END
 
 
-def _shape_and_dtype(value: Any, batch: Any) -> tuple[tuple[int | None, ...] | None, torch.dtype | None]:
+def _shape_and_dtype(value: Any, batches: list[Any]) -> tuple[tuple[int | None, ...] | None, torch.dtype | None]:
     if not isinstance(value, torch.Tensor):
         return None, None
-    return tuple(s if isinstance(s, int) else None if s.node.expr == batch else -1 for s in value.shape), value.dtype
+    return tuple(s if isinstance(s, int) else None if s.node.expr in batches else -1 for s in value.shape), value.dtype
 
 
 def _canonical_name(target: Any) -> str:

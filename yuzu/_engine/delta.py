@@ -93,6 +93,14 @@ def on_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
 
 
+WIDE = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+
+
+def widened(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of single precision in double precision; others as they are."""
+    return tensor.to(WIDE.get(tensor.dtype, tensor.dtype))
+
+
 def rewindow(
     tensor: torch.Tensor, old: Window, new: Window, fill: float = 0.0, disposable: bool = False
 ) -> torch.Tensor:

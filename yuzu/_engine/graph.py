@@ -11,7 +11,7 @@ import inspect
 import json
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -117,8 +117,8 @@ class Node:
 
     @property
     def floating(self) -> bool:
-        """Whether the result is a tensor of floating point numbers: not a mask, whole or complex numbers."""
-        return self.dtype is not None and self.dtype.is_floating_point
+        """Whether the result is a tensor of floating point or complex numbers: not a mask, nor whole numbers."""
+        return self.dtype is not None and (self.dtype.is_floating_point or self.dtype.is_complex)
 
     @property
     def label(self) -> str:
@@ -130,6 +130,41 @@ class Node:
         if len(self.args) > position:
             return self.args[position]
         return self.kwargs.get(name, default)
+
+    def named(self, name: str) -> Any:
+        """The argument that the operation's schema calls ``name``, or its default; None where it has none."""
+        place, default = self._place_of(name)
+        return None if place is None else self.argument(place, name, default)
+
+    def with_named(self, name: str, value: Any) -> Node:
+        """The node with another value for the argument that the operation's schema calls ``name``."""
+        place, _ = self._place_of(name)
+        if place is not None and place < len(self.args):
+            return replace(self, args=(*self.args[:place], value, *self.args[place + 1 :]))
+        return replace(self, kwargs={**self.kwargs, name: value})
+
+    def _place_of(self, name: str) -> tuple[int | None, Any]:
+        target = self.target
+        while isinstance(target, Result | OfSlice):
+            target = target.target
+        schema = getattr(target, "_schema", None)
+        for place, argument in enumerate(schema.arguments if schema is not None else ()):
+            if argument.name == name:
+                return place, argument.default_value
+        return None, None
+
+
+class Result:
+    """As a node's target: one of the results of an operation that returns several."""
+
+    def __init__(self, target: Any, place: int = 0) -> None:
+        self.target, self.place = target, place
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.target(*args, **kwargs)[self.place]
+
+    def __str__(self) -> str:
+        return f"{self.target}[{self.place}]"
 
 
 class OfSlice:

@@ -38,6 +38,8 @@ def local_part(plan: Plan) -> LocalPart:
     for node in nodes:
         if not node.mutated or plan.layouts[node.index].kind != "windows":
             continue
+        if node.dtype is not None and node.dtype.is_complex:
+            continue  # gradients are taken at real numbers
         mutated = [i for i in node.inputs if nodes[i].mutated]
         local[node.index] = node.kind == "sequence" or all(local[i] for i in mutated)
     outputs = set(plan.graph.output_nodes)

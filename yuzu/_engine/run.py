@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, expand, on_device, read_windows, rewindow
+from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, expand, on_device, read_windows, rewindow, widened
 from yuzu._engine.gate import running
 from yuzu._engine.graph import Node, Weights, evaluate
 from yuzu._engine.handlers.fused import Block
@@ -30,6 +30,7 @@ LARGEST_REFERENCE, LARGEST_IN_FLOAT64 = 1e7, 1e12
 # Of the reference's terms, below which a mutant's result has lost two digits to the reference's rounding; and of the
 # reference's result, below which constants that are added do not make up for that.
 FADED, LITTLE = 1 / 16, 1 / 50
+DOUBLES = (torch.float64, torch.complex128)
 
 
 class Derived:
@@ -276,13 +277,12 @@ class Run:
             if n.mutated
             and (among is None or n.index in among)
             and (n.kind != "call" or self.plan.rules[n.index] is not None)
-            and n.dtype is not None
-            and n.dtype.is_floating_point
+            and n.floating
         ]
         nodes = [i for i in nodes if self.value(i).numel()]
         if not nodes:
             return []
-        limits = [LARGEST_IN_FLOAT64 if self.value(i).dtype == torch.float64 else LARGEST_REFERENCE for i in nodes]
+        limits = [LARGEST_IN_FLOAT64 if self.value(i).dtype in DOUBLES else LARGEST_REFERENCE for i in nodes]
         small = torch.stack([self.value(i).abs().amax() < limit for i, limit in zip(nodes, limits, strict=True)])
         return [i for i, good in zip(nodes, small.tolist(), strict=True) if not good]
 
@@ -362,7 +362,7 @@ class Run:
             exact = self.of_sites(self.reference.wide.values[index]) + self.whole(index, change)
             return (exact if wide else exact.to(value.dtype)).flatten(0, 1)
         base = self.of_sites(value)
-        base = base.double() if wide and base.dtype == torch.float32 else base
+        base = widened(base) if wide else base
         if change is None:
             return base.expand(*edits, *base.shape[2:]).flatten(0, 1)
         return (self.whole(index, change) + base).flatten(0, 1)
@@ -528,7 +528,7 @@ class Run:
             self._doubt(faded if zero is None else faded & ~zero)
         if i in self.widened.run and i not in self.widened.kept:
             tensor = tensor.to(self.value(i).dtype)
-        mutant = node.dtype is not None and not node.dtype.is_floating_point
+        mutant = node.dtype is not None and not node.floating
         changes[i] = Change(tensor, window if layout.kind == "windows" else None, mutant)
         # what an expand repeats in place of storing cannot be written over
         fresh = not rule.aliases or all(self.disposable(s) for s in rule.sources)

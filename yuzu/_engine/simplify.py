@@ -1,19 +1,21 @@
 """Rewrites a captured graph to the fewest kinds of operation, without changing a single value.
 
 Copies and no-op slices vanish; ``split``/``unbind`` followed by a pick become slices; an operation of which
-only the first result is read becomes an operation with one result; a sum or mean along a slice becomes one with
-it; what nothing reads is dropped.
+only the first result is read becomes an operation with one result, and so does each result of some; a sum or mean along
+a slice becomes one with it; what nothing reads is dropped.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 from typing import Any
 
 import torch
 
-from yuzu._engine.graph import Node, OfSlice, Ref, count_readers, map_refs
+from yuzu._engine.graph import Node, OfSlice, Ref, Result, count_readers, map_refs
+from yuzu._engine.row_index import find_row_indices
 
 aten = torch.ops.aten
 COPIES = {
@@ -29,17 +31,12 @@ SPLITS = {"aten.split", "aten.split_with_sizes", "aten.unbind", "aten.chunk"}
 END = 2**63 - 1
 
 
-class First:
-    """An operation of which only the first result is wanted."""
-
-    def __init__(self, target: Any) -> None:
-        self.target = target
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.target(*args, **kwargs)[0]
-
-    def __str__(self) -> str:
-        return f"{self.target}[0]"
+# operations of which each result is computed for itself where several are read: to sort twice takes less than to lay
+# out whole mutants; their handlers know that it may be another than the first
+TAKEN_SINGLY = {
+    f"aten.{name}"
+    for name in "max min median nanmedian mode kthvalue sort topk cummax cummin linalg_slogdet".split()
+}
 
 
 def as_complex(x: torch.Tensor) -> torch.Tensor:
@@ -51,10 +48,11 @@ def simplify(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[An
     """The simplified nodes, renumbered, and the outputs' new indices."""
     nodes = [dataclasses.replace(node) for node in nodes]
     same = list(range(len(nodes)))  # the node that computes the same value, the earliest known
-    picks: dict[int, list[Node]] = {}
+    read: dict[int, set[Any]] = {}  # which results of an operation
     for node in nodes:
         if node.target is operator.getitem and isinstance(node.args[0], Ref):
-            picks.setdefault(node.args[0].index, []).append(node)
+            read.setdefault(node.args[0].index, set()).add(node.args[1])
+    taken: dict[tuple[int, int], int] = {}  # the node of one result of an operation
 
     for node in nodes:
         if node.kind != "call":
@@ -67,6 +65,8 @@ def simplify(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[An
             node.op, node.target = "aten.batch_norm", aten.batch_norm.default  # with the same arguments
         if node.op == "aten.view_as_complex":
             node.target = as_complex
+        if node.op == "aten.as_strided":
+            _name_windows(node, nodes)
         if node.op == "aten.squeeze":
             _keep_batch_axis(node, nodes)
         member = _picked_of_stack(node, nodes)
@@ -76,17 +76,53 @@ def simplify(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[An
             same[node.index] = node.args[0].index
         elif node.target is operator.getitem and isinstance(node.args[0], Ref) and isinstance(node.args[1], int):
             source = nodes[node.args[0].index]
-            sliced = source.op in SPLITS and _pick_to_slice(node, source)
-            if not sliced and isinstance(source.target, First):
-                same[node.index] = source.index
-        elif node.index in picks and all(pick.args[1] == 0 for pick in picks[node.index]):
-            pick = picks[node.index][0]
-            node.target, node.shape, node.dtype = First(node.target), pick.shape, pick.dtype
+            if (source.op in SPLITS and _pick_to_slice(node, source)) or source.kind != "call":
+                continue
+            which = node.args[1]
+            if read[source.index] == {0} or source.op in TAKEN_SINGLY:
+                same[node.index] = taken.setdefault((source.index, which), node.index)
+                node.target, node.op, node.layer = Result(source.target, which), source.op, source.layer
+                node.args, node.kwargs = source.args, source.kwargs
 
     outputs = [same[o] if isinstance(o, int) else o for o in outputs]
+    find_row_indices(nodes)
     nodes, outputs = without_unread(nodes, outputs)
     _take_slices_over(nodes, count_readers(nodes, outputs))
     return without_unread(nodes, outputs)
+
+
+def _as_strided(x: torch.Tensor, size: Any, stride: Any, offset: int | None = None) -> torch.Tensor:
+    return x.contiguous().as_strided(size, stride, offset or 0)
+
+
+def _name_windows(node: Node, nodes: list[Node]) -> None:
+    """Call what takes sliding windows by strides of a tensor's memory by its name."""
+    source = nodes[node.args[0].index]
+    size, stride, *offset = node.args[1:]
+    node.target = _as_strided
+    shape = source.shape or ()
+    if len(shape) < 2 or shape[0] is not None or any(s is None or s < 1 for s in shape[1:]) or any(offset):
+        return
+    row = [int(s or 0) for s in shape[1:]]
+    if node.shape is None or node.shape[0] is not None or stride[0] != math.prod(row):
+        return
+    found = window_of_strides(row, list(size[1:]), list(stride[1:]))
+    if found is not None:
+        node.op, node.target, node.args, node.kwargs = "aten.unfold", aten.unfold.default, (node.args[0], *found), {}
+
+
+def window_of_strides(sizes: list[int], taken: list[int], strides: list[int]) -> tuple[int, int, int] | None:
+    """The axis (from 1 on), size and step of the windows that ``as_strided`` takes of rows; None for anything else."""
+    own = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
+    if len(taken) != len(sizes) + 1 or not all(isinstance(s, int) for s in (*taken, *strides)):
+        return None
+    for axis, stride in enumerate(own):
+        step = strides[axis] // stride
+        alike = [*own[:axis], step * stride, *own[axis + 1 :], stride] == strides
+        beside = [*taken[:axis], *taken[axis + 1 : -1]] == [*sizes[:axis], *sizes[axis + 1 :]]
+        if alike and beside and step > 0 and taken[axis] == (sizes[axis] - taken[-1]) // step + 1:
+            return axis + 1, taken[-1], step
+    return None
 
 
 def _keep_batch_axis(node: Node, nodes: list[Node]) -> None:

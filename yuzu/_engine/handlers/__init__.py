@@ -2,6 +2,9 @@
 
 from yuzu._engine.handlers import (
     affine,
+    along,
+    by_row,
+    complex_numbers,
     compressed_sensing,
     convolution,
     dense,
@@ -13,7 +16,9 @@ from yuzu._engine.handlers import (
     pool,
     reduce,
     repeat,
+    unfold,
     view,
+    whole_rows,
     winograd,
 )
 from yuzu._engine.handlers.contract import Rule, View, find_handler, find_rule, handles, registered
@@ -25,6 +30,9 @@ __all__ = [
     "Rule",
     "View",
     "affine",
+    "along",
+    "by_row",
+    "complex_numbers",
     "compressed_sensing",
     "convolution",
     "dense",
@@ -40,6 +48,8 @@ __all__ = [
     "reduce",
     "registered",
     "repeat",
+    "unfold",
     "view",
+    "whole_rows",
     "winograd",
 ]

@@ -329,7 +329,7 @@ def _why_no_differences(view: View, rule: Rule) -> str | None:
     if not node.mutated:
         return None
     if not rule.carries_values and not all(n.floating for n in (node, *(nodes[i] for i in rule.sources))):
-        return "of masks, whole and complex numbers there are no differences"
+        return "of masks and whole numbers there are no differences"
     # what rounding takes from the values may be much beside their difference, which is rounded by itself
     own = next(n.dtype for n in nodes if n.kind == "sequence")
     if node.dtype is None or not node.floating or torch.finfo(node.dtype).eps <= torch.finfo(torch.float32).eps:

@@ -17,6 +17,7 @@ import torch
 
 from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, rewindow
 from yuzu._engine.graph import Ref
+from yuzu._engine.handlers.complex_numbers import ComplexConvolution
 from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles, setting, spatial_axis
 from yuzu._engine.handlers.convolution_call import FEW_CHANNELS, Call, Shape
 from yuzu._engine.handlers.convolution_ways import WAYS, WayEntry, table
@@ -352,7 +353,10 @@ def convolution(view: View) -> Rule | str:
         if (shape[other] != height and not apart) or pad_other != 0 or (shape[other] != 1 and groups != 1):
             return LinearRows(view, 2)
     geometry = Geometry(kernel, step, left, rate, length, view.shape[axis])
-    return Convolution(view, Layout("windows", axis, view.shape[axis]), geometry, groups, height)
+    out = Layout("windows", axis, view.shape[axis])
+    if node.dtype is not None and node.dtype.is_complex:
+        return ComplexConvolution(view, out, geometry)
+    return Convolution(view, out, geometry, groups, height)
 
 
 class TransposedConvolution(Rule):

@@ -335,6 +335,11 @@ def matrix_product(view: View) -> Rule | str:
         return _by_matrix(view, left, right.index, transposed=False)
     if view.mutated(left) and view.layout(right) == CONSTANT and node.op != "aten.addmm" and ranks[0] == view.rank > 2:
         return _by_matrices(view, left, right)
+    if view.mutated(left) and view.layout(right) == CONSTANT and ranks[1] == 1 and node.op == "aten.matmul":
+        layout = view.layout(left)  # by a vector: a sum over the last axis, which is gone
+        local = layout.kind == "windows" and not layout.composite and layout.axis < ranks[0] - 1
+        linear = node.floating and view.source(left).dtype == node.dtype
+        return Linear(view, layout if local else ROWS, "dense") if linear else OnRows(view, widens=False)
     for ref, rank in ((left, ranks[0]), (right, ranks[1])):
         batched = view.layout(ref) != CONSTANT
         if (

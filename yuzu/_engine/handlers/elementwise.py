@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils import _pytree as pytree
 
-from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, rewindow
+from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, rewindow, widened
 from yuzu._engine.graph import Node, Ref, map_refs
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.window import Window
@@ -135,8 +135,7 @@ def _size(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _widened(value: Any, wide: bool) -> Any:
-    narrow = isinstance(value, torch.Tensor) and value.dtype == torch.float32
-    return value.double() if wide and narrow else value
+    return widened(value) if wide and isinstance(value, torch.Tensor) else value
 
 
 class OnRows(OfValues):
@@ -156,7 +155,7 @@ class OnRows(OfValues):
             return _widened(run.value(i), wide)
 
         result = self._result(whole, other)
-        if not result.is_floating_point():
+        if not self.node.floating:
             return result
         key = ("widened", self.node.index)
         reference = run.reference.made(key, lambda: self._reference(run)) if wide else run.value(self.node.index)
@@ -192,7 +191,7 @@ class Local(OfValues):
         result = self._result(values, other)
         result = self.layout.position_first(result.reshape(sites * edits, *self._shape(window.width)))
         result = result.unflatten(0, (sites, edits))
-        if not result.is_floating_point():
+        if not self.node.floating:
             return result
         own = run.on_window(self.node.index, self.layout, window)
         if not wide:
@@ -263,7 +262,10 @@ def of_rank(operand: torch.Tensor, node: Node) -> torch.Tensor:
 
 
 # Pointwise operations that PyTorch does not tag as such, or did not in some version.
-UNTAGGED = "hardswish leaky_relu log_sigmoid where masked_fill __and__ __or__".split()
+UNTAGGED = (
+    "hardswish leaky_relu log_sigmoid where masked_fill __and__ __or__ fill copy complex polar bucketize "
+    "special_i0 special_i0e special_i1 special_i1e special_ndtri special_erfcx special_log_ndtr"
+).split()
 
 
 @handles("pointwise", *(f"aten.{name}" for name in UNTAGGED))

@@ -241,6 +241,8 @@ def rectifier(view: View) -> Rule | str:
 def with_formula(view: View) -> Rule | str:
     if view.source(view.node.args[0]).dtype != view.node.dtype:
         return "its argument is of another type"
+    if view.node.dtype is not None and view.node.dtype.is_complex:
+        return pointwise(view)
     layout = view.layout(view.node.args[0]) if view.node.mutated else ROWS
     return Formula(view, layout, FORMULAS[view.node.op])
 

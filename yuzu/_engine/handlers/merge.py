@@ -226,7 +226,7 @@ def _why_not(view: View, refs: list[Any], axis: int) -> str | None:
         return "it joins batches"
     if any(view.layout(ref).kind == "constant" for ref in refs):
         return "one part has no batch axis"
-    if any(view.source(ref).dtype != dtype for ref in refs) or dtype is None or not dtype.is_floating_point:
+    if any(view.source(ref).dtype != dtype for ref in refs) or not view.node.floating:
         return "the parts are of different types"
     return None
 

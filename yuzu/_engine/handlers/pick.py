@@ -4,12 +4,12 @@ of the tracks, some of the positions.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from yuzu._engine.delta import CONSTANT, ROWS, Change, on_device
-from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.elementwise import looked_up
 from yuzu._engine.handlers.view import Rearranged
@@ -17,6 +17,8 @@ from yuzu._engine.window import Window
 
 if TYPE_CHECKING:
     from yuzu._engine.run import Run
+
+WHOLE_NUMBERS = (torch.int64, torch.int32)
 
 
 class Positions(Rule):
@@ -27,16 +29,16 @@ class Positions(Rule):
     reads_reference = False
     carries_values = True
 
-    def __init__(self, view: View, index: int) -> None:
+    def __init__(self, view: View, index: int, shape: tuple[int, ...]) -> None:
         super().__init__(view, ROWS)
-        self.index = index
+        self.index, self.shape = index, shape
 
     def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,), (layout,) = changes, self.source_layouts
         assert change is not None and change.window is not None
-        tensor, index = change.tensor, run.value(self.index)
+        tensor, index = change.tensor, run.value(self.index).flatten()
         if change.mutant:
-            return _picked(run.mutants(self.sources[0], change), layout.axis, index)
+            return _picked(run.mutants(self.sources[0], change), layout.axis, run.value(self.index))
         start = on_device(change.window.start, run.device)[:, None]
         place = torch.where(index < 0, index + layout.length, index) - start
         outside = (place < 0) | (place >= change.window.width)
@@ -44,7 +46,8 @@ class Positions(Rule):
         # advanced indices around a slice come first: (S, J, A, ...)
         picked = tensor[sites, :, place.masked_fill(outside, 0)]
         picked.masked_fill_(outside.view(*outside.shape, *[1] * (picked.dim() - 2)), 0)
-        return layout.natural(picked.transpose(1, 2).flatten(0, 1)).unflatten(0, tensor.shape[:2])
+        rows = layout.natural(picked.transpose(1, 2).flatten(0, 1)).unflatten(layout.axis, self.shape)
+        return rows.unflatten(0, tensor.shape[:2])
 
 
 @handles("aten.index", "aten.index_select")
@@ -54,37 +57,47 @@ def pick(view: View) -> Rule | str:
     if node.op == "aten.index" and view.layout(source) == CONSTANT and len(node.args[1]) == 1:
         return looked_up(view, source, node.args[1][0]) if node.mutated else "it picks rows of a table"
     rank = len(view.shape_of(source))
-    axis, index = _of_one_axis(view, rank)
-    if index is None:
-        return "it has an index of several axes, or one that is not a list of whole numbers"
-    if axis == 0:
-        return "it picks rows of the batch"
-    if view.layout(index) != CONSTANT:
-        return "its index depends on the input"
-    if view.layout(source) == CONSTANT:
-        return "what it picks from does not depend on the input"
-    layout = view.layout(source)
-    if not node.mutated or layout.kind != "windows" or layout.composite:
-        layout = ROWS
-    elif axis == layout.axis:
-        return Positions(view, index.index)
-    return Rearranged(view, layout, lambda rows, index: _picked(rows, axis, index), index.index)
-
-
-def _picked(rows: torch.Tensor, axis: int, index: torch.Tensor) -> torch.Tensor:
-    """Like `index_select`, but negative numbers count from the end."""
-    return rows.movedim(axis, 0)[index].movedim(0, axis)
-
-
-def _of_one_axis(view: View, rank: int) -> tuple[int, Ref | None]:
-    """The axis, and its index if that is one row of whole numbers."""
-    node = view.node
     if node.op == "aten.index":
         given: list[Any] = [(axis, index) for axis, index in enumerate(node.args[1]) if index is not None]
     else:
         given = [(node.argument(1, "dim") % rank, node.argument(2, "index"))]
-    if len(given) != 1:
-        return 0, None
+    if any(view.source(index).dtype not in WHOLE_NUMBERS for _, index in given):
+        return "it picks by a mask"
+    if any(axis == 0 for axis, _ in given):
+        return "it picks rows of the batch"
+    if any(view.layout(index) != CONSTANT for _, index in given):
+        return "its index depends on the input"
+    if view.layout(source) == CONSTANT:
+        return "what it picks from does not depend on the input"
+    if len(given) > 1:
+        return _picked_together(view, given)
     ((axis, index),) = given
-    whole = view.source(index).dtype in (torch.int64, torch.int32) and len(view.shape_of(index)) == 1
-    return axis, index if whole else None
+    layout, sizes = view.layout(source), view.shape_of(index)
+    if not node.mutated or layout.kind != "windows" or layout.composite:
+        layout = ROWS
+    elif axis == layout.axis:
+        return Positions(view, index.index, sizes)
+    elif axis < layout.axis:
+        layout = replace(layout, axis=layout.axis + len(sizes) - 1)
+    return Rearranged(view, layout, lambda rows, index: _picked(rows, axis, index), index.index)
+
+
+def _picked(rows: torch.Tensor, axis: int, index: torch.Tensor) -> torch.Tensor:
+    """Like `index_select`, but negative numbers count from the end, and the index may be a table."""
+    places: Any = (*[slice(None)] * axis, index)
+    return rows[places]
+
+
+def _picked_together(view: View, given: list[Any]) -> Rule:
+    """By several axes, such as the upper triangle of a matrix."""
+
+    def picked(rows: torch.Tensor, *indices: torch.Tensor) -> torch.Tensor:
+        found = dict(zip((axis for axis, _ in given), indices, strict=True))
+        return rows[tuple(found.get(axis, slice(None)) for axis in range(rows.dim()))]
+
+    axes, (layout, rank) = [axis for axis, _ in given], (view.layout(view.node.args[0]), view.rank)
+    beside = axes == list(range(axes[0], axes[0] + len(axes)))
+    if view.node.mutated and layout.kind == "windows" and not layout.composite and layout.axis not in axes and beside:
+        before = len(view.shape_of(view.node.args[0])) - rank if layout.axis > axes[0] else 0
+        return Rearranged(view, replace(layout, axis=layout.axis - before), picked, *(i.index for _, i in given))
+    return Rearranged(view, ROWS, picked, *(index.index for _, index in given))

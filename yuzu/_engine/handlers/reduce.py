@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from yuzu._engine.delta import ROWS, Change, Layout, on_device
-from yuzu._engine.graph import OfSlice
+from yuzu._engine.graph import OfSlice, Result
 from yuzu._engine.handlers.affine import Linear
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.elementwise import Local, OnRows, axes_of, pointwise
@@ -216,7 +216,7 @@ def reduce_to_places_or_masks(view: View) -> Rule | str:
 
 @handles("aten.max", "aten.min")
 def maximum(view: View) -> Rule | str:
-    """``max`` over one axis, of which only the values are read; between two tensors it is pointwise."""
+    """``max`` over one axis, its values or their places; between two tensors it is pointwise."""
     node = view.node
     if len(view.tensors()) == 2:
         return pointwise(view)
@@ -224,4 +224,5 @@ def maximum(view: View) -> Rule | str:
         return "it reduces over the batch"
     rank = len(view.source(node.args[0]).shape or ())
     kind = "amax" if node.op == "aten.max" else "amin"
+    kind = "places" if isinstance(node.target, Result) and node.target.place == 1 else kind
     return reduction(view, kind, axes_of(node.args[1], rank), bool(node.argument(2, "keepdim", False)))

@@ -44,7 +44,7 @@ class Upsampled(Rule):
         return rewindow(result, full, window)
 
 
-@handles("aten.upsample_nearest1d")
+@handles("aten.upsample_nearest1d", "aten._upsample_nearest_exact1d")
 def upsample(view: View) -> Rule | str:
     layout = view.movable(view.node.args[0])
     size = view.shape[2]
