@@ -3,8 +3,11 @@
 The heads of a group are captured together, as the outputs of one model.
 """
 
+import contextlib
 import copy
+import functools
 import math
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,13 +16,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import capturing_once
 from random_models import one_hot, relative_error
 from torch import nn
 
 import yuzu
 from yuzu._engine import measure
-from yuzu._engine.capture import capture
-from yuzu._engine.graph import Weights
+from yuzu._engine.batch_first import batch_axes
+from yuzu._engine.graph import Graph, Weights
 from yuzu._engine.plan import make_plan
 from yuzu._engine.run import Derived, Run
 
@@ -268,13 +272,17 @@ def multihead_group(batch_first):
         "no weights": build(need_weights=False),
         "weights unread": build(),
         "weights read": build(used=lambda f, y: f[0] + (f[1] @ y if batch_first else (f[1] @ y.transpose(0, 1)).transpose(0, 1))),
-        "weights of each head": build(average_attn_weights=False, used=lambda f, y: f[0] * f[1].sum()),
+        "weights of each head": build(average_attn_weights=False, used=lambda f, y: f[0] * f[1].amax((1, 2, 3)).view(-1, *[1] * batch_first, 1)),
         "mask": build(attn_mask=lambda x, z: far(), need_weights=False),
         "mask, weights": build(attn_mask=lambda x, z: far()),
         "causal": build(attn_mask=causal, is_causal=True, need_weights=False),
         "mask of each row": build(attn_mask=lambda x, z: far().expand(len(x) * H, T, T), need_weights=False),
         "mask of each row's own": build(attn_mask=lambda x, z: (z @ z.mT).repeat_interleave(H, 0), need_weights=False),
     }
+
+
+def some(group, *names):
+    return {name: group[name] for name in names}
 
 
 def multihead_of_padding(batch_first):
@@ -399,14 +407,14 @@ GROUPS = {
     "fused": FUSED,
     "rotary": ROTARY,
     "multihead": multihead_group(True),
-    "multihead, length first": multihead_group(False),
+    "multihead, length first": some(multihead_group(False), "no weights", "weights read", "weights of each head", "mask of each row's own"),
     "multihead of padding": multihead_of_padding(True),
-    "multihead of padding, length first": multihead_of_padding(False),
+    "multihead of padding, length first": some(multihead_of_padding(False), "padding and mask"),
     "other multiheads": other_multiheads(),
     "encoders": encoders(True),
-    "encoders, length first": encoders(False),
+    "encoders, length first": some(encoders(False), "layer, norm first", "encoder, causal", "decoder"),
     "padded encoders": padded_encoders(True),
-    "padded encoders, length first": padded_encoders(False),
+    "padded encoders, length first": some(padded_encoders(False), "layer", "encoder, given"),
     "moved": MOVED,
 }
 # one of each kind in float32, by itself
@@ -453,87 +461,98 @@ def row_by_row(model, X, args):
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def scored(model, X, args):
+@dataclass
+class Prepared:
+    model: nn.Module
+    args: tuple[torch.Tensor, ...]
+    graph: Graph
+    made: yuzu.Precomputation
+
+    @property
+    def layers(self):
+        """Layer, its module of this file, family and windows, in the order in which they run."""
+        rows = [(row[0].split(" ")[0], *row[2:4]) for row in self.made.decisions["layers"]]
+        return [(name, name.split(".")[0], *rest) for name, *rest in rows]
+
+    def scored(self, X):
+        with no_warnings():
+            return yuzu.yuzu_ism(self.model, X, self.made, args=self.args or None, output="delta", device="cpu")
+
+
+@contextlib.contextmanager
+def no_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("error", yuzu.errors.YuzuWarning)
+        yield
+
+
+@functools.cache
+def prepared(group):
+    model = built(GROUPS[group]).double()
+    args = (known_padding(2),) if "padded" in group else ()
+    with capturing_once(), no_warnings():
         made = yuzu.precompute(model, L, args=args or None, device="cpu")
-        found = yuzu.yuzu_ism(model, X, made, args=args or None, output="delta", device="cpu")
-    return made, found
-
-
-def rows_of(made):
-    return [(row[0].split(" ")[0], row[1].split(" ")[0], row[2], row[3]) for row in made.decisions["layers"]]
+        graph = sys.modules["yuzu.precompute"].capture(model, (4, L))
+    return Prepared(model, args, graph, made)
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_attention_is_exact_and_only_itself_whole(group):
-    model = built(GROUPS[group]).double()
-    args = (known_padding(2),) if "padded" in group else ()
-    X = padded_sequences(2)
-    made, found = scored(model, X, args)
-    truth = row_by_row(model, X, args)
+def test_attention_is_exact(group):
+    case, X = prepared(group), padded_sequences(2)
+    found, truth = case.scored(X), row_by_row(case.model, X, case.args)
     off = {name: error for name in truth if not (error := relative_error(found[name], truth[name])) < EXACT}
     assert not off
     assert all(truth[name].abs().max() > 1e-6 for name in truth), "a head that nothing reaches shows nothing"
-    assert made.decisions["naive_model"] is None
-    assert not [row for row in rows_of(made) if row[2] == "naive"]
-    for layer in ("conv", "q", "k", "v", "qkv"):
-        whole = [row for row in rows_of(made) if row[1] == layer and row[3].endswith("all")]
-        assert not whole, f"{layer} does not stay in windows"
 
 
-@pytest.mark.parametrize("group", [g for g in GROUPS if "multihead" in g or "encoders" in g])
-def test_projections_within_multihead_attention_stay_windows(group):
-    model = built(GROUPS[group]).double()
-    args = (known_padding(1),) if "padded" in group else ()
-    made = yuzu.precompute(model, L, args=args or None, device="cpu")
-    layers = {row[1] for row in rows_of(made) if row[1].split(".")[0].startswith(("mha", "encoder", "decoder"))}
-    first = {name.split(".")[0] for name in layers}
-    for name in first:
-        widths = [row[3] for row in rows_of(made) if row[1].split(".")[0] == name and row[2] == "dense"]
-        assert widths and not widths[0].endswith("all"), f"the first projection of {name}"
+@pytest.mark.parametrize("group", GROUPS)
+def test_nothing_runs_naively_and_projections_stay_windows(group):
+    case = prepared(group)
+    assert case.made.decisions["naive_model"] is None
+    assert not [row for row in case.layers if row[2] == "naive"]
+    whole = {module for _, module, _, windows in case.layers if windows.endswith("all")}
+    assert not whole & {"conv", "q", "k", "v", "qkv"}
+    for module in {module for _, module, *_ in case.layers if module.startswith(("mha", "encoder", "decoder"))}:
+        windows = [row[3] for row in case.layers if row[1] == module and row[2] == "dense"]
+        assert windows and not windows[0].endswith("all"), f"the first projection of {module}"
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_graphs_with_the_batch_in_front_compute_what_the_model_does(group):
+    """For batches of all sizes, also of those that other axes have."""
+    case = prepared(group)
+    for node in case.graph.nodes:
+        if node.batched and node.shape is not None:
+            assert batch_axes(node.shape) == [0] and node.shape[0] is None, f"{node.layer} {node.op} {node.shape}"
+    run = Run(make_plan(case.graph), Weights(case.model, CPU), Derived(), CPU)
+    for n in (1, 2, H, T, D):
+        X = one_hot(n, 4, L, seed=n)
+        args = tuple(a[:1].expand(n, *a.shape[1:]) for a in case.args)
+        run.set_reference(X, args)
+        with torch.no_grad():
+            truth = case.model(X, *args)
+        found = case.graph.rebuild([run.value(o) for o in case.graph.outputs])
+        for name in truth:
+            assert relative_error(found[name], truth[name]) < EXACT, name
 
 
 @pytest.mark.parametrize(("group", "name"), SINGLE)
 def test_attention_in_float32_is_as_exact_as_naive_ism(group, name):
     model = built({name: GROUPS[group][name]})
     X = one_hot(2, 4, L, dtype=torch.float32)
-    _, found = scored(model, X, ())
+    with no_warnings():
+        found = yuzu.yuzu_ism(model, X, output="delta", device="cpu")[name]
     naive = yuzu.naive_ism(model, X, output="delta", device="cpu")[name]
     truth = row_by_row(model.double(), X.double(), ())[name]
-    assert relative_error(found[name], truth) <= max(1e-5, relative_error(naive, truth))
-
-
-@pytest.mark.parametrize("group", GROUPS)
-def test_graphs_with_the_batch_in_front_compute_what_the_model_does(group):
-    """For batches of all sizes, also of those that other axes have."""
-    model = built(GROUPS[group]).double()
-    args = (known_padding(2),) if "padded" in group else ()
-    graph = capture(model, (4, L), args, torch.float64)
-    for node in graph.nodes:
-        if node.batched and node.shape is not None:
-            assert node.shape[0] is None and None not in node.shape[1:] and -1 not in node.shape, f"{node.layer} {node.op}"
-    run = Run(make_plan(graph), Weights(model, CPU), Derived(), CPU)
-    for n in (1, 2, H, T, D):
-        X = one_hot(n, 4, L, seed=n)
-        rest = tuple(a[:1].expand(n, *a.shape[1:]) for a in args)
-        run.set_reference(X, rest)
-        with torch.no_grad():
-            truth = model(X, *rest)
-        found = graph.rebuild([run.value(o) for o in graph.outputs])
-        for name in truth:
-            assert relative_error(found[name], truth[name]) < EXACT, name
+    assert relative_error(found, truth) <= max(1e-5, relative_error(naive, truth))
 
 
 def test_a_padded_encoder_reads_nothing_of_its_padding():
-    """PyTorch returns zeros in the padded places; and so it does where letters there are written over."""
-    model = built({"encoder": padded_encoders(True)["encoder, given"]}).double()
-    mask = known_padding(2)
-    _, found = scored(model, padded_sequences(2), (mask,))
-    assert not found["encoder"][1, :, -3:].any()
+    found = prepared("padded encoders").scored(one_hot(2, 4, L))
+    assert not found["encoder, given"][1, :, -9:].any() and found["encoder, given"][0, :, -9:].any()
 
 
-def test_pytorchs_fast_paths_are_as_they_were(monkeypatch):
+def test_pytorchs_fast_paths_are_as_they_were():
     forwards = nn.TransformerEncoder.forward, nn.TransformerDecoder.forward
     model = built(padded_encoders(True))
     yuzu.precompute(model, L, args=(known_padding(1),), device="cpu")

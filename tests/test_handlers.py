@@ -47,7 +47,7 @@ USUAL = {
     **dict.fromkeys(["to", "_to_copy", "type_as"], "view|elementwise|whole values"),
     **dict.fromkeys(["sum", "mean", "amax", "amin", "max", "min", "yuzu.sum_of_slice", "yuzu.mean_of_slice"], "reduce"),
     **dict.fromkeys(["adaptive_avg_pool1d", "adaptive_max_pool1d"], "pool"),
-    **dict.fromkeys(["group_norm", "instance_norm", "scaled_dot_product_attention"], "whole values"),
+    **dict.fromkeys(["group_norm", "instance_norm", "scaled_dot_product_attention", "baddbmm"], "whole values"),
 }  # fmt: skip
 
 
@@ -789,6 +789,15 @@ def dense_cases() -> None:
     case("multihead", lambda: SelfAttention())
     case("multihead by a mask", lambda: SelfAttention(torch.ones(10, 10).triu(1).bool()), only_double=True)
     case("encoder layer", fn(lambda m, x: m.layer(x.transpose(1, 2)), layer=lambda: nn.TransformerEncoderLayer(CHANNELS, 2, 8, batch_first=True)))
+    case("product and sum", fn(lambda m, x: torch.baddbmm(m.w, x.transpose(1, 2), x), w=lambda: nn.Parameter(torch.randn(10, 10))))
+    case("a matrix for each group", fn(lambda m, x: x.unflatten(1, (2, 3)).transpose(2, 3) @ m.w, w=lambda: nn.Parameter(torch.randn(2, 3, 4))))
+    case("a matrix for each group of one row", fn(lambda m, x: x.unflatten(1, (2, 3)).mT @ m.w, w=lambda: nn.Parameter(torch.randn(1, 2, 3, 4))))
+    case("a matrix over positions for each group", fn(lambda m, x: x.unflatten(1, (2, 3)) @ m.w, w=lambda: nn.Parameter(torch.randn(2, 10, 4))))
+    case("a matrix for each position", fn(lambda m, x: x.unflatten(1, (2, 3)).movedim(3, 1) @ m.w, w=lambda: nn.Parameter(torch.randn(10, 3, 4))))
+    case("complex numbers", fn(lambda m, x: torch.view_as_real(
+        torch.view_as_complex(x.transpose(1, 2).contiguous().unflatten(2, (3, 2))) * torch.complex(m.w, 1 - m.w)), w=lambda: nn.Parameter(torch.randn(10, 3))))  # fmt: skip
+    case("complex numbers of positions", fn(lambda x: torch.view_as_real(torch.view_as_complex(x.unflatten(2, (5, 2))).cumsum(2))),
+         cumsum="whole values", view_as_real="whole values")  # fmt: skip
     case("attention by hand", lambda: HandAttention(), matmul="whole values")
     case("attention by hand, batch in the middle", lambda: HandAttention(batch_first=False), matmul="whole values")
     case("lstm", fn(lambda m, x: m.rnn(x.transpose(1, 2))[0], rnn=lambda: nn.LSTM(CHANNELS, 3, batch_first=True, bidirectional=True)),
