@@ -62,8 +62,8 @@ BETWEEN = {
 }
 END = {
     "power average": lambda: nn.LPPool1d(3, 4, 2, ceil_mode=True),
-    "logarithm of a mean": lambda: Fn(lambda x: torch.log(x.mean(-1).abs() + 1e-6)),
-    "logarithm of channels": lambda: Fn(lambda x: torch.log(x.sum(1, keepdim=True).abs() + 1e-6)),
+    "logarithm of a mean": lambda: Fn(lambda x: torch.log(x.abs().mean(-1) + 1e-6)),
+    "logarithm of channels": lambda: Fn(lambda x: torch.log(x.abs().sum(1, keepdim=True) + 1e-6)),
     "length": lambda: Fn(lambda x: torch.sqrt((x * x).sum(1) + 1e-12)),
     "length over positions": lambda: Fn(lambda x: torch.sqrt((x * x).sum(-1) + 1e-12)),
     "quotient of sums": lambda: Fn(lambda x: x[:, :4].sum(1) / (x.abs().sum(1) + 1e-6)),
@@ -73,21 +73,21 @@ END = {
     "log-sum-exp": lambda: Fn(lambda x: torch.log(torch.exp(5 * x - 10).sum(-1))),
     "log-softmax": lambda: Fn(lambda x: x - torch.log(torch.exp(x).sum(1, keepdim=True))),
     "deviation": lambda: Fn(lambda x: torch.sqrt((x - x.mean(1, keepdim=True)).square().mean(1) + 1e-10)),
-    "inverse": lambda: Fn(lambda x: 1e-3 / (x.abs().sum(1) + 1e-4)),
+    "inverse": lambda: Fn(lambda x: 0.1 / (x.abs().sum(1) + 1e-2)),
     "power": lambda: Fn(lambda x: (x.abs().sum(-1) + 1e-9).pow(0.5)),
     "harmonic mean": lambda: Fn(lambda x: 1 / (1 / (x.abs() + 1e-4)).mean(-1)),
     "geometric mean": lambda: Fn(lambda x: torch.exp(torch.log(x.abs() + 1e-5).mean(-1))),
     "root mean square norm": lambda: Fn(lambda x: x * torch.rsqrt((x * x).mean(1, keepdim=True) + 1e-8)),
     "logarithm of a square": lambda: Fn(lambda m, x: torch.log(m.layer(x) ** 2 + 1e-8), layer=nn.Conv1d(C, C, 3, bias=False)),
-    "average pool": lambda: Fn(lambda x: torch.log(F.avg_pool1d(x, 4, 2).abs() + 1e-6)),
-    "adaptive pool": lambda: Fn(lambda x: torch.log(F.adaptive_avg_pool1d(x, 4).abs() + 1e-6)),
+    "average pool": lambda: Fn(lambda x: torch.log(F.avg_pool1d(x.abs(), 4, 2) + 1e-6)),
+    "adaptive pool": lambda: Fn(lambda x: torch.log(F.adaptive_avg_pool1d(x.abs(), 4) + 1e-6)),
     "cumulative": lambda: Fn(lambda x: torch.log(x.abs().cumsum(-1) + 1e-6)),
     "linear": lambda: Fn(lambda m, x: torch.log(m.layer(x.mean(-1)).abs() + 1e-7), layer=nn.Linear(C, 5, bias=False)),
     "weighted": lambda: Fn(
         lambda m, x: torch.log(torch.einsum("ncl,l->nc", x, m.weight).abs() + 1e-6), weight=nn.Parameter(torch.rand(L))
     ),
 }  # fmt: skip
-# each with what it was wrong after
+# The sums are of one sign: what cancels by chance is as uncertain in naive ISM. First what was wrong, then each once.
 PAIRS = [
     ("rectified", "power average", None),
     ("square", "power average", -0.6),
@@ -269,7 +269,7 @@ def test_models_without_anything_steep_are_left_alone(net):
         ("power average", ["relu", "pow", "avg_pool1d", "abs", "relu"], ["conv1d"]),
         ("length", ["relu", "mul", "sum"], ["conv1d"]),
         ("length over positions", ["mul", "sum"], []),
-        ("logarithm of a square", ["pow"], ["conv1d"]),
+        ("logarithm of a square", [], ["conv1d"]),
         ("linear", ["mean", "linear"], []),
     ],
 )

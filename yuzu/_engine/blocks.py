@@ -46,7 +46,7 @@ def _extended(plan: Plan, convolution: Convolution, taken: set[int]) -> Block:
     nodes = [convolution.node.index]
     after, passed = _next(plan, nodes[-1], convolution)
     rectifier = total = None
-    if isinstance(after, Rectifier) and after.factor is None:
+    if isinstance(after, Rectifier) and after.factor is None and after.node.index not in plan.widened.run:
         rectifier = after
         nodes += [*passed, after.node.index]
         after, passed = _next(plan, nodes[-1], convolution)

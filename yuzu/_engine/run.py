@@ -15,6 +15,7 @@ import torch
 from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, expand, on_device, read_windows, rewindow, widened
 from yuzu._engine.gate import running
 from yuzu._engine.graph import Node, Weights, evaluate
+from yuzu._engine.handlers.contract import Rule
 from yuzu._engine.handlers.fused import Block
 from yuzu._engine.handlers.kernels import KernelError
 from yuzu._engine.plan import Plan
@@ -477,6 +478,11 @@ class Run:
         window = windows[block.last]
         if window is None or not window.width:
             return
+        convolution = block.convolution
+        given = [self._as_read(convolution.node.index, s) for s in convolution.sources]
+        faded = self._faded(convolution, given, windows[convolution.node.index])
+        if faded is not None:
+            self._doubt(faded)
         try:
             self._changes[block.last] = Change(block.run(self, self._changes, window), window)
             self._owned[block.last] = True
@@ -514,7 +520,7 @@ class Run:
         given = [self._as_read(i, s) for s in rule.sources]
         if all(g is None for g in given) or (layout.kind == "windows" and (window is None or window.width == 0)):
             return
-        terms = rule.terms(self, given, window) if i in self.reference.fading else None
+        faded = self._faded(rule, given, window)
         with self._in_its_dtype(i):
             zero = rule.vanishes(self, given, window) if rule.settles else None  # first: changes may be written over
             tensor = rule.run(self, given, window)
@@ -522,9 +528,7 @@ class Run:
             with self._in_its_dtype(i, self.widened.precise):
                 reference = self.of_sites(self.value(i)) if window is None else self.on_window(i, layout, window)
             tensor = torch.where(zero, -reference, tensor)
-        if terms is not None:
-            more, there = terms
-            faded = more + there < FADED * there
+        if faded is not None:
             self._doubt(faded if zero is None else faded & ~zero)
         if i in self.widened.run and i not in self.widened.kept:
             tensor = tensor.to(self.value(i).dtype)
@@ -534,9 +538,14 @@ class Run:
         fresh = not rule.aliases or all(self.disposable(s) for s in rule.sources)
         self._owned[i] = fresh and 0 not in tensor.stride()
 
+    def _faded(self, rule: Rule, given: list[Change | None], window: Window | None) -> torch.Tensor | None:
+        """Where the terms of a product with weights are next to nothing beside the reference's, if that is watched."""
+        terms = rule.terms(self, given, window) if rule.node.index in self.reference.fading else None
+        return None if terms is None else terms[0] + terms[1] < FADED * terms[1]
+
     def _doubt(self, where: torch.Tensor) -> None:
         """Note the mutants with any such number, without waiting for the device."""
-        found = where.flatten(2).any(2).expand(self.sites.difference.shape[:2])
+        found = where.reshape(*where.shape[:2], -1).any(2).expand(self.sites.difference.shape[:2])
         self.doubtful = found if self.doubtful is None else self.doubtful | found
 
     def _as_read(self, reader: int, source: int) -> Change | None:

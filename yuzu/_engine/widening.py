@@ -79,24 +79,26 @@ def find_widened(plan: Plan) -> Widened:
     """The nodes of a plan that are worth float64, where the device has it and products are not less precise anyway."""
     nodes, rules = plan.graph.nodes, plan.rules
     steep = _find_steep(plan)
-    matters, near = [False] * len(nodes), [False] * len(nodes)
+    matters, near, summed = ([False] * len(nodes) for _ in range(3))
     for node in reversed(nodes):
         for reader in plan.consumers[node.index]:
             rule = rules[reader]
             if plan.readers[reader] and rule is not None and nodes[reader].mutated and _can_be_wide(rule):
                 matters[node.index] |= matters[reader] or reader in steep
                 near[node.index] |= (near[reader] and not isinstance(rule, SumOverPositions)) or reader in steep
+                summed[node.index] |= near[reader] and isinstance(rule, SumOverPositions)
     kept, run, exact = set[int](), set[int](), set[int]()
     for node in nodes:
         rule, i = rules[node.index], node.index
         if rule is None or not node.mutated or not plan.readers[i]:
             continue
-        known = kept | exact if near[i] or i in steep else kept
+        known = kept | exact if near[i] or i in steep or isinstance(rule, SumOverPositions) else kept
         reads = _can_be_wide(rule) and not known.isdisjoint(rule.sources)
         if matters[i] and (reads or _loses_digits(rule)):
             kept.add(i)
-        elif near[i] and (_multiplies(rule) or (_is_factor(rule) and not exact.isdisjoint(rule.sources))):
-            exact.add(i)
+        elif (near[i] or summed[i]) and node.dtype == torch.float32:
+            if _multiplies(rule) or (_is_factor(rule) and not exact.isdisjoint(rule.sources)):
+                exact.add(i)
         if i in kept or (reads and i in steep):
             run.add(i)
     return Widened(frozenset(kept), frozenset(run), frozenset(exact))
