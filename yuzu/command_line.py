@@ -21,7 +21,7 @@ from yuzu.attribution import hypothetical
 from yuzu.errors import YuzuError
 from yuzu.files import written_whole
 from yuzu.inputs import OUTPUTS
-from yuzu.progress import tqdm
+from yuzu.progress import hushed, tqdm
 from yuzu.regions import one_hot_regions, write_bed
 from yuzu.sequence import DNA, LUA_DNA, PROTEIN, RNA, one_hot_encode, read_fasta
 
@@ -333,7 +333,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 2 for bad input, with one line that says what to do."""
     options = parser().parse_args(arguments)
     try:
-        {"ism": run_ism, "precompute": run_precompute}[options.command](options)
+        with hushed(getattr(options, "quiet", False)):
+            {"ism": run_ism, "precompute": run_precompute}[options.command](options)
     except YuzuError as error:
         print(f"yuzu {options.command}: {error}", file=sys.stderr)
         return 2
