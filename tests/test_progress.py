@@ -39,6 +39,18 @@ def test_a_short_job_says_nothing(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+def test_hushed_jobs_say_nothing(soon, capfd, at_once):
+    with progress.hushed(), progress.Stages("job", at_once) as stage:
+        stage("first")
+        time.sleep(0.2)
+    assert capfd.readouterr() == ("", "")
+    with progress.hushed(False), progress.Stages("job", at_once) as stage:
+        stage("first")
+        time.sleep(0.2)
+    assert "job: first" in capfd.readouterr().err
+
+
 def test_nothing_is_said_after_the_end(soon, capfd):
     with pytest.raises(ZeroDivisionError), progress.Stages("job", at_once=False) as stage:
         stage("first")

@@ -25,7 +25,7 @@ from yuzu.errors import YuzuError, one_line
 from yuzu.files import written_whole
 from yuzu.inputs import OUTPUTS, check_device, check_span
 from yuzu.predict import predict
-from yuzu.progress import tqdm
+from yuzu.progress import hushed, tqdm
 from yuzu.regions import Regions, one_hot_regions, read_regions, write_bed
 from yuzu.scores import Selection
 from yuzu.sequence import DNA, IUPAC, LUA_DNA, PROTEIN, RNA, one_hot_encode, read_fasta
@@ -519,7 +519,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Python's own adds the place, and a line of our source
     warnings.formatwarning = lambda message, *_, **__: f"yuzu {options.command}: warning: {message}\n"
     try:
-        {"ism": run_ism, "precompute": run_precompute}[options.command](options)
+        with hushed(getattr(options, "quiet", False)):
+            {"ism": run_ism, "precompute": run_precompute}[options.command](options)
     except (YuzuError, OSError) as error:  # a file that cannot be opened or written, which the error names
         print(f"yuzu {options.command}: {error if isinstance(error, YuzuError) else one_line(error)}", file=sys.stderr)
         return 2

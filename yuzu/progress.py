@@ -4,10 +4,13 @@ stages of a job that takes longer than one expects.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
 import warnings
+from collections.abc import Iterator
+from contextvars import ContextVar
 from types import TracebackType
 
 from tqdm import TqdmWarning
@@ -17,6 +20,19 @@ with warnings.catch_warnings():
     from tqdm.auto import tqdm
 
 PATIENCE = 3.0  # seconds of a job after which it says what it is doing
+
+
+_hushed: ContextVar[bool] = ContextVar("hushed", default=False)
+
+
+@contextlib.contextmanager
+def hushed(quiet: bool = True) -> Iterator[None]:
+    """No stages are said inside, if that is to be ``quiet``."""
+    token = _hushed.set(quiet)
+    try:
+        yield
+    finally:
+        _hushed.reset(token)
 
 
 class Stages:
@@ -37,7 +53,8 @@ class Stages:
         self._timer: threading.Timer | None = None
 
     def __enter__(self) -> Stages:
-        self._begin, self._stream = time.perf_counter(), sys.stderr  # which capture replaces for a while
+        self._begin = time.perf_counter()
+        self._stream = None if _hushed.get() else sys.stderr  # as it is now: capture replaces it for a while
         if self._stream is not None and not self.at_once:
             # a stage may take long by itself: somebody else has to look at the clock
             self._timer = threading.Timer(PATIENCE, self._show)
@@ -74,4 +91,4 @@ class Stages:
                 self._bar.refresh()
 
 
-__all__ = ["PATIENCE", "Stages", "tqdm"]
+__all__ = ["PATIENCE", "Stages", "hushed", "tqdm"]

@@ -100,7 +100,7 @@ def _name_windows(node: Node, nodes: list[Node]) -> None:
     source = nodes[node.args[0].index]
     size, stride, *offset = node.args[1:]
     node.target = _as_strided
-    shape = source.shape or ()
+    shape: tuple[int | None, ...] = source.shape or ()
     if len(shape) < 2 or shape[0] is not None or any(s is None or s < 1 for s in shape[1:]) or any(offset):
         return
     row = [int(s or 0) for s in shape[1:]]
