@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from conftest import sequences
 from torch import nn
 
 import yuzu
@@ -98,3 +99,30 @@ def test_precompute_of_a_small_model_is_silent(capfd, monkeypatch):
     monkeypatch.setattr(progress, "PATIENCE", 60.0)  # on whatever machine
     yuzu.precompute(model(), 30, device="cpu")
     assert capfd.readouterr() == ("", "")
+
+
+WRONG = {
+    "a target that does not exist": {"target": 7},
+    "a func that returns no tensor": {"func": lambda y: "no tensor"},
+    "a func that drops the batch": {"func": lambda y: y.sum()},
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("planned", [False, True])
+@pytest.mark.parametrize("ism", [yuzu.yuzu_ism, yuzu.naive_ism])
+def test_the_bar_of_a_call_that_fails_never_appears(ism, planned, name, capfd):
+    made, given = model(), sequences(2, 30)
+    settings = {"precomputation": yuzu.precompute(made, 30, device="cpu")} if planned and ism is yuzu.yuzu_ism else {}
+    capfd.readouterr()
+    with progress.hushed(), pytest.raises(yuzu.YuzuError):
+        ism(made, given, verbose=True, device="cpu", **settings, **WRONG[name])
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("ism", [yuzu.yuzu_ism, yuzu.naive_ism])
+def test_the_bar_counts_sequences(ism, capfd):
+    ism(model(), sequences(3, 30), verbose=True, device="cpu")
+    assert "3/3" in capfd.readouterr().err
+    ism(model(), sequences(3, 30), device="cpu")
+    assert "sequence" not in capfd.readouterr().err

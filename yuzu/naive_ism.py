@@ -28,7 +28,7 @@ from yuzu.inputs import (
     to_user,
 )
 from yuzu.mutations import Mutations, batches, letters_of
-from yuzu.progress import tqdm
+from yuzu.progress import Bar
 from yuzu.scores import Results, Scores, Selection, result_dtype, scored
 
 MIXES_ROWS = (
@@ -118,34 +118,37 @@ def score_naively(
     keep_freed_memory()
     given = letters_of(X)
     letters = given.to(device)
-    for i in tqdm(range(len(X)) if rows is None else rows, disable=not verbose, desc="naive ISM", unit="sequence"):
-        x = X[i : i + 1].to(device)
-        rest = tuple(a[i : i + 1].to(device) for a in extra)
-        with running(), products("highest", device):
-            output_values = on_rows(twin, x, *rest)
-        reference = selection.leaves(output_values)
-        selection.check(reference, 1)
-        scores.begin(i, reference)
-        for group in mutations.groups(given[i : i + 1]):
-            for part in batches(group, max(batch_size // group.edits, 1)):
-                give_back()
-                sites, written = mutations.sites(x, letters[i : i + 1], part)
-                grid = sites.difference.shape[:2]
-                mutants, parts_found = mutations.edited(x, sites), []
-                for piece in mutants.split(max(batch_size, 1)):
-                    with running(), products("highest", device):
-                        if len(piece) == 1:
-                            values = on_rows(twin, piece, *rest)
-                        else:
-                            values = twin(piece, *(a.expand(len(piece), *a.shape[1:]).clone() for a in rest))
-                    parts_found.append(selection.leaves(values))
-                    selection.check(parts_found[-1], len(piece))
-                leaves = [torch.cat(leaf) if len(leaf) > 1 else leaf[0] for leaf in zip(*parts_found, strict=True)]
-                found = [
-                    scored(leaf, r, scores.output).unflatten(0, grid) for leaf, r in zip(leaves, reference, strict=True)
-                ]
-                scores.write(part.sequence, part.slot, written, found)
-        scores.end()
+    rows = range(len(X)) if rows is None else rows
+    with Bar(len(rows), verbose, "naive ISM") as bar:
+        for i in rows:
+            x = X[i : i + 1].to(device)
+            rest = tuple(a[i : i + 1].to(device) for a in extra)
+            with running(), products("highest", device):
+                output_values = on_rows(twin, x, *rest)
+            reference = selection.leaves(output_values)
+            selection.check(reference, 1)
+            scores.begin(i, reference)
+            bar.show()
+            for group in mutations.groups(given[i : i + 1]):
+                for part in batches(group, max(batch_size // group.edits, 1)):
+                    give_back()
+                    sites, written = mutations.sites(x, letters[i : i + 1], part)
+                    grid = sites.difference.shape[:2]
+                    mutants, parts_found = mutations.edited(x, sites), []
+                    for piece in mutants.split(max(batch_size, 1)):
+                        with running(), products("highest", device):
+                            if len(piece) == 1:
+                                values = on_rows(twin, piece, *rest)
+                            else:
+                                values = twin(piece, *(a.expand(len(piece), *a.shape[1:]).clone() for a in rest))
+                        parts_found.append(selection.leaves(values))
+                        selection.check(parts_found[-1], len(piece))
+                    leaves = [torch.cat(leaf) if len(leaf) > 1 else leaf[0] for leaf in zip(*parts_found, strict=True)]
+                    pairs = zip(leaves, reference, strict=True)
+                    found = [scored(leaf, r, scores.output).unflatten(0, grid) for leaf, r in pairs]
+                    scores.write(part.sequence, part.slot, written, found)
+            scores.end()
+            bar.update(1)
 
 
 def mixes_rows(

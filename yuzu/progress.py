@@ -91,4 +91,29 @@ class Stages:
                 self._bar.refresh()
 
 
-__all__ = ["PATIENCE", "Stages", "hushed", "tqdm"]
+class Bar:
+    """tqdm's bar, which appears when it is first shown: what is wrong with a call is found out before."""
+
+    def __init__(self, total: int, verbose: bool, what: str) -> None:
+        self._total, self._verbose, self._what = total, verbose, what
+        self._bar: tqdm | None = None
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def show(self) -> tqdm:
+        """Have it appear, if it is to be seen at all."""
+        if self._bar is None:
+            self._bar = tqdm(total=self._total, disable=not self._verbose, desc=self._what, unit="sequence")
+        return self._bar
+
+    def update(self, sequences: int) -> None:
+        """So many more are done."""
+        self.show().update(sequences)
+
+
+__all__ = ["PATIENCE", "Bar", "Stages", "hushed", "tqdm"]

@@ -33,7 +33,7 @@ from yuzu.inputs import (
 from yuzu.kept_precomputations import Part, inputs_of, obtain_each
 from yuzu.mutations import Group, Mutations, batches, letters_of
 from yuzu.naive_ism import score_naively
-from yuzu.progress import tqdm
+from yuzu.progress import Bar
 from yuzu.scores import Results, Scores, Selection, result_dtype, scored
 
 
@@ -282,14 +282,14 @@ def _score_planned(
     job = _Job(bound, mutations, selection, scores[0].output, device, sites_at_once, timings)
     with (
         products(bound.plan.precision, device),
-        tqdm(total=len(X) * len(states), disable=not verbose, desc="in-silico mutagenesis", unit="sequence") as bar,
+        Bar(len(X) * len(states), verbose, "in-silico mutagenesis") as bar,
     ):
         for first in range(0, len(states), together):
             some = slice(first, first + together)
             for row in range(0, len(X), size):
                 x = X[row : row + size]
                 extras = [tuple(a[row : row + size].to(device) for a in extra) for extra in states[some]]
-                job.score(x, extras, scores[some], row)
+                job.score(x, extras, scores[some], row, bar)
                 bar.update(len(x) * len(extras))
 
 
@@ -337,8 +337,12 @@ class _Job:
         self.sites_at_once, self.timings = sites_at_once, timings
         self.runs: dict[tuple[int, ...], Run] = {(): Run(bound.plan, bound.weights(), bound.derived, device)}
 
-    def score(self, X: torch.Tensor, extras: list[tuple[torch.Tensor, ...]], scores: list[Scores], first: int) -> None:
-        """Score some sequences, the ``first``-th and following, with each of ``extras`` after them."""
+    def score(
+        self, X: torch.Tensor, extras: list[tuple[torch.Tensor, ...]], scores: list[Scores], first: int, bar: Bar
+    ) -> None:
+        """Score some sequences, the ``first``-th and following, with each of ``extras`` after them. The bar is shown
+        once it is known that they can be scored.
+        """
         device = self.runs[()].device
         x = X.to(device)
         letters_there = letters_of(x)
@@ -352,6 +356,7 @@ class _Job:
             leaves.append(self.leaves(plan.graph, reference))
             self.selection.check(leaves[-1], len(X))
             score.begin(first, leaves[-1])
+        bar.show()
         reachable, regular = plan.reach(self.mutations.positions, self.mutations.width)
         together = None if plan.senses else regular  # probes hold the stretch from the first site to the last
         for group in self.mutations.groups(letters, reachable):
