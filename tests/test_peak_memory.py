@@ -223,6 +223,29 @@ def test_without_a_limit_or_another_c_library_nothing_is_done(monkeypatch):
     assert process.trims == 0
 
 
+class Attends(nn.Module):
+    """With an axis of heads, or without one."""
+
+    def __init__(self, heads: bool) -> None:
+        super().__init__()
+        self.heads, self.wide = heads, nn.Conv1d(4, 8, 5, padding=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.wide(x).mT
+        parts = x.unflatten(2, (2, 4)).transpose(1, 2) if self.heads else x
+        return nn.functional.scaled_dot_product_attention(parts, parts, parts).flatten(1)[:, :5]
+
+
+@pytest.mark.parametrize("heads", [True, False])
+def test_scores_that_attention_lays_out_are_counted(heads):
+    """PyTorch does so where there is no axis of heads: they are the largest that a mutant takes, and no node's value."""
+    length = 300
+    plan = make_plan(capture(Attends(heads).eval(), (4, length), (), torch.float32))
+    memory = measure.memory_of(plan, length, 4, 1, 4, 3)
+    scores = 4 * length * length
+    assert (memory.block >= 3 * scores, memory.sequence >= 3 * scores) == (not heads, not heads)
+
+
 class Uncaptured(nn.Module):
     """Asks for the values of its input, which no tracing has; and takes 4 MB a row."""
 

@@ -25,6 +25,7 @@ except ImportError:  # Windows has none
 
 from yuzu._engine.freed_memory import give_back
 from yuzu._engine.gate import running
+from yuzu._engine.graph import Graph, Node, Ref
 from yuzu._engine.handlers import winograd
 from yuzu._engine.handlers.contract import Rule
 from yuzu._engine.handlers.convolution import Convolution
@@ -111,8 +112,11 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
             continue
         whole = math.prod(s for s in node.shape if s is not None and s > 0)
         reference += whole
+        hidden = _scores_of_attention(plan.graph, node)
+        reference += hidden
         if not node.mutated or not plan.readers[node.index]:
             continue
+        largest = max(largest, hidden)
         layout, window = plan.layouts[node.index], windows[node.index]
         size = whole if window is None else whole * window.width // max(layout.length, 1)
         rule = plan.rules[node.index]
@@ -154,6 +158,18 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
     block = largest * edits * itemsize
     site = blocks * block + standing * edits * itemsize
     return Memory(site, (3 * reference + tables) * itemsize, weights * itemsize, block)
+
+
+def _scores_of_attention(graph: Graph, node: Node) -> int:
+    """The numbers of one row's scores, which no node holds: of four axes PyTorch attends block by block, else it lays
+    them out.
+    """
+    if node.op != "aten.scaled_dot_product_attention":
+        return 0
+    shapes = [graph.nodes[a.index].shape for a in node.args[:2] if isinstance(a, Ref)]
+    if len(shapes) < 2 or not shapes[0] or not shapes[1] or len(shapes[0]) == 4:
+        return 0
+    return math.prod(s for s in (*shapes[0][:-1], shapes[1][-2]) if s is not None and s > 0)
 
 
 class _Alive(TorchDispatchMode):
