@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from yuzu._engine.graph import Node, Ref
+from yuzu._engine.graph import Node, OfSlice, Ref
 
 # along the axes that an argument of these names gives
 ALONG = {
@@ -82,6 +82,10 @@ def _turned(reader: Node, nodes: list[Node], inside: Container[int]) -> Node | N
         order = [TURNED.get(axis, axis) for axis in order]
         target = torch.ops.aten.permute.default
         return dataclasses.replace(reader, op="aten.permute", target=target, args=(reader.args[0], order), kwargs={})
+    if isinstance(reader.target, OfSlice) and reader.target.axis != 1:
+        cut = reader.target
+        target = OfSlice(cut.target, TURNED.get(cut.axis, cut.axis), cut.start, cut.stop)
+        return _along(dataclasses.replace(reader, target=target), rank)
     if reader.op in ALONG and len(tensors) == 1:
         return _along(reader, rank)
     if torch.Tag.pointwise in getattr(reader.target, "tags", ()) or reader.op == "aten.where":
