@@ -20,8 +20,8 @@ END = 2**63 - 1
 COMPOSITE = (
     "cosine_similarity pairwise_distance diff trapezoid trapz cumulative_trapezoid take_along_dim nanmean argsort "
     "msort var_mean std_mean channel_shuffle pixel_shuffle pixel_unshuffle linalg_vecdot hstack vstack dstack "
-    "column_stack atleast_1d atleast_2d atleast_3d broadcast_tensors aminmax rot90 adaptive_avg_pool2d logdet kl_div "
-    "linalg_norm linalg_matrix_norm"
+    "column_stack atleast_1d atleast_2d atleast_3d broadcast_tensors aminmax rot90 adaptive_avg_pool2d "
+    "adaptive_avg_pool3d logdet kl_div linalg_norm linalg_matrix_norm"
 ).split()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from yuzu._engine.delta import CONSTANT, ROWS
+from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.affine import Linear
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.convolution import LinearRows
@@ -109,9 +110,13 @@ def distances(view: View) -> Rule | str:
     return Local(view, layout, broadcast=False) if view.node.mutated and points and local else OnRows(view)
 
 
-@handles("aten.searchsorted")
+@handles("aten.searchsorted", "aten.bucketize")
 def places_among(view: View) -> Rule | str:
     borders, values = view.node.args[:2]
+    if view.node.op == "aten.bucketize":
+        borders, values = values, borders
+    if not (isinstance(borders, Ref) and isinstance(values, Ref)):
+        return "it searches for a number"
     if view.layout(borders) != CONSTANT or len(view.shape_of(borders)) != 1 or view.layout(values) == CONSTANT:
         return "it does not search one row of borders"
     layout = view.layout(values)
