@@ -109,7 +109,7 @@ def hybrid_ism(
         return put_together(parts, results, len(X), None)
     bound = parts[0].bound
     try:
-        if bound.decisions["naive_model"] in (DISAGREES, WRONG_HERE):
+        if str(bound.decisions["naive_model"]).startswith((DISAGREES, WRONG_HERE)):
             raise CaptureError(bound.decisions["naive_model"])
         plan = bound.captured(extra)
     except CaptureError as error:

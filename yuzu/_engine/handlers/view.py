@@ -351,15 +351,6 @@ def flip(view: View) -> Rule | str:
     return Mirrored(view, layout, [a for a in axes if a != layout.axis])
 
 
-@handles("aten.view_as_complex", "aten.view_as_real")
-def pairs(view: View) -> Rule | str:
-    """Complex numbers are carried as values."""
-    layout = view.layout(view.node.args[0])
-    if not view.node.mutated or layout.kind != "windows" or layout.composite or layout.axis >= view.rank:
-        return OnRows(view, widens=False)
-    return Local(view, layout, broadcast=False, widens=False)
-
-
 @handles("aten.to", "aten._to_copy", "aten.type_as")
 def convert(view: View) -> Rule | str:
     """A change of dtype between floating point types."""

@@ -36,7 +36,6 @@ POOLS = {
     "max_pool3d": 5,
     "max_pool3d_with_indices": 5,
     "grid_sampler": 4,
-    "baddbmm": 3,
 }
 CONVOLUTIONS = {"conv3d": 5, "conv_transpose2d": 4, "conv_transpose3d": 5}
 
