@@ -15,7 +15,7 @@ from yuzu._engine.batch_first import order_of
 from yuzu._engine.delta import ROWS, Change, Layout, rewindow
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles
-from yuzu._engine.handlers.elementwise import Local, OnRows, pointwise, rewindowed
+from yuzu._engine.handlers.elementwise import OnRows, pointwise, rewindowed
 from yuzu._engine.window import Geometry, Integers, Window
 
 if TYPE_CHECKING:
