@@ -61,7 +61,7 @@ def find_batch_size(program: Any, other: Any, sizes: tuple[int, int]) -> Shapes:
             return type(a)(matched(*both) for both in zip(a, b, strict=True))
         if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
             return {key: matched(value, b[key]) for key, value in a.items()}
-        if type(a) is type(b) and a == b:
+        if type(a) is type(b) and (a == b or (a != a and b != b)):  # NaN is not equal to itself
             return a
         if type(a) is int and type(b) is int and a % sizes[0] == 0 and a // sizes[0] * sizes[1] == b:
             return multiple(a // sizes[0])
