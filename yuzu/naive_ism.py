@@ -55,15 +55,14 @@ def naive_ism(
 ) -> Any:
     """In-silico saturation mutagenesis by running the model on every mutant.
 
-    The same results as `yuzu_ism`, to rounding, from ``L (C - 1)`` forward passes a sequence.
+    The same results as `yuzu_ism`, to rounding, from ``L (C - 1)`` forward passes a sequence. All parameters but
+    ``batch_size``, the result and the errors are those of `yuzu_ism`.
 
     Parameters
     ----------
     batch_size: int
         Mutants in one forward pass. Default 128. One at a time, with a warning, where what the model returns for a
         sequence depends on the others in its batch.
-
-    The other parameters, the result and the errors are those of `yuzu_ism`.
     """
     check_model(model)
     dtype = model_dtype(model)
