@@ -52,6 +52,14 @@ def plans_are_not_compared_with_small_models(monkeypatch):
     monkeypatch.setattr(measure, "WORTH_COMPARING", max(measure.WORTH_COMPARING, 2.0))
 
 
+@pytest.fixture(autouse=True)
+def stages_are_not_said_on_slow_machines(monkeypatch):
+    """What takes more than three seconds says so on standard error, which tests compare with nothing."""
+    from yuzu import progress
+
+    monkeypatch.setattr(progress, "PATIENCE", 600.0)
+
+
 _captured = {}
 
 

@@ -61,6 +61,7 @@ def execute(path: Path, folder: Path) -> NotebookNode:
             "IPYTHONDIR": settings,
             "JUPYTER_CONFIG_DIR": settings,
             "OMP_NUM_THREADS": "1",
+            "TQDM_DISABLE": "1",  # bars, and stages of what takes long on a slow machine, are no output to keep
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
             "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm misses ipywidgets
         }
