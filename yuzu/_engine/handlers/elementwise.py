@@ -264,7 +264,6 @@ def of_rank(operand: torch.Tensor, node: Node) -> torch.Tensor:
 # Pointwise operations that PyTorch does not tag as such, or did not in some version.
 UNTAGGED = (
     "hardswish leaky_relu log_sigmoid where masked_fill __and__ __or__ floor_divide fill copy complex polar "
-    "special_i0 special_i0e special_i1 special_i1e special_ndtri special_erfcx special_log_ndtr"
 ).split()
 
 

@@ -34,7 +34,6 @@ POOLS = {
     "adaptive_max_pool2d": 4,
     "adaptive_max_pool3d": 5,
     "max_pool3d": 5,
-    "max_pool3d_with_indices": 5,
     "grid_sampler": 4,
 }
 CONVOLUTIONS = {"conv3d": 5, "conv_transpose2d": 4, "conv_transpose3d": 5}
