@@ -24,9 +24,10 @@ def make_traceable(twin: nn.Module) -> None:
     for module in twin.modules():
         if "forward" in module.__dict__:
             continue
-        if type(module).forward is nn.TransformerEncoder.forward:
+        forward = getattr(type(module), "forward", None)  # scripted modules have none that can be read
+        if forward is nn.TransformerEncoder.forward:
             module.__dict__["forward"] = types.MethodType(_encode, module)
-        elif type(module).forward is nn.TransformerDecoder.forward:
+        elif forward is nn.TransformerDecoder.forward:
             module.__dict__["forward"] = types.MethodType(_decode, module)
 
 
