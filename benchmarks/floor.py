@@ -89,7 +89,7 @@ def extent(window: Any, length: int) -> np.ndarray:
 
 def product_rate(dtype: Any, device: str, tf32: bool = False) -> float:
     """Operations a second of a large matrix product, two for each multiply-add. On a CPU also by oneDNN, as
-    `yuzu._engine.handlers.onednn_products` has it: the faster one counts.
+    `yuzu._engine.kernels.onednn` has it: the faster one counts.
     """
     import torch
 
@@ -100,7 +100,7 @@ def product_rate(dtype: Any, device: str, tf32: bool = False) -> float:
     try:
         seconds = fastest(lambda: a @ b, device)
         if device == "cpu" and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-            from yuzu._engine.handlers.onednn_products import multiplied
+            from yuzu._engine.kernels.onednn import multiplied
 
             seconds = min(seconds, fastest(lambda: multiplied(a, b), device))
         return 2 * size**3 / seconds

@@ -3,7 +3,7 @@
     python benchmarks/fused_tiles.py
 
 For each layer and precision the tiles that were tried, the fastest first: milliseconds, useful operations, and bytes of
-the windows before and after. `tile_of` in ``yuzu/_engine/handlers/fused_kernel.py`` has what was found. ``--part i n``
+the windows before and after. `tile_of` in ``yuzu/_engine/kernels/fused.py`` has what was found. ``--part i n``
 runs every n-th trial only, and prints nothing: several processes so compile the kernels for a run after them.
 """
 
@@ -17,7 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from yuzu._engine.handlers.fused_kernel import Rectified, Residual, Tile, convolve, stretches_of
+from yuzu._engine.kernels.fused import Rectified, Residual, Tile, convolve, stretches_of
 
 EDITS, LENGTH = 3, 2114
 LAYERS = {  # channels, sites, width before, dilation

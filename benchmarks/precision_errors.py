@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 import yuzu
 from yuzu import models
-from yuzu.mixed_precision import MixedPrecision
+from yuzu._engine.mixed_precision import MixedPrecision
 
 RESULTS = Path(__file__).resolve().parent / "results"
 LENGTHS = {

@@ -47,7 +47,7 @@ def device(request):
 @pytest.fixture(autouse=True)
 def plans_are_not_compared_with_small_models(monkeypatch):
     """By the clock, and on a busy machine, a plan of a small model may lose to the model; tests are about the plan."""
-    from yuzu._engine import measure
+    from yuzu._engine.tune import measure
 
     monkeypatch.setattr(measure, "WORTH_COMPARING", max(measure.WORTH_COMPARING, 2.0))
 
@@ -55,7 +55,7 @@ def plans_are_not_compared_with_small_models(monkeypatch):
 @pytest.fixture(autouse=True)
 def stages_are_not_said_on_slow_machines(monkeypatch):
     """What takes more than three seconds says so on standard error, which tests compare with nothing."""
-    from yuzu import progress
+    from yuzu._engine import progress
 
     monkeypatch.setattr(progress, "PATIENCE", 600.0)
 

@@ -136,8 +136,8 @@ def _place_in(leaves: list[Any]) -> str | None:
 
 def _export_on_the_cpu() -> None:
     """``torch.export`` knows the CPU's tensors only: it gets those, and the program is put on the device."""
-    from yuzu._engine import capture
-    from yuzu._engine.model_copy import evaluation_copy
+    from yuzu._engine.capture import export as capture
+    from yuzu._engine.capture.model_copy import evaluation_copy
 
     original = capture._export
 

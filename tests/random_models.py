@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from yuzu._engine.capture import capture
+from yuzu._engine.capture.export import capture
 from yuzu._engine.graph import Graph, Weights, evaluate
-from yuzu._engine.plan import make_plan
-from yuzu._engine.run import Derived, Run, Sites
+from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.run.run import Derived, Run, Sites
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")

@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import yuzu
 from yuzu import models
 from yuzu._engine.handlers import elementwise
-from yuzu._engine.handlers.convolution_ways import WAYS
+from yuzu._engine.ways.convolution import WAYS
 from yuzu.errors import YuzuWarning
 
 ARCHITECTURES = 40

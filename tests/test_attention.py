@@ -21,11 +21,11 @@ from random_models import one_hot, relative_error
 from torch import nn
 
 import yuzu
-from yuzu._engine import measure
-from yuzu._engine.batch_first import batch_axes
 from yuzu._engine.graph import Graph, Weights
-from yuzu._engine.plan import make_plan
-from yuzu._engine.run import Derived, Run
+from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.rewrite.batch_first import batch_axes
+from yuzu._engine.run.run import Derived, Run
+from yuzu._engine.tune import measure
 
 L, T, D, H = 24, 8, 8, 2  # letters, tokens, channels, heads
 EXACT = 1e-9

@@ -9,7 +9,7 @@ from torch import nn
 
 import yuzu
 from yuzu import precompute, yuzu_ism
-from yuzu._engine.capture import CaptureError, capture
+from yuzu._engine.capture.export import CaptureError, capture
 
 L = 30
 

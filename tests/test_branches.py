@@ -12,7 +12,7 @@ from conftest import assert_right, assert_same, randomized, sequences
 from torch import nn
 
 import yuzu
-from yuzu._engine.capture import CaptureError, capture
+from yuzu._engine.capture.export import CaptureError, capture
 from yuzu.errors import PrecomputationError, YuzuError, YuzuWarning
 from yuzu.product import apply_product
 

@@ -31,12 +31,12 @@ from torch.utils.checkpoint import checkpoint
 
 import yuzu
 from yuzu import models
-from yuzu._engine import capture as capture_module
-from yuzu._engine.capture import CaptureError, capture
+from yuzu._engine.capture import export as capture_module
+from yuzu._engine.capture.export import CaptureError, capture
 from yuzu._engine.graph import Graph, Weights, evaluate, refs_of
 from yuzu._engine.handlers import contract
-from yuzu._engine.plan import make_plan
-from yuzu._engine.simplify import simplify
+from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.rewrite.simplify import simplify
 from yuzu.errors import YuzuWarning
 
 LENGTH = 12

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
 import yuzu
-from yuzu._engine.model_copy import evaluation_copy
+from yuzu._engine.capture.model_copy import evaluation_copy
 
 L = 18
 

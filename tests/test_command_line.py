@@ -297,7 +297,7 @@ def test_files_that_may_not_be_read(job, monkeypatch, capsys, option, tmp_path):
     monkeypatch.setattr("builtins.open", refuse)
     monkeypatch.setattr("h5py.File", refuse_h5)
     if option == "--precomputation":
-        monkeypatch.setattr("yuzu.precomputation_files.safe_open", refuse_safe)
+        monkeypatch.setattr("yuzu._engine.store.files.safe_open", refuse_safe)
     capsys.readouterr()
     assert command_line.main([*job[1], option, secret]) == 2
     error = capsys.readouterr().err

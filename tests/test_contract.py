@@ -1115,7 +1115,7 @@ def test_deterministic_algorithms_of_the_caller(ism, profile):
 
 
 def test_kept_for_as_many_lengths_as_memory_allows_and_no_longer_than_the_model():
-    from yuzu import kept_precomputations
+    from yuzu._engine.store import kept as kept_precomputations
 
     def kept():
         return sum(of_model == place for of_model, _ in kept_precomputations._kept)
@@ -1205,7 +1205,7 @@ class Counting(nn.Module):
 
 def test_a_model_that_counts_is_precomputed_once(monkeypatch):
     made, original = [], yuzu.precompute
-    monkeypatch.setattr("yuzu.kept_precomputations.precompute", lambda *a, **k: made.append(a) or original(*a, **k))
+    monkeypatch.setattr("yuzu._engine.store.kept.precompute", lambda *a, **k: made.append(a) or original(*a, **k))
     model, X = Counting().eval(), sequences(1, L)
     for _ in range(4):
         with warnings.catch_warnings():

@@ -29,8 +29,8 @@ from conftest import (
 
 import yuzu
 from yuzu import PrecomputationError, naive_ism, precompute, yuzu_ism
-from yuzu._engine.run import Run
-from yuzu.mutations import Mutations
+from yuzu._engine.edits import Mutations
+from yuzu._engine.run.run import Run
 from yuzu.yuzu_ism import _Job
 
 L = 30
@@ -177,7 +177,7 @@ def test_gaussian_badly_conditioned_alpha_warns():
     (1000.0, 0.99989999, 0.9999, r"ISM of 0\.99989999, below threshold=0\.9999\. "),
 ])  # fmt: skip
 def test_gaussian_warning_says_why(condition, correlation, threshold, wanted):
-    from yuzu.alpha_search import _too_low
+    from yuzu._engine.store.alpha_search import _too_low
 
     text = _too_low(1.5, condition, correlation, threshold)
     assert re.search(wanted, text) and ("badly" in text) == (condition >= 100), text
@@ -926,7 +926,7 @@ def test_what_trains_or_collects_is_captured_once(monkeypatch):
     model.conv1.register_forward_hook(lambda module, inputs, output: collected.append(output))
     model.optimizer, model.random = torch.optim.Adam(model.parameters()), np.random.default_rng(0)
     yuzu_ism(model, X, device="cpu")
-    monkeypatch.setattr("yuzu.precomputation.capture", lambda *args: pytest.fail("it is captured again"))
+    monkeypatch.setattr("yuzu._engine.store.precomputation.capture", lambda *args: pytest.fail("it is captured again"))
     for number in range(2):
         monkeypatch.setattr(sys.modules[__name__], "conv1", number + 1)
         model.random.random()

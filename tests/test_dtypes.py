@@ -12,7 +12,7 @@ from conftest import errors, oracle, randomized, sequences
 from torch import nn
 
 import yuzu
-from yuzu._engine.double import InDouble
+from yuzu._engine.capture.double import InDouble
 
 L = 30
 

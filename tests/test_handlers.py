@@ -25,10 +25,10 @@ from torch import nn
 import yuzu  # noqa: F401  registers every handler
 from yuzu._engine.graph import Graph, Node, Ref, Result
 from yuzu._engine.handlers import registered
-from yuzu._engine.handlers.compressed_sensing import Sensing
 from yuzu._engine.handlers.convolution import Convolution
-from yuzu._engine.handlers.convolution_ways import WAYS
-from yuzu._engine.run import Reference
+from yuzu._engine.run.run import Reference
+from yuzu._engine.ways.compressed_sensing import Sensing
+from yuzu._engine.ways.convolution import WAYS
 
 CHANNELS = 6  # after a case's first convolution; divisible by 2 and 3
 

@@ -12,9 +12,9 @@ from torch import nn
 
 import yuzu
 from yuzu import taylor
-from yuzu._engine import measure
-from yuzu._engine.run import Run
-from yuzu.mutations import Mutations, letters_of
+from yuzu._engine.edits import Mutations, letters_of
+from yuzu._engine.run.run import Run
+from yuzu._engine.tune import measure
 
 L = 40
 

@@ -15,16 +15,18 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import yuzu
-from yuzu._engine import measure
-from yuzu._engine.capture import capture
+from yuzu._engine.capture.export import capture
+from yuzu._engine.edits import Mutations, batches
 from yuzu._engine.graph import Weights
-from yuzu._engine.handlers import convolution_ways, dense, few_output_channels
+from yuzu._engine.handlers import dense
 from yuzu._engine.handlers.dense import DENSE_WAYS
 from yuzu._engine.handlers.pool import AveragePool
-from yuzu._engine.plan import make_plan
-from yuzu._engine.run import Derived, Run
-from yuzu.bound import PLANS_KEPT, Bound
-from yuzu.mutations import Mutations, batches
+from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.run.bound import PLANS_KEPT, Bound
+from yuzu._engine.run.run import Derived, Run
+from yuzu._engine.tune import measure
+from yuzu._engine.ways import convolution as convolution_ways
+from yuzu._engine.ways import few_output_channels
 
 L = 40
 # what the check of precompute finds wrong would run naively, and be right all the same
@@ -898,7 +900,7 @@ def test_plans_for_some_outputs_remember_windows_within_the_bounds_of_one(monkey
     plans = [other.plan for other in bound._narrowed.values()]
     assert len(plans) == 12 and all(plan.remembered is remembered for plan in plans)
     assert len({mine for mine, _ in remembered._kept}) > 1, "each plan finds its own"
-    monkeypatch.setattr("yuzu._engine.plan.WINDOWS_BYTES", remembered._bytes // 2)
+    monkeypatch.setattr("yuzu._engine.plan.plan.WINDOWS_BYTES", remembered._bytes // 2)
     yuzu.yuzu_ism(model, X, made, output="delta", target=20, device="cpu")
     assert 0 < remembered._bytes <= sum(size for _, size in remembered._kept.values())
 

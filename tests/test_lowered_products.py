@@ -10,12 +10,16 @@ from random_models import random_model
 from torch import nn
 
 import yuzu
-from yuzu._engine.capture import capture
+from yuzu._engine.capture.export import capture
 from yuzu._engine.graph import Weights
-from yuzu._engine.handlers import convolution_call, convolution_ways, dense, few_output_channels, lowered_products
-from yuzu._engine.plan import make_plan
-from yuzu._engine.run import Derived, Run
-from yuzu._engine.verify import compare, error_of_products
+from yuzu._engine.handlers import dense
+from yuzu._engine.kernels import products as lowered_products
+from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.run.run import Derived, Run
+from yuzu._engine.tune.verify import compare, error_of_products
+from yuzu._engine.ways import call as convolution_call
+from yuzu._engine.ways import convolution as convolution_ways
+from yuzu._engine.ways import few_output_channels
 
 L = 60
 CPU = torch.device("cpu")

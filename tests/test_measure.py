@@ -16,8 +16,8 @@ from conftest import assert_right, sequences
 from torch import nn
 
 import yuzu
-from yuzu._engine import measure
-from yuzu._engine.verify import few_places
+from yuzu._engine.tune import measure
+from yuzu._engine.tune.verify import few_places
 
 CPU = torch.device("cpu")
 

@@ -12,13 +12,13 @@ from torch import nn
 
 import yuzu
 from yuzu import models
-from yuzu._engine import measure
-from yuzu._engine.capture import capture
+from yuzu._engine.capture.export import capture
 from yuzu._engine.graph import Weights
-from yuzu._engine.plan import make_plan
-from yuzu._engine.run import Derived, Run
-from yuzu._engine.steadiness import find_fading
-from yuzu.bound import Bound
+from yuzu._engine.plan.conditioning import find_fading
+from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.run.bound import Bound
+from yuzu._engine.run.run import Derived, Run
+from yuzu._engine.tune import measure
 from yuzu.product import apply_pairwise
 
 L, C = 40, 8

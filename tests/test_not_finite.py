@@ -9,9 +9,9 @@ from conftest import assert_close, errors, oracle
 from torch import nn
 
 import yuzu
-from yuzu._engine.run import Run
-from yuzu.bound import Bound
-from yuzu.mutations import Mutations
+from yuzu._engine.edits import Mutations
+from yuzu._engine.run.bound import Bound
+from yuzu._engine.run.run import Run
 from yuzu.yuzu_ism import _Job
 
 L = 60

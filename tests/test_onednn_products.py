@@ -6,8 +6,9 @@ from conftest import assert_right, sequences
 from torch import nn
 
 import yuzu
-from yuzu._engine.handlers import lowered_products, onednn_products
-from yuzu._engine.precision import fastest_products, products
+from yuzu._engine.kernels import onednn as onednn_products
+from yuzu._engine.kernels import products as lowered_products
+from yuzu._engine.kernels.precision import fastest_products, products
 
 CPU = torch.device("cpu")
 needs_onednn = pytest.mark.skipif(

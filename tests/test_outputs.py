@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import yuzu
-from yuzu._engine.outputs import Inseparable, map_tensors, taken_apart, tensors_in
+from yuzu._engine.capture.outputs import Inseparable, map_tensors, taken_apart, tensors_in
 from yuzu.errors import YuzuError, YuzuWarning
 
 LENGTH = 16

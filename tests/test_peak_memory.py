@@ -15,9 +15,10 @@ from conftest import assert_right, sequences
 from torch import nn
 
 import yuzu
-from yuzu._engine import freed_memory, measure
-from yuzu._engine.capture import capture
-from yuzu._engine.plan import make_plan
+from yuzu._engine import freed_memory
+from yuzu._engine.capture.export import capture
+from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.tune import measure
 from yuzu._engine.window import WIDTHS, Window
 
 ROOT = Path(__file__).parents[1]

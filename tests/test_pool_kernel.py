@@ -8,8 +8,9 @@ from test_fused import kernels  # noqa: F401  the fixture
 from torch import nn
 
 import yuzu
-from yuzu._engine.handlers import pool, pool_kernel
-from yuzu._engine.handlers.kernels import KernelError
+from yuzu._engine.handlers import pool
+from yuzu._engine.kernels import pool as pool_kernel
+from yuzu._engine.kernels.triton import KernelError
 
 L = 47  # divisible by nothing
 

@@ -10,7 +10,7 @@ from conftest import sequences
 from torch import nn
 
 import yuzu
-from yuzu import progress
+from yuzu._engine import progress
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from yuzu._engine import capture as capture_module
-from yuzu._engine.capture import capture
-from yuzu._engine.quiet import quiet
+from yuzu._engine.capture import export as capture_module
+from yuzu._engine.capture.export import capture
+from yuzu._engine.capture.quiet import quiet
 
 
 class Speaking(nn.Module):

@@ -10,9 +10,9 @@ from test_capture import run_graph
 from torch import nn
 
 import yuzu
-from yuzu._engine import recurrent
-from yuzu._engine.capture import CaptureError, capture
-from yuzu._engine.recurrent import OPERATIONS, kept_whole, loops_in
+from yuzu._engine.capture import recurrent
+from yuzu._engine.capture.export import CaptureError, capture
+from yuzu._engine.capture.recurrent import OPERATIONS, kept_whole, loops_in
 
 L, FILTERS, HIDDEN = 24, 5, 4
 KINDS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn_tanh": nn.RNN, "rnn_relu": lambda *a, **k: nn.RNN(*a, nonlinearity="relu", **k)}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from yuzu import fasta_index
+from yuzu._engine import fasta_index
 from yuzu.errors import YuzuError, YuzuWarning
 from yuzu.regions import Dropped, OneHotRegions, Regions, one_hot_regions, read_regions, write_bed
 from yuzu.sequence import decode

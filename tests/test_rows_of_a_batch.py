@@ -9,7 +9,7 @@ from conftest import errors, oracle, randomized, sequences
 from torch import nn
 
 import yuzu
-from yuzu._engine.rows import depends_on_batch
+from yuzu._engine.capture.rows import depends_on_batch
 from yuzu.errors import YuzuWarning
 
 L = 20

@@ -260,7 +260,7 @@ def test_predict_bad_input(net, settings, message):
 
 
 def test_mixed_precision_gives_results_in_the_models_dtype(net):
-    from yuzu.mixed_precision import MixedPrecision
+    from yuzu._engine.mixed_precision import MixedPrecision
 
     class Kinds(nn.Module):
         def __init__(self):

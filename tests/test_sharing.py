@@ -14,7 +14,7 @@ from torch import nn
 import yuzu
 from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.handlers.dense import OnChannels, OverPositions
-from yuzu._engine.run import Run
+from yuzu._engine.run.run import Run
 from yuzu.product import apply_pairwise, apply_product
 
 L, STATES = 30, 5

@@ -13,8 +13,8 @@ from random_models import Fn
 from torch import nn
 
 import yuzu
-from yuzu._engine import run
 from yuzu._engine.handlers import elementwise
+from yuzu._engine.run import run
 
 LENGTH = 60
 
@@ -156,7 +156,7 @@ def test_a_mutant_that_is_no_number_leaves_the_others_their_digits() -> None:
 
 def test_memory_counts_what_float64_takes() -> None:
     """Of models whose one difference is small or none may be, the former holds wider tensors."""
-    from yuzu._engine.measure import memory_of
+    from yuzu._engine.tune.measure import memory_of
 
     sizes = []
     for activation in (nn.GELU, nn.ReLU):

@@ -23,7 +23,7 @@ from torch import nn
 import yuzu
 from yuzu import Precomputation, PrecomputationError, naive_ism, precompute, yuzu_ism
 from yuzu._engine.handlers import contract
-from yuzu.precomputation_files import FORMAT_VERSION
+from yuzu._engine.store.files import FORMAT_VERSION
 
 L = 30
 

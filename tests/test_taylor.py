@@ -97,7 +97,7 @@ class Several(nn.Module):
 @pytest.mark.parametrize("tracks", [None, 6, -1, [0, 6, 2], np.array([1, 5])])
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
 def test_several_outputs_and_inputs(tracks, batch_size, monkeypatch):
-    monkeypatch.setattr(sys.modules["yuzu.gradients"], "TRACKS_AT_ONCE", 3)
+    monkeypatch.setattr(sys.modules["yuzu._engine.gradients"], "TRACKS_AT_ONCE", 3)
     model = Several().double().eval()
     X, cell = sequences(3, L, dtype=torch.float64), torch.randn(3, 3, dtype=torch.float64)
     everything = gradients(model, X, (cell,), lambda y: torch.cat([y[0].flatten(1), y[1]], 1))

@@ -104,7 +104,7 @@ def test_windows_that_are_remembered_are_bounded(monkeypatch):
     """Sequences with an N here and there have chunks of their own, each with index tables."""
     layers = [m for i in range(1, 5) for m in (nn.Conv1d(6, 6, 3, padding=2**i, dilation=2**i), nn.ReLU())]
     model = nn.Sequential(nn.Conv1d(4, 6, 9, padding=4), *layers).eval()
-    plans = sys.modules["yuzu._engine.plan"]
+    plans = sys.modules["yuzu._engine.plan.plan"]
     monkeypatch.setattr(plans, "WINDOWS_BYTES", 300_000)
     made = yuzu.precompute(model, 200, conv="windows", device="cpu")
     plan = made.bind(model, 200, 4, (), torch.device("cpu")).plan
@@ -150,7 +150,7 @@ def test_threads_that_ask_for_other_outputs():
 
 def test_one_slow_measurement_does_not_make_a_model_naive(monkeypatch):
     """A busy machine may slow the trial of chunks and not that of the model: it is measured again."""
-    measure = sys.modules["yuzu._engine.measure"]
+    measure = sys.modules["yuzu._engine.tune.measure"]
     original, calls = measure._chunk_seconds, []
 
     def slow(run, sites, hopeless):

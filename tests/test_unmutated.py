@@ -11,9 +11,9 @@ from conftest import assert_close, assert_right, randomized, sequences
 from torch import nn
 
 import yuzu
-from yuzu._engine.capture import capture
-from yuzu._engine.delta import ROWS, VALUES
-from yuzu._engine.plan import make_plan
+from yuzu._engine.capture.export import capture
+from yuzu._engine.layout import ROWS, VALUES
+from yuzu._engine.plan.plan import make_plan
 from yuzu.product import apply_product
 
 L, D = 30, 6

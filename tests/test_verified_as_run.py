@@ -15,7 +15,7 @@ from torch import nn
 
 import yuzu
 from yuzu._engine.handlers import dense
-from yuzu._engine.handlers.convolution_ways import WAYS
+from yuzu._engine.ways.convolution import WAYS
 from yuzu.taylor import takegrad
 
 L = 60

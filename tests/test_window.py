@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from random_models import CPU, one_hot
 from torch import nn
 
-from yuzu._engine.capture import capture
-from yuzu._engine.delta import FEW_SITES, Change, Layout, expand, read_windows, rewindow
+from yuzu._engine.capture.export import capture
 from yuzu._engine.graph import Weights
-from yuzu._engine.plan import make_plan
-from yuzu._engine.run import Derived, Run, Sites
+from yuzu._engine.layout import FEW_SITES, Change, Layout, expand, read_windows, rewindow
+from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.run.run import Derived, Run, Sites
 from yuzu._engine.window import Geometry, Window, union
 
 quickly = settings(max_examples=150, deadline=None, derandomize=True)

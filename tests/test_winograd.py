@@ -8,12 +8,13 @@ from conftest import assert_right, errors, oracle, sequences
 from torch import nn
 
 import yuzu
-from yuzu._engine import measure
-from yuzu._engine.handlers import onednn_products, winograd
 from yuzu._engine.handlers.convolution import Convolution
-from yuzu._engine.handlers.convolution_call import Call, Shape
-from yuzu._engine.handlers.convolution_ways import WAYS
-from yuzu._engine.handlers.winograd import Form
+from yuzu._engine.kernels import onednn as onednn_products
+from yuzu._engine.tune import measure
+from yuzu._engine.ways import winograd
+from yuzu._engine.ways.call import Call, Shape
+from yuzu._engine.ways.convolution import WAYS
+from yuzu._engine.ways.winograd import Form
 
 L = 60
 FORMS = [Form(m, r) for m in range(2, 8) for r in range(2, 10 - m)]

@@ -14,6 +14,7 @@ from yuzu import taylor as taylor
 from yuzu._engine.handlers.contract import Rule as Rule
 from yuzu._engine.handlers.contract import handles as handles
 from yuzu._engine.handlers.windowed import Windowed as Windowed
+from yuzu._engine.store.precomputation import Precomputation as Precomputation
 from yuzu.check import Check as Check
 from yuzu.check import check as check
 from yuzu.errors import PrecomputationError as PrecomputationError
@@ -21,7 +22,6 @@ from yuzu.errors import YuzuError as YuzuError
 from yuzu.errors import YuzuWarning as YuzuWarning
 from yuzu.hybrid_ism import hybrid_ism as hybrid_ism
 from yuzu.naive_ism import naive_ism as naive_ism
-from yuzu.precomputation import Precomputation as Precomputation
 from yuzu.precompute import precompute as precompute
 from yuzu.predict import predict as predict
 from yuzu.saturation_mutagenesis import SaturationMutagenesisRawResult as SaturationMutagenesisRawResult

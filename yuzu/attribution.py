@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from yuzu._engine.request import from_numpy, to_user
 from yuzu.errors import YuzuError
-from yuzu.inputs import from_numpy, to_user
 
 
 def hypothetical(deltas: Any, channel_axis: int = 1) -> Any:

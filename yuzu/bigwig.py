@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from yuzu._engine.files import written_whole
 from yuzu.errors import YuzuError, one_line
-from yuzu.files import written_whole
 from yuzu.regions import Regions
 from yuzu.sequence import text_lines, whole_number
 

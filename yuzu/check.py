@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from yuzu._engine.double import SeeDtypes, in_double
-from yuzu._engine.model_copy import evaluation_copy, model_dtype
-from yuzu.inputs import check_args, check_count, check_device, check_model, check_sequences
-from yuzu.kept_precomputations import inputs_of, obtain
-from yuzu.mutations import Mutations
+from yuzu._engine.capture.double import SeeDtypes, in_double
+from yuzu._engine.capture.model_copy import evaluation_copy, model_dtype
+from yuzu._engine.edits import Mutations
+from yuzu._engine.request import check_args, check_count, check_device, check_model, check_sequences
+from yuzu._engine.run.scores import Selection
+from yuzu._engine.store.kept import inputs_of, obtain
 from yuzu.naive_ism import mixes_rows, run_naively, try_model
-from yuzu.scores import Selection
 from yuzu.yuzu_ism import run_planned
 
 PROMISED = 1e-5  # relative error in float32; naive ISM's where that is larger

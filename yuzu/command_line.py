@@ -20,16 +20,16 @@ import numpy as np
 import torch
 
 import yuzu
+from yuzu._engine.files import written_whole
+from yuzu._engine.progress import hushed, tqdm
+from yuzu._engine.request import OUTPUTS, check_device, check_span
+from yuzu._engine.run.scores import Selection
+from yuzu._engine.store.settings import PRECISIONS
 from yuzu.attribution import hypothetical
 from yuzu.errors import YuzuError, one_line
-from yuzu.files import written_whole
-from yuzu.inputs import OUTPUTS, check_device, check_span
 from yuzu.predict import predict
-from yuzu.progress import hushed, tqdm
 from yuzu.regions import Regions, one_hot_regions, read_regions, write_bed
-from yuzu.scores import Selection
 from yuzu.sequence import DNA, IUPAC, LUA_DNA, PROTEIN, RNA, one_hot_encode, read_fasta
-from yuzu.settings import PRECISIONS
 
 ALPHABETS = {"dna": DNA, "agct": LUA_DNA, "rna": RNA, "protein": PROTEIN}
 # letters that stand for several bases or amino acids; each is a column of zeros

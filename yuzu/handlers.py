@@ -5,15 +5,15 @@ Three rules cover most operations: `RowWise` for one that treats each sequence b
 a few neighbouring positions, and `Linear` for one that does so linearly. `check_law` tests a handler.
 """
 
-from yuzu._engine.delta import Change as Change
-from yuzu._engine.delta import Layout as Layout
 from yuzu._engine.handlers.contract import Rule as Rule
 from yuzu._engine.handlers.contract import View as View
 from yuzu._engine.handlers.contract import handles as handles
 from yuzu._engine.handlers.elementwise import OnRows as RowWise
 from yuzu._engine.handlers.windowed import Linear as Linear
 from yuzu._engine.handlers.windowed import Windowed as Windowed
-from yuzu._engine.law import check_law as check_law
+from yuzu._engine.layout import Change as Change
+from yuzu._engine.layout import Layout as Layout
+from yuzu._engine.tune.law import check_law as check_law
 from yuzu._engine.window import Geometry as Geometry
 from yuzu._engine.window import Window as Window
 

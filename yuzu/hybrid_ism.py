@@ -10,27 +10,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from yuzu._engine import measure
-from yuzu._engine.capture import CaptureError
-from yuzu._engine.delta import Change, Layout, read_windows
+from yuzu._engine.capture.export import CaptureError
+from yuzu._engine.capture.model_copy import model_dtype
+from yuzu._engine.edits import Mutations, batches, letters_of
 from yuzu._engine.freed_memory import bounded, give_back, keep_freed_memory
 from yuzu._engine.gate import running
+from yuzu._engine.gradients import backward_in_evaluation, check_tracks, flat_outputs, gradients
 from yuzu._engine.graph import Weights, evaluate
-from yuzu._engine.handlers.compressed_sensing import SENSING_WAYS
-from yuzu._engine.local_part import LocalPart, local_part
-from yuzu._engine.model_copy import model_dtype
-from yuzu._engine.plan import Plan, make_plan
-from yuzu._engine.precision import products
-from yuzu._engine.run import Derived, Run
+from yuzu._engine.kernels.precision import products
+from yuzu._engine.layout import Change, Layout, read_windows
+from yuzu._engine.plan.local_part import LocalPart, local_part
+from yuzu._engine.plan.plan import Plan, make_plan
+from yuzu._engine.progress import tqdm
+from yuzu._engine.request import check_args, check_count, check_device, check_model, check_sequences, to_user
+from yuzu._engine.run.run import Derived, Run
+from yuzu._engine.run.scores import Results, Scores, result_dtype
+from yuzu._engine.store.kept import inputs_of, obtain_each
+from yuzu._engine.tune import measure
+from yuzu._engine.ways.compressed_sensing import SENSING_WAYS
 from yuzu.errors import YuzuError, warn_user
-from yuzu.gradients import backward_in_evaluation, check_tracks, flat_outputs, gradients
-from yuzu.inputs import check_args, check_count, check_device, check_model, check_sequences, to_user
-from yuzu.kept_precomputations import inputs_of, obtain_each
-from yuzu.mutations import Mutations, batches, letters_of
 from yuzu.precompute import DISAGREES, WRONG_HERE
 from yuzu.predict import predict_named
-from yuzu.progress import tqdm
-from yuzu.scores import Results, Scores, result_dtype
 from yuzu.taylor import ism as taylor_shaped_ism
 from yuzu.taylor import takegrad
 from yuzu.yuzu_ism import put_together

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from yuzu._engine.files import written_whole
+from yuzu._engine.request import to_user
 from yuzu.errors import YuzuError
-from yuzu.files import written_whole
-from yuzu.inputs import to_user
 from yuzu.sequence import DNA, dna_order, reorder_alphabet
 
 

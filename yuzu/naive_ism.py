@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from yuzu._engine.capture.model_copy import evaluation_copy, model_dtype
+from yuzu._engine.capture.rows import depends_on_batch, on_rows
+from yuzu._engine.edits import Mutations, batches, letters_of
 from yuzu._engine.freed_memory import give_back, keep_freed_memory
 from yuzu._engine.gate import running
-from yuzu._engine.model_copy import evaluation_copy, model_dtype
-from yuzu._engine.precision import products
-from yuzu._engine.rows import depends_on_batch, on_rows
-from yuzu.errors import YuzuError, warn_user
-from yuzu.inputs import (
+from yuzu._engine.kernels.precision import products
+from yuzu._engine.progress import Bar
+from yuzu._engine.request import (
     argument_kinds,
     check_args,
     check_count,
@@ -27,9 +28,8 @@ from yuzu.inputs import (
     looks_transposed,
     to_user,
 )
-from yuzu.mutations import Mutations, batches, letters_of
-from yuzu.progress import Bar
-from yuzu.scores import Results, Scores, Selection, result_dtype, scored
+from yuzu._engine.run.scores import Results, Scores, Selection, result_dtype, scored
+from yuzu.errors import YuzuError, warn_user
 
 MIXES_ROWS = (
     "what it returns for a sequence depends on the others in its batch, as with batch norm by the batch's own "

@@ -14,29 +14,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from yuzu._engine import measure, report
-from yuzu._engine.capture import DRAWS, CaptureError, capture
+from yuzu._engine.capture.export import DRAWS, CaptureError, capture
+from yuzu._engine.capture.model_copy import evaluation_copy, model_dtype, on_copies, writes_to_parameters
+from yuzu._engine.capture.recurrent import loops_in
+from yuzu._engine.capture.structure import structure_key
 from yuzu._engine.freed_memory import bounded, count_from_here, keep_freed_memory
 from yuzu._engine.gate import running
 from yuzu._engine.graph import Graph, Weights
-from yuzu._engine.handlers import kernels
-from yuzu._engine.handlers.compressed_sensing import Sensing
 from yuzu._engine.handlers.convolution import FUSED
 from yuzu._engine.handlers.pool import KERNEL
-from yuzu._engine.model_copy import evaluation_copy, model_dtype, on_copies, writes_to_parameters
-from yuzu._engine.plan import Plan, make_plan
-from yuzu._engine.precision import products
-from yuzu._engine.recurrent import loops_in
-from yuzu._engine.run import Derived, Run
-from yuzu._engine.structure import structure_key
-from yuzu._engine.verify import Verdict, compare, error_of_products
-from yuzu.bound import LEAST_MEMORY, Bound
+from yuzu._engine.kernels import triton as kernels
+from yuzu._engine.kernels.precision import products
+from yuzu._engine.plan.plan import Plan, make_plan
+from yuzu._engine.progress import Stages
+from yuzu._engine.request import argument_kinds, check_args, check_count, check_device, check_model
+from yuzu._engine.run.bound import LEAST_MEMORY, Bound
+from yuzu._engine.run.run import Derived, Run
+from yuzu._engine.store.precomputation import Args, Precomputation, branch_words, structure_fingerprint
+from yuzu._engine.store.settings import CONV, NAIVE_BATCH, PRECISIONS, Settings
+from yuzu._engine.tune import measure, report
+from yuzu._engine.tune.verify import Verdict, compare, error_of_products
+from yuzu._engine.ways.compressed_sensing import Sensing
 from yuzu.errors import YuzuError, shown, warn_user
-from yuzu.inputs import argument_kinds, check_args, check_count, check_device, check_model
 from yuzu.naive_ism import MIXES_ROWS, mixes_rows, try_model
-from yuzu.precomputation import Args, Precomputation, branch_words, structure_fingerprint
-from yuzu.progress import Stages
-from yuzu.settings import CONV, NAIVE_BATCH, PRECISIONS, Settings
 
 MOST_LOWERED_ERROR = 0.5  # of lowered products, relative to float64: rounding gives 0.01, a broken kernel 1 and more
 # of kernels of our own: rounding gives a hundredth of each, or, where little is left of large values, as much without
@@ -192,7 +192,7 @@ def precompute(
     bound = Bound(model, plan, made, found, decisions["derived"], decisions["taken"])
     made.keep(model, structure_key(model), bound)
     if plan is not None and plan.sensing is not None:
-        from yuzu.alpha_search import search_alpha
+        from yuzu._engine.store.alpha_search import search_alpha
 
         search_alpha(made, bound, X, tuple(a[:1] for a in extra), found)
     if verbose:
@@ -510,9 +510,7 @@ def _lowered_products_fail(run: Run, X: torch.Tensor, verdict: Verdict) -> bool:
     return bool(off)
 
 
-def _plainly_off(
-    run: Run, X: torch.Tensor, verdict: Verdict, precision: str, most: float, once: bool = False
-) -> str:
+def _plainly_off(run: Run, X: torch.Tensor, verdict: Verdict, precision: str, most: float, once: bool = False) -> str:
     """How far off a run's products are, where that is more than ``most``, and far less in a precision with no choice of
     ways (run as by verification if ``once``); else nothing.
     """

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from yuzu._engine.capture.model_copy import evaluation_copy, model_dtype
+from yuzu._engine.capture.rows import on_rows
 from yuzu._engine.gate import running
-from yuzu._engine.model_copy import evaluation_copy, model_dtype
-from yuzu._engine.precision import products
-from yuzu._engine.rows import on_rows
+from yuzu._engine.kernels.precision import products
+from yuzu._engine.mixed_precision import check_dtype
+from yuzu._engine.progress import tqdm
+from yuzu._engine.request import check_args, check_count, check_device, check_model, check_sequences, to_user
 from yuzu.errors import YuzuError
-from yuzu.inputs import check_args, check_count, check_device, check_model, check_sequences, to_user
-from yuzu.mixed_precision import check_dtype
 from yuzu.naive_ism import explained
-from yuzu.progress import tqdm
 
 
 def predict(

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from yuzu._engine.progress import tqdm
+from yuzu._engine.request import check_args, check_count, check_device, check_model, check_sequences, to_user
 from yuzu.errors import YuzuError
-from yuzu.inputs import check_args, check_count, check_device, check_model, check_sequences, to_user
-from yuzu.progress import tqdm
 from yuzu.saturation_mutagenesis import saturation_mutagenesis, saturation_mutagenesis_of_states
 from yuzu.yuzu_ism import ism_of_states, yuzu_ism
 

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from yuzu._engine.fasta_index import check_packing, index_of
+from yuzu._engine.files import written_whole
 from yuzu.errors import YuzuError, one_line, warn_user
-from yuzu.fasta_index import check_packing, index_of
-from yuzu.files import written_whole
 from yuzu.sequence import DNA, IUPAC, dna_order, one_hot_encode, text_lines, whole_number
 
 __all__ = ["Dropped", "OneHotRegions", "Regions", "one_hot_regions", "read_regions", "write_bed"]

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from yuzu._engine.model_copy import model_dtype
+from yuzu._engine.capture.model_copy import model_dtype
+from yuzu._engine.edits import letters_of
+from yuzu._engine.mixed_precision import MixedPrecision, check_dtype, in_dtype
+from yuzu._engine.progress import tqdm
+from yuzu._engine.request import check_args, check_count, check_model, check_sequences, to_user
 from yuzu.attribution import hypothetical as centred
 from yuzu.attribution import projected
 from yuzu.errors import YuzuError, shown, warn_user
-from yuzu.inputs import check_args, check_count, check_model, check_sequences, to_user
-from yuzu.mixed_precision import MixedPrecision, check_dtype, in_dtype
-from yuzu.mutations import letters_of
 from yuzu.naive_ism import naive_ism
 from yuzu.predict import predict, predict_named
-from yuzu.progress import tqdm
 from yuzu.yuzu_ism import ism_of_states
 
 ARRAYS = (torch.Tensor, np.ndarray)

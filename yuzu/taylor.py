@@ -31,16 +31,24 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from yuzu._engine.capture.model_copy import evaluation_copy, model_dtype, on_copies
 from yuzu._engine.gate import running
-from yuzu._engine.model_copy import evaluation_copy, model_dtype, on_copies
-from yuzu._engine.precision import products
+from yuzu._engine.gradients import backward_in_evaluation, check_tracks, flat_outputs, gradients
+from yuzu._engine.kernels.precision import products
+from yuzu._engine.progress import tqdm
+from yuzu._engine.request import (
+    check_args,
+    check_count,
+    check_device,
+    check_model,
+    check_sequences,
+    from_numpy,
+    to_user,
+)
 from yuzu.attribution import hypothetical, mean_effect
 from yuzu.errors import YuzuError, shown
-from yuzu.gradients import backward_in_evaluation, check_tracks, flat_outputs, gradients
-from yuzu.inputs import check_args, check_count, check_device, check_model, check_sequences, from_numpy, to_user
 from yuzu.naive_ism import explained, try_model
 from yuzu.predict import predict_named
-from yuzu.progress import tqdm
 from yuzu.yuzu_ism import yuzu_ism
 
 OUTPUTS = ("local", "global", "corrected", "hypothetical", "tism")

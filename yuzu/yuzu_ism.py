@@ -11,17 +11,16 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from yuzu._engine.delta import Layout
+from yuzu._engine.capture.model_copy import model_dtype
+from yuzu._engine.capture.outputs import Recipe
+from yuzu._engine.edits import Group, Mutations, batches, letters_of
 from yuzu._engine.freed_memory import bounded, give_back, keep_freed_memory
 from yuzu._engine.graph import Graph
-from yuzu._engine.model_copy import model_dtype
-from yuzu._engine.outputs import Recipe
-from yuzu._engine.plan import Plan
-from yuzu._engine.precision import products
-from yuzu._engine.run import Reference, Run
-from yuzu.bound import Bound
-from yuzu.errors import YuzuError
-from yuzu.inputs import (
+from yuzu._engine.kernels.precision import products
+from yuzu._engine.layout import Layout
+from yuzu._engine.plan.plan import Plan
+from yuzu._engine.progress import Bar
+from yuzu._engine.request import (
     check_args,
     check_count,
     check_device,
@@ -30,11 +29,12 @@ from yuzu.inputs import (
     check_sequences,
     to_user,
 )
-from yuzu.kept_precomputations import Part, inputs_of, obtain_each
-from yuzu.mutations import Group, Mutations, batches, letters_of
+from yuzu._engine.run.bound import Bound
+from yuzu._engine.run.run import Reference, Run
+from yuzu._engine.run.scores import Results, Scores, Selection, result_dtype, scored
+from yuzu._engine.store.kept import Part, inputs_of, obtain_each
+from yuzu.errors import YuzuError
 from yuzu.naive_ism import score_naively
-from yuzu.progress import Bar
-from yuzu.scores import Results, Scores, Selection, result_dtype, scored
 
 
 def yuzu_ism(

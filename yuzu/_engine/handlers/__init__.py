@@ -5,7 +5,6 @@ from yuzu._engine.handlers import (
     along,
     by_row,
     complex_numbers,
-    compressed_sensing,
     convolution,
     dense,
     elementwise,
@@ -19,9 +18,9 @@ from yuzu._engine.handlers import (
     unfold,
     view,
     whole_rows,
-    winograd,
 )
 from yuzu._engine.handlers.contract import Rule, View, find_handler, find_rule, handles, registered
+from yuzu._engine.ways import compressed_sensing, winograd
 
 BUILT_IN = frozenset(registered())  # the operations that need no handler of a user's own
 

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, rewindow
 from yuzu._engine.graph import Ref, map_refs
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.convolution import ChannelFactor
 from yuzu._engine.handlers.elementwise import common_layout, of_rank, pointwise
 from yuzu._engine.handlers.vanishing import is_zero
+from yuzu._engine.layout import CONSTANT, ROWS, Change, Layout, rewindow
 from yuzu._engine.window import Window
 
 if TYPE_CHECKING:
-    from yuzu._engine.run import Run
+    from yuzu._engine.run.run import Run
 
 
 class Scaled(Rule):

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from yuzu._engine.delta import CONSTANT, ROWS
 from yuzu._engine.handlers.affine import Linear
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.elementwise import Local, OnRows, axes_of
 from yuzu._engine.handlers.reduce import reduction
+from yuzu._engine.layout import CONSTANT, ROWS
 
 # that keep their axis, if with another length
 KEEPING = "sort topk cummax cummin linalg_cross".split()

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from yuzu._engine.delta import ROWS, Change, Layout, rewindow
 from yuzu._engine.graph import map_refs
 from yuzu._engine.handlers.contract import Reading, Rule, View, handles, setting
 from yuzu._engine.handlers.view import Rearranged
+from yuzu._engine.layout import ROWS, Change, Layout, rewindow
 from yuzu._engine.window import Geometry, Window
 
 if TYPE_CHECKING:
-    from yuzu._engine.run import Run
+    from yuzu._engine.run.run import Run
 
 
 class ComplexConvolution(Reading):

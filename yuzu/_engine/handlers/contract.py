@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout
 from yuzu._engine.graph import Graph, Node, Ref, evaluate, refs_of
+from yuzu._engine.layout import CONSTANT, ROWS, Change, Layout
 from yuzu._engine.window import Geometry, Integers, Window, union
 
 if TYPE_CHECKING:
-    from yuzu._engine.run import Run
+    from yuzu._engine.run.run import Run
 
 Spans = list["Window | None"]
 
@@ -346,9 +346,7 @@ def _is_only_widened(view: View, node: Node) -> bool:
     readers = [view.graph.nodes[i] for i in view.graph.consumers[node.index]]
     if not readers or node.index in view.graph.output_nodes:
         return False
-    return all(
-        _widens(reader, node) or (reader.op in MOVES and _is_only_widened(view, reader)) for reader in readers
-    )
+    return all(_widens(reader, node) or (reader.op in MOVES and _is_only_widened(view, reader)) for reader in readers)
 
 
 def _widens(cast: Node, node: Node) -> bool:

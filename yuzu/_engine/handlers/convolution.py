@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, rewindow
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.complex_numbers import ComplexConvolution
 from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles, setting, spatial_axis
-from yuzu._engine.handlers.convolution_call import FEW_CHANNELS, Call, Shape
-from yuzu._engine.handlers.convolution_ways import WAYS, WayEntry, table
-from yuzu._engine.handlers.lowered_products import convolve_rows, lowered_kernel
 from yuzu._engine.handlers.vanishing import count_read, magnitude, nonzero, read
+from yuzu._engine.kernels.products import convolve_rows, lowered_kernel
+from yuzu._engine.layout import CONSTANT, ROWS, Change, Layout, rewindow
+from yuzu._engine.ways.call import FEW_CHANNELS, Call, Shape
+from yuzu._engine.ways.convolution import WAYS, WayEntry, table
 from yuzu._engine.window import Geometry, Integers, Window
 
 if TYPE_CHECKING:
-    from yuzu._engine.run import Run
+    from yuzu._engine.run.run import Run
 
 
 FUSED = "fused"  # the way by which a convolution is run together with what follows it: see `fused`

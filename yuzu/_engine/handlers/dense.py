@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, on_device, rewindow
 from yuzu._engine.graph import Ref
-from yuzu._engine.handlers import onednn_products
 from yuzu._engine.handlers.affine import Linear
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.elementwise import Local, OnRows, common_layout
-from yuzu._engine.handlers.lowered_products import add_product, lowered, lowered_matrix, product
 from yuzu._engine.handlers.vanishing import count_all, is_zero, magnitude, nonzero, read_all
+from yuzu._engine.kernels import onednn as onednn_products
+from yuzu._engine.kernels.products import add_product, lowered, lowered_matrix, product
+from yuzu._engine.layout import CONSTANT, ROWS, Change, Layout, on_device, rewindow
 from yuzu._engine.window import Window
 
 if TYPE_CHECKING:
-    from yuzu._engine.run import Run
+    from yuzu._engine.run.run import Run
 
 
 DENSE_WAYS = ("slices", "positions")

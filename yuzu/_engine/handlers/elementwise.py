@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils import _pytree as pytree
 
-from yuzu._engine.delta import CONSTANT, ROWS, Change, Layout, rewindow, widened
 from yuzu._engine.graph import Node, Ref, map_refs
 from yuzu._engine.handlers.contract import Rule, View, handles
+from yuzu._engine.layout import CONSTANT, ROWS, Change, Layout, rewindow, widened
 from yuzu._engine.window import Window
 
 if TYPE_CHECKING:
-    from yuzu._engine.run import Run
+    from yuzu._engine.run.run import Run
 
 
 # differences beside the values, below which a subtraction in float32 errs by more than some 5e-6 of them

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from yuzu._engine.delta import ROWS, Change, Layout, rewindow
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.convolution import ChannelFactor
 from yuzu._engine.handlers.elementwise import pointwise
 from yuzu._engine.handlers.vanishing import is_zero
+from yuzu._engine.layout import ROWS, Change, Layout, rewindow
 from yuzu._engine.window import Window
 
 if TYPE_CHECKING:
-    from yuzu._engine.run import Run
+    from yuzu._engine.run.run import Run
 
 FEW_CLASSES = 16
 SMALLEST = 1e-20  # factors below it are as good as zero

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from yuzu._engine.delta import Change, on_device
-from yuzu._engine.handlers import fused_kernel, kernels
 from yuzu._engine.handlers.convolution import FUSED, Convolution
-from yuzu._engine.handlers.convolution_call import FEW_CHANNELS
 from yuzu._engine.handlers.formulas import Rectifier
-from yuzu._engine.handlers.lowered_products import lowered
 from yuzu._engine.handlers.merge import Sum
+from yuzu._engine.kernels import fused as fused_kernel
+from yuzu._engine.kernels import triton as kernels
+from yuzu._engine.kernels.products import lowered
+from yuzu._engine.layout import Change, on_device
+from yuzu._engine.ways.call import FEW_CHANNELS
 from yuzu._engine.window import Window
 
 if TYPE_CHECKING:
-    from yuzu._engine.run import Run
+    from yuzu._engine.run.run import Run
 
 HEAD_COLUMNS = 32  # positions that a product yields at once, times channels, where these are few
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from yuzu._engine.delta import Change, Layout, on_device
 from yuzu._engine.graph import map_refs
 from yuzu._engine.handlers.contract import Rule, Spans, View, handles, spatial_axis
+from yuzu._engine.layout import Change, Layout, on_device
 from yuzu._engine.window import Integers, Window
 
 if TYPE_CHECKING:
-    from yuzu._engine.run import Run
+    from yuzu._engine.run.run import Run
 
 
 class Interpolated(Rule):

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from yuzu._engine.delta import CONSTANT, ROWS, Change, on_device
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.elementwise import looked_up
 from yuzu._engine.handlers.view import Rearranged
+from yuzu._engine.layout import CONSTANT, ROWS, Change, on_device
 from yuzu._engine.window import Window
 
 if TYPE_CHECKING:
-    from yuzu._engine.run import Run
+    from yuzu._engine.run.run import Run
 
 WHOLE_NUMBERS = (torch.int64, torch.int32)
 

@@ -18,16 +18,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from yuzu._engine.delta import Change, Layout, on_device, read_windows
-from yuzu._engine.handlers import kernels, pool_kernel
 from yuzu._engine.handlers.contract import Reading, Rule, View, handles, setting, spatial_axis
 from yuzu._engine.handlers.elementwise import OnRows
 from yuzu._engine.handlers.reduce import reduction
 from yuzu._engine.handlers.vanishing import Test, count_read, nonzero, positive, zero
+from yuzu._engine.kernels import pool as pool_kernel
+from yuzu._engine.kernels import triton as kernels
+from yuzu._engine.layout import Change, Layout, on_device, read_windows
 from yuzu._engine.window import Geometry, Window
 
 if TYPE_CHECKING:
-    from yuzu._engine.run import Run
+    from yuzu._engine.run.run import Run
 
 
 PHASES, KERNEL = POOL_WAYS = ("phases", "kernel")

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from yuzu._engine.delta import ROWS, Change, Layout, on_device
 from yuzu._engine.graph import OfSlice, Result
 from yuzu._engine.handlers.affine import Linear
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.elementwise import Local, OnRows, axes_of, pointwise
 from yuzu._engine.handlers.vanishing import count_all, negative, nonzero, positive, zero
+from yuzu._engine.layout import ROWS, Change, Layout, on_device
 from yuzu._engine.window import Window
 
 if TYPE_CHECKING:
-    from yuzu._engine.run import Run
+    from yuzu._engine.run.run import Run
 
 
 class SumOverPositions(Rule):

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from yuzu._engine.delta import ROWS, Change, Layout
 from yuzu._engine.handlers.affine import Linear
 from yuzu._engine.handlers.contract import Reading, Rule, View, handles
 from yuzu._engine.handlers.elementwise import rewindowed
 from yuzu._engine.handlers.view import Rearranged
+from yuzu._engine.layout import ROWS, Change, Layout
 from yuzu._engine.window import Geometry, Window
 
 if TYPE_CHECKING:
-    from yuzu._engine.run import Run
+    from yuzu._engine.run.run import Run
 
 
 class Unfolded(Reading):

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from yuzu._engine.delta import CONSTANT, ROWS
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.contract import View, has_rows
+from yuzu._engine.layout import CONSTANT, ROWS
 
 _CERTAIN: dict[str, Callable[[View], bool]] = {}
 

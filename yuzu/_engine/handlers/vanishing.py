@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from yuzu._engine.delta import Change, Layout, rewindow
+from yuzu._engine.layout import Change, Layout, rewindow
 from yuzu._engine.window import Geometry, Window
 
 if TYPE_CHECKING:
-    from yuzu._engine.run import Run
+    from yuzu._engine.run.run import Run
 
 Test = Callable[[torch.Tensor], torch.Tensor]
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from yuzu._engine.batch_first import order_of
-from yuzu._engine.delta import ROWS, Change, Layout, rewindow
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles
 from yuzu._engine.handlers.elementwise import OnRows, pointwise, rewindowed
+from yuzu._engine.layout import ROWS, Change, Layout, rewindow
+from yuzu._engine.rewrite.batch_first import order_of
 from yuzu._engine.window import Geometry, Integers, Window
 
 if TYPE_CHECKING:
-    from yuzu._engine.run import Run
+    from yuzu._engine.run.run import Run
 
 END = 2**63 - 1
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from yuzu._engine.delta import CONSTANT, ROWS
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.affine import Linear
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.convolution import LinearRows
 from yuzu._engine.handlers.elementwise import Local, OnRows, axes_of
+from yuzu._engine.layout import CONSTANT, ROWS
 
 # the axes of what each works on, with that of the batch
 RESIZED = {

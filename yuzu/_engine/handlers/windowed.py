@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from yuzu._engine.delta import Change, Layout, rewindow
 from yuzu._engine.handlers.contract import Reading, View
+from yuzu._engine.layout import Change, Layout, rewindow
 from yuzu._engine.window import Geometry, Window
 
 if TYPE_CHECKING:
-    from yuzu._engine.run import Run
+    from yuzu._engine.run.run import Run
 
 
 class Windowed(Reading):

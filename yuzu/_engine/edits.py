@@ -1,0 +1,254 @@
+"""Which edits are made: every substitution of a stretch of positions, or one replacement at many places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from yuzu._engine.layout import on_device
+from yuzu._engine.request import check_ranges, check_replacement, check_span
+from yuzu._engine.run.run import Sites
+from yuzu.errors import YuzuError, shown
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sites that can be carried together: as many edits at each, of the same kind.
+
+    Attributes
+    ----------
+    sequence, position, slot: integer arrays, shape=(S,)
+        Row of the batch, first edited position, and place on the result's axis of positions (or ranges).
+    edits: int
+        Edits at each site.
+    coded: bool
+        Whether each edit writes one character over one other, or over none.
+    """
+
+    sequence: np.ndarray
+    position: np.ndarray
+    slot: np.ndarray
+    edits: int
+    coded: bool
+
+    def part(self, keep: slice | np.ndarray) -> Group:
+        return Group(self.sequence[keep], self.position[keep], self.slot[keep], self.edits, self.coded)
+
+
+class Mutations:
+    """The edits that a call asks for.
+
+    Attributes
+    ----------
+    width: int
+        Positions that one edit writes.
+    result_shape: tuple
+        Shape of the result of one sequence before the model output's own axes: ``(C, L')``, or ``(R,)``.
+    """
+
+    def __init__(self, n_choices: int, length: int, start: Any, end: Any, ranges: Any, replace_with: Any) -> None:
+        self.n_choices, self.length = n_choices, length
+        self.replacement: torch.Tensor | None = None
+        self._moved: torch.Tensor | None = None
+        if ranges is None and replace_with is None:
+            self.start, self.end = check_span(start, end, length)
+            self.width = 1
+            self.positions = np.arange(self.start, self.end)
+            self.result_shape: tuple[int, ...] = (n_choices, self.end - self.start)
+            return
+        if ranges is None:
+            first, stop = check_span(start, end, length)
+            self.positions, self.width = np.arange(first, stop), 1
+            if isinstance(replace_with, str) and len(replace_with) != 1:
+                raise YuzuError(
+                    f"replace_with without ranges is written at single positions, got {shown(replace_with)}, "
+                    f"{len(replace_with)} wide"
+                )
+        else:
+            if start not in (0, None) or end is not None:
+                raise YuzuError(
+                    f"ranges cannot be combined with start={shown(start)} or end={shown(end)}: leave those out"
+                )
+            self.positions, self.width = check_ranges(ranges, length)
+        given = np.zeros(n_choices) if replace_with is None else replace_with
+        self.replacement = check_replacement(given, n_choices, self.width)
+        self.result_shape = (len(self.positions),)
+
+    @classmethod
+    def at(cls, n_choices: int, length: int, positions: np.ndarray) -> Mutations:
+        """Every substitution at some positions, in rising order."""
+        made = cls(n_choices, length, 0, None, None, None)
+        made.positions, made.result_shape = positions, (n_choices, len(positions))
+        return made
+
+    @property
+    def substitutions(self) -> bool:
+        """Whether every substitution is made, rather than one replacement at each place."""
+        return self.replacement is None
+
+    @property
+    def edits_of_a_site(self) -> int:
+        """How many mutants a site has at most: an N has all substitutions."""
+        return self.n_choices if self.substitutions else 1
+
+    def groups(self, letters: torch.Tensor, keep: np.ndarray | None = None) -> list[Group]:
+        """The sites of a batch whose `letters_of` ``(B, L)`` are on the CPU, sorted by sequence and position. ``keep``
+        masks ``self.positions``.
+        """
+        batch = letters.shape[0]
+        order = np.argsort(self.positions, kind="stable")
+        if keep is not None:
+            order = order[keep[order]]
+        position, slot = self.positions[order], order
+        sequence = np.repeat(np.arange(batch), len(position))
+        everything = Group(sequence, np.tile(position, batch), np.tile(slot, batch), 1, False)
+        if not len(sequence):
+            return []
+        if not self.substitutions:
+            return [everything]
+        overwritten = letters.numpy()[everything.sequence, everything.position]
+        found = []
+        for mask, edits, coded in (
+            (overwritten < self.n_choices, self.n_choices - 1, True),
+            (overwritten == self.n_choices, self.n_choices, True),
+            (overwritten > self.n_choices, self.n_choices, False),
+        ):
+            if mask.any() and edits:
+                part = everything if mask.all() else everything.part(mask)
+                found.append(Group(part.sequence, part.position, part.slot, edits, coded))
+        return found
+
+    def sites(self, X: torch.Tensor, letters: torch.Tensor, group: Group) -> tuple[Sites, torch.Tensor | None]:
+        """The edits of a group (or part of one) on ``X``'s device, and the character each edit writes ``(S,
+        A)`` for substitutions.
+        """
+        device = X.device
+        sequence, position = on_device(group.sequence, device), on_device(group.position, device)
+        if self.replacement is not None:
+            offset = torch.arange(self.width, device=device)
+            before = X[sequence[:, None], :, position[:, None] + offset]  # (S, w, C)
+            difference = self._replacement_on(X) - before
+            return Sites(group.sequence, group.position, self.width, difference.unsqueeze(1)), None
+        c = self.n_choices
+        letter = letters[sequence, position]
+        table = _substitutions(c, device)
+        if not group.coded:
+            before = X[sequence, :, position]  # (S, C)
+            written = torch.arange(c, device=device).expand(len(sequence), c)
+            difference = torch.eye(c, dtype=X.dtype, device=device) - before[:, None]
+            return Sites(group.sequence, group.position, 1, difference.unsqueeze(2)), written
+        written, codes, difference = (t[letter, : group.edits] for t in (table.written, table.codes, table.differences))
+        difference = difference.to(X.dtype).unsqueeze(2)
+        return Sites(group.sequence, group.position, 1, difference, codes), written
+
+    def _replacement_on(self, X: torch.Tensor) -> torch.Tensor:
+        """What is written, ``(w, C)``, on the device and in the dtype of ``X``; moved there once."""
+        assert self.replacement is not None
+        if self._moved is None or self._moved.device != X.device or self._moved.dtype != X.dtype:
+            self._moved = self.replacement.T.to(X)
+        return self._moved
+
+    def edited(self, X: torch.Tensor, sites: Sites) -> torch.Tensor:
+        """The mutants' sequences ``(S * A, C, L)``."""
+        edits = sites.difference.shape[1]
+        device = X.device
+        sequence = torch.from_numpy(sites.sequence).to(device).repeat_interleave(edits)
+        rows = X.index_select(0, sequence)
+        place = torch.from_numpy(sites.position).to(device).repeat_interleave(edits)[:, None] + torch.arange(
+            sites.width, device=device
+        )
+        row = torch.arange(len(rows), device=device)[:, None]
+        values = rows[row, :, place] + sites.difference.flatten(0, 1)
+        if self.replacement is not None:
+            values = self._replacement_on(X).expand_as(values)
+        elif sites.codes is None:
+            values = values.round()  # what is written over a soft column is a letter: exactly 0 or 1
+        rows[row, :, place] = values
+        return rows
+
+
+@dataclass(frozen=True)
+class Substitutions:
+    """What can be written over each of ``C`` characters, and over none (the row ``C``).
+
+    Attributes
+    ----------
+    written: torch.Tensor, shape=(C + 1, C), dtype=torch.int64
+        The characters, in order; over a character only the first ``C - 1`` are meant.
+    codes: torch.Tensor, shape=(C + 1, C), dtype=torch.int64
+        See `Change`.
+    differences: torch.Tensor, shape=(C + 1, C, C), dtype=torch.float32
+        What is written, one-hot, minus the character; none is zero.
+    """
+
+    written: torch.Tensor
+    codes: torch.Tensor
+    differences: torch.Tensor
+
+
+@lru_cache(maxsize=16)
+def _substitutions(c: int, device: torch.device) -> Substitutions:
+    rows = [[*range(letter), *range(letter + 1, c), letter] for letter in range(c)] + [list(range(c))]
+    written = torch.tensor(rows, device=device)
+    overwritten = torch.arange(c + 1, device=device)[:, None]
+    letters = torch.cat([torch.eye(c, device=device), torch.zeros(1, c, device=device)])
+    return Substitutions(written, written * (c + 1) + overwritten, letters[written] - letters[:, None])
+
+
+def letters_of(X: torch.Tensor) -> torch.Tensor:
+    """``(n, L)`` int64: the character of each one-hot column, ``C`` for an all-zero column, ``C + 1`` for any
+    other.
+    """
+    c = X.shape[1]
+    one = X == 1
+    ones, zeros = one.sum(1), (X == 0).sum(1)
+    letter = torch.where((ones == 1) & (zeros == c - 1), one.to(torch.uint8).argmax(1), c + 1)
+    return torch.where(zeros == c, c, letter)
+
+
+MOSTLY = 0.75  # of the positions lie far from the ends: then chunks of one sequence are the better ones
+
+
+def batches(
+    group: Group, sites_at_once: int, regular: np.ndarray | None = None, across: bool = False
+) -> Iterator[Group]:
+    """A group in chunks; a chunk that spans sequences holds whole ones, so that chunks of neighbouring
+    batches look alike.
+
+    ``regular`` tells which positions lie far from the ends. Where a chunk is of one sequence, the others get chunks of
+    their own: in the middle all windows are evenly spaced, and nothing has to be moved to line them up. Where most
+    positions do not, and chunks may go ``across`` sequences, one holds the same stretch of each: of neighbouring
+    positions the ends, and what the output needs, leave about as much.
+    """
+    if across and regular is not None and group.sequence[-1:] != group.sequence[:1]:
+        if regular[group.slot].mean() < MOSTLY:
+            by_position = np.argsort(group.position, kind="stable")
+            for part in np.array_split(by_position, -(-len(by_position) // sites_at_once)):
+                yield group.part(np.sort(part))
+            return
+    _, counts = np.unique(group.sequence, return_counts=True)
+    total = len(group.sequence)
+    if not total:
+        return
+    if counts.max() * 2 <= sites_at_once and (counts == counts[0]).all():
+        size = max(sites_at_once // int(counts[0]), 1) * int(counts[0])
+        for i in range(0, total, size):
+            yield group.part(slice(i, i + size))
+        return
+    begin = 0
+    for count in counts:
+        here = np.arange(begin, begin + int(count))
+        begin += int(count)
+        even = np.ones(len(here), dtype=bool) if regular is None else regular[group.slot[here]]
+        if even.sum() * 2 < min(len(here), sites_at_once):
+            even[:] = True
+        for sites in (here[even], here[~even]):
+            pieces = -(-len(sites) // sites_at_once)
+            for part in np.array_split(sites, pieces) if pieces else []:
+                steps = len(part) == part[-1] + 1 - part[0]
+                yield group.part(slice(int(part[0]), int(part[-1]) + 1) if steps else part)

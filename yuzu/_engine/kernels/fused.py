@@ -1,0 +1,344 @@
+"""A convolution of windows of differences on a GPU, with the rectifier and the sum behind it, in one Triton kernel.
+
+Left to PyTorch, the result of a convolution is written and read again by each operation behind it, and where windows do
+not lie evenly it is moved once more. Here it is written once:
+
+    result[n, j] = residual[n, j + shift] + rectified(sum over t of weight[t] x[n, j * stride + first + t * dilation])
+    rectified(d) = max(d + min(R, 0), -max(R, 0))    with R = reference[row + j], what the rectifier reads
+
+with ``first``, ``shift`` and ``row`` of the site that mutant ``n`` belongs to; what lies outside of a window is zero.
+
+A program makes a tile of the result. Which taps read anything differs from one stretch of positions to the next, so
+tiles are of one stretch, of several sites (a *group*), and run over those taps alone. In a tile the edits of a site lie
+side by side at each position: they read the same of the reference.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from yuzu._engine.kernels.triton import KernelError, launching, shared_memory, tl, triton
+from yuzu._engine.layout import on_device
+
+GROUP = 16  # sites whose tiles follow one another: what they read stays in the cache
+MOST_PLACES = 2**31 - 1  # that a group reads or writes: they are counted in 32 bits
+LEAST_STRETCH = 16  # positions; where a dilation is smaller, tiles of one stretch would be mostly empty
+MOST_STRETCHES = 16  # two begin with each tap
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Rows, columns and depth of a program's products, and Triton's settings for it.
+
+    What is behind the products is done in ``parts`` (1, 2 or 4) of the columns, one after the other: done at once it
+    takes so many registers that fewer programs fit on a processor, or that they spill.
+    """
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+    parts: int = 1
+
+
+@dataclass(frozen=True)
+class Rectified:
+    """What a rectifier reads of the reference: ``values`` ``(B * L, C)``, from the row ``row`` on for each site."""
+
+    values: torch.Tensor
+    row: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Residual:
+    """What is added: ``values`` ``(N, w, C)``, read from ``shift`` on for each site."""
+
+    values: torch.Tensor
+    shift: torch.Tensor
+
+
+def tile_of(x: torch.Tensor, channels_out: int, precision: str) -> Tile:
+    """The tile that was the fastest on an H200 (``benchmarks/fused_tiles.py``), or a smaller one that has room."""
+    lowered, full = x.dtype == torch.bfloat16, precision == "highest"
+    columns = _columns(channels_out, 128 if full else 256)
+    depth = min(64 if lowered else 32, max(16, triton.next_power_of_2(x.shape[2])))
+    if columns == 256:
+        tile = Tile(128, columns, depth, 8, 3, 4)
+    elif columns == 128:
+        tile = Tile(128, columns, depth, *((8, 3, 2) if full else (4, 3, 4)))
+    else:
+        tile = Tile(64 if full else 128, columns, depth, 4, 2 if lowered else 3, 2 if columns == 64 else 1)
+    return _within(tile, x.element_size(), shared_memory(x.device))
+
+
+def _columns(channels: int, most: int) -> int:
+    """Few columns that lie idle, but not so few in all that much is read for little."""
+    costs = {256: 1.0, 128: 1.06, 64: 1.3, 32: 2.0, 16: 4.0}
+    return min((c for c in costs if c <= most), key=lambda c: -(-channels // c) * c * costs[c])
+
+
+def _within(tile: Tile, itemsize: int, room: int) -> Tile:
+    """A tile whose operands fit in the memory that the programs of a processor share."""
+    while tile.stages * (tile.rows + tile.columns) * tile.depth * itemsize > room and tile.depth > 16:
+        if tile.stages > 2:
+            tile = replace(tile, stages=2)
+        elif tile.columns > 128:
+            tile = replace(tile, columns=128, parts=2)
+        else:
+            tile = replace(tile, depth=tile.depth // 2)
+    return tile
+
+
+def convolve(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    first: torch.Tensor,
+    edits: int,
+    width: int,
+    precision: str,
+    dilation: int = 1,
+    stride: int = 1,
+    rectified: Rectified | None = None,
+    residual: Residual | None = None,
+    dtype: torch.dtype | None = None,
+    stretches: tuple[int, ...] = (0,),
+    tile: Tile | None = None,
+) -> torch.Tensor:
+    """The formula above.
+
+    Parameters
+    ----------
+    x: torch.Tensor, shape=(N, w, Cin)
+        Windows of differences, contiguous; ``edits`` mutants for each site.
+    weight: torch.Tensor, shape=(k, Cout, Cin)
+        Of the dtype of ``x``, contiguous.
+    first: torch.Tensor, shape=(S,), dtype=torch.int32
+        The place in ``x`` that the first tap reads for the first position of the result.
+    width: int
+        Positions of the result.
+    precision: str
+        Of products of float32: three TF32 products for ``"highest"``, whose sum errs no more than float32's; else one.
+    dtype: torch.dtype or None
+        Of the result; None for that of ``x``.
+    stretches: tuple of int
+        Where stretches of positions begin, the first at 0.
+
+    Returns
+    -------
+    torch.Tensor, shape=(N, width, Cout)
+
+    Raises
+    ------
+    KernelError
+        If Triton or the driver cannot run it.
+    """
+    n, held, cin = x.shape
+    taps, cout, _ = weight.shape
+    result = torch.empty(n, width, cout, dtype=dtype or x.dtype, device=x.device)
+    if x.device.type == "cpu":
+        x, weight = x.float(), weight.float()  # the interpreter multiplies the bits of bfloat16
+    if not result.numel():
+        return result
+    tile = tile or tile_of(x, cout, precision)
+    sites = n // edits
+    largest = edits * max(held, width, 0 if residual is None else residual.values.shape[1]) * max(cin, cout)
+    group = min(GROUP, sites, MOST_PLACES // largest)
+    if not group:
+        raise KernelError(f"windows of one site hold {largest} numbers, more than the kernel counts")
+    table, tiles = _stretch_table(stretches, width, group * edits, tile.rows)
+    stretch_table = on_device(table, x.device)
+    programs = -(-sites // group) * tiles * -(-cout // tile.columns)
+    with launching(x):
+        fused_convolution[(programs,)](
+            x,
+            weight,
+            result,
+            x if rectified is None else rectified.values,
+            x if residual is None else residual.values,
+            first,
+            first if rectified is None else rectified.row,
+            first if residual is None else residual.shift,
+            stretch_table,
+            tiles,
+            sites,
+            group,
+            edits,
+            width,
+            held,
+            0 if residual is None else residual.values.shape[1],
+            dilation,
+            STRIDE=stride,
+            TAPS=taps,
+            CIN=cin,
+            COUT=cout,
+            STRETCHES=MOST_STRETCHES,
+            RECTIFIED=rectified is not None,
+            RESIDUAL=residual is not None,
+            PRODUCTS="tf32x3" if precision == "highest" else "tf32",
+            ROWS=tile.rows,
+            COLUMNS=tile.columns,
+            DEPTH=tile.depth,
+            PARTS=tile.parts,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )
+    return result
+
+
+def stretches_of(width: int, held: int, taps: int, dilation: int, first: int) -> tuple[int, ...]:
+    """Where the taps that read anything change along the ``width`` positions of a result, for windows ``held`` wide."""
+    if dilation < LEAST_STRETCH or 2 * taps > MOST_STRETCHES - 1:
+        return (0,)
+    changes = {-first - t * dilation + end for t in range(taps) for end in (0, held)}
+    found = [0]
+    for place in sorted(changes):
+        if found[-1] + LEAST_STRETCH <= place <= width - LEAST_STRETCH:
+            found.append(place)
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=512)
+def _stretch_table(stretches: tuple[int, ...], width: int, mutants: int, rows: int) -> tuple[np.ndarray, int]:
+    """First tile (of a group) of each stretch, then first position of each and the last's stop; and the number of
+    tiles. Both are filled up with stretches that no tile is of.
+    """
+    stops = (*stretches[1:], width)
+    tiles = [0]
+    for begin, stop in zip(stretches, stops, strict=True):
+        tiles.append(tiles[-1] + -(-mutants * (stop - begin) // rows))
+    spare = MOST_STRETCHES - len(stretches)
+    first_tiles, begins = tiles[:-1] + [tiles[-1]] * spare, [*stretches, *[width] * (spare + 1)]
+    return np.array([*first_tiles, *begins], dtype=np.int32), tiles[-1]
+
+
+if triton is not None:
+
+    @triton.jit
+    def _halves(table):
+        """The left and the right half of a table's columns."""
+        half: tl.constexpr = table.shape[1] // 2
+        return tl.split(tl.permute(tl.reshape(table, (table.shape[0], 2, half)), (0, 2, 1)))
+
+    @triton.jit(do_not_specialize=["tiles", "sites", "group", "edits", "width", "held", "residual_held", "dilation"])
+    def fused_convolution(
+        x,
+        weight,
+        result,
+        reference,
+        residual,
+        site_first,
+        site_row,
+        site_shift,
+        stretch_table,
+        tiles,
+        sites,
+        group,
+        edits,
+        width,
+        held,
+        residual_held,
+        dilation,
+        STRIDE: tl.constexpr,
+        TAPS: tl.constexpr,
+        CIN: tl.constexpr,
+        COUT: tl.constexpr,
+        STRETCHES: tl.constexpr,
+        RECTIFIED: tl.constexpr,
+        RESIDUAL: tl.constexpr,
+        PRODUCTS: tl.constexpr,
+        ROWS: tl.constexpr,
+        COLUMNS: tl.constexpr,
+        DEPTH: tl.constexpr,
+        PARTS: tl.constexpr,
+    ):
+        STRIPS: tl.constexpr = (COUT + COLUMNS - 1) // COLUMNS
+        DEPTHS: tl.constexpr = (CIN + DEPTH - 1) // DEPTH
+        program = tl.program_id(0)
+        strip = program % STRIPS
+        tile = program // STRIPS
+        first_site = tile // tiles * group
+        tile = tile % tiles
+        known = tl.load(stretch_table + tl.arange(0, STRETCHES))
+        # the stretches that fill up the table begin where the last tile ends, so none of them is ever found
+        stretch = tl.sum((known <= tile).to(tl.int32)) - 1
+        begin = tl.load(stretch_table + STRETCHES + stretch)
+        length = tl.load(stretch_table + STRETCHES + stretch + 1) - begin
+        tile -= tl.load(stretch_table + stretch)
+
+        # which position, and which mutant of the group, each row of the tile is
+        row = tile * ROWS + tl.arange(0, ROWS)
+        column = row // edits  # of a table of sites by positions
+        site = column // length
+        place = begin + column - site * length
+        mutant = site * edits + row - column * edits
+        inside = (site < group) & (first_site + site < sites)
+        site += first_site
+        first_mutant = first_site.to(tl.int64) * edits
+        columns = strip * COLUMNS + tl.arange(0, COLUMNS)
+        depth = tl.arange(0, DEPTH)
+
+        # the taps that read anything for any row
+        first = place * STRIDE + tl.load(site_first + site, mask=inside, other=0)
+        low = tl.where(first < 0, (dilation - 1 - first) // dilation, 0)
+        high = tl.minimum(tl.where(first < held, (held - 1 - first) // dilation + 1, 0), TAPS)
+        some = inside & (low < high)
+        low = tl.min(tl.where(some, low, TAPS))
+        high = tl.max(tl.where(some, high, 0))
+
+        x += first_mutant * held * CIN
+        start = mutant * held
+        total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+        for i in range(low * DEPTHS, high * DEPTHS):
+            tap = i // DEPTHS
+            channel = (i - tap * DEPTHS) * DEPTH + depth
+            read = first + tap * dilation
+            there = (inside & (read >= 0) & (read < held))[:, None]
+            taken = weight + (tap * COUT + columns[None, :]) * CIN + channel[:, None]
+            if CIN % DEPTH == 0 and COUT % COLUMNS == 0:
+                b = tl.load(taken)
+            else:
+                b = tl.load(taken, mask=(channel < CIN)[:, None] & (columns < COUT)[None, :], other=0.0)
+            if CIN % DEPTH != 0:
+                there = there & (channel < CIN)[None, :]
+            a = tl.load(x + (start + read)[:, None] * CIN + channel[None, :], mask=there, other=0.0)
+            total = tl.dot(a, b, total, input_precision=PRODUCTS)
+
+        # where each row is found in the reference and the residual, and goes in the result
+        of_reference = first_mutant + mutant
+        of_residual = mutant
+        added = inside
+        if RECTIFIED:
+            of_reference = (tl.load(site_row + site, mask=inside, other=0) + place).to(tl.int64)
+        if RESIDUAL:
+            read = place + tl.load(site_shift + site, mask=inside, other=0)
+            added = inside & (read >= 0) & (read < residual_held)
+            of_residual = mutant * residual_held + read
+            residual += first_mutant * residual_held * COUT
+        result += first_mutant * width * COUT
+        to = mutant * width + place
+        PART: tl.constexpr = COLUMNS // PARTS
+        if PARTS == 1:
+            parts = (total,)
+        elif PARTS == 2:
+            parts = _halves(total)
+        else:
+            left, right = _halves(total)
+            parts = _halves(left) + _halves(right)
+        for i in tl.static_range(PARTS):
+            columns = strip * COLUMNS + i * PART + tl.arange(0, PART)
+            part = parts[i]
+            here = inside[:, None] & (columns < COUT)[None, :]
+            if RECTIFIED:
+                value = tl.load(reference + of_reference[:, None] * COUT + columns[None, :], mask=here, other=0.0)
+                kept, least = part + tl.minimum(value, 0.0), -tl.maximum(value, 0.0)
+                part = tl.maximum(kept, least, propagate_nan=tl.PropagateNan.ALL)
+            if RESIDUAL:
+                there = here & added[:, None]
+                value = tl.load(residual + of_residual[:, None] * COUT + columns[None, :], mask=there, other=0.0)
+                part += value.to(tl.float32)
+            tl.store(result + to[:, None] * COUT + columns[None, :], part.to(result.dtype.element_ty), mask=here)

@@ -1,0 +1,93 @@
+"""Triton, where it is there, and whether a device runs its kernels."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # not installed, as with PyTorch for CPUs
+    triton = tl = None
+
+if TYPE_CHECKING:
+    from yuzu._engine.run.run import Run
+
+OLDEST = (8, 0)  # compute capability from which on there are products of bfloat16 and TF32
+LEAST_SHARED_MEMORY = 48 << 10  # bytes, that any of these GPUs has
+SPARE_SHARED_MEMORY = 2 << 10  # that a program needs beside its operands
+
+
+class KernelError(RuntimeError):
+    """Triton or the driver cannot run a kernel on this device."""
+
+
+@contextlib.contextmanager
+def launching(tensor: torch.Tensor) -> Iterator[None]:
+    """While a kernel is launched on the device of a tensor.
+
+    Raises
+    ------
+    KernelError
+        For whatever Triton, its compiler or the driver say.
+    """
+    try:
+        with torch.cuda.device_of(tensor):
+            yield
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise KernelError(f"Triton fails: {type(error).__name__}: {first}") from error
+
+
+def why_not(device: torch.device) -> str | None:
+    """Why kernels cannot run on a device; None if they can. On a CPU they run where Triton's interpreter is switched
+    on, for tests.
+    """
+    if triton is None:
+        return "Triton is not installed"
+    interpreted = bool(triton.knobs.runtime.interpret) if hasattr(triton, "knobs") else False
+    if device.type == "cpu" and not interpreted:
+        return "a CPU runs no Triton kernels"
+    return _failure(device) if device.type in ("cpu", "cuda") else f"{device.type} runs no Triton kernels here"
+
+
+def may_run(run: Run, node: int) -> bool:
+    """Whether a kernel may make the change of a node: it is for float32, on a device and in a plan that let it run."""
+    return run.plan.kernels and run.value(node).dtype == torch.float32 and why_not(run.device) is None
+
+
+@functools.lru_cache(maxsize=16)
+def _failure(device: torch.device) -> str | None:
+    """Why a small kernel fails: a GPU that is too old, no C compiler for Triton's launcher."""
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < OLDEST:
+        return f"{torch.cuda.get_device_name(device)} is older than the kernels are for"
+    x = torch.arange(16.0, device=device)
+    result = torch.empty_like(x)
+    try:
+        with launching(x):
+            doubled[(1,)](x, result, NUMBERS=16)
+    except KernelError as error:
+        return str(error)
+    return None if torch.equal(result, 2 * x) else "Triton computes wrong numbers here"
+
+
+@functools.lru_cache(maxsize=16)
+def shared_memory(device: torch.device) -> int:
+    """Bytes that the programs on one of the device's processors can share for their operands."""
+    if device.type != "cuda":
+        return 1 << 30
+    properties = torch.cuda.get_device_properties(device)
+    return getattr(properties, "shared_memory_per_block_optin", LEAST_SHARED_MEMORY) - SPARE_SHARED_MEMORY
+
+
+if triton is not None:
+
+    @triton.jit
+    def doubled(x, result, NUMBERS: tl.constexpr):
+        places = tl.arange(0, NUMBERS)
+        tl.store(result + places, 2 * tl.load(x + places))

@@ -1,0 +1,51 @@
+"""What is the same whatever the inputs after the sequence are: the reference before they join, and the changes as long
+as nothing reads a reference in which they are. A linear layer that they enter still changes by the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from yuzu._engine.plan.plan import Plan
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """
+    Attributes
+    ----------
+    values: frozenset of int
+        The nodes whose reference depends on the other inputs.
+    changes: frozenset of int
+        The mutated nodes whose change does.
+    border: frozenset of int
+        The nodes whose change does not, but is read by one whose change does.
+    """
+
+    values: frozenset[int]
+    changes: frozenset[int]
+    border: frozenset[int]
+
+
+def find_sharing(plan: Plan) -> Sharing:
+    """Follow the other inputs through a plan."""
+    nodes = plan.graph.nodes
+    values: set[int] = set()
+    changes: set[int] = set()
+    border: set[int] = set()
+    for node in nodes:
+        i = node.index
+        joined = node.kind == "extra" or any(s in values for s in node.inputs)
+        if joined:
+            values.add(i)
+        if not node.mutated or not plan.readers[i]:
+            continue
+        sources = [s for s in plan.reads[i] if nodes[s].mutated]
+        rule = plan.rules[i]
+        reads = rule is None or rule.reads_reference
+        if any(s in changes for s in sources) or (joined and reads):
+            changes.add(i)
+            border.update(sources)
+    return Sharing(frozenset(values), frozenset(changes), frozenset(border - changes))

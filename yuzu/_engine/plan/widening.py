@@ -1,0 +1,165 @@
+"""Which results are kept in float64, reference and differences: sums, pools, products and the like before something
+steep.
+
+A mutant's value is its reference plus a difference. A sum of rectified numbers may be a thousand times smaller in a
+mutant than in the reference, and the difference, rounded to float32, has lost three of its digits; a logarithm, a root
+or a quotient of it shows that. The numbers that are summed have not lost them: a rectifier's difference is the
+reference's exact negative where a unit goes out. So all that follows them, up to the steep operation, is computed from
+them in float64. What is multiplied with weights stays as it is: see `find_fading`.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from yuzu._engine.graph import Node
+from yuzu._engine.handlers.affine import Linear, Product, Scaled
+from yuzu._engine.handlers.contract import Rule
+from yuzu._engine.handlers.convolution import Convolution, LinearRows, TransposedConvolution
+from yuzu._engine.handlers.dense import OnChannels, OverPositions
+from yuzu._engine.handlers.elementwise import OfValues
+from yuzu._engine.handlers.formulas import Formula
+from yuzu._engine.handlers.merge import Sum
+from yuzu._engine.handlers.pool import AveragePool
+from yuzu._engine.handlers.reduce import SumOverPositions
+from yuzu._engine.layout import ROWS
+from yuzu._engine.plan.conditioning import SMALL_OF_SMALL, is_steady
+
+if TYPE_CHECKING:
+    from yuzu._engine.plan.plan import Plan
+
+WEIGHTED = (Convolution, LinearRows, TransposedConvolution, OnChannels, OverPositions)
+# that are not steady, but nowhere steeper than what they read is large
+GENTLE = {
+    f"aten.{name}"
+    for name in (
+        "square expm1 erf erfc sinh cosh atan asinh softsign addcmul lerp where masked_fill cumsum cumprod prod roll "
+        "pad constant_pad_nd scaled_dot_product_attention"
+    ).split()
+}
+# where a number under the root keeps them from being steep, and the least that does
+EPSILON = {"aten.layer_norm": 4, "aten.native_layer_norm": 4, "aten.group_norm": 4, "aten.instance_norm": 7}
+LARGE_EPSILON = 1e-6
+
+
+@dataclass(frozen=True)
+class Widened:
+    """
+    Attributes
+    ----------
+    kept: frozenset of int
+        The nodes whose reference and change are kept in float64.
+    run: frozenset of int
+        Those that are run in float64: they, and the steep ones that read them.
+    exact: frozenset of int
+        Those of which the reference alone is: products with weights of which something steep reads few at a time.
+    """
+
+    kept: frozenset[int] = frozenset()
+    run: frozenset[int] = frozenset()
+    exact: frozenset[int] = frozenset()
+
+    @functools.cached_property
+    def precise(self) -> frozenset[int]:
+        """Those whose reference is kept in float64."""
+        return self.kept | self.exact
+
+
+def may_widen(precision: str, device: str) -> bool:
+    """Whether products are so precise that float64 after them is worth it, and the device has it."""
+    full = ("highest", "high") if device == "cpu" else ("highest",)
+    return precision in full and device in ("cpu", "cuda")
+
+
+def find_widened(plan: Plan) -> Widened:
+    """The nodes of a plan that are worth float64, where the device has it and products are not less precise anyway."""
+    nodes, rules = plan.graph.nodes, plan.rules
+    steep = _find_steep(plan)
+    matters, near, summed = ([False] * len(nodes) for _ in range(3))
+    for node in reversed(nodes):
+        for reader in plan.consumers[node.index]:
+            rule = rules[reader]
+            if plan.readers[reader] and rule is not None and nodes[reader].mutated and _can_be_wide(rule):
+                matters[node.index] |= matters[reader] or reader in steep
+                near[node.index] |= (near[reader] and not isinstance(rule, SumOverPositions)) or reader in steep
+                summed[node.index] |= near[reader] and isinstance(rule, SumOverPositions)
+    kept, run, exact = set[int](), set[int](), set[int]()
+    for node in nodes:
+        rule, i = rules[node.index], node.index
+        if rule is None or not node.mutated or not plan.readers[i]:
+            continue
+        known = kept | exact if near[i] or i in steep or isinstance(rule, SumOverPositions) else kept
+        reads = _can_be_wide(rule) and not known.isdisjoint(rule.sources)
+        if matters[i] and (reads or _loses_digits(rule)):
+            kept.add(i)
+        elif (near[i] or summed[i]) and node.dtype == torch.float32:
+            if _multiplies(rule) or (_is_factor(rule) and not exact.isdisjoint(rule.sources)):
+                exact.add(i)
+        if i in kept or (reads and i in steep):
+            run.add(i)
+    return Widened(frozenset(kept), frozenset(run), frozenset(exact))
+
+
+def _can_be_wide(rule: Rule) -> bool:
+    node = rule.node
+    own = type(rule).__module__.startswith("yuzu._engine.handlers.") and node.op.startswith(("aten.", "yuzu."))
+    if not own or node.dtype != torch.float32:
+        return False
+    if any(isinstance(a, torch.dtype) for a in (*node.args, *node.kwargs.values())):
+        return False  # would narrow what is widened
+    if isinstance(rule, OfValues):
+        return rule.widens
+    return not _multiplies(rule) or (rule.layout == ROWS and all(layout == ROWS for layout in rule.source_layouts))
+
+
+def _multiplies(rule: Rule) -> bool:
+    """Whether it multiplies with weights, which takes too long in float64 but for what has no positions any more."""
+    return isinstance(rule, WEIGHTED) or (isinstance(rule, Linear) and rule.family != "reduce")
+
+
+def _find_steep(plan: Plan) -> set[int]:
+    """The nodes that make much of a small error; also a product with what a steep one returns, which is a quotient."""
+    steep, large = set[int](), set[int]()
+    for rule in plan.rules:
+        if rule is None:
+            continue
+        i, reads = rule.node.index, not large.isdisjoint(rule.sources)
+        if _is_steep(rule) or (reads and isinstance(rule, Product)):
+            steep.add(i)
+        if _is_steep(rule) or (reads and (rule.family == "view" or isinstance(rule, Scaled | Sum))):
+            large.add(i)
+    return steep
+
+
+def _is_steep(rule: Rule) -> bool:
+    node = rule.node
+    if not isinstance(rule, OfValues) or is_steady(rule) or node.op in GENTLE:
+        return False
+    epsilon = node.argument(EPSILON[node.op], "eps", 1e-5) if node.op in EPSILON else 0.0
+    return epsilon < LARGE_EPSILON and not _is_whole_power(node)
+
+
+def _is_factor(rule: Rule) -> bool:
+    """Whether it is a factor for each channel, which the convolution before it may take over."""
+    return isinstance(rule, Scaled) and rule.per_channel is not None
+
+
+def _is_whole_power(node: Node) -> bool:
+    """Whether it is a power of at least 1, which is flat where its base is small."""
+    exponent = node.argument(1, "exponent")
+    return node.op == "aten.pow" and isinstance(exponent, int | float) and exponent >= 1
+
+
+def _loses_digits(rule: Rule) -> bool:
+    """Whether its result may be small beside the reference's where what it reads is exact."""
+    if not _can_be_wide(rule):
+        return False
+    if isinstance(rule, SumOverPositions | AveragePool | Product):
+        return True
+    if isinstance(rule, Linear):
+        return rule.family == "reduce"
+    return isinstance(rule, OfValues | Formula) and rule.node.op not in SMALL_OF_SMALL

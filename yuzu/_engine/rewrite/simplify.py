@@ -1,0 +1,236 @@
+"""Rewrites a captured graph to the fewest kinds of operation, without changing a single value.
+
+Copies and no-op slices vanish; ``split``/``unbind`` followed by a pick become slices; an operation of which
+only the first result is read becomes an operation with one result, and so does each result of some; a sum or mean along
+a slice becomes one with it; what nothing reads is dropped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import operator
+from typing import Any
+
+import torch
+
+from yuzu._engine.graph import Node, OfSlice, Ref, Result, count_readers, map_refs
+from yuzu._engine.row_index import find_row_indices
+
+aten = torch.ops.aten
+COPIES = {
+    "aten.clone",
+    "aten.contiguous",
+    "aten.detach",
+    "aten.alias",
+    "aten.lift_fresh_copy",
+    "aten.dropout",
+    "aten.feature_dropout",
+}
+SPLITS = {"aten.split", "aten.split_with_sizes", "aten.unbind", "aten.chunk"}
+END = 2**63 - 1
+
+
+# operations of which each result is computed for itself where several are read: to sort twice takes less than to lay
+# out whole mutants; their handlers know that it may be another than the first
+TAKEN_SINGLY = {
+    f"aten.{name}" for name in "max min median nanmedian mode kthvalue sort topk cummax cummin linalg_slogdet".split()
+}
+
+
+def as_complex(x: torch.Tensor) -> torch.Tensor:
+    """Pairs of numbers as complex ones, wherever they lie in memory."""
+    return torch.view_as_complex(x.contiguous())
+
+
+def simplify(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[Any]]:
+    """The simplified nodes, renumbered, and the outputs' new indices."""
+    nodes = [dataclasses.replace(node) for node in nodes]
+    same = list(range(len(nodes)))  # the node that computes the same value, the earliest known
+    read: dict[int, set[Any]] = {}  # which results of an operation
+    for node in nodes:
+        if node.target is operator.getitem and isinstance(node.args[0], Ref):
+            read.setdefault(node.args[0].index, set()).add(node.args[1])
+    taken: dict[tuple[int, int], int] = {}  # the node of one result of an operation
+
+    for node in nodes:
+        if node.kind != "call":
+            continue
+        node.args = map_refs(node.args, lambda ref: Ref(same[ref.index]))
+        node.kwargs = map_refs(node.kwargs, lambda ref: Ref(same[ref.index]))
+        if node.op in ("aten.view", "aten._unsafe_view"):
+            node.target = aten.reshape.default  # without the copies before it, a view may have to copy
+        if node.op == "aten.instance_norm" and node.argument(5, "use_input_stats", True) is False:
+            node.op, node.target = "aten.batch_norm", aten.batch_norm.default  # with the same arguments
+        if node.op == "aten.view_as_complex":
+            node.target = as_complex
+        if node.op == "aten.as_strided":
+            _name_windows(node, nodes)
+        if node.op == "aten.squeeze":
+            _keep_batch_axis(node, nodes)
+        member = _picked_of_stack(node, nodes)
+        if member is not None:
+            same[node.index] = member
+        elif _is_copy(node, nodes):
+            same[node.index] = node.args[0].index
+        elif node.target is operator.getitem and isinstance(node.args[0], Ref) and isinstance(node.args[1], int):
+            source = nodes[node.args[0].index]
+            if (source.op in SPLITS and _pick_to_slice(node, source)) or source.kind != "call":
+                continue
+            which = node.args[1]
+            if read[source.index] == {0} or source.op in TAKEN_SINGLY:
+                same[node.index] = taken.setdefault((source.index, which), node.index)
+                node.target, node.op, node.layer = Result(source.target, which), source.op, source.layer
+                node.args, node.kwargs = source.args, source.kwargs
+
+    outputs = [same[o] if isinstance(o, int) else o for o in outputs]
+    find_row_indices(nodes)
+    nodes, outputs = without_unread(nodes, outputs)
+    _take_slices_over(nodes, count_readers(nodes, outputs))
+    return without_unread(nodes, outputs)
+
+
+def _as_strided(x: torch.Tensor, size: Any, stride: Any, offset: int | None = None) -> torch.Tensor:
+    return x.contiguous().as_strided(size, stride, offset or 0)
+
+
+def _name_windows(node: Node, nodes: list[Node]) -> None:
+    """Call what takes sliding windows by strides of a tensor's memory by its name."""
+    source = nodes[node.args[0].index]
+    size, stride, *offset = node.args[1:]
+    node.target = _as_strided
+    shape: tuple[int | None, ...] = source.shape or ()
+    if len(shape) < 2 or shape[0] is not None or any(s is None or s < 1 for s in shape[1:]) or any(offset):
+        return
+    row = [int(s or 0) for s in shape[1:]]
+    if node.shape is None or node.shape[0] is not None or stride[0] != math.prod(row):
+        return
+    found = window_of_strides(row, list(size[1:]), list(stride[1:]))
+    if found is not None:
+        node.op, node.target, node.args, node.kwargs = "aten.unfold", aten.unfold.default, (node.args[0], *found), {}
+
+
+def window_of_strides(sizes: list[int], taken: list[int], strides: list[int]) -> tuple[int, int, int] | None:
+    """The axis (from 1 on), size and step of the windows that ``as_strided`` takes of rows; None for anything else."""
+    own = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
+    if len(taken) != len(sizes) + 1 or not all(isinstance(s, int) for s in (*taken, *strides)):
+        return None
+    for axis, stride in enumerate(own):
+        step = strides[axis] // stride
+        alike = [*own[:axis], step * stride, *own[axis + 1 :], stride] == strides
+        beside = [*taken[:axis], *taken[axis + 1 : -1]] == [*sizes[:axis], *sizes[axis + 1 :]]
+        if alike and beside and step > 0 and taken[axis] == (sizes[axis] - taken[-1]) // step + 1:
+            return axis + 1, taken[-1], step
+    return None
+
+
+def _keep_batch_axis(node: Node, nodes: list[Node]) -> None:
+    """A squeeze of what has one element whatever the batch is: that of a batch of one would take its axis, too."""
+    (source,) = node.inputs
+    shape = nodes[source].shape
+    if shape is None:
+        return
+    given = node.argument(1, "dim", list(range(len(shape))))
+    axes = [axis % len(shape) for axis in ([given] if isinstance(given, int) else given)] if shape else []
+    if len(node.args) == 1 or any(shape[axis] is None or shape[axis] == -1 for axis in axes):
+        node.target, node.args, node.kwargs = (
+            aten.squeeze.dims,
+            (node.args[0], [axis for axis in axes if shape[axis] == 1]),
+            {},
+        )
+
+
+def _picked_of_stack(node: Node, nodes: list[Node]) -> int | None:
+    """What a pick along the axis of a stack is, as a member's weight that was stacked before."""
+    if node.op != "aten.select" or not isinstance(node.args[0], Ref):
+        return None
+    source, index = nodes[node.args[0].index], node.argument(2, "index")
+    if source.op != "aten.stack" or not source.shape or not isinstance(index, int):
+        return None
+    axis, rank = source.argument(1, "dim", 0), len(source.shape)
+    if node.argument(1, "dim", 0) % rank != axis % rank:
+        return None
+    picked = source.args[0][index]
+    return picked.index if isinstance(picked, Ref) else None
+
+
+def _is_copy(node: Node, nodes: list[Node]) -> bool:
+    if not node.args or not isinstance(node.args[0], Ref):
+        return False
+    source = nodes[node.args[0].index]
+    if node.op in COPIES:
+        return True
+    if node.op in ("aten.to", "aten._to_copy", "aten.type_as"):
+        return source.dtype == node.dtype and "device" not in node.kwargs
+    if node.op == "aten.slice":
+        start, end, step = node.argument(2, "start"), node.argument(3, "end"), node.argument(4, "step", 1)
+        return start in (None, 0) and end in (None, END) and step == 1
+    if node.op in ("aten.view", "aten.reshape", "aten.expand", "aten._unsafe_view", "aten.squeeze"):
+        return source.shape == node.shape and source.shape is not None and -1 not in source.shape
+    return False
+
+
+def _take_slices_over(nodes: list[Node], readers: list[int]) -> None:
+    for node in nodes:
+        if node.op not in ("aten.sum", "aten.mean") or not isinstance(node.argument(1, "dim"), list | tuple):
+            continue
+        cut = nodes[node.args[0].index]
+        if cut.op != "aten.slice" or readers[cut.index] != 1 or cut.argument(4, "step", 1) != 1:
+            continue
+        source = nodes[cut.args[0].index]
+        assert cut.shape is not None and source.shape is not None
+        rank = len(cut.shape)
+        axis, start = cut.argument(1, "dim", 0) % rank, cut.argument(2, "start") or 0
+        size, held = source.shape[axis], cut.shape[axis]
+        if axis not in [a % rank for a in node.argument(1, "dim")] or not isinstance(start, int):
+            continue
+        if size is None or held is None or size < 0 or held < 0:
+            continue  # along the batch, or as long as the batch says
+        first = min(max(start + size, 0) if start < 0 else start, size)
+        node.target = OfSlice(node.target, axis, first, first + held)
+        node.op, node.args = f"yuzu.{node.op.removeprefix('aten.')}_of_slice", (cut.args[0], *node.args[1:])
+
+
+def _pick_to_slice(node: Node, source: Node) -> bool:
+    """Make a pick of a split a slice, if it is one with bounds that are known; whether it is."""
+    which = node.args[1]
+    sizes = source.argument(1, "split_size", source.kwargs.get("split_sizes"))
+    axis = source.argument(2, "dim", 0) if source.op != "aten.unbind" else source.argument(1, "dim", 0)
+    if node.shape is None or not isinstance(axis, int) or which < 0:
+        return False
+    if source.op == "aten.unbind":
+        node.target, node.op, node.args = aten.select.int, "aten.select", (source.args[0], axis, which)
+        return True
+    if source.op == "aten.split" and isinstance(sizes, int):
+        start = which * sizes
+    elif isinstance(sizes, tuple | list) and all(isinstance(size, int) for size in sizes):
+        start = sum(sizes[:which])
+    else:
+        return False
+    width = node.shape[axis]
+    if width is None or width < 0:
+        return False
+    node.target, node.op, node.args = (
+        aten.slice.Tensor,
+        "aten.slice",
+        (source.args[0], axis, start, start + width),
+    )
+    return True
+
+
+def without_unread(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[Any]]:
+    """The nodes that an output depends on, renumbered, and the outputs' new indices."""
+    read: set[int] = {o for o in outputs if isinstance(o, int)}
+    for node in reversed(nodes):
+        if node.index in read:
+            read.update(node.inputs)
+    new: dict[int, int] = {}
+    kept: list[Node] = []
+    for node in nodes:
+        if node.index in read or node.kind in ("sequence", "extra"):
+            new[node.index] = len(kept)
+            node.args = map_refs(node.args, lambda ref: Ref(new[ref.index]))
+            node.kwargs = map_refs(node.kwargs, lambda ref: Ref(new[ref.index]))
+            node.index = len(kept)
+            kept.append(node)
+    return kept, [new[o] if isinstance(o, int) else o for o in outputs]

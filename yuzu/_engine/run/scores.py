@@ -1,0 +1,288 @@
+"""From the model's outputs, or their differences, to what the user asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+from yuzu._engine.capture.outputs import map_tensors
+from yuzu._engine.freed_memory import allow
+from yuzu._engine.layout import on_device
+from yuzu.errors import YuzuError, shown
+
+
+class Selection:
+    """``func`` and ``target``: what of the model's output is scored."""
+
+    def __init__(self, func: Callable[[Any], Any] | None, target: Any) -> None:
+        if func is not None and not callable(func):
+            raise YuzuError(f"func must be callable, got {type(func).__name__}")
+        if target is not None and not isinstance(
+            target, int | np.integer | slice | list | tuple | np.ndarray | torch.Tensor
+        ):
+            raise YuzuError(f"target must be an int, a slice or a list of ints, got {type(target).__name__}")
+        target = _plain(target)
+        if isinstance(target, bool | float | complex):
+            raise YuzuError(f"target must be an int, a slice or a list of ints, got {type(target).__name__}")
+        if isinstance(target, list) and not (
+            target and all(isinstance(t, int | np.integer) and not isinstance(t, bool) for t in target)
+        ):
+            raise YuzuError(f"target must be a non-empty list of ints, got {shown(target)}")
+        self.func, self.target = func, target
+        self.spec: Any = None
+        self.others: dict[int, Any] = {}  # what the output holds besides tensors, by place
+
+    def leaves(self, output: Any) -> list[torch.Tensor]:
+        """The tensors that are scored, of the whole output for a batch as the model returns it."""
+        if self.func is not None:
+            # func may work in place, and some of these values are read again
+            output = self.func(map_tensors(torch.Tensor.clone, output))
+        leaves, self.spec = pytree.tree_flatten(output)
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        if not tensors:
+            raise YuzuError(
+                f"the model's output (after func, if given) is of {type(output).__name__}, which holds no tensor to "
+                "score; give a func that picks the tensors"
+            )
+        check_real(tensors)
+        self.others = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)}
+        if self.target is not None:
+            if len(tensors) > 1:
+                raise YuzuError(
+                    f"target needs a single output tensor, the model returns {len(tensors)}; select one with func"
+                )
+            tensors = [self.pick(tensors[0], 1)]
+        return tensors
+
+    def check(self, leaves: Sequence[torch.Tensor], rows: int) -> None:
+        """Every scored tensor must have one row a sequence."""
+        for leaf in leaves:
+            if leaf.dim() == 0 or leaf.shape[0] != rows:
+                where = "func must return" if self.func is not None else "the model must return"
+                raise YuzuError(
+                    f"{where} one row for each sequence on the first axis, got shape {tuple(leaf.shape)} for {rows} "
+                    "sequences"
+                )
+
+    def pick(self, tensor: torch.Tensor, axis: int) -> torch.Tensor:
+        """``target`` on the axis of a tensor that is the output's first after the batch."""
+        target = self.target
+        if target is None:
+            return tensor
+        if tensor.dim() <= axis:
+            raise YuzuError(f"target={shown(target)} does not exist: the output has no axis after the batch")
+        size = tensor.shape[axis]
+        if isinstance(target, slice):
+            chosen = list(range(size))[target]
+            if not chosen:
+                raise YuzuError(f"target={shown(target)} selects nothing of an output of size {size}")
+            index = torch.tensor(chosen, device=tensor.device)
+            return tensor.index_select(axis, index)
+        for t in [target] if isinstance(target, int | np.integer) else target:
+            if not -size <= t < size:
+                raise YuzuError(
+                    f"target={shown(target)} does not exist: the output has size {size} on its first axis after the "
+                    "batch"
+                )
+        if isinstance(target, int | np.integer):
+            return tensor.select(axis, int(target))
+        index = torch.tensor([int(t) % size for t in target], device=tensor.device)
+        return tensor.index_select(axis, index)
+
+
+def _plain(target: Any) -> Any:
+    """A target without arrays: one without axes is an int, others and tuples are lists."""
+    if isinstance(target, np.ndarray | torch.Tensor):
+        return target.tolist()
+    return [_plain(t) for t in target] if isinstance(target, list | tuple) else target
+
+
+def check_real(tensors: Sequence[torch.Tensor]) -> None:
+    """A score is a difference of real numbers."""
+    for tensor in tensors:
+        if tensor.is_complex():
+            raise YuzuError(
+                f"the model's outputs (after func, if given) must be real to be scored, got {tensor.dtype}; choose "
+                "what of them to score with func, such as func=lambda y: y.abs() or y.real"
+            )
+
+
+class Results:
+    """Room for the results of all sequences in all states: ``(n, states, *shape, O...)`` for each scored tensor, on the
+    CPU, made when their shapes are known.
+
+    Parameters
+    ----------
+    n, states: int
+        Number of sequences, and of values of the inputs after them.
+    shape: tuple
+        ``(C, L')`` or ``(R,)``.
+    dtype: torch.dtype
+    """
+
+    def __init__(self, n: int, states: int, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.n, self.states, self.shape, self.dtype = n, states, shape, dtype
+        self.tensors: list[torch.Tensor] = []
+
+    def of_state(self, state: int, shapes: list[tuple[int, ...]]) -> list[torch.Tensor]:
+        """Those of one state, ``(n, *shape, O...)``; ``shapes`` lists the outputs' ``O...``."""
+        if not self.tensors:
+            self.tensors = [
+                torch.zeros(self.n, self.states, *self.shape, *s, dtype=self.dtype, device="cpu") for s in shapes
+            ]
+            allow(sum(tensor.nbytes for tensor in self.tensors))
+        return [tensor[:, state] for tensor in self.tensors]
+
+    def packed(self, selection: Selection, output: str, convert: Callable[[torch.Tensor], Any]) -> Any:
+        """All of it in the model's own container (after ``func``); what are no tensors there stay as they are."""
+        values = [convert(tensor) for tensor in self.tensors]
+        if output == "l2":
+            return values[0]
+        rest = iter(values)
+        count = len(values) + len(selection.others)
+        leaves = [selection.others[i] if i in selection.others else next(rest) for i in range(count)]
+        return pytree.tree_unflatten(leaves, selection.spec)
+
+
+class Scores:
+    """Fills the results of one state chunk by chunk.
+
+    Parameters
+    ----------
+    output: str
+        ``"l2"``, ``"delta"`` or ``"prediction"``.
+    results: Results
+    state: int
+        Which of its states. Default 0.
+    """
+
+    def __init__(self, output: str, results: Results, state: int = 0) -> None:
+        self.output, self.shape, self.dtype = output, results.shape, results.dtype
+        self._whole, self._state = results, state
+        self._results: list[torch.Tensor] = []
+        self._batch: list[torch.Tensor] = []
+        self._begin = 0
+        self._size = 0
+        self._reference: list[torch.Tensor] = []
+        self._doubtful: torch.Tensor | None = None
+
+    def begin(self, first: int, reference: list[torch.Tensor]) -> None:
+        """Start a batch of sequences with their reference outputs (after ``func`` and ``target``)."""
+        self._reference, self._begin, self._size = reference, first, reference[0].shape[0]
+        self._doubtful = None
+        device = reference[0].device
+        shapes: list[tuple[int, ...]] = [()] if self.output == "l2" else [tuple(r.shape[1:]) for r in reference]
+        results = self._results = self._whole.of_state(self._state, shapes)
+        if device.type == "cpu":
+            self._batch = [r[first : first + self._size] for r in results]
+        else:
+            self._batch = [torch.zeros(self._size, *r.shape[1:], dtype=self.dtype, device=device) for r in results]
+        if self.output == "prediction":
+            for result, r in zip(self._batch, reference, strict=True):
+                result += r.to(self.dtype).reshape(self._size, *[1] * len(self.shape), *r.shape[1:])
+
+    def write(
+        self,
+        sequence: np.ndarray,
+        slot: np.ndarray,
+        written: torch.Tensor | None,
+        values: list[torch.Tensor | None],
+    ) -> None:
+        """Write the differences ``(S, A, O...)`` of a chunk, or the mutants' values for ``"prediction"``; None for an
+        output that does not change.
+
+        With ``"l2"`` each is squared and summed over everything after the first two axes, so windows will do.
+        """
+        device = self._reference[0].device
+        rows, place = on_device(sequence, device), on_device(slot, device)
+        index: tuple[Any, ...]
+        if written is None:
+            index = (rows, place)
+        else:
+            index = (rows[:, None].expand_as(written), written, place[:, None].expand_as(written))
+        if self.output == "l2":
+            total = self._norm(values)
+            if total is not None:
+                self._batch[0][index] = total if written is not None else total[:, 0]
+            return
+        for result, value in zip(self._batch, values, strict=True):
+            if value is not None:
+                result[index] = (value if written is not None else value[:, 0]).to(self.dtype)
+
+    def doubt(self, sequence: np.ndarray, slot: np.ndarray, doubtful: torch.Tensor) -> None:
+        """Note ``(S, A)`` mutants of a chunk as better run naively."""
+        device = self._reference[0].device
+        if self._doubtful is None:
+            self._doubtful = torch.zeros(self._size, self.shape[-1], dtype=torch.bool, device=device)
+        index = on_device(sequence, device), on_device(slot, device)
+        self._doubtful[index] |= doubtful.any(1)
+
+    def to_run_naively(self) -> np.ndarray | None:
+        """``(B, L')`` or ``(B, R)``: at which places of the batch anything is `not_finite` or in doubt; None where
+        nothing is.
+        """
+        found = self.not_finite()
+        if self._doubtful is None or not bool(self._doubtful.any()):
+            return found
+        doubtful = self._doubtful.cpu().numpy()
+        return doubtful if found is None else found | doubtful
+
+    def not_finite(self) -> np.ndarray | None:
+        """``(B, L')`` or ``(B, R)``: at which places of the batch anything that was scored is not finite although the
+        reference is; None where all is.
+        """
+        place = len(self.shape)  # the axis of places
+        found = None
+        for i, result in enumerate(self._batch):
+            if bool(torch.isfinite(result.sum())):  # one pass that stores nothing
+                continue
+            if self.output == "l2":
+                known = torch.stack([torch.isfinite(r).reshape(self._size, -1).all(1) for r in self._reference]).all(0)
+            else:
+                known = torch.isfinite(self._reference[i])
+            known = known.reshape(self._size, *[1] * place, *known.shape[1:])
+            wrong = (~torch.isfinite(result) & known).movedim(place, 1)
+            wrong = wrong.reshape(*wrong.shape[:2], -1).any(2)
+            found = wrong if found is None else found | wrong
+        return found.cpu().numpy() if found is not None and bool(found.any()) else None
+
+    def _norm(self, differences: list[torch.Tensor | None]) -> torch.Tensor | None:
+        present = [d for d in differences if d is not None]
+        if not present:
+            return None
+        # norms rather than sums of squares: differences may be as small as 1e-30
+        norms = [
+            torch.linalg.vector_norm(d.to(self.dtype).flatten(2), dim=2) if d.dim() > 2 else d.to(self.dtype).abs()
+            for d in present
+        ]
+        return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms), dim=0)
+
+    def end(self) -> None:
+        """Finish a batch of sequences."""
+        if self._batch and self._batch[0].device.type != "cpu":
+            for result, batch in zip(self._results, self._batch, strict=True):
+                result[self._begin : self._begin + self._size] = batch.cpu()
+        self._batch = []
+
+
+def result_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for a float64 model, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def difference(mutant: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """``mutant - reference``, in float32 where they are truth values or whole numbers."""
+    if not reference.is_floating_point():
+        mutant, reference = mutant.float(), reference.float()
+    return mutant - reference
+
+
+def scored(mutant: torch.Tensor, reference: torch.Tensor, output: str) -> torch.Tensor:
+    """What `Scores.write` takes for an ``output``: the mutant's own value where the prediction is asked for, as the
+    difference from an infinite reference is no number.
+    """
+    return mutant if output == "prediction" else difference(mutant, reference)
