@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from yuzu._engine.capture.export import capture
 from yuzu._engine.graph import Graph, Weights, evaluate
 from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.rewrite.all import capture
 from yuzu._engine.run.run import Derived, Run, Sites
 
 torch.set_num_threads(1)

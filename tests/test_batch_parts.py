@@ -9,7 +9,8 @@ from torch import nn
 
 import yuzu
 from yuzu import precompute, yuzu_ism
-from yuzu._engine.capture.export import CaptureError, capture
+from yuzu._engine.capture.errors import CaptureError
+from yuzu._engine.rewrite.all import capture
 
 L = 30
 

@@ -12,7 +12,8 @@ from conftest import assert_right, assert_same, randomized, sequences
 from torch import nn
 
 import yuzu
-from yuzu._engine.capture.export import CaptureError, capture
+from yuzu._engine.capture.errors import CaptureError
+from yuzu._engine.rewrite.all import capture
 from yuzu.errors import PrecomputationError, YuzuError, YuzuWarning
 from yuzu.product import apply_product
 

@@ -31,11 +31,13 @@ from torch.utils.checkpoint import checkpoint
 
 import yuzu
 from yuzu import models
-from yuzu._engine.capture import export as capture_module
-from yuzu._engine.capture.export import CaptureError, capture
+from yuzu._engine.capture import export
+from yuzu._engine.capture.errors import CaptureError
 from yuzu._engine.graph import Graph, Weights, evaluate, refs_of
 from yuzu._engine.handlers import contract
 from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.rewrite import all as rewrite
+from yuzu._engine.rewrite.all import capture
 from yuzu._engine.rewrite.simplify import simplify
 from yuzu.errors import YuzuWarning
 
@@ -501,7 +503,7 @@ def assert_right_or_refused(model: nn.Module) -> Any:
     return made
 
 
-# ---- the second road: children in order ------------------------------------------------------------------------------------------------------
+# ---- the third route: children in order ------------------------------------------------------------------------------------------------------
 
 
 class Inspecting(nn.Module):
@@ -522,7 +524,7 @@ class Inspecting(nn.Module):
 def test_children_in_order_is_the_second_road() -> None:
     model = seeded(Inspecting).eval()
     graph = capture(model, (4, LENGTH), (), torch.float64)
-    assert graph.road == "children"
+    assert graph.route == "children"
     assert [n.layer for n in graph.nodes if n.kind == "call"] == ["conv", "relu", "head"]
     X = one_hot(2, 4, LENGTH)
     assert torch.allclose(run_graph(graph, model, X), model(X))
@@ -711,7 +713,7 @@ def test_a_second_trace_would_change_nothing(build: Callable[[], nn.Module], tra
     args = (torch.rand(1, 5, 1, dtype=torch.float64),) if isinstance(model, StarArgs) else ()
     once = capture(model, (4, LENGTH), args, torch.float64)
     assert not traced_twice
-    monkeypatch.setattr(capture_module, "_functional", lambda program: False)
+    monkeypatch.setattr(export, "is_settled", lambda program: False)
     twice = capture(model, (4, LENGTH), args, torch.float64)
     assert traced_twice
     rows = tuple(a.expand(len(X), *a.shape[1:]) for a in args)
@@ -1027,9 +1029,9 @@ def test_simplify_never_changes_a_value(kind: str, monkeypatch: pytest.MonkeyPat
         before.append(([dataclasses.replace(n) for n in nodes], list(outputs)))
         return simplify(nodes, outputs)
 
-    monkeypatch.setattr(capture_module, "simplify", watched)
+    monkeypatch.setattr(rewrite, "simplify", watched)
     simple = capture(model, (4, LENGTH), (), torch.float64)
-    plain = Graph(*before[-1], simple.rebuild, simple.container, simple.road)
+    plain = Graph(*before[-1], simple.rebuild, simple.container, simple.route)
     for batch in (1, 4):
         X = torch.rand(batch, 4, LENGTH, dtype=torch.float64)
         with torch.no_grad():

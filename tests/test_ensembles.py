@@ -14,8 +14,8 @@ from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
 import yuzu
-from yuzu._engine.capture.export import capture
 from yuzu._engine.capture.unrolled_vmap import MOST_MEMBERS, vmap_unrolled
+from yuzu._engine.rewrite.all import capture
 from yuzu.errors import YuzuWarning
 
 LENGTH = 24

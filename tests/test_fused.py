@@ -14,11 +14,11 @@ from test_not_finite import assert_same_pattern
 from torch import nn
 
 import yuzu
-from yuzu._engine.capture.export import capture
 from yuzu._engine.kernels import fused as fused_kernel
 from yuzu._engine.kernels import triton as kernels_of
 from yuzu._engine.plan import fusion as blocks
 from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.rewrite.all import capture
 
 L = 48
 

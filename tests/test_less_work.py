@@ -15,13 +15,13 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import yuzu
-from yuzu._engine.capture.export import capture
 from yuzu._engine.edits import Mutations, batches
 from yuzu._engine.graph import Weights
 from yuzu._engine.handlers import dense
 from yuzu._engine.handlers.dense import DENSE_WAYS
 from yuzu._engine.handlers.pool import AveragePool
 from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.rewrite.all import capture
 from yuzu._engine.run.bound import PLANS_KEPT, Bound
 from yuzu._engine.run.run import Derived, Run
 from yuzu._engine.tune import measure

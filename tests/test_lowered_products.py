@@ -10,11 +10,11 @@ from random_models import random_model
 from torch import nn
 
 import yuzu
-from yuzu._engine.capture.export import capture
 from yuzu._engine.graph import Weights
 from yuzu._engine.handlers import dense
 from yuzu._engine.kernels import products as lowered_products
 from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.rewrite.all import capture
 from yuzu._engine.run.run import Derived, Run
 from yuzu._engine.tune.verify import compare, error_of_products
 from yuzu._engine.ways import call as convolution_call

@@ -12,10 +12,10 @@ from torch import nn
 
 import yuzu
 from yuzu import models
-from yuzu._engine.capture.export import capture
 from yuzu._engine.graph import Weights
 from yuzu._engine.plan.conditioning import find_fading
 from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.rewrite.all import capture
 from yuzu._engine.run.bound import Bound
 from yuzu._engine.run.run import Derived, Run
 from yuzu._engine.tune import measure

@@ -16,8 +16,8 @@ from torch import nn
 
 import yuzu
 from yuzu._engine import freed_memory
-from yuzu._engine.capture.export import capture
 from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.rewrite.all import capture
 from yuzu._engine.tune import measure
 from yuzu._engine.window import WIDTHS, Window
 

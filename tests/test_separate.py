@@ -7,8 +7,8 @@ from conftest import oracle, randomized, sequences
 from torch import nn
 
 import yuzu
-from yuzu._engine.capture.export import capture
 from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.rewrite.all import capture
 
 L = 20
 

@@ -6,7 +6,7 @@ from conftest import assert_right, randomized, sequences
 from torch import nn
 
 import yuzu
-from yuzu._engine.capture.export import capture
+from yuzu._engine.rewrite.all import capture
 
 L = 20
 

@@ -9,10 +9,10 @@ from conftest import assert_close, assert_right, oracle, randomized, sequences
 from torch import nn
 
 import yuzu
-from yuzu._engine.capture.export import capture
 from yuzu._engine.handlers import contract
 from yuzu._engine.handlers.elementwise import OnRows
 from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.rewrite.all import capture
 from yuzu.product import apply_pairwise
 
 L = 40

@@ -11,9 +11,9 @@ from conftest import assert_close, assert_right, randomized, sequences
 from torch import nn
 
 import yuzu
-from yuzu._engine.capture.export import capture
 from yuzu._engine.layout import ROWS, VALUES
 from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.rewrite.all import capture
 from yuzu.product import apply_product
 
 L, D = 30, 6

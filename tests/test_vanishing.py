@@ -7,9 +7,9 @@ from conftest import assert_right, randomized, sequences
 from torch import nn
 
 import yuzu
-from yuzu._engine.capture.export import capture
 from yuzu._engine.handlers import elementwise
 from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.rewrite.all import capture
 
 L = 40
 WIDE = dict(ranges=[(i, i + 28) for i in range(0, 13, 2)])  # zeros, fastISM's default mutation

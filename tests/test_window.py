@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from random_models import CPU, one_hot
 from torch import nn
 
-from yuzu._engine.capture.export import capture
 from yuzu._engine.graph import Weights
 from yuzu._engine.layout import FEW_SITES, Change, Layout, expand, read_windows, rewindow
 from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.rewrite.all import capture
 from yuzu._engine.run.run import Derived, Run, Sites
 from yuzu._engine.window import Geometry, Window, union
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from yuzu._engine.capture.export import CaptureError
+from yuzu._engine.capture.errors import CaptureError
 from yuzu._engine.capture.model_copy import model_dtype
 from yuzu._engine.edits import Mutations, batches, letters_of
 from yuzu._engine.freed_memory import bounded, give_back, keep_freed_memory

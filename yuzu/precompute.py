@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from yuzu._engine.capture.export import DRAWS, CaptureError, capture
+from yuzu._engine.capture.errors import DRAWS, CaptureError
 from yuzu._engine.capture.model_copy import evaluation_copy, model_dtype, on_copies, writes_to_parameters
 from yuzu._engine.capture.recurrent import loops_in
 from yuzu._engine.capture.structure import structure_key
@@ -28,6 +28,7 @@ from yuzu._engine.kernels.precision import products
 from yuzu._engine.plan.plan import Plan, make_plan
 from yuzu._engine.progress import Stages
 from yuzu._engine.request import argument_kinds, check_args, check_count, check_device, check_model
+from yuzu._engine.rewrite.all import capture
 from yuzu._engine.run.bound import LEAST_MEMORY, Bound
 from yuzu._engine.run.run import Derived, Run
 from yuzu._engine.store.precomputation import Args, Precomputation, branch_words, structure_fingerprint

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+END = 2**63 - 1  # the end of a slice that goes to the last element
+
 
 @dataclass(frozen=True)
 class Ref:
@@ -204,7 +206,7 @@ class Graph:
     outputs: list[Any]
     rebuild: Callable[[list[Any]], Any]
     container: str
-    road: str
+    route: str
 
     def __post_init__(self) -> None:
         self.consumers: list[list[int]] = [[] for _ in self.nodes]
@@ -242,7 +244,7 @@ class Graph:
             [n.kind, n.op, _name_of(n), plain(n.args), plain(n.kwargs), key, plain(n.shape)]
             for n, key in zip(self.nodes, keys, strict=True)
         ]
-        text = json.dumps([rows, [str(o) for o in self.outputs], self.container, self.road])
+        text = json.dumps([rows, [str(o) for o in self.outputs], self.container, self.route])
         return hashlib.sha256(text.encode()).hexdigest()
 
 

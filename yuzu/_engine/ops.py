@@ -178,7 +178,8 @@ def name_of(target: Any) -> str:
 
 def _op(name: str, true: str = "", **values: Any) -> Op:
     """A row: the facts that are ``true`` of an operation, and the values of others."""
-    return Op(name if "." in name else f"aten.{name}", **dict.fromkeys(true.split(), True), **values)
+    facts: dict[str, Any] = {**dict.fromkeys(true.split(), True), **values}
+    return Op(name if "." in name else f"aten.{name}", **facts)
 
 
 _ROWS = (

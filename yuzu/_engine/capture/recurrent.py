@@ -23,11 +23,11 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from yuzu._engine import ops
 from yuzu._engine.graph import Node
 
-LAYERS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
-CELLS = tuple(f"{name}_cell" for name in LAYERS)
-OPERATIONS = frozenset(f"aten.{name}" for name in (*LAYERS, *CELLS))
+CELLS = sorted(name.removeprefix("aten.") for name in ops.with_fact("recurrent") if name.endswith("_cell"))
+LAYERS = [name.removesuffix("_cell") for name in CELLS]
 OFTEN = 8  # times that something has run: a model for both strands, or for a few windows, runs all of it as often
 # results of a loop, each from the one before, and of all operations: more would take some seconds to trace
 LONG_CHAIN, MANY_RESULTS = 60, 400
@@ -217,4 +217,4 @@ for _name in LAYERS:
 for _name in CELLS:
     _define(_name, "default", _of_cell)
 
-__all__ = ["OPERATIONS", "Unrolled", "draws", "kept_whole", "loops_in", "present"]
+__all__ = ["Unrolled", "draws", "kept_whole", "loops_in", "present"]

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from yuzu._engine.capture.branches import Branches
-from yuzu._engine.capture.export import capture
 from yuzu._engine.capture.model_copy import evaluation_copy, model_dtype
 from yuzu._engine.edits import Mutations
 from yuzu._engine.graph import Weights
 from yuzu._engine.plan.plan import Plan, make_plan
-from yuzu._engine.rewrite.select_outputs import narrow
+from yuzu._engine.rewrite.all import capture
+from yuzu._engine.rewrite.select_outputs import select_outputs
 from yuzu._engine.run.run import Derived
 from yuzu._engine.tune import measure
 from yuzu.errors import YuzuError
@@ -123,7 +123,7 @@ class Bound:
 
     def _narrow(self, chosen: tuple[int, ...], size: int) -> Bound | None:
         assert self.plan is not None
-        graph = narrow(self.plan.graph, chosen) if 0 < len(chosen) < size else None
+        graph = select_outputs(self.plan.graph, chosen) if 0 < len(chosen) < size else None
         if graph is None:
             return None
         plan = make_plan(graph, self.plan.precision, self.plan.naive)

@@ -14,12 +14,13 @@ from typing import Any, NoReturn
 import torch
 
 from yuzu._engine.capture.branches import Branches
-from yuzu._engine.capture.export import CaptureError, capture
+from yuzu._engine.capture.errors import CaptureError
 from yuzu._engine.capture.model_copy import model_dtype
 from yuzu._engine.capture.structure import structure_key
 from yuzu._engine.graph import Graph, Node
 from yuzu._engine.plan.plan import Plan, make_plan
 from yuzu._engine.request import argument_kinds, check_device, check_path, describe_inputs, looks_transposed
+from yuzu._engine.rewrite.all import capture
 from yuzu._engine.run.bound import Bound
 from yuzu._engine.store import files as precomputation_files
 from yuzu._engine.store import summary
