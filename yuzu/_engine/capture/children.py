@@ -69,7 +69,7 @@ class _Opaque(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         if str(func) in READS_VALUES:
-            raise CaptureError("forward looks at the content of a tensor")
+            raise CaptureError("forward reads the values of a tensor")
         bare = pytree.tree_map(lambda t: t.bare if isinstance(t, _Opaque) else t, (args, kwargs or {}))
         result = func(*bare[0], **bare[1])
         return pytree.tree_map(lambda t: _Opaque(t) if isinstance(t, torch.Tensor) else t, result)

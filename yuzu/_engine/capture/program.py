@@ -179,9 +179,11 @@ class _Reader:
             raise CaptureError(f"the exported model calls {node.op}")
         source: Any = fx.args[0] if fx.args else None
         if node.op == "aten.as_strided" and not source.meta["val"].is_contiguous():
-            raise CaptureError("forward reads by strides what does not lie in memory in order")
+            raise CaptureError("forward takes a view by strides of a tensor that is not contiguous")
         if _takes_rows(node, self.nodes):
-            raise CaptureError("forward takes batches apart, of which larger ones have more pieces")
+            raise CaptureError(
+                "forward splits the batch into pieces, and the number of pieces depends on the size of the batch"
+            )
 
 
 def _read(node: Node) -> slice:
