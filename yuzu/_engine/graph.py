@@ -134,7 +134,7 @@ class Node:
         return self.kwargs.get(name, default)
 
     def named(self, name: str) -> Any:
-        """The argument that the operation's schema calls ``name``, or its default; None if there is no such argument."""
+        """The argument that the operation's schema calls ``name``, or its default; None if it has no such argument."""
         place, default = self._place_of(name)
         return None if place is None else self.argument(place, name, default)
 

@@ -152,20 +152,21 @@ def is_pointwise(name: str, target: Any) -> bool:
     return of(name).pointwise or torch.Tag.pointwise in getattr(target, "tags", ())
 
 
-# Operations that the table does not know, or that capture takes apart, and that the user has a handler for.
+# Operations with a handler that the table does not know, or that capture takes apart: all are the user's.
 _OF_THE_USER: set[str] = set()
 
 
 def note_handler(name: str) -> None:
-    """Remember that the user has a handler for an operation: capture leaves it whole from now on, and if the table does
-    not know it, it is one that treats sequences by themselves. Graphs without that operation stay as they are.
+    """Take note of a handler. The table has a row for each operation that we have a handler for, so it changes nothing
+    for these. Any other is the user's: from now on capture leaves it whole, and it counts as one that treats sequences
+    by themselves. Graphs without that operation stay as they are.
     """
-    if not stays_whole(name):
+    if "." in name and not stays_whole(name):
         _OF_THE_USER.add(name)
 
 
 def has_users_handler(name: str) -> bool:
-    """Whether the user has a handler for an operation that has no facts, or is taken apart without it."""
+    """Whether the user has a handler for an operation that the table does not know, or that capture takes apart."""
     return name in _OF_THE_USER
 
 
@@ -266,7 +267,6 @@ _ROWS = (
     _op("silu", "bounded_slope small_of_small"),
     _op("mish", "bounded_slope small_of_small"),
     _op("softplus", "bounded_slope nonzero"),
-    _op("softsign", "retraced gentle"),
     _op("log_sigmoid", "pointwise bounded_slope nonzero"),
     _op("sigmoid", "monotone bounded_slope nonzero"),
     _op("tanh", "monotone bounded_slope"),

@@ -82,7 +82,7 @@ def taken_apart(output: Any) -> tuple[list[Any], Recipe | None]:
 
 @contextlib.contextmanager
 def objects_taken_apart(module: torch.nn.Module) -> Iterator[list[Recipe]]:
-    """Let a module return the values in an object. The list that is yielded gets a recipe for the object at each call."""
+    """Let a module return the values in an object. The yielded list gets a recipe for the object at each call."""
     recipes: list[Recipe] = []
 
     def values_of(module: torch.nn.Module, given: Any, output: Any) -> Any:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from yuzu._engine import ops
 from yuzu._engine.graph import Graph, Node, Ref, evaluate, refs_of
 from yuzu._engine.layout import CONSTANT, ROWS, Change, Layout
 from yuzu._engine.window import Geometry, Integers, Window, union
@@ -266,6 +267,7 @@ def handles(*operations: str, reads_sizes: bool = False) -> Callable[[Handler], 
         for operation in operations:
             name = operation.replace("::", ".")
             _REGISTRY[name] = handler
+            ops.note_handler(name)
             (_READS_SIZES.add if reads_sizes else _READS_SIZES.discard)(name)
         return handler
 

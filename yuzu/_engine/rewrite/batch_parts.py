@@ -85,7 +85,7 @@ class _Taken:
         elif node.target is operator.getitem and node.inputs and node.inputs[0] in self.cuts:
             self.new[node.index] = self.cuts[node.inputs[0]].nodes[node.args[1]]
         elif (read or self.sizes.intersection(node.inputs)) and self._multiple(Ref(node.index)) is not None:
-            self.sizes.add(node.index)  # none but a slice may read it
+            self.sizes.add(node.index)  # only a slice may read it
         elif not read:
             self._add(node, self._renewed(node, self.new))
         elif not self._ended(node):
@@ -94,7 +94,7 @@ class _Taken:
     def _add(self, node: Node, arguments: Any, **changes: Any) -> int:
         args, kwargs = arguments
         added = dataclasses.replace(node, index=len(self.found), args=args, kwargs=kwargs, **changes)
-        if added.inputs:  # one of the parts may be another input's
+        if added.inputs:  # one of the parts may come from another input
             added.mutated &= any(self.found[i].mutated for i in added.inputs)
         self.found.append(added)
         self.new.setdefault(node.index, added.index)

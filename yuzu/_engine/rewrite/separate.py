@@ -92,8 +92,8 @@ def _axis(node: Node, join: Node) -> int:
 
 
 def _terms(node: Node, nodes: list[Node], readers: list[int]) -> list[Term]:
-    """The neighbouring parts that stay together of the join before a layer, and their columns of the weight; none where
-    the layer stays as it is.
+    """The terms of a layer after a join: neighbouring parts that stay together, with their columns of the weight. None
+    where the layer stays as it is.
     """
     convolution = ops.of(node.op).convolves and node.argument(6, "groups", 1) == 1
     if not (convolution or node.op == "aten.linear") or not node.mutated:

@@ -30,7 +30,7 @@ def as_complex(x: torch.Tensor) -> torch.Tensor:
 def simplify(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[Any]]:
     """The simplified nodes, renumbered, and the outputs' new indices."""
     nodes = [dataclasses.replace(node) for node in nodes]
-    same = list(range(len(nodes)))  # the node that computes the same value, the earliest known
+    same = list(range(len(nodes)))  # for each node, the first that computes the same value
     read: dict[int, set[Any]] = {}  # the results of an operation that are read
     for node in nodes:
         if node.target is operator.getitem and isinstance(node.args[0], Ref):
@@ -67,7 +67,7 @@ def simplify(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[An
 def _use_plain_operation(node: Node, nodes: list[Node]) -> None:
     """Exchange an operation for a usual one that computes the same."""
     if node.op in ("aten.view", "aten._unsafe_view"):
-        node.target = aten.reshape.default  # without the copies before it, a view may have to copy
+        node.target = aten.reshape.default  # a view may have to copy once the copies before it are gone
     if node.op == "aten.instance_norm" and node.argument(5, "use_input_stats", True) is False:
         node.op, node.target = "aten.batch_norm", aten.batch_norm.default  # with the same arguments
     if node.op == "aten.view_as_complex":

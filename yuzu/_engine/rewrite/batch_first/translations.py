@@ -1,7 +1,7 @@
 """The translations of operations: from a node to one that works with the batch in front.
 
-A translation returns the index of the new node and the form of its result in the model, or None where it has none. One
-that returns something for a value with the batch in front proves that the operation treats rows by themselves.
+A translation returns the index of the new node and the form of its result in the model, or None where it has none. If
+the batch is in front already, a translation proves that the operation treats rows by themselves.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _of_type(new: BatchFirst, node: Node) -> tuple[int, Form] | None:
     held = new.source(node)
     if held is None:
         return None
-    other = new.held.get(node.args[1].index, (None,))[0]  # of which only the type matters
+    other = new.held.get(node.args[1].index, (None,))[0]  # only its type matters
     other = new.as_given(node.args[1].index) if other is None else other
     return new.same(node, held[1], (Ref(held[0]), Ref(other)))
 
