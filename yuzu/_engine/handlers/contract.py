@@ -289,7 +289,7 @@ def find_handler(view: View) -> Handler | str:
     """The handler for a node, or the reason why it has none."""
     node = view.node
     handler = _REGISTRY.get(node.op)
-    if handler is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
+    if handler is None and ops.is_pointwise(node.op, node.target):
         handler = _REGISTRY["pointwise"]
     if handler is None:
         return f"there is no handler for {node.op}"
@@ -310,19 +310,6 @@ def find_rule(view: View) -> Rule | str:
         return handler
     rule = handler(view)
     return rule if isinstance(rule, str) else (_why_no_differences(view, rule) or rule)
-
-
-# what gives a tensor's numbers as they are, in another order or shape
-MOVES = {
-    "aten.transpose",
-    "aten.permute",
-    "aten.reshape",
-    "aten.squeeze",
-    "aten.unsqueeze",
-    "aten.flatten",
-    "aten.slice",
-    "aten.select",
-}
 
 
 def _why_no_differences(view: View, rule: Rule) -> str | None:
@@ -348,11 +335,13 @@ def _is_only_widened(view: View, node: Node) -> bool:
     readers = [view.graph.nodes[i] for i in view.graph.consumers[node.index]]
     if not readers or node.index in view.graph.output_nodes:
         return False
-    return all(_widens(reader, node) or (reader.op in MOVES and _is_only_widened(view, reader)) for reader in readers)
+    return all(
+        _widens(reader, node) or (ops.of(reader.op).moves and _is_only_widened(view, reader)) for reader in readers
+    )
 
 
 def _widens(cast: Node, node: Node) -> bool:
-    if cast.op not in ("aten.to", "aten._to_copy", "aten.type_as") or cast.dtype is None or node.dtype is None:
+    if not ops.of(cast.op).casts or cast.dtype is None or node.dtype is None:
         return False
     return cast.floating and cast.dtype.itemsize > node.dtype.itemsize
 

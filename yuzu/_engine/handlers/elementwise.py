@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils import _pytree as pytree
 
+from yuzu._engine import ops
 from yuzu._engine.graph import Node, Ref, map_refs
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.layout import CONSTANT, ROWS, Change, Layout, rewindow, widened
@@ -261,13 +262,7 @@ def of_rank(operand: torch.Tensor, node: Node) -> torch.Tensor:
     return operand.reshape(*[1] * (len(node.shape or ()) - operand.dim()), *operand.shape)
 
 
-# Pointwise operations that PyTorch does not tag as such, or did not in some version.
-UNTAGGED = (
-    "hardswish leaky_relu log_sigmoid where masked_fill __and__ __or__ floor_divide fill copy complex polar "
-).split()
-
-
-@handles("pointwise", *(f"aten.{name}" for name in UNTAGGED))
+@handles("pointwise", *ops.with_fact("pointwise"))
 def pointwise(view: View) -> Rule | str:
     """Every operation that PyTorch tags as pointwise, and some that it should."""
     found = common_layout(view)

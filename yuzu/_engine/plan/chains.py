@@ -13,22 +13,20 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from yuzu._engine import ops
 from yuzu._engine.graph import Node
 from yuzu._engine.handlers.affine import Product, Scaled
 from yuzu._engine.handlers.contract import Rule
-from yuzu._engine.handlers.elementwise import UNTAGGED, Local, OfValues, OnRows
+from yuzu._engine.handlers.elementwise import Local, OfValues, OnRows
 from yuzu._engine.handlers.formulas import Formula
 from yuzu._engine.handlers.merge import Sum
-from yuzu._engine.plan.conditioning import SMALL_OF_SMALL, is_steady
+from yuzu._engine.plan.conditioning import is_steady
 
 if TYPE_CHECKING:
     from yuzu._engine.plan.plan import Plan
 
 LONGEST = 8  # operations of a stretch: what others read, too, is computed once more
 OWN = (Local, OnRows, Sum, Scaled, Product, Formula)  # a rule of a user's is run as it is
-CHOICES = {"aten.where", "aten.masked_fill"}  # steep nowhere: they pass values on
-UNTAGGED_NAMES = {f"aten.{name}" for name in UNTAGGED}
-SOFTMAX = {"aten.softmax", "aten._softmax"}
 
 
 def take_over_stretches(plan: Plan) -> None:
@@ -42,12 +40,11 @@ def take_over_stretches(plan: Plan) -> None:
 
 def _is_steep(rule: OfValues) -> bool:
     node = rule.node
-    return node.mutated and _is_pointwise(node) and node.op not in CHOICES and not is_steady(rule)
+    return node.mutated and _is_pointwise(node) and not ops.of(node.op).chooses and not is_steady(rule)
 
 
 def _is_pointwise(node: Node) -> bool:
-    tagged = torch.Tag.pointwise in getattr(node.target, "tags", ())
-    return node.op.startswith("aten.") and (tagged or node.op in UNTAGGED_NAMES)
+    return node.op.startswith("aten.") and ops.is_pointwise(node.op, node.target)
 
 
 def _stretch_before(plan: Plan, rule: Rule) -> set[int]:
@@ -63,10 +60,10 @@ def _stretch_before(plan: Plan, rule: Rule) -> set[int]:
 
 def _can_be_inside(plan: Plan, index: int, reader: Rule) -> bool:
     node, rule = plan.graph.nodes[index], plan.rules[index]
-    if not node.mutated or type(rule) not in OWN or node.op in SMALL_OF_SMALL:
+    if not node.mutated or type(rule) not in OWN or ops.of(node.op).small_of_small:
         return False
     assert rule is not None
-    if not (_is_pointwise(node) or node.op in SOFTMAX) or not node.floating:
+    if not (_is_pointwise(node) or ops.of(node.op).softmax) or not node.floating:
         return False
     if any(isinstance(a, torch.dtype) for a in (*node.args, *node.kwargs.values())):
         return False  # would narrow what is widened

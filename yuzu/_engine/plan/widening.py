@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from yuzu._engine import ops
 from yuzu._engine.graph import Node
 from yuzu._engine.handlers.affine import Linear, Product, Scaled
 from yuzu._engine.handlers.contract import Rule
@@ -27,23 +28,13 @@ from yuzu._engine.handlers.merge import Sum
 from yuzu._engine.handlers.pool import AveragePool
 from yuzu._engine.handlers.reduce import SumOverPositions
 from yuzu._engine.layout import ROWS
-from yuzu._engine.plan.conditioning import SMALL_OF_SMALL, is_steady
+from yuzu._engine.plan.conditioning import is_steady
 
 if TYPE_CHECKING:
     from yuzu._engine.plan.plan import Plan
 
 WEIGHTED = (Convolution, LinearRows, TransposedConvolution, OnChannels, OverPositions)
-# that are not steady, but nowhere steeper than what they read is large
-GENTLE = {
-    f"aten.{name}"
-    for name in (
-        "square expm1 erf erfc sinh cosh atan asinh softsign addcmul lerp where masked_fill cumsum cumprod prod roll "
-        "pad constant_pad_nd scaled_dot_product_attention"
-    ).split()
-}
-# where a number under the root keeps them from being steep, and the least that does
-EPSILON = {"aten.layer_norm": 4, "aten.native_layer_norm": 4, "aten.group_norm": 4, "aten.instance_norm": 7}
-LARGE_EPSILON = 1e-6
+LARGE_EPSILON = 1e-6  # under a root it keeps an operation from being steep
 
 
 @dataclass(frozen=True)
@@ -137,9 +128,10 @@ def _find_steep(plan: Plan) -> set[int]:
 
 def _is_steep(rule: Rule) -> bool:
     node = rule.node
-    if not isinstance(rule, OfValues) or is_steady(rule) or node.op in GENTLE:
+    if not isinstance(rule, OfValues) or is_steady(rule) or ops.of(node.op).gentle:
         return False
-    epsilon = node.argument(EPSILON[node.op], "eps", 1e-5) if node.op in EPSILON else 0.0
+    place = ops.of(node.op).epsilon
+    epsilon = 0.0 if place is None else node.argument(place, "eps", 1e-5)
     return epsilon < LARGE_EPSILON and not _is_whole_power(node)
 
 
@@ -162,4 +154,4 @@ def _loses_digits(rule: Rule) -> bool:
         return True
     if isinstance(rule, Linear):
         return rule.family == "reduce"
-    return isinstance(rule, OfValues | Formula) and rule.node.op not in SMALL_OF_SMALL
+    return isinstance(rule, OfValues | Formula) and not ops.of(rule.node.op).small_of_small
