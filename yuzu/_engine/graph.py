@@ -87,9 +87,9 @@ class Node:
     dtype: torch.dtype or None
         Dtype of the result; None if that is no tensor.
     mutated: bool
-        Whether it depends on the letters of the mutated sequence.
+        True if it depends on the letters of the mutated sequence.
     batched: bool
-        Whether it depends on any input or on the batch size.
+        True if it depends on any input or on the batch size.
     rows: tuple of int or None
         The rows of a weight that are used; None for all.
     columns: (int, int) or None
@@ -119,7 +119,7 @@ class Node:
 
     @property
     def floating(self) -> bool:
-        """Whether the result is a tensor of floating point or complex numbers, and not of bools or integers."""
+        """Return whether the result is a tensor of floating point or complex numbers, and not of bools or integers."""
         return self.dtype is not None and (self.dtype.is_floating_point or self.dtype.is_complex)
 
     @property
@@ -206,7 +206,7 @@ class Graph:
     rebuild: callable
         Makes the output of a list of its leaves.
     container: str
-        What the output is made of, in words.
+        The containers that the output is made of, in words.
     route: str
         How the model was captured.
     """

@@ -142,13 +142,13 @@ def with_fact(fact: str) -> frozenset[str]:
 
 
 def stays_whole(name: str) -> bool:
-    """Whether a second trace leaves an operation as it is."""
+    """Return whether a second trace leaves an operation as it is."""
     facts = of(name)
     return facts is not _UNKNOWN and not (facts.retraced or facts.composite or facts.draws)
 
 
 def is_pointwise(name: str, target: Any) -> bool:
-    """Whether an operation treats elements by themselves, by the table or by its tag in PyTorch."""
+    """Return whether an operation treats elements by themselves, by the table or by its tag in PyTorch."""
     return of(name).pointwise or torch.Tag.pointwise in getattr(target, "tags", ())
 
 
@@ -166,7 +166,7 @@ def note_handler(name: str) -> None:
 
 
 def has_users_handler(name: str) -> bool:
-    """Whether the user has a handler for an operation that the table does not know, or that capture takes apart."""
+    """Return whether the user has a handler for an operation that the table does not know, or that capture takes apart."""
     return name in _OF_THE_USER
 
 

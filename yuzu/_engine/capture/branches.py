@@ -57,7 +57,7 @@ class Branches:
 
     @property
     def by_args(self) -> bool:
-        """Whether ``forward`` decides by inputs after the sequence."""
+        """Return whether ``forward`` decides by inputs after the sequence."""
         return any(isinstance(step, Node) and step.kind == "extra" for step in self.steps)
 
     @property
@@ -66,8 +66,8 @@ class Branches:
         return {str(step.key) for step in self.steps if isinstance(step, Node) and step.kind == "weight"}
 
     def hold(self, model: torch.nn.Module, args: Sequence[torch.Tensor], device: torch.device) -> bool:
-        """Whether ``forward`` reads the same values with the first row of ``args``, and the model's tensors as they are
-        now.
+        """Return whether ``forward`` reads the same values with the first row of ``args``, and the model's tensors as
+        they are now.
         """
         if not self:
             return True
@@ -138,7 +138,7 @@ def rows_of(tensor: torch.Tensor, rows: int) -> torch.Tensor:
 
 
 def alike(a: Any, b: Any) -> bool:
-    """Whether two values are the same in type, shape and numbers; NaN is NaN."""
+    """Return whether two values are the same in type, shape and numbers; NaN is NaN."""
     return _words(a) == _words(b)
 
 

@@ -19,7 +19,7 @@ READS_VALUES = ("aten._local_scalar_dense.default", "aten.equal.default", "aten.
 
 
 def runs_children_in_order(model: torch.nn.Module, X: torch.Tensor) -> bool:
-    """Whether ``forward`` runs the operations of the model's children in order, and does nothing else."""
+    """Return whether ``forward`` runs the operations of the model's children in order, and does nothing else."""
     children = list(model.children())
     if not children:
         return False

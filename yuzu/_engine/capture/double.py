@@ -86,7 +86,9 @@ def in_double(model: Any) -> Any:
 
 
 def names_dtypes(graph: Graph, dtype: torch.dtype) -> bool:
-    """Whether a graph for sequences of a dtype has others by name, and float64 weights would not make it float64."""
+    """Return whether a graph for sequences of a dtype has others by name, and float64 weights would not make it
+    float64.
+    """
 
     def names_one(item: Any) -> bool:
         if isinstance(item, tuple | list):

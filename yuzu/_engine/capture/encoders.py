@@ -52,7 +52,7 @@ def _encode(
 
 
 def _packs(self: nn.TransformerEncoder, src: torch.Tensor, mask: torch.Tensor | None) -> bool:
-    """Whether an encoder packs its rows if they are padded at their end, and nowhere else."""
+    """Return whether an encoder packs its rows if they are padded at their end, and nowhere else."""
     return (
         getattr(self, "use_nested_tensor", False)
         and getattr(self, "mask_check", True)

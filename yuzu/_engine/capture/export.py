@@ -61,7 +61,9 @@ def loggers_of_torch() -> list[logging.Logger]:
 
 
 def is_settled(program: Any) -> bool:
-    """Whether a second trace would change nothing: the program writes over nothing, and every operation stays whole."""
+    """Return whether a second trace would change nothing: the program writes over nothing, and every operation stays
+    whole.
+    """
     for fx in program.graph.nodes:
         if fx.op in ("placeholder", "output") or _picks_a_state(fx):
             continue
@@ -78,7 +80,7 @@ def is_settled(program: Any) -> bool:
 
 
 def _dynamic_shapes(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], any_batch: bool) -> tuple[Any, ...]:
-    """What ``torch.export`` is told of the inputs' sizes: that the batch may have any, or none of them."""
+    """The sizes of the inputs that may vary, for ``torch.export``: the batch's if it may be of any size, or none."""
     from torch.export import Dim
 
     dims: list[Any] = [{0: Dim.DYNAMIC} if any_batch else None for _ in inputs]
@@ -94,7 +96,7 @@ def _dynamic_shapes(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], a
 
 
 def _sizes_by_symbols(program: Any) -> bool:
-    """Whether a tensor's size is a value that is not known while tracing."""
+    """Return whether a tensor's size is a value that is not known while tracing."""
     values = [fx.meta.get("val") for fx in program.graph.nodes]
     sizes = [size for v in values if isinstance(v, torch.Tensor) for size in v.shape]
     symbols: list[Any] = [size for size in sizes if isinstance(size, torch.SymInt)]
@@ -102,7 +104,7 @@ def _sizes_by_symbols(program: Any) -> bool:
 
 
 def _picks_a_state(fx: torch.fx.Node) -> bool:
-    """Whether a node is one of a recurrent layer's results."""
+    """Return whether a node is one of a recurrent layer's results."""
     source: Any = fx.args[0] if fx.target is operator.getitem else None
     return source is not None and ops.of(ops.name_of(present(source.target))).recurrent
 

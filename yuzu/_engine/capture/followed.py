@@ -48,7 +48,7 @@ class Followed:
         self.known: dict[torch.fx.Node, Node | None] = {}
         self.reached: set[torch.fx.Node] = set()  # by the sequence
         self.writes: set[int] = set()
-        self.autocast = False  # whether it is on: its casts are not among the operations
+        self.autocast = False  # true once it is entered: its casts are not among the operations
 
     def index_of(self, fx: torch.fx.Node) -> int:
         """The number of a node of the trace, which is known."""
@@ -191,7 +191,7 @@ class Followed:
 
 
 def _runs(target: Any) -> bool:
-    """Whether an operation can be run by itself, and gives the same result for the same values."""
+    """Return whether an operation can be run by itself, and gives the same result for the same values."""
     if isinstance(target, torch._ops.OpOverload):
         return torch.Tag.nondeterministic_seeded not in target.tags
     return getattr(target, "__module__", "") in OF_NUMBERS

@@ -17,8 +17,8 @@ import torch
 
 
 def is_packed(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is of a class that runs operations by itself, as quantised weights do. It holds its numbers in
-    other tensors, which a cast does not reach.
+    """Return whether a tensor is of a class that runs operations by itself, as quantised weights do. It holds its
+    numbers in other tensors, which a cast does not reach.
     """
     return type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
 
@@ -132,13 +132,17 @@ def evaluation_copy(
 
 
 def writes_to_parameters(model: torch.nn.Module, copied: torch.nn.Module) -> bool:
-    """Whether a copy, once run, has other parameters than the model. Then it must never be run on the model's own."""
+    """Return whether a copy, once run, has other parameters than the model. Then it must never be run on the model's
+    own.
+    """
     theirs = dict(copied.named_parameters())
     return not all(name in theirs and _equal(parameter, theirs[name]) for name, parameter in model.named_parameters())
 
 
 def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two parameters hold the same numbers; unknown, and so False, for packed ones that do not show theirs."""
+    """Return whether two parameters hold the same numbers; unknown, and so False, for packed ones that do not show
+    theirs.
+    """
     if not (is_packed(a) or is_packed(b)):
         return torch.equal(a.detach().to(b.device), b.detach())
     mine, others = inner_tensors(a), inner_tensors(b)

@@ -122,7 +122,7 @@ def _apart_if_possible(output: Any) -> tuple[list[Any], Recipe | None]:
 
 
 def _is_opaque(leaf: Any) -> bool:
-    """Whether a leaf may hold tensors."""
+    """Return whether a leaf may hold tensors."""
     kind = type(leaf)
     return kind.__module__ != "builtins" and not issubclass(kind, (*VALUES, *WHOLE))
 
@@ -174,7 +174,7 @@ class _Taking:
 
 
 def _holds(part: Any) -> bool:
-    """Whether anything was taken out of a part."""
+    """Return whether anything was taken out of a part."""
     if isinstance(part, _Container):
         return any(_holds(item) for item in part.parts)
     return isinstance(part, _Taken | _Object)

@@ -42,7 +42,7 @@ class Traced:
     held: set of int
         Memory addresses of the tensors that the model holds.
     branches: Branches
-        What forward decides by.
+        The values that forward decides by.
     shapes: dict
         Shapes of the program's nodes that the program itself does not know.
     recipe: Recipe or None
@@ -98,7 +98,7 @@ class _Reader:
         self.nodes: list[Node] = []
         self.outputs: list[Any] = []
         self._index: dict[Any, int] = {}
-        self._inputs = 0  # of the model's that were met
+        self._inputs = 0  # the number of the model's inputs that were met
         self._batches: list[Any] = []  # the sizes of the inputs' batches, which are one and the same
         kinds = [spec.kind.name for spec in signature.output_specs]
         for kind in kinds:
@@ -224,7 +224,9 @@ def _forget_rows(node: Node, nodes: list[Node]) -> None:
 
 
 def _takes_rows(node: Node, nodes: list[Node]) -> bool:
-    """Whether a node takes a fixed number of rows of a batch, which is all of one as small as it was traced with."""
+    """Return whether a node takes a fixed number of rows of a batch, which is all of one as small as it was traced
+    with.
+    """
     if not node.shape or node.shape[0] is not None or not node.args or not isinstance(node.args[0], Ref):
         return False
     source = nodes[node.args[0].index]

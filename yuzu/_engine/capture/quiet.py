@@ -25,7 +25,7 @@ class _ThisThread:
         return self.here()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a logger keeps a record; this object is one of its filters."""
+        """Return whether a logger keeps a record; this object is one of its filters."""
         return not self.here()
 
 

@@ -52,7 +52,7 @@ SYMBOLIC = {
     "_unique_consecutive_impl",
     "repeat_interleave",
 }
-FOLDERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))  # of PyTorch's code and ours
+FOLDERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))  # PyTorch's code and ours
 
 
 class Reading(TorchFunctionMode):
@@ -69,10 +69,10 @@ class Reading(TorchFunctionMode):
     rows: tuple of int
         Batch sizes for which the values that are read must be the same.
     any_batch: bool
-        Whether the trace is for batches of any size. Otherwise it is for batches of ``rows[0]``: a value with one entry
+        True for a trace for batches of any size. Otherwise it is for batches of ``rows[0]``: a value with one entry
         for each row, or one that cannot be read in a batch of another size, may be another there.
     symbols: bool
-        Whether values are also given in the place of symbols.
+        True if values are also given instead of symbols.
     """
 
     def __init__(
@@ -89,8 +89,8 @@ class Reading(TorchFunctionMode):
         self._given = READS | SYMBOLIC if symbols else READS
         self._reads: list[tuple[int, Read]] = []  # each after so many nodes
         self._needed: set[int] = set()
-        self.symbols = False  # whether there was a symbol for a value that no sequence reaches
-        self.sizes = False  # whether sizes of tensors are such symbols
+        self.symbols = False  # true once there is a symbol for a value that no sequence reaches
+        self.sizes = False  # true if such symbols are sizes of tensors
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")

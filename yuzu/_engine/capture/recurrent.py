@@ -49,7 +49,7 @@ def present(target: Any) -> Any:
 
 
 def draws(node: Node) -> bool:
-    """Whether a node is a recurrent layer with dropout between its layers, in training."""
+    """Return whether a node is a recurrent layer with dropout between its layers, in training."""
     if node.op.removeprefix("aten.") not in LAYERS:
         return False
     given = dict(zip((argument.name for argument in node.target._schema.arguments), node.args, strict=False))

@@ -106,11 +106,11 @@ class _Tracing:
         self.model, self.inputs, self.held = model, inputs, held
         self.found: Captured | None = None
         self.readings: list[Reading] = []
-        self.decides = False  # whether a value that forward decides by is known to be in the way
+        self.decides = False  # true if a value that forward decides by is known to be in the way
 
     @property
     def by_symbols(self) -> bool:
-        """Whether symbols of values keep a model from being traced, or sizes from being known."""
+        """Return whether symbols of values keep a model from being traced, or sizes from being known."""
         last = self.readings[-1] if self.readings else None
         return last is not None and last.symbols and (self.found is None or last.sizes)
 

@@ -44,9 +44,9 @@ MOST, LEAST = 1e-3, 1e-10  # bounds of the first two: more is looked into in hal
 def depends_on_batch(
     model: Callable[..., Any], X: torch.Tensor, args: Sequence[torch.Tensor], alone: Any = None
 ) -> bool:
-    """Whether a model's output for a sequence depends on the other sequences of its batch, as with batch norm by the
-    batch's statistics, or one quantisation scale for all rows. A model that is random, or changes with each call, does
-    not count.
+    """Return whether a model's output for a sequence depends on the other sequences of its batch, as with batch norm by
+    the batch's statistics, or one quantisation scale for all rows. A model that is random, or changes with each call,
+    does not count.
 
     A sequence runs alone (``alone`` is the result, if that was run before), and beside another. Only if these differ,
     it runs once more in a batch of two, beside itself.
@@ -84,7 +84,7 @@ def depends_on_batch(
 
 
 def _differ(a: list[torch.Tensor], b: list[torch.Tensor], times: float) -> bool:
-    """Whether outputs for two rows differ by more than ``times`` the precision of their dtype."""
+    """Return whether outputs for two rows differ by more than ``times`` the precision of their dtype."""
     return any(_apart(s, t) > max(min(times * _precision(s), MOST), LEAST) for s, t in zip(a, b, strict=True))
 
 

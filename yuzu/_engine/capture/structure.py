@@ -60,8 +60,8 @@ class _Digest:
         self.live = {id(t) for m in model.modules() for t in (*m._parameters.values(), *m._buffers.values())}
         self.made: list[Any] = []  # objects made for the digest, kept so that no other object gets their ids
         self.depth = 0
-        self.outside = False  # of the model: among the values that its functions close over, or read from their modules
-        self.collects = False  # within a list or table there, in which hooks may collect tensors
+        self.outside = False  # true among the values that functions close over, or read from their modules
+        self.collects = False  # true within a list or table there, in which hooks may collect tensors
 
     def of(self, model: torch.nn.Module) -> str:
         digest = hashlib.sha256()
@@ -128,7 +128,7 @@ class _Digest:
         return ",".join([self.plain(item) for item in values if not self.collected(item)])
 
     def collected(self, value: Any) -> bool:
-        """Whether a value is passed over: a tensor that a hook has collected, which changes with every call."""
+        """Return whether a value is passed over: a tensor that a hook has collected, which changes with every call."""
         return self.collects and issubclass(type(value), torch.Tensor)
 
     def constants(self, module: types.ModuleType) -> str:

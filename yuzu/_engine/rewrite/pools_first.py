@@ -116,7 +116,7 @@ def _overtaken(pool: Node, nodes: list[Node], readers: list[int]) -> list[Node]:
 
 
 def _after_convolution(node: Node, nodes: list[Node], readers: list[int]) -> bool:
-    """Whether a node reads a convolution that nothing else reads, perhaps through batch norms."""
+    """Return whether a node reads a convolution that nothing else reads, perhaps through batch norms."""
     before = nodes[node.args[0].index]
     while ops.of(before.op).batch_norm:
         before = nodes[before.args[0].index]
@@ -124,11 +124,11 @@ def _after_convolution(node: Node, nodes: list[Node], readers: list[int]) -> boo
 
 
 def _ordered(node: Node, nodes: list[Node]) -> bool:
-    """Whether a node is a function of one tensor that is monotone in each channel."""
+    """Return whether a node is a function of one tensor that is monotone in each channel."""
     if node.kind != "call" or not node.args or not isinstance(node.args[0], Ref):
         return False
     if nodes[node.args[0].index].dtype != node.dtype:
-        return False  # of a mask or integers
+        return False  # a mask, or integers
     facts = ops.of(node.op)
     if facts.batch_norm:
         others = [nodes[r.index] for r in node.args[1:5] if isinstance(r, Ref)]

@@ -50,20 +50,20 @@ def find_row_indices(nodes: list[Node]) -> None:
 
 
 def _keeps_numbers(node: Node) -> bool:
-    """Whether a node gives its numbers another shape or dtype."""
+    """Return whether a node gives its numbers another shape or dtype."""
     facts = ops.of(node.op)
     return facts.reshapes or (facts.casts and node.op != "aten.type_as") or node.op == "aten.unsqueeze"
 
 
 def _beside_rows(index: Node, rank: int) -> bool:
-    """Whether an index has its own numbers for each row, or the same for all."""
+    """Return whether an index has its own numbers for each row, or the same for all."""
     shape = index.shape or ()
     own = len(shape) == rank and shape[0] in (None, 1)
     return index.dtype in INTEGERS and (own or len(shape) < rank) and -1 not in shape
 
 
 def _numbers_rows(node: Node, nodes: list[Node]) -> bool:
-    """Whether a node is 0, 1, 2 ... for the rows of the batch, with axes of one element after that."""
+    """Return whether a node is 0, 1, 2 ... for the rows of the batch, with axes of one element after that."""
     while _keeps_numbers(node) and node.shape and node.shape[0] is None and all(s == 1 for s in node.shape[1:]):
         node = nodes[node.args[0].index]
     if node.op != "aten.arange" or node.dtype not in INTEGERS:

@@ -47,20 +47,20 @@ def select_outputs(graph: Graph, chosen: tuple[int, ...]) -> Graph | None:
 
 
 def _makes_rows(node: Node) -> bool:
-    """Whether each row of the weight makes one entry of axis 1."""
+    """Return whether each row of the weight makes one entry of axis 1."""
     if node.op == "aten.linear":
         return len(node.shape or ()) == 2
     return node.argument(6, "groups", 1) == 1
 
 
 def _adds(node: Node, nodes: list[Node]) -> bool:
-    """Whether a node is the sum of two tensors of its own shape."""
+    """Return whether a node is the sum of two tensors of its own shape."""
     sides = node.inputs
     return node.op == "aten.add" and len(sides) == 2 and all(nodes[i].shape == node.shape for i in sides)
 
 
 def _keeps_rows(node: Node) -> bool:
-    """Whether a node is a function of one tensor that treats every row of axis 1 alike."""
+    """Return whether a node is a function of one tensor that treats every row of axis 1 alike."""
     if node.kind != "call" or not node.args or not isinstance(node.args[0], Ref) or len(node.inputs) != 1:
         return False
     if node.op == "aten.unsqueeze":

@@ -143,7 +143,7 @@ def _picked_of_stack(node: Node, nodes: list[Node]) -> int | None:
 
 
 def _is_copy(node: Node, nodes: list[Node]) -> bool:
-    """Whether a node returns its first argument."""
+    """Return whether a node returns its first argument."""
     if not node.args or not isinstance(node.args[0], Ref):
         return False
     source = nodes[node.args[0].index]

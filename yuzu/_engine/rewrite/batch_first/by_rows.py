@@ -1,6 +1,6 @@
 """Proves that operations treat the rows of a batch by themselves: each row of a result depends on the same rows alone.
 
-What is not known for certain counts as mixing rows.
+An operation of which that is not certain counts as one that mixes rows.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from yuzu._engine.rewrite.batch_first.translations import translation_of
 
 
 def treat_rows_alone(nodes: list[Node], which: Iterable[int]) -> bool:
-    """Whether the nodes in ``which`` certainly treat rows by themselves, if their inputs do."""
-    new = Rewriting(nodes)  # what translations add to it is not used
+    """Return whether the nodes in ``which`` certainly treat rows by themselves, if their inputs do."""
+    new = Rewriting(nodes)  # the nodes that translations add to it are not used
     return all(_treats_rows_alone(new, nodes[i]) for i in which)
 
 
@@ -42,7 +42,7 @@ def _treats_rows_alone(new: Rewriting, node: Node) -> bool:
 
 
 def _known_by_rows(new: Rewriting, node: Node) -> bool:
-    """Whether the table says that an operation treats rows by themselves, with arguments like these."""
+    """Return whether the table says that an operation treats rows by themselves, with arguments like these."""
     facts = ops.of(node.op)
     if facts.by_rows is None or not _first_has_rows(new, node, facts.by_rows):
         return False
@@ -53,7 +53,7 @@ def _known_by_rows(new: Rewriting, node: Node) -> bool:
 
 
 def _first_has_rows(new: Rewriting, node: Node, rank: int) -> bool:
-    """Whether the first argument has the batch in front and at least ``rank`` axes, and no other has a batch."""
+    """Return whether the first argument has the batch in front and at least ``rank`` axes, and no other has a batch."""
     if not node.args or not isinstance(node.args[0], Ref):
         return False
     first = new.nodes[node.args[0].index]
@@ -64,14 +64,14 @@ def _first_has_rows(new: Rewriting, node: Node, rank: int) -> bool:
 
 
 def _is_first(axis: Any, rank: int) -> bool:
-    """Whether an axis, or one of several, is the first."""
+    """Return whether an axis, or one of several, is the first."""
     if axis is None:
         return False
     return any(a % rank == 0 for a in ([axis] if isinstance(axis, int) else axis))
 
 
 def _names_an_axis(given: list[Any]) -> bool:
-    """Whether an argument may be the number of an axis."""
+    """Return whether an argument may be the number of an axis."""
     return any(_names_an_axis(list(a)) if isinstance(a, list | tuple) else type(a) is int for a in given)
 
 

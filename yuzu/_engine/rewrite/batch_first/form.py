@@ -28,7 +28,7 @@ class Form:
 
     @property
     def plain(self) -> bool:
-        """Whether the value is held with the batch in front by the model itself."""
+        """Return whether the value is held with the batch in front by the model itself."""
         return (self.axis, self.outer, self.inner) == (0, 1, 1)
 
     @property

@@ -14,7 +14,7 @@ from yuzu._engine.rewrite.batch_first.values import BatchFirst
 
 @translates("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze")
 def _reshaped(new: BatchFirst, node: Node) -> tuple[int, Form] | None:
-    """What lies before the batch and after it stays there, however it is divided into axes."""
+    """Elements before the batch stay before it, and those after it stay after it, with other axes."""
     held, shape = new.source(node), node.shape
     axes = batch_axes(shape)
     if held is None or shape is None or len(axes) != 1 or 0 in shape:
@@ -32,7 +32,7 @@ def _reshaped(new: BatchFirst, node: Node) -> tuple[int, Form] | None:
 
 
 def _batch_among(new: BatchFirst, sizes: Sequence[Any], shape: Sequence[int | None]) -> tuple[int, Form] | None:
-    """Of sizes that are given to make rows of, the one that is the batch's: its new index, and the form of the rows."""
+    """The batch's among the sizes to make a tensor of: its new index, and the form of the tensor."""
     axes = batch_axes(shape)
     if len(axes) != 1 or len(sizes) != len(shape):
         return None

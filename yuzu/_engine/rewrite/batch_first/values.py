@@ -95,7 +95,7 @@ class BatchFirst:
         return self.held.get(node.args[0].index) if isinstance(node.args[0], Ref) else None
 
     def constant(self, item: Any) -> bool:
-        """Whether an argument is the same for every batch."""
+        """Return whether an argument is the same for every batch."""
         return not isinstance(item, Ref) or not self.nodes[item.index].batched
 
     def reshaped(self, index: int, shape: Sequence[int | None]) -> int:
