@@ -6,19 +6,17 @@ own window: ``D'[j] = D[place[j] - start]``, zero where the window has no such p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from yuzu._engine.context import Context
 from yuzu._engine.graph import Ref, map_refs
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.elementwise import Local, OnRows, aligned_operand, common_layout, rewindowed
 from yuzu._engine.layout import CONSTANT, ROWS, Change, Layout, on_device
 from yuzu._engine.row_index import PickInRows
 from yuzu._engine.window import Window
-
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
 
 
 class PickedByRow(Rule):
@@ -36,7 +34,7 @@ class PickedByRow(Rule):
         self.indices, self.place = indices, place
         self.reads_reference = any(view.graph.nodes[i].batched for i in indices)
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
         assert change is not None
         grid = run.sites.difference.shape[:2]
@@ -58,7 +56,7 @@ class PickedByRow(Rule):
         result = self._picked(run, rows, None, {self.place: place}).unflatten(0, grid)
         return result.masked_fill_(outside.view(*outside.shape, *[1] * (result.dim() - outside.dim())), 0)
 
-    def _of_rows(self, run: Run, index: int) -> torch.Tensor:
+    def _of_rows(self, run: Context, index: int) -> torch.Tensor:
         """The numbers of each site ``(S or 1, 1, ...)``."""
         value = run.value(index)
         if run.plan.layouts[index] == CONSTANT:
@@ -67,7 +65,7 @@ class PickedByRow(Rule):
         return run.of_sites(value)
 
     def _picked(
-        self, run: Run, rows: torch.Tensor, window: Window | None = None, own: dict[int, torch.Tensor] | None = None
+        self, run: Context, rows: torch.Tensor, window: Window | None = None, own: dict[int, torch.Tensor] | None = None
     ) -> torch.Tensor:
         """The operation on rows ``(S * A, ...)``, with some indices of their ``own``."""
         grid = (run.sites.difference.shape[0], run.sites.difference.shape[1])

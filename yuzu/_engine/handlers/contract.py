@@ -15,16 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from yuzu._engine.choice import ChannelFactor, Choice
+from yuzu._engine.context import Context
 from yuzu._engine.graph import Graph, Node, Ref, evaluate, refs_of
 from yuzu._engine.layout import CONSTANT, ROWS, Change, Layout
 from yuzu._engine.window import Geometry, Integers, Window, union
-
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
 
 Spans = list["Window | None"]
 
@@ -75,8 +74,96 @@ class View:
         return tuple(-1 if size is None else size for size in self.source(ref).shape or ())
 
 
-class Rule:
+@dataclass(frozen=True)
+class Numerics:
+    """How the result of a rule depends on rounding, for the plan's choice of float64 and of exact zeros.
+
+    Attributes
+    ----------
+    well_conditioned: bool
+        A small error in its inputs leaves a small error in its result, whatever `ops` says of the operation.
+    on_values: bool
+        It runs the operation on the mutants' values, so a steep operation shows their rounding.
+    may_widen: bool
+        It can be run in float64.
+    weighted: bool
+        It multiplies with weights.
+    sums_positions: bool
+        It sums over positions.
+    cancels: bool
+        Its result may be small beside the reference's although its inputs are not.
+    multiplies: bool
+        It multiplies two mutated tensors.
+    keeps_size: bool
+        Its result is large where its input is.
+    """
+
+    well_conditioned: bool = False
+    on_values: bool = False
+    may_widen: bool = True
+    weighted: bool = False
+    sums_positions: bool = False
+    cancels: bool = False
+    multiplies: bool = False
+    keeps_size: bool = False
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes that the memory of a rule follows from.
+
+    Attributes
+    ----------
+    width: int
+        Positions of a window before it.
+    result: int
+        Numbers of one row of its result, of all positions.
+    precision: str
+    itemsize: int
+        Bytes of a number.
+    """
+
+    width: int
+    result: int
+    precision: str
+    itemsize: int
+
+
+@dataclass(frozen=True)
+class Room:
+    """Numbers that a rule holds beside its result.
+
+    Attributes
+    ----------
+    weights: int
+        Made from weights and kept.
+    tables: int
+        Made from the reference of one sequence and kept.
+    largest: int
+        The largest tensor of one mutant on the way to the result.
+    blocks: int
+        Tensors as large as its result that live at once.
+    """
+
+    weights: int = 0
+    tables: int = 0
+    largest: int = 0
+    blocks: int = 4
+
+
+class _Frozen(type):
+    """Closes an object for changes when its `__init__` has returned."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        made = super().__call__(*args, **kwargs)
+        object.__setattr__(made, "_made", True)
+        return made
+
+
+class Rule(metaclass=_Frozen):
     """How the change of one node follows from the changes of the nodes it reads.
+
+    A rule never changes once it is made. `Choice` has what a plan chooses for it.
 
     Attributes
     ----------
@@ -85,38 +172,53 @@ class Rule:
         Of the result; never ``"constant"``.
     sources: list of int
         The mutated nodes it reads; `window`, `needed` and `run` speak of them in this order.
+    source_layouts: list of Layout
     aliases: bool
-        Whether the result may share memory with an input.
+        The result may share memory with an input.
     family: str
         Shown in the summary.
-    way: str
-        The one of `all_ways` that is used, if it has several.
+    default_way: str
+        The way that is taken where none is chosen, if it has several.
     shares_among_sites: bool
-        Whether one of its ways gains by sites that lie together, so that a trial of few says nothing of many.
-    reads_lowered: bool
-        Whether it copes with differences in the dtype of lowered products, and returns them in the node's own.
+        One of its ways gains by sites that lie together, so that a trial of few says nothing of many.
+    reads_low_precision: bool
+        It copes with differences in the dtype of low-precision products, and returns them in the node's own.
     reads_reference: bool
-        Whether the change depends on values of the batch at hand, beside the changes before it: those of the reference,
-        or of another input. Where it does not, it is the same whatever the other inputs are.
+        The change depends on values of the batch at hand, beside the changes before it: those of the reference, or of
+        another input. Where it does not, it is the same whatever the other inputs are.
     keeps_finite: bool
-        Whether finite values always give finite ones: a logarithm does not. What an output does not need may then be
-        carried beside what it needs, for a product with zeros in it leaves nothing of it.
+        Finite values always give finite ones: a logarithm does not. Elements that an output does not need may then be
+        carried beside those it needs, for a product with zeros in it leaves nothing of them.
     carries_values: bool
-        Whether it also copes with masks and whole numbers, which are carried as values: of them there are no
-        differences.
-    settles: bool
-        Whether its result is made exactly zero where it `vanishes`; set by the plan, where that may matter.
+        It also copes with masks and integers, which are carried as values: they have no differences.
+    per_channel: ChannelFactor or None
+        The rule only multiplies with this factor, which a convolution before or after it may absorb.
+    absorbs_before, absorbs_after: bool
+        Its own weight can take in a factor of its input channels, or of its output channels.
+    passes_factor: bool
+        Differences may come and go divided by a factor for each channel.
+    recomputable: bool
+        Its result may be computed anew from the values before it, inside a chain. Only the class that says so itself
+        counts: a subclass may do anything.
+    fused_as: str
+        Its part in a group that runs as one on a GPU: "convolution", "relu", "sum", "crop", or none.
+    numerics: Numerics
     """
 
     family = "naive"
     aliases = False
-    way = ""
+    default_way = ""
     shares_among_sites = False
-    reads_lowered = False
+    reads_low_precision = False
     reads_reference = True
     keeps_finite = False
     carries_values = False
-    settles = False
+    per_channel: ChannelFactor | None = None
+    absorbs_before = False
+    absorbs_after = False
+    passes_factor = False
+    recomputable = False
+    numerics = Numerics()
 
     def __init__(self, view: View, layout: Layout) -> None:
         self.node = view.node
@@ -124,9 +226,16 @@ class Rule:
         self.sources = [i for i in dict.fromkeys(view.node.inputs) if view.graph.nodes[i].mutated]
         self.source_layouts = [view.layouts[i] for i in self.sources]
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if getattr(self, "_made", False):
+            raise AttributeError(f"a rule never changes once it is made: {name} of {type(self).__name__}")
+        object.__setattr__(self, name, value)
+
+    # ---- windows
+
     def window(self, windows: Spans) -> tuple[Integers, Integers]:
-        """First and stop of what each site reaches in the result, from the windows of the sources (None: not
-        changed).
+        """First and stop of the positions that each site reaches in the result, from the windows of the sources (None:
+        not changed).
         """
         return union([w for w in windows if w is not None])
 
@@ -138,23 +247,29 @@ class Rule:
             return [(low, high) for _ in self.sources]
         return [(0, layout.length) for layout in self.source_layouts]
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def reads(self) -> list[int]:
+        """The nodes that it reads as it is run."""
+        return list(dict.fromkeys(self.node.inputs))
+
+    # ---- running
+
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         """The change of the result: ``(S, A, w, ...)`` on ``window``, or the whole ``(S, A, ...)`` for a
         layout of rows.
         """
         raise NotImplementedError
 
-    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
-        """Where the mutants' result is zero because all that it is made of is, to broadcast against what `run` gives;
-        None where that is not known. What is run on values need not say: the operation itself makes zero of zeros.
+    def vanishes(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+        """A mask of the mutants' results that are zero because all their terms are, to broadcast against the result of
+        `run`; None where that is not known. An operation that runs on values need not say: it makes zeros of zeros.
         """
         return None
 
     def terms(
-        self, run: Run, changes: list[Change | None], window: Window | None
+        self, run: Context, changes: list[Change | None], window: Window | None
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """For what multiplies with weights: by how much the terms that the mutants' results are sums of are larger than
-        the reference's, all magnitudes together, and how large those are; both to broadcast against what `run` gives.
+        """For a product with weights: by how much the terms of the mutants' results are larger than the reference's,
+        all magnitudes together, and how large those are; both to broadcast against the result of `run`.
         """
         return None
 
@@ -170,6 +285,23 @@ class Rule:
         """The node's value for the reference sequences."""
         return evaluate(self.node, value_of, device)
 
+    # ---- the plan's choices
+
+    @property
+    def fused_as(self) -> str:
+        """Its part in a group that runs as one on a GPU."""
+        return ""
+
+    def over(self, chain: list[Node], nodes: list[Node], layouts: list[Layout]) -> Rule | None:
+        """The rule that computes the operations of a chain before it anew, from the values before them; None where
+        there is none.
+        """
+        return None
+
+    def only_adds(self) -> bool | None:
+        """Whether a sum of several sources only adds them; None for another operation."""
+        return None
+
     def all_ways(self) -> tuple[str, ...]:
         """The ways it can be run by at all, if it has several."""
         return ()
@@ -178,32 +310,53 @@ class Rule:
         """Whether it can be run by one of `all_ways` with a window of a width before it."""
         return True
 
-    def ways(self, run: Run, window: Window) -> list[str]:
+    def ways(self, run: Context, window: Window) -> list[str]:
         """Those of `all_ways` that give the exact result, apply to a window before it, and may be the fastest on the
         device and with the products at hand.
         """
         return []
 
-    def alike(self) -> Hashable:
+    def forced_way(self, run: Context, way: str, width: int) -> str | None:
+        """The way to run by where a user asks for ``way`` for all convolutions; None where that is not meant."""
+        return None
+
+    def alike(self, choice: Choice) -> Hashable:
         """The same for layers that differ in nothing but the width of their windows, for the choice of a way."""
         return self.node.index
 
-    def akin(self) -> Hashable:
+    def akin(self, choice: Choice) -> Hashable:
         """The same for layers whose fastest ways are much the same, at windows of much the same width."""
-        return self.alike()
+        return self.alike(choice)
 
-    def multiply_adds(self, run: Run, width: int) -> int:
+    def multiply_adds(self, run: Context, width: int) -> int:
         """How many of them one mutant needs, for a layer with several ways and windows of a width before it."""
         raise NotImplementedError
 
-    def trial(self, run: Run, window: Window, some: Callable[..., torch.Tensor]) -> Callable[[], object]:
-        """Its work on ``window`` by the way that is set, to be timed; ``some(w, ...)`` makes a change ``(S, A, w,
-        ...)``."""
+    def trial(self, run: Context, window: Window, some: Callable[..., torch.Tensor], way: str) -> Callable[[], object]:
+        """Its work on ``window`` by a way, to be timed; ``some(w, ...)`` makes a change ``(S, A, w, ...)``."""
         raise NotImplementedError
+
+    # ---- sizes and words
+
+    def room(self, choice: Choice, sizes: Sizes) -> Room:
+        """What it holds in memory beside its result."""
+        return Room()
+
+    def unfolded(self) -> int:
+        """Numbers that PyTorch may lay out for one row of the operation itself, beside its input and result."""
+        return 0
 
     def detail(self) -> str:
         """What the summary shows beside the family."""
         return ""
+
+    def shown_way(self, way: str, first_layer: bool) -> str:
+        """The name of a way in the summary; ``first_layer`` reads the sequence itself."""
+        return way
+
+    def probes(self, way: str, width: int, edits: int) -> int | None:
+        """How many probes compressed sensing convolves for a window before it; None where it is not used."""
+        return None
 
 
 class Reading(Rule):
@@ -265,11 +418,18 @@ def handles(*operations: str, reads_sizes: bool = False) -> Callable[[Handler], 
     def register(handler: Handler) -> Handler:
         for operation in operations:
             name = operation.replace("::", ".")
+            known = _REGISTRY.get(name)
+            if known is not None and known.__module__ != handler.__module__ and _is_ours(handler):
+                raise ValueError(f"{name} has two handlers: in {known.__module__} and in {handler.__module__}")
             _REGISTRY[name] = handler
             (_READS_SIZES.add if reads_sizes else _READS_SIZES.discard)(name)
         return handler
 
     return register
+
+
+def _is_ours(handler: Handler) -> bool:
+    return handler.__module__.startswith("yuzu._engine.handlers.")
 
 
 def registered() -> dict[str, Handler]:

@@ -8,26 +8,25 @@ weight; sites that share a window share the slice, and the slices are read from 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
+from yuzu._engine.choice import Choice
+from yuzu._engine.context import Context
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.affine import Linear
-from yuzu._engine.handlers.contract import Rule, View, handles
+from yuzu._engine.handlers.contract import Numerics, Room, Rule, Sizes, View, handles
 from yuzu._engine.handlers.elementwise import Local, OnRows, common_layout
 from yuzu._engine.handlers.vanishing import count_all, is_zero, magnitude, nonzero, read_all
 from yuzu._engine.kernels import onednn as onednn_products
 from yuzu._engine.kernels.products import add_product, lowered, lowered_matrix, product
 from yuzu._engine.layout import CONSTANT, ROWS, Change, Layout, on_device, rewindow
 from yuzu._engine.window import Window
-
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
-
 
 DENSE_WAYS = ("slices", "positions")
 PART = 8  # channels around the positions of a weight that are laid out anew at once
@@ -39,12 +38,13 @@ class OnChannels(Rule):
 
     family = "dense"
     reads_reference = False
+    numerics = Numerics(weighted=True)
 
     def __init__(self, view: View, layout: Layout, weight: int, transposed: bool) -> None:
         super().__init__(view, layout)
         self.weight, self.transposed = weight, transposed
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         assert change is not None
         weight = run.value(self.weight)
@@ -61,12 +61,12 @@ class OnChannels(Rule):
         rows = tensor.reshape(-1, tensor.shape[-1])
         return product(rows, matrix).view(*tensor.shape[:-1], matrix.shape[1])
 
-    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+    def vanishes(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
         return None if change is None else is_zero(run, source, layout, change, window).all(-1, keepdim=True)
 
     def terms(
-        self, run: Run, changes: list[Change | None], window: Window | None
+        self, run: Context, changes: list[Change | None], window: Window | None
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
         if change is None:
@@ -92,31 +92,36 @@ class OverPositions(Rule):
 
     family = "dense"
     reads_reference = False
-    way = "slices"
+    default_way = "slices"
     shares_among_sites = True
+    numerics = Numerics(weighted=True)
 
     def __init__(self, view: View, weight: int, transposed: bool) -> None:
         super().__init__(view, ROWS)
         self.weight, self.transposed = weight, transposed
+        self.numbers = math.prod(view.shape_of(Ref(weight)))
+
+    def room(self, choice: Choice, sizes: Sizes) -> Room:
+        return Room(weights=2 * self.numbers)
 
     def all_ways(self) -> tuple[str, ...]:
         return DENSE_WAYS
 
-    def ways(self, run: Run, window: Window) -> list[str]:
+    def ways(self, run: Context, window: Window) -> list[str]:
         return ["slices"] if (window.start == window.start[0]).all() else ["slices", "positions"]
 
-    def multiply_adds(self, run: Run, width: int) -> int:
+    def multiply_adds(self, run: Context, width: int) -> int:
         (layout,) = self.source_layouts
         return run.value(self.weight).numel() * width // layout.length
 
-    def trial(self, run: Run, window: Window, some: Callable[..., torch.Tensor]) -> Callable[[], object]:
+    def trial(self, run: Context, window: Window, some: Callable[..., torch.Tensor], way: str) -> Callable[[], object]:
         (layout,) = self.source_layouts
         channels = layout.outer * layout.inner
         others = run.value(self.sources[0])[0].numel() // (layout.length * channels)
         x = some(others, window.width * channels).flatten(1, 2)
-        return lambda: self._product(run, x, window)
+        return lambda: self._product(run, x, window, way)
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         (layout,) = self.source_layouts
         assert change is not None and change.window is not None
@@ -130,10 +135,11 @@ class OverPositions(Rule):
         else:
             before = tensor.shape[3:]
             x = tensor.movedim(2, -1)
-        result = self._product(run, x.reshape(sites, -1, width * channels), change.window)
+        way = run.choice(self.node.index).way
+        result = self._product(run, x.reshape(sites, -1, width * channels), change.window, way)
         return result.view(sites, edits, *before, -1)
 
-    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+    def vanishes(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
         if change is None or (layout.composite and change.tensor.dim() > 5):
             return None  # other axes lie between those that are summed
@@ -141,7 +147,7 @@ class OverPositions(Rule):
         return (count_all(run, source, layout, change, beside, nonzero) == 0).unsqueeze(-1)
 
     def terms(
-        self, run: Run, changes: list[Change | None], window: Window | None
+        self, run: Context, changes: list[Change | None], window: Window | None
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
         if change is None or (layout.composite and change.tensor.dim() > 5):
@@ -150,7 +156,7 @@ class OverPositions(Rule):
         more, there = read_all(run, source, layout, change, beside, magnitude)
         return more.unsqueeze(-1), there.unsqueeze(-1)
 
-    def _product(self, run: Run, x: torch.Tensor, window: Window) -> torch.Tensor:
+    def _product(self, run: Context, x: torch.Tensor, window: Window, way: str) -> torch.Tensor:
         """``(S, M, w * channels)`` times the slice of the weight at each site's window: ``(S, M, out)``."""
         (layout,) = self.source_layouts
         weight = run.value(self.weight)
@@ -173,7 +179,7 @@ class OverPositions(Rule):
             matrix = run.derived(("dense", self.node.index), [weight], position_major)
         runs, order = window.cached(("slices", x.device), lambda: _even_runs(window, x.device))
         x = x if order is None else x.index_select(0, order.there)
-        if self.way == "positions":
+        if way == "positions":
             result = _by_positions(x, matrix, window, order, layout.outer * layout.inner)
         else:
             result = _by_slices(x, matrix, runs, window.width, layout.outer * layout.inner)

@@ -13,19 +13,15 @@ With ``s = sigmoid``, ``p = softmax(R)`` and ``Z = 1 + sum(p (e^D - 1))``:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 
-from yuzu._engine.handlers.contract import Rule, View, handles
-from yuzu._engine.handlers.convolution import ChannelFactor
+from yuzu._engine.context import Context
+from yuzu._engine.handlers.contract import Numerics, Rule, View, handles
 from yuzu._engine.handlers.elementwise import pointwise
 from yuzu._engine.handlers.vanishing import is_zero
 from yuzu._engine.layout import ROWS, Change, Layout, rewindow
 from yuzu._engine.window import Window
-
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
 
 FEW_CLASSES = 16
 SMALLEST = 1e-20  # factors below it are as good as zero
@@ -40,14 +36,16 @@ class Formula(Rule):
     """
 
     family = "elementwise"
+    recomputable = True
 
     def __init__(
         self, view: View, layout: Layout, formula: Callable[..., torch.Tensor], axis: int | None = None
     ) -> None:
         super().__init__(view, layout)
         self.formula, self.axis = formula, axis
+        self.numerics = Numerics(cancels=True)
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         (source,) = self.sources
         assert change is not None
@@ -63,7 +61,7 @@ class Formula(Rule):
             return self.formula(difference, before, after)
         return self.formula(difference, before, after, self._place(window))
 
-    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+    def vanishes(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
         return None if change is None else is_zero(run, source, layout, change, window)
 
@@ -77,7 +75,7 @@ class Formula(Rule):
         return self.axis + (2 if self.axis < self.layout.axis else 1)
 
 
-class Rectifier(Rule):
+class ReLU(Rule):
     """``relu``; see the formula above.
 
     A factor ``s`` for each channel right before it can be left to the convolution right after it: differences then come
@@ -87,10 +85,14 @@ class Rectifier(Rule):
 
     family = "elementwise"
     keeps_finite = True
-    reads_lowered = True
-    factor: ChannelFactor | None = None  # what differences are divided by
+    reads_low_precision = True
+    passes_factor = True
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    @property
+    def fused_as(self) -> str:
+        return "relu"
+
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         (source,) = self.sources
         assert change is not None
@@ -109,7 +111,7 @@ class Rectifier(Rule):
         low, high, shift = self._tables(run, window, scale, ("low", "high", "shift"), _bounds)
         return torch.clamp(difference.to(low.dtype), low, high).add_(shift)
 
-    def _sum(self, run: Run, difference: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
+    def _sum(self, run: Context, difference: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
         if difference.dtype != below.dtype:  # widened first: operations on mixed dtypes are slow
             return difference.to(below.dtype).add_(below)
         # part of a wider window is left as it is: what reads the result wants it in one piece, and would copy it
@@ -117,18 +119,19 @@ class Rectifier(Rule):
         in_place = whole and run.disposable(self.sources[0])
         return difference.add_(below) if in_place else difference + below
 
-    def _scale(self, run: Run) -> torch.Tensor | None:
+    def _scale(self, run: Context) -> torch.Tensor | None:
         """The factor to broadcast against ``(B, L, C, ...)``, if there is one."""
-        if self.factor is None or run.keep_all:
+        divisor = run.choice(self.node.index).divisor
+        if divisor is None or run.keep_all:
             return None
-        return self.factor(run)[0].reshape(-1, *[1] * (len(self.node.shape or ()) - 3))
+        return divisor(run)[0].reshape(-1, *[1] * (len(self.node.shape or ()) - 3))
 
-    def _positive(self, run: Run, scale: torch.Tensor) -> bool:
+    def _positive(self, run: Context, scale: torch.Tensor) -> bool:
         return run.derived(("positive", self.node.index), [scale], lambda: bool((scale > SMALLEST).all()))
 
     def _tables(
         self,
-        run: Run,
+        run: Context,
         window: Window,
         scale: torch.Tensor | None,
         names: tuple[str, ...],
@@ -234,7 +237,7 @@ FORMULAS: dict[str, Callable[..., torch.Tensor]] = {"aten.exp": _exp, "aten.sigm
 def rectifier(view: View) -> Rule | str:
     if not view.node.floating:
         return pointwise(view)
-    return Rectifier(view, view.layout(view.node.args[0]) if view.node.mutated else ROWS)
+    return ReLU(view, view.layout(view.node.args[0]) if view.node.mutated else ROWS)
 
 
 @handles("aten.exp", "aten.sigmoid", "aten.tanh")

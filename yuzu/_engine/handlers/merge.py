@@ -7,18 +7,16 @@ change adds nothing.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from yuzu._engine.context import Context
 from yuzu._engine.graph import Ref
-from yuzu._engine.handlers.contract import Rule, Spans, View, handles
+from yuzu._engine.handlers.contract import Numerics, Rule, Spans, View, handles
 from yuzu._engine.handlers.elementwise import common_layout, pointwise
 from yuzu._engine.layout import ROWS, Change, Layout, rewindow
 from yuzu._engine.window import Integers, Window, union
-
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
 
 
 class Sum(Rule):
@@ -27,13 +25,22 @@ class Sum(Rule):
     family = "merge"
     keeps_finite = True
     reads_reference = False
+    recomputable = True
+    numerics = Numerics(keeps_size=True)
 
     def __init__(self, view: View, layout: Layout, factors: dict[int, float]) -> None:
         super().__init__(view, layout)
         self.factors = factors
         self.aliases = True
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    @property
+    def fused_as(self) -> str:
+        return "sum" if len(self.sources) == 2 and all(factor == 1 for factor in self.factors.values()) else ""
+
+    def only_adds(self) -> bool | None:
+        return all(factor > 0 for factor in self.factors.values()) if len(self.sources) > 1 else None
+
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         # what a block on a GPU leaves lowered for a block that adds it, which did not run as one
         dtype = run.value(self.node.index).dtype
         changes = [
@@ -69,7 +76,7 @@ class Sum(Rule):
         assert result is not None
         return result
 
-    def _written_over(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+    def _written_over(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
         """Where one change has the window of the sum and is not needed any more, the others are added to it where they
         lie; None elsewhere.
         """
@@ -143,7 +150,7 @@ class Concatenation(Rule):
         super().__init__(view, layout)
         self.parts, self.axis = parts, axis
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         found = dict(zip(self.sources, changes, strict=True))
         grid = run.sites.difference.shape[:2]
         pieces: list[torch.Tensor] = []
@@ -199,7 +206,7 @@ class Juxtaposition(Rule):
             spans.append((first, stop) if stop > first else (0, 0))
         return spans
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         assert window is not None
         found = dict(zip(self.sources, changes, strict=True))
         result: torch.Tensor | None = None
@@ -267,7 +274,7 @@ class Stack(Rule):
         super().__init__(view, layout)
         self.parts, self.axis = parts, axis
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         found = dict(zip(self.sources, changes, strict=True))
         layouts = dict(zip(self.sources, self.source_layouts, strict=True))
         grid = run.sites.difference.shape[:2]

@@ -5,18 +5,16 @@ of the tracks, some of the positions.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from yuzu._engine.context import Context
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.elementwise import looked_up
 from yuzu._engine.handlers.view import Rearranged
 from yuzu._engine.layout import CONSTANT, ROWS, Change, on_device
 from yuzu._engine.window import Window
-
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
 
 WHOLE_NUMBERS = (torch.int64, torch.int32)
 
@@ -33,7 +31,7 @@ class Positions(Rule):
         super().__init__(view, ROWS)
         self.index, self.shape = index, shape
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,), (layout,) = changes, self.source_layouts
         assert change is not None and change.window is not None
         tensor, index = change.tensor, run.value(self.index).flatten()

@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from yuzu._engine.context import Context
 from yuzu._engine.graph import OfSlice, Result
 from yuzu._engine.handlers.affine import Linear
-from yuzu._engine.handlers.contract import Rule, View, handles
+from yuzu._engine.handlers.contract import Numerics, Rule, View, handles
 from yuzu._engine.handlers.elementwise import Local, OnRows, axes_of, pointwise
 from yuzu._engine.handlers.vanishing import count_all, negative, nonzero, positive, zero
 from yuzu._engine.layout import ROWS, Change, Layout, on_device
 from yuzu._engine.window import Window
-
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
 
 
 class SumOverPositions(Rule):
@@ -31,7 +28,8 @@ class SumOverPositions(Rule):
 
     family = "reduce"
     reads_reference = False
-    reads_lowered = True
+    reads_low_precision = True
+    numerics = Numerics(cancels=True, sums_positions=True)
 
     def __init__(self, view: View, axes: tuple[int, ...], keepdim: bool, divisor: int, cut: OfSlice | None) -> None:
         super().__init__(view, ROWS)
@@ -43,7 +41,7 @@ class SumOverPositions(Rule):
     def needed(self, low: int, high: int) -> list[tuple[int, int]]:
         return [(self.start, self.stop)]
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         (layout,) = self.source_layouts
         assert change is not None and change.window is not None
@@ -55,7 +53,7 @@ class SumOverPositions(Rule):
         total = total.unflatten(0, run.sites.difference.shape[:2])
         return total.div_(self.divisor) if self.divisor != 1 else total
 
-    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+    def vanishes(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
         if change is None:
             return None
@@ -103,7 +101,7 @@ class MaximumOverPositions(Rule):
         super().__init__(view, ROWS)
         self.keepdim, self.sign = keepdim, sign
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         (source,) = self.sources
         (layout,) = self.source_layouts
@@ -131,7 +129,7 @@ class MaximumOverPositions(Rule):
         result = largest if self.sign == 1 else largest.neg_()
         return result.unsqueeze(layout.axis + 1) if self.keepdim else result
 
-    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+    def vanishes(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
         if change is None:
             return None

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
+from yuzu._engine.context import Context
 from yuzu._engine.handlers.contract import Rule, Spans, View, handles, spatial_axis
 from yuzu._engine.handlers.elementwise import OnRows
 from yuzu._engine.handlers.view import Rearranged
 from yuzu._engine.layout import ROWS, Change, Layout, rewindow
 from yuzu._engine.window import Integers, Window
-
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
 
 
 class Upsampled(Rule):
@@ -35,7 +31,7 @@ class Upsampled(Rule):
     def needed(self, low: int, high: int) -> list[tuple[int, int]]:
         return [(low // self.factor, -(-high // self.factor))]
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         assert change is not None and change.window is not None and window is not None
         result = change.tensor.repeat_interleave(self.factor, dim=2)

@@ -6,19 +6,15 @@ are.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
+from yuzu._engine.context import Context
 from yuzu._engine.handlers.affine import Linear
 from yuzu._engine.handlers.contract import Reading, Rule, View, handles
 from yuzu._engine.handlers.elementwise import rewindowed
 from yuzu._engine.handlers.view import Rearranged
 from yuzu._engine.layout import ROWS, Change, Layout
 from yuzu._engine.window import Geometry, Window
-
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
 
 
 class Unfolded(Reading):
@@ -35,7 +31,7 @@ class Unfolded(Reading):
         shape = view.shape
         self.rest = [*shape[1 : layout.axis], *shape[layout.axis + 1 :]]
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         assert change is not None and window is not None
         g = self.geometry

@@ -9,21 +9,18 @@ are not, which is counted as the result is summed, reference and difference, but
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
+from yuzu._engine.context import Context
 from yuzu._engine.layout import Change, Layout, rewindow
 from yuzu._engine.window import Geometry, Window
-
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
 
 Test = Callable[[torch.Tensor], torch.Tensor]
 
 
-def is_zero(run: Run, source: int, layout: Layout, change: Change, window: Window | None) -> torch.Tensor:
+def is_zero(run: Context, source: int, layout: Layout, change: Change, window: Window | None) -> torch.Tensor:
     """Where the mutants' values of a node are zero, ``(S, A, w, ...)`` on a window (False beside the change's own), or
     ``(S, A, ...)`` where it is None.
     """
@@ -59,7 +56,7 @@ def magnitude(values: torch.Tensor) -> torch.Tensor:
     return values.abs()
 
 
-def _more(run: Run, source: int, layout: Layout, change: Change, test: Test) -> torch.Tensor:
+def _more(run: Context, source: int, layout: Layout, change: Change, test: Test) -> torch.Tensor:
     """What a test says of the mutants' numbers less what it says of the reference's, on the change's window: 1, 0 or
     -1, or a difference of magnitudes.
     """
@@ -69,7 +66,7 @@ def _more(run: Run, source: int, layout: Layout, change: Change, test: Test) -> 
 
 
 def count_read(
-    run: Run,
+    run: Context,
     node: int,
     source: int,
     layout: Layout,
@@ -87,7 +84,7 @@ def count_read(
 
 
 def read(
-    run: Run,
+    run: Context,
     node: int,
     source: int,
     layout: Layout,
@@ -123,14 +120,14 @@ def read(
     return found, run.made_on_window((test.__name__, node), of_reference, window)
 
 
-def count_all(run: Run, source: int, layout: Layout, change: Change, kept: int, test: Test) -> torch.Tensor:
+def count_all(run: Context, source: int, layout: Layout, change: Change, kept: int, test: Test) -> torch.Tensor:
     """How many numbers pass a test, of all positions and all but the last ``kept`` axes: ``(S, A, ...)``."""
     more, there = read_all(run, source, layout, change, kept, test)
     return more + there
 
 
 def read_all(
-    run: Run, source: int, layout: Layout, change: Change, kept: int, test: Test
+    run: Context, source: int, layout: Layout, change: Change, kept: int, test: Test
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """By how much `count_all` is more than in the reference, and that; sums of magnitudes likewise."""
     more = _more(run, source, layout, change, test)

@@ -6,20 +6,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from yuzu._engine.context import Context
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles
 from yuzu._engine.handlers.elementwise import OnRows, pointwise, rewindowed
 from yuzu._engine.layout import ROWS, Change, Layout, rewindow
 from yuzu._engine.rewrite.batch_first import order_of
 from yuzu._engine.window import Geometry, Integers, Window
-
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
 
 END = 2**63 - 1
 
@@ -39,7 +37,7 @@ class Rearranged(Rule):
         super().__init__(view, layout)
         self.rearrange, self.constants = rearrange, constants
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         assert change is not None
         grid = run.sites.difference.shape[:2]
@@ -130,7 +128,7 @@ class Regrouped(Rule):
         around = [layout.outer, layout.inner] if layout.composite else []
         self.rest = [*sizes[1 : layout.axis], *around, *sizes[layout.axis + 1 :]]
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         assert change is not None and window is not None
         tensor = rewindowed(run, self.sources[0], self.source_layouts[0], change, window)
@@ -153,7 +151,7 @@ class Split(Reading):
         self.before = sizes[1 : layout.axis]
         self.after = sizes[layout.axis + 1 :]  # of the group and what was behind the positions
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         assert change is not None and window is not None
         size = self.geometry.kernel
@@ -202,7 +200,12 @@ class Moved(Reading):
         super().__init__(view, layout)
         self.geometry, self.rest = geometry, rest
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    @property
+    def fused_as(self) -> str:
+        g = self.geometry
+        return "crop" if g.stride == 1 and g.padding <= 0 and self.rest is None else ""
+
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         assert change is not None and window is not None
         g = self.geometry
@@ -270,7 +273,7 @@ class OnePosition(Rule):
     def needed(self, low: int, high: int) -> list[tuple[int, int]]:
         return [(self.place, self.place + 1)]
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         assert change is not None and change.window is not None
         old = change.window
@@ -327,7 +330,7 @@ class Mirrored(Rule):
     def needed(self, low: int, high: int) -> list[tuple[int, int]]:
         return [(self.layout.length - high, self.layout.length - low)]
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         assert change is not None and window is not None
         length, (layout,) = self.layout.length, self.source_layouts

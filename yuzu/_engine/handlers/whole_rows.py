@@ -54,7 +54,7 @@ def _names(table: dict[str, int]) -> Callable[[Callable[[View], Rule | str]], Ca
     return handles(*(f"aten.{name}" for name in table))
 
 
-@_names(RESIZED)
+@handles(*(f"aten.{name}" for name in RESIZED if name != "upsample_linear1d"))  # `interpolate` handles that one
 def resized(view: View) -> Rule | str:
     why = _rank(view, RESIZED)
     return why or (Linear(view, ROWS, "dense") if view.node.mutated and view.node.floating else OnRows(view))

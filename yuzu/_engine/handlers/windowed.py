@@ -8,16 +8,13 @@ t*d``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 
+from yuzu._engine.context import Context
 from yuzu._engine.handlers.contract import Reading, View
 from yuzu._engine.layout import Change, Layout, rewindow
 from yuzu._engine.window import Geometry, Window
-
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
 
 
 class Windowed(Reading):
@@ -60,7 +57,7 @@ class Windowed(Reading):
         self.geometry = Geometry(kernel, stride, padding, dilation, before.length, self.layout.length)
         self.function, self.fill = function, fill
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         (source,), (layout,) = self.sources, self.source_layouts
         assert change is not None and change.window is not None and window is not None
@@ -84,7 +81,7 @@ class Linear(Windowed):
 
     reads_reference = False
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,), (layout,) = changes, self.source_layouts
         assert change is not None and change.window is not None and window is not None
         read = window.cached(("read", self.node.index), lambda: self.geometry.read_by(window))
