@@ -31,7 +31,7 @@ from yuzu._engine.handlers.contract import (
     setting,
     spatial_axis,
 )
-from yuzu._engine.handlers.vanishing import count_read, magnitude, nonzero, read
+from yuzu._engine.handlers.exact_zeros import TermsOf, count_read, magnitude, nonzero, read
 from yuzu._engine.kernels.products import convolve_rows, lowered_kernel
 from yuzu._engine.kernels.triton import FUSED
 from yuzu._engine.layout import CONSTANT, ROWS, Change, Layout, rewindow
@@ -253,24 +253,26 @@ class Convolution(Reading):
         return rewindow(result, full, window, disposable=True)
 
     def vanishes(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
-        (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
+        (change,) = changes
         if change is None or window is None:
             return None
-        read = run, self.node.index, source, layout, self.geometry, change, window, self.groups
-        return self._of_channels(count_read(*read, nonzero) == 0)
+        return self._of_channels(count_read(run, self._terms, change, window, nonzero) == 0)
+
+    @property
+    def _terms(self) -> TermsOf:
+        return TermsOf(self.node.index, self.sources[0], self.source_layouts[0], self.geometry, self.groups)
 
     def terms(
         self, run: Context, changes: list[Change | None], window: Window | None
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
         """As if all weights were one."""
-        (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
+        (change,) = changes
         if change is None or window is None:
             return None
         for absorbed in () if run.keep_all else run.choice(self.node.index).before:
             factor = absorbed(run)[0]
             change = replace(change, tensor=change.tensor * factor.view(-1, *[1] * (change.tensor.dim() - 4)))
-        g = self.geometry
-        more, there = read(run, self.node.index, source, layout, g, change, window, self.groups, magnitude)
+        more, there = read(run, self._terms, change, window, magnitude)
         return self._of_channels(more), self._of_channels(there)
 
     def _of_channels(self, found: torch.Tensor) -> torch.Tensor:

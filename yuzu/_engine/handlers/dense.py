@@ -22,7 +22,7 @@ from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.affine import Linear
 from yuzu._engine.handlers.contract import Numerics, Room, Rule, Sizes, View, handles
 from yuzu._engine.handlers.elementwise import Local, OnRows, common_layout
-from yuzu._engine.handlers.vanishing import count_all, is_zero, magnitude, nonzero, read_all
+from yuzu._engine.handlers.exact_zeros import count_all, is_zero, magnitude, nonzero, read_all
 from yuzu._engine.kernels import onednn as onednn_products
 from yuzu._engine.kernels.products import add_product, lowered, lowered_matrix, product
 from yuzu._engine.layout import CONSTANT, ROWS, Change, Layout, on_device, rewindow

@@ -1,7 +1,7 @@
-"""A convolution, the relu, the sum and the crop behind it, run as one by `fused_kernel` on a GPU.
+"""A convolution, and the ReLU, the sum and the crop after it, run as one on a GPU.
 
-Each of them keeps its rule, and runs by it wherever the convolution's way is another. In a walk the nodes of a block
-that runs as one are passed over, and its last one gets its result. `blocks` finds them in a plan.
+Each of them keeps its rule, and runs by it wherever the convolution's way is another. In a walk the nodes of a group
+that runs as one are passed over, and its last one gets its result. `plan.fusion` finds them.
 """
 
 from __future__ import annotations
@@ -100,30 +100,21 @@ class FusedGroup:
         width = -(-window.width // few)
         start = (window.start + self.cropped) * g.stride - g.padding - before.start
         first = window.cached(("first", self.last, id(before), run.device), lambda: (_numbers(start, run), before))[0]
-        found = fused_kernel.convolve(
-            x,
-            weight,
-            first,
-            edits,
-            width,
-            run.precision,
-            g.dilation,
-            g.stride * few,
-            self._rectified(run, window),
-            self._added(run, changes, window, x),
-            lowered(run.value(self.last)[:0], run.precision).dtype if self.lowers(run) else torch.float32,
-            fused_kernel.stretches_of(width, x.shape[1], weight.shape[0], g.dilation, int(start.max())),
-        )
+        spans = fused_kernel.spans_of(width, x.shape[1], weight.shape[0], g.dilation, int(start.max()))
+        form = fused_kernel.Form(edits, width, g.dilation, g.stride * few, spans)
+        dtype = lowered(run.value(self.last)[:0], run.precision).dtype if self.lowers(run) else torch.float32
+        after = fused_kernel.After(self._before_relu(run, window), self._added(run, changes, window, x), dtype)
+        found = fused_kernel.convolve(x, weight, first, form, run.precision, after)
         return found.view(sites, edits, width * few, -1)[:, :, : window.width]
 
-    def _rectified(self, run: Context, window: Window) -> fused_kernel.Rectified | None:
+    def _before_relu(self, run: Context, window: Window) -> fused_kernel.BeforeReLU | None:
         if self.relu is None:
             return None
         reference = run.reference.position_first(self.relu.sources[0], self.relu.source_layouts[0])
         length, batch = reference.shape[1], run.reference.batch
         row = window.start + self.cropped + (0 if batch == 1 else run.sites.sequence * length)
         key = ("row", batch == 1 or run.sites.sequence.tobytes(), length, run.device)
-        return fused_kernel.Rectified(reference, window.cached(key, lambda: _numbers(row, run)))
+        return fused_kernel.BeforeReLU(reference, window.cached(key, lambda: _numbers(row, run)))
 
     def _added(
         self, run: Context, changes: list[Change | None], window: Window, x: torch.Tensor

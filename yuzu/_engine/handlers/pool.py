@@ -21,8 +21,8 @@ from yuzu._engine.choice import Choice
 from yuzu._engine.context import Context
 from yuzu._engine.handlers.contract import Numerics, Reading, Room, Rule, Sizes, View, handles, setting, spatial_axis
 from yuzu._engine.handlers.elementwise import OnRows
+from yuzu._engine.handlers.exact_zeros import TermsOf, Test, count_read, nonzero, positive, zero
 from yuzu._engine.handlers.reduce import reduction
-from yuzu._engine.handlers.vanishing import Test, count_read, nonzero, positive, zero
 from yuzu._engine.kernels import pool as pool_kernel
 from yuzu._engine.kernels import triton as kernels
 from yuzu._engine.kernels.triton import POOL_KERNEL
@@ -142,7 +142,8 @@ class Pool(Reading):
     def count(self, run: Context, change: Change, window: Window, test: Test) -> torch.Tensor:
         """How many of the numbers that each result is made of pass a test."""
         (source,), (layout,), sizes = self.sources, self.source_layouts, change.tensor.shape[3:]
-        found = count_read(run, self.node.index, source, layout, self.geometry, change, window, sizes.numel(), test)
+        of = TermsOf(self.node.index, source, layout, self.geometry, sizes.numel())
+        found = count_read(run, of, change, window, test)
         return found.unflatten(3, sizes) if sizes else found.squeeze(3)
 
     def beside(self, run: Context) -> tuple[torch.Tensor | None, torch.Tensor]:
