@@ -66,7 +66,7 @@ class Scaled(Rule):
         return difference * factor
 
     def vanishes(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
-        """Of a quotient, which is a product with the inverse here; of a product it is so in any case."""
+        """For a quotient, which is a product with the inverse here; a product makes zeros of zeros anyway."""
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
         absorbed = run.choice(self.node.index).absorbed
         return None if change is None or absorbed else is_zero(run, source, layout, change, window)
@@ -87,15 +87,15 @@ class Scaled(Rule):
         return run.made_on_window(("factor", self.node.index), lambda: layout.position_first(factor), window)
 
     def _ones(self, run: Context, factor: torch.Tensor | float) -> bool:
-        """Whether the factor changes nothing, as signs often do; no device is waited for to know."""
+        """Whether the factor is all ones, as signs often are. No GPU is waited for to find out."""
         if self.per_channel is None or not isinstance(factor, torch.Tensor) or factor.device.type != "cpu":
             return False
         return run.derived(("ones", self.node.index), [factor], lambda: bool((factor == 1).all()))
 
 
 class Linear(Rule):
-    """An operation that is linear in its one mutated operand, on the differences: on windows where its result at a
-    position depends on that position alone, or on whole values.
+    """An operation that is linear in its one mutated operand, run on the differences: on windows if its result at a
+    position depends on that position alone, else on whole values.
     """
 
     reads_reference = False
@@ -116,7 +116,7 @@ class Linear(Rule):
         return self._of(difference, window, run.value)
 
     def _of(self, tensor: torch.Tensor, window: Window | None, other: Callable[[int], Any]) -> torch.Tensor:
-        """The operation on ``(S, A, ...)`` and on ``other`` nodes' values."""
+        """The operation on a tensor ``(S, A, ...)`` and on the values of ``other`` nodes."""
         rows = tensor.flatten(0, 1)
         rows = rows if window is None else self.source_layouts[0].natural(rows)
         result = self._of_rows(rows, other)
@@ -160,7 +160,7 @@ class Linear(Rule):
         return self._of((difference + reference).abs() - reference.abs(), window, absolute), there
 
     def vanishes(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
-        """Of a sum, where everything that it sums is zero: it is itself a sum of what is not."""
+        """A sum is zero where it counts no term that is not."""
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
         if change is None:
             return None
@@ -216,8 +216,8 @@ def batch_norm(view: View) -> Rule | str:
 
 @handles("aten.mul", "aten.div")
 def product(view: View) -> Rule | str:
-    """By something unmutated: a factor. By another mutated tensor: ``D1 R2 + R1 D2 + D1 D2``. Other
-    quotients: on values.
+    """With an unmutated operand it is a factor; with another mutated tensor ``D1 R2 + R1 D2 + D1 D2``. Other
+    quotients run on values.
     """
     node = view.node
     left, right = node.args[0], node.args[1]
@@ -228,7 +228,7 @@ def product(view: View) -> Rule | str:
         return pointwise(view)
     quotient = node.op == "aten.div"
     if not node.floating or any(view.source(ref).dtype != node.dtype for ref in (left, right) if view.mutated(ref)):
-        return pointwise(view)  # a mask changes by its values, not by differences
+        return pointwise(view)  # a mask has values, not differences
     if view.mutated(left) and view.mutated(right):
         return (
             pointwise(view) if quotient or not isinstance(left, Ref) else Product(view, layout, left.index, right.index)
@@ -243,7 +243,7 @@ def product(view: View) -> Rule | str:
     def factor(run: Context) -> torch.Tensor | float:
         value = run.value(other.index) if isinstance(other, Ref) else other
         if quotient and isinstance(value, torch.Tensor):
-            value = value.to(run.value(node.index).dtype)  # of whole numbers the inverse would be float32
+            value = value.to(run.value(node.index).dtype)  # the inverse of integers would be float32
         return 1 / value if quotient else value
 
     if not isinstance(other, Ref):
@@ -292,7 +292,7 @@ class Product(Rule):
         return d1 * r2 + (r1 + d1) * d2
 
     def vanishes(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
-        """Where either factor does."""
+        """It is zero where either factor is."""
         found: torch.Tensor | None = None
         for source, layout, change in zip(self.sources, self.source_layouts, changes, strict=True):
             if change is not None:

@@ -1,4 +1,4 @@
-"""What picks, or writes, by an index that each row of the batch has for itself: ``gather``, and ``x[rows, :, place]``.
+"""Picking, or writing, by an index of each row's own: ``gather``, and ``x[rows, :, place]``.
 
 Picking moves numbers, so differences are picked as they are. On the axis of positions a row's places are those of its
 own window: ``D'[j] = D[place[j] - start]``, zero where the window has no such position.
@@ -22,7 +22,7 @@ from yuzu._engine.window import Window
 class PickedByRow(Rule):
     """Picks from one mutated tensor, by indices that no mutation changes.
 
-    ``place`` is the one of them that is of positions, if one is: then the result is whole.
+    ``place`` is the index of positions, if one of them is: then the result is whole.
     """
 
     family = "view"
@@ -57,7 +57,7 @@ class PickedByRow(Rule):
         return result.masked_fill_(outside.view(*outside.shape, *[1] * (result.dim() - outside.dim())), 0)
 
     def _of_rows(self, run: Context, index: int) -> torch.Tensor:
-        """The numbers of each site ``(S or 1, 1, ...)``."""
+        """The indices of each site ``(S or 1, 1, ...)``."""
         value = run.value(index)
         if run.plan.layouts[index] == CONSTANT:
             assert isinstance(self.node.target, PickInRows)
@@ -140,8 +140,7 @@ def write_at(view: View) -> Rule | str:
 
 
 def _why_not(view: View, axis: int, but: Any = None) -> str | None:
-    """Why rows are not treated by themselves by an operation along an axis, whose operands lie on top of each other;
-    None if they are.
+    """The reason why an operation along an axis, with operands of one shape, does not keep rows apart; None if it does.
     """
     if axis == 0:
         return "it works along the batch"
@@ -153,7 +152,7 @@ def _why_not(view: View, axis: int, but: Any = None) -> str | None:
 
 
 def _aligned(view: View, axis: int) -> Rule | str:
-    """Local where the operands have all positions on one axis, other than the operation's."""
+    """A local rule if all operands have their positions on one axis, and the operation works along another."""
     layout = common_layout(view)
     if isinstance(layout, str):
         return layout

@@ -1,4 +1,4 @@
-"""Complex numbers, which differ and are summed as real ones do: made of two real ones, taken apart, convolved."""
+"""Complex numbers: made from two real ones, split into them, and convolved. Their differences add as real ones do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from yuzu._engine.window import Geometry, Window
 
 
 class ComplexConvolution(Reading):
-    """A convolution of complex numbers on windows; what it does on another axis than the positions' is as it was."""
+    """A convolution of complex numbers on windows."""
 
     family = "convolution"
     keeps_finite = True

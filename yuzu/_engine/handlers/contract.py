@@ -1,8 +1,8 @@
 """The contract between an operation's handler and the engine, and the registry of handlers.
 
-A handler is a function decorated with `handles`. It looks at one node, once, and returns a `Rule` for it, or
-a sentence that says why not; then the node runs naively. The law that every rule obeys, and that one test
-checks for all of them: for an input that changes only on a window,
+A handler is a function decorated with `handles`. It looks at one node, once, and returns a `Rule` for it. If it returns
+a sentence instead, the node runs naively, and the sentence says why. The law that every rule obeys, and that one test
+checks for all of them, for an input that changes only on a window:
 
     rule.run(reference, change) == operation(reference + change) - operation(reference)
 
@@ -30,7 +30,7 @@ Spans = list["Window | None"]
 
 @dataclass(frozen=True)
 class View:
-    """What a handler sees of the graph: its node, and the layout of every node before it."""
+    """A handler's view of the graph: its node, and the layout of every node before it."""
 
     graph: Graph
     node: Node
@@ -41,12 +41,13 @@ class View:
         return self.graph.nodes[ref.index]
 
     def layout(self, ref: Any) -> Layout:
-        """The layout of an argument; constant for what is not a node."""
+        """The layout of an argument; constant if it is not a node."""
         return self.layouts[ref.index] if isinstance(ref, Ref) else CONSTANT
 
     def movable(self, ref: Any) -> Layout:
-        """The layout of an argument whose windows are moved by what fills in zeros: masks and whole numbers are carried
-        as values, not as differences, so they are taken whole."""
+        """The layout of an argument for an operation that may fill in zeros. Masks and integers are carried as values, not
+        as differences, so they are taken whole.
+        """
         layout, node = self.layout(ref), self.source(ref)
         return layout if node.floating or layout.kind != "windows" or not node.mutated else ROWS
 
@@ -61,16 +62,16 @@ class View:
 
     @property
     def rank(self) -> int:
-        """Number of axes of the result."""
+        """The number of axes of the result."""
         return len(self.node.shape or ())
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the result, -1 for the batch."""
+        """The shape of the result, -1 for the batch."""
         return tuple(-1 if size is None else size for size in self.node.shape or ())
 
     def shape_of(self, ref: Any) -> tuple[int, ...]:
-        """Shape of an argument, -1 for the batch."""
+        """The shape of an argument, -1 for the batch."""
         return tuple(-1 if size is None else size for size in self.source(ref).shape or ())
 
 
@@ -234,8 +235,8 @@ class Rule(metaclass=_Frozen):
     # ---- windows
 
     def window(self, windows: Spans) -> tuple[Integers, Integers]:
-        """First and stop of the positions that each site reaches in the result, from the windows of the sources (None:
-        not changed).
+        """The first position that each site reaches in the result, and the one after the last, from the windows of the
+        sources (None: not changed).
         """
         return union([w for w in windows if w is not None])
 
@@ -311,35 +312,37 @@ class Rule(metaclass=_Frozen):
         return True
 
     def ways(self, run: Context, window: Window) -> list[str]:
-        """Those of `all_ways` that give the exact result, apply to a window before it, and may be the fastest on the
-        device and with the products at hand.
+        """The ways that give the exact result, apply to a window before it, and may be the fastest on this device and
+        in this precision.
         """
         return []
 
     def forced_way(self, run: Context, way: str, width: int) -> str | None:
-        """The way to run by where a user asks for ``way`` for all convolutions; None where that is not meant."""
+        """The way it takes when a user asks for ``way`` for all convolutions; None if it is no convolution."""
         return None
 
     def alike(self, choice: Choice) -> Hashable:
-        """The same for layers that differ in nothing but the width of their windows, for the choice of a way."""
+        """A key that layers share if only the width of their windows differs: one trial decides for all."""
         return self.node.index
 
     def akin(self, choice: Choice) -> Hashable:
-        """The same for layers whose fastest ways are much the same, at windows of much the same width."""
+        """A key that layers share if their fastest ways are nearly the same, at windows of nearly the same width."""
         return self.alike(choice)
 
     def multiply_adds(self, run: Context, width: int) -> int:
-        """How many of them one mutant needs, for a layer with several ways and windows of a width before it."""
+        """The multiply-adds of one mutant, for a layer with several ways and windows of a width before it."""
         raise NotImplementedError
 
     def trial(self, run: Context, window: Window, some: Callable[..., torch.Tensor], way: str) -> Callable[[], object]:
-        """Its work on ``window`` by a way, to be timed; ``some(w, ...)`` makes a change ``(S, A, w, ...)``."""
+        """A function that does its work on ``window`` by a way, to be timed; ``some(w, ...)`` makes a change ``(S, A,
+        w, ...)``.
+        """
         raise NotImplementedError
 
     # ---- sizes and words
 
     def room(self, choice: Choice, sizes: Sizes) -> Room:
-        """What it holds in memory beside its result."""
+        """The memory that it takes beside its result."""
         return Room()
 
     def unfolded(self) -> int:
@@ -347,7 +350,7 @@ class Rule(metaclass=_Frozen):
         return 0
 
     def detail(self) -> str:
-        """What the summary shows beside the family."""
+        """Settings that the summary shows beside the operation."""
         return ""
 
     def shown_way(self, way: str, first_layer: bool) -> str:
@@ -393,7 +396,7 @@ def handles(*operations: str, reads_sizes: bool = False) -> Callable[[Handler], 
 
     Examples
     --------
-    An operator that averages three neighbours runs naively, until it is said how it reads:
+    An operator that averages three neighbours runs naively until a handler says how it reads:
 
     >>> import torch, yuzu
     >>> @torch.library.custom_op("doctest_yuzu::smooth", mutates_args=())
@@ -470,7 +473,7 @@ def find_rule(view: View) -> Rule | str:
     return rule if isinstance(rule, str) else (_why_no_differences(view, rule) or rule)
 
 
-# what gives a tensor's numbers as they are, in another order or shape
+# these keep the elements of a tensor, in another order or shape
 MOVES = {
     "aten.transpose",
     "aten.permute",
@@ -484,13 +487,13 @@ MOVES = {
 
 
 def _why_no_differences(view: View, rule: Rule) -> str | None:
-    """Why the change of a node is no difference that a rule could give; None where it is one, or none is asked for."""
+    """The reason why a rule cannot give the change of a node as a difference; None if it can, or need not."""
     node, nodes = view.node, view.graph.nodes
     if not node.mutated:
         return None
     if not rule.carries_values and not all(n.floating for n in (node, *(nodes[i] for i in rule.sources))):
-        return "of masks and whole numbers there are no differences"
-    # what rounding takes from the values may be much beside their difference, which is rounded by itself
+        return "masks and integers have no differences"
+    # the values' rounding may be large beside their difference, which is rounded on its own
     own = next(n.dtype for n in nodes if n.kind == "sequence")
     if node.dtype is None or not node.floating or torch.finfo(node.dtype).eps <= torch.finfo(torch.float32).eps:
         return None
@@ -502,7 +505,7 @@ def _why_no_differences(view: View, rule: Rule) -> str | None:
 
 
 def _is_only_widened(view: View, node: Node) -> bool:
-    """Whether nothing computes with a node in its own dtype: all that read it cast it to a more precise one first."""
+    """Whether no operation computes with a node in its own dtype: all readers cast it to a more precise one first."""
     readers = [view.graph.nodes[i] for i in view.graph.consumers[node.index]]
     if not readers or node.index in view.graph.output_nodes:
         return False
@@ -522,7 +525,7 @@ def spatial_axis(layout: Layout) -> int | None:
 
 def setting(value: Any, axis: int) -> int:
     """The setting along an axis of an argument that may be one number, a list of one, or a list with a number for each
-    axis behind the channels.
+    axis after the channels.
     """
     if isinstance(value, int):
         return value

@@ -1,9 +1,7 @@
-"""Convolution: linear, so the difference of the result is the convolution of the difference, without the
-bias.
+"""Convolution. It is linear, so the difference of the result is the convolution of the difference, without the bias.
 
-An output position ``j`` reads the inputs ``j*s - p + t*d``. Exact for every stride, padding, dilation and
-grouping. With stride 1 one of the ways of `convolution_ways` and `compressed_sensing` is used; with a larger
-stride the windows are first aligned to it.
+An output position ``j`` reads the inputs ``j*s - p + t*d``. This is exact for every stride, padding, dilation and
+number of groups. With stride 1 it runs by one of the `ways`; with a larger stride the windows are first aligned to it.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ from yuzu._engine.ways.convolution import WAYS, WayEntry, held_by_blocks, table
 from yuzu._engine.window import Geometry, Integers, Window
 
 LEAST_FUSED_CHANNELS = 16  # before a convolution that runs fused: a product of fewer is mostly zeros
-LONG_HEAD = 16  # taps, and input channels, from which few output channels are computed channels last
+LONG_HEAD = 16  # from so many taps and input channels on, few output channels are computed with channels last
 
 
 class Convolution(Reading):
@@ -56,7 +54,7 @@ class Convolution(Reading):
     def __init__(self, view: View, layout: Layout, geometry: Geometry, groups: int, height: int | None) -> None:
         super().__init__(view, layout)
         self.geometry, self.groups, self.height = geometry, groups, height
-        # a kernel of 1 on the second axis leaves its lines apart: they are carried like edits
+        # a kernel of 1 on the second axis keeps its lines apart: they are carried like edits
         self.lines = height if height is not None and view.shape_of(view.node.args[1])[5 - layout.axis] != height else 1
         self.weight = view.node.args[1].index
         self.kernel_axis = view.layout(view.node.args[0]).axis
@@ -66,8 +64,8 @@ class Convolution(Reading):
         self.absorbs_before = groups == 1 and height is None
 
     def reference(self, value_of: Callable[[int], Any], device: torch.device) -> Any:
-        """Channels last for few output channels of a long kernel on many input channels, the heads of profile models:
-        oneDNN runs these three to four times faster than with channels first.
+        """The value, computed with channels last for few output channels of a long kernel on many input channels. These
+        are the heads of profile models: oneDNN runs them three to four times faster so than with channels first.
         """
         node, padding = self.node, self.node.argument(4, "padding", 0)
         x, weight = value_of(node.args[0].index), value_of(self.weight)
@@ -83,7 +81,7 @@ class Convolution(Reading):
         return result.squeeze(2).contiguous()
 
     def shape(self, width: int) -> Shape:
-        """The sizes that ways ask for."""
+        """The sizes that the ways ask for."""
         g = self.geometry
         return Shape(width, g.kernel, g.dilation, self.channels[0], self.channels[1], self.groups)
 
@@ -110,7 +108,9 @@ class Convolution(Reading):
         )
         exact = [way for way in found if way in WAYS and WAYS[way].exact and (steady or WAYS[way].keeps_zeros)]
         winners = [way for way in exact if WAYS[way].may_win(shape, lowered)] or exact
-        return [FUSED, *winners] if FUSED in found and run.device.type != "cpu" else winners  # so that others are short
+        return (
+            [FUSED, *winners] if FUSED in found and run.device.type != "cpu" else winners
+        )  # first, so that the trials of the others can be short
 
     def forced_way(self, run: Context, way: str, width: int) -> str:
         return way if way in self.applicable(run, width) else self.default_way
@@ -141,7 +141,7 @@ class Convolution(Reading):
         if group is not None and group.possible(run):
             # the operations after it are part of the fused way, so each way is timed with them
             return group.trial(run.of_plan(run.plan.with_ways({self.node.index: way})), some)
-        # at full width, whatever a crop leaves of the result near the ends of the sequence
+        # at full width: near the ends of the sequence a crop may leave less
         kernel, sources = self.scaled_kernel(run)
         x, g = some(window.width, self.channels[0]).to(kernel.dtype), self.geometry
         call = Call(run, ("measure", self.node.index), x, window, kernel, sources, g.dilation, self.groups)
@@ -180,7 +180,7 @@ class Convolution(Reading):
         return weight
 
     def scaled_kernel(self, run: Context) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """The kernel, times the factors that were taken over, and the weights that it is made from."""
+        """The weight times the absorbed factors, and the tensors that it is made from."""
         weight = run.value(self.weight)
         choice = run.choice(self.node.index)
         if not (choice.before or choice.after) or run.keep_all:
@@ -265,7 +265,7 @@ class Convolution(Reading):
     def terms(
         self, run: Context, changes: list[Change | None], window: Window | None
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """As if all weights were one."""
+        """The sums of magnitudes, as if all weights were one."""
         (change,) = changes
         if change is None or window is None:
             return None
@@ -276,7 +276,7 @@ class Convolution(Reading):
         return self._of_channels(more), self._of_channels(there)
 
     def _of_channels(self, found: torch.Tensor) -> torch.Tensor:
-        """What is known of each group, for each output channel."""
+        """A tensor with an entry for each group, repeated for each output channel."""
         found = found.repeat_interleave(self.channels[1] // self.groups, 3) if self.groups > 1 else found
         return found if self.height is None else found.unsqueeze(4)
 
@@ -284,8 +284,8 @@ class Convolution(Reading):
         return self.lines == 1 and (self.height is None or self.groups == 1)
 
     def _wanted(self, before: Window, window: Window) -> tuple[tuple[int, int, Integers], Window]:
-        """First and stop of the positions that any site's window has of all that the window before it reaches, and
-        where those begin.
+        """Which of the positions that the window before it reaches are in any site's window (first, and one after the
+        last), and where those begin.
         """
         g = self.geometry
         start = before.start + (g.padding - g.reach)
@@ -307,7 +307,7 @@ class Convolution(Reading):
 
 
 def _by_itself(way: str) -> WayEntry:
-    """A way, where the layer is run by itself."""
+    """The entry of a way for a layer that runs alone."""
     return WAYS["windows"] if way == FUSED else WAYS[way]
 
 
@@ -401,8 +401,8 @@ def convolution(view: View) -> Rule | str:
 
 
 class TransposedConvolution(Rule):
-    """A transposed convolution: each input writes ``k`` outputs from ``i*s - p`` on. Run on the windows
-    without padding, then cut.
+    """A transposed convolution: each input writes ``k`` outputs from ``i*s - p`` on. It runs on the windows
+    without padding, and the result is cut.
     """
 
     family = "convolution"

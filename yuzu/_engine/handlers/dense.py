@@ -1,8 +1,8 @@
 """Linear layers.
 
-On channels: the product itself, on the differences. Over positions (after a flatten, or along the last axis):
-only the window's positions are nonzero, so each site's window is multiplied with the matching slice of the
-weight; sites that share a window share the slice, and the slices are read from the weight where it lies.
+Along channels the product itself runs on the differences. Along positions (after a flatten, or along the last axis)
+only the window's positions are nonzero. So each site's window is multiplied with the matching slice of the weight,
+which is read in place. Sites that share a window share the slice.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from yuzu._engine.layout import CONSTANT, ROWS, Change, Layout, on_device, rewin
 from yuzu._engine.window import Window
 
 DENSE_WAYS = ("slices", "positions")
-PART = 8  # channels around the positions of a weight that are laid out anew at once
-SPREAD_BYTES = 24 << 20  # of the windows of a block where they lie among all positions
+PART = 8  # channels around the positions of a weight that are copied at once
+SPREAD_BYTES = 24 << 20  # of a block's windows, each in its place among all positions
 
 
 class OnChannels(Rule):
@@ -85,9 +85,9 @@ class OverPositions(Rule):
     """``x @ W^T`` where ``x``'s last axis holds the positions (with ``outer`` and ``inner`` channels around
     them).
 
-    A mutant reads the slice of the weight that lies at its window. By ``"slices"`` all sites of one window are
-    multiplied with its slice; by ``"positions"`` all sites that reach a position are multiplied with what the weight
-    has there, and summed, so that neighbouring windows do not read the same weights again.
+    A mutant reads the slice of the weight at its window. By ``"slices"`` all sites of one window are multiplied with
+    its slice. By ``"positions"`` all sites that reach a position are multiplied with the weight's rows of that
+    position, and summed, so that neighbouring windows do not read the same weights again.
     """
 
     family = "dense"
@@ -207,8 +207,8 @@ class Order:
 
 
 def _even_runs(window: Window, device: torch.device) -> tuple[list[EvenRun], Order | None]:
-    """Runs of the sites in rising order of their starts; and that order, where it is not their own: several sequences,
-    mirrored windows.
+    """Runs of the sites in rising order of their starts; and that order, if it is not the sites' own, as with several
+    sequences or mirrored windows.
     """
     order = np.argsort(window.start, kind="stable")
     starts, first, counts = np.unique(window.start[order], return_index=True, return_counts=True)
@@ -248,7 +248,7 @@ def _by_slices(x: torch.Tensor, matrix: torch.Tensor, runs: list[EvenRun], width
 
 
 def _by_whole_weight(x: torch.Tensor, matrix: torch.Tensor, window: Window, layout: Layout) -> torch.Tensor:
-    """For few sites, without laying out a weight that may be large: windows stand among zeros."""
+    """The product for few sites: windows are padded with zeros, so that a large weight need not be copied."""
     sites, rows = x.shape[:2]
     spread = x.new_zeros(sites, rows, layout.outer, layout.length, layout.inner)
     for into, windows, start in zip(spread, x, window.start.tolist(), strict=True):
@@ -258,8 +258,8 @@ def _by_whole_weight(x: torch.Tensor, matrix: torch.Tensor, window: Window, layo
 
 
 def _one_by_one(rows: torch.Tensor, slices: torch.Tensor) -> bool:
-    """Whether a product for each slice is faster than a batch of them: PyTorch's are slow on CPUs where products are
-    lowered, and where those of full precision are oneDNN's.
+    """Whether a product for each slice is faster than a batch of products. PyTorch's batches are slow on CPUs in low
+    precision, and where oneDNN runs products of full precision.
     """
     lowers = rows.dtype != slices.dtype and rows.device.type == "cpu"
     return lowers or onednn_products.serves(rows[0], slices[0])
@@ -277,7 +277,7 @@ def _by_positions(
         array if order is None else array[order.sites] for array in (window.start, window.first, window.stop)
     )
     width, outputs = window.width, matrix.shape[1]
-    # neighbours' windows move on together: those that reach a position stand together, and only they have any there
+    # neighbours' windows move on together, so the sites that reach a position lie side by side
     ends = np.maximum.accumulate(np.where(stop > first, stop, start))
     result = x.new_zeros(sites * rows, outputs)
     at = 0
@@ -287,7 +287,7 @@ def _by_positions(
         last = at + max(int(np.searchsorted(sizes, min(SPREAD_BYTES, x.nbytes), "right")), 1)
         starts, some_ends = start[at:last], ends[at:last]
         high = int(starts[-1]) + width
-        # each site's window where it lies among all positions; what is not written is not read
+        # each site's window in its place among all positions; the rest is neither written nor read
         spread = x.new_empty(last - at, rows, (high - low) * channels, dtype=matrix.dtype)
         borders = [0, *(np.flatnonzero(np.diff(starts)) + 1).tolist(), last - at]
         for begin, end in itertools.pairwise(borders):
@@ -326,8 +326,8 @@ def _by_matrix(view: View, x: Ref, weight: int, transposed: bool) -> Rule:
 
 @handles("aten.matmul", "aten.mm", "aten.bmm", "aten.addmm")
 def matrix_product(view: View) -> Rule | str:
-    """By a constant matrix on the right it is a linear layer; otherwise on values, where the batch stays on
-    the first axis.
+    """With a constant matrix on the right it is a linear layer; otherwise it runs on values, if the batch stays on the
+    first axis.
     """
     node = view.node
     if node.op == "aten.addmm":
@@ -342,7 +342,7 @@ def matrix_product(view: View) -> Rule | str:
     if view.mutated(left) and view.layout(right) == CONSTANT and node.op != "aten.addmm" and ranks[0] == view.rank > 2:
         return _by_matrices(view, left, right)
     if view.mutated(left) and view.layout(right) == CONSTANT and ranks[1] == 1 and node.op == "aten.matmul":
-        layout = view.layout(left)  # by a vector: a sum over the last axis, which is gone
+        layout = view.layout(left)  # with a vector it is a sum over the last axis, which it drops
         local = layout.kind == "windows" and not layout.composite and layout.axis < ranks[0] - 1
         linear = node.floating and view.source(left).dtype == node.dtype
         return Linear(view, layout if local else ROWS, "dense") if linear else OnRows(view, widens=False)
@@ -360,8 +360,8 @@ def matrix_product(view: View) -> Rule | str:
 
 
 def _by_matrices(view: View, left: Ref, right: Ref) -> Rule | str:
-    """By a constant matrix for each head or group: on windows unless positions are summed over, or have matrices of
-    their own.
+    """The rule for a constant matrix for each head or group: on windows, unless it sums over positions, or has a matrix
+    for each of them.
     """
     sizes = view.shape_of(right)
     matrices = (*[1] * (view.rank - len(sizes)), *sizes)
@@ -384,9 +384,7 @@ def product_and_sum(view: View) -> Rule | str:
 
 @handles("aten.einsum")
 def einsum(view: View) -> Rule | str:
-    """Local where the position's letter stands in the result and in one operand only; on values where rows
-    stay rows.
-    """
+    """Local if the position's letter is in the result and in one operand only; on values if rows stay rows."""
     node = view.node
     equation, operands = node.args[0].replace(" ", ""), list(node.args[1])
     if "..." in equation or "->" not in equation or len(node.args) > 2:
@@ -404,7 +402,7 @@ def einsum(view: View) -> Rule | str:
             letter = mutated[0][1][layout.axis]
             if letter in result and sum(label.count(letter) for label in labels) == 1:
                 out = Layout("windows", result.index(letter), layout.length)
-        # masks and whole numbers are carried as values, of which nothing is linear
+        # masks and integers are carried as values, so nothing is linear in them
         if node.floating and view.source(mutated[0][0]).dtype == node.dtype:
             return Linear(view, out, "dense")
         if out != ROWS:

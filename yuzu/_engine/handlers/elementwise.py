@@ -1,8 +1,8 @@
 """Operations on values: the operation on ``R + D``, minus the reference's result.
 
-On windows this is right for every pointwise operation, and for softmax, normalisation and the like along other axes
-than the positions; on whole values for all that treats rows by themselves. Operations with a formula of their own are
-in `formulas` and `affine`.
+On windows this is right for every pointwise operation, and for softmax, normalisation and the like along axes other
+than the positions. On whole values it is right for every operation that keeps rows apart. Operations with a formula of
+their own are in `formulas` and `affine`.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from yuzu._engine.handlers.contract import Numerics, Room, Rule, Sizes, View, ha
 from yuzu._engine.layout import CONSTANT, ROWS, Change, Layout, rewindow, widened
 from yuzu._engine.window import Window
 
-# differences beside the values, below which a subtraction in float32 errs by more than some 5e-6 of them
+# size of differences relative to the values; below it a subtraction in float32 errs by more than 5e-6 of them
 SMALL = 0.02
 
 
 class OfValues(Rule):
     """The operation itself on the mutants' values, minus the reference's result.
 
-    Where differences are small beside the values, rounding the values takes most of their digits. Operations of
-    PyTorch's own that are cheap beside products (``widens``) are then run in float64 on float32 values: on CPUs chunk
-    by chunk, on CUDA always, for a GPU is not waited for to know; never where products are less precise anyway. A
-    chain of operations that is computed anew always is: values between may be smaller than its ends say.
+    If differences are small beside the values, rounding the values costs them most of their digits. PyTorch's own
+    operations that are cheap beside products (``widens``) then run in float64 on float32 values. A CPU decides that for
+    each chunk. A GPU always does so, because deciding would mean waiting for it. Neither does where products are less
+    precise anyway. A chain that is computed anew always runs in float64: values inside it may be smaller than at its
+    ends.
 
     Attributes
     ----------
@@ -85,7 +86,9 @@ class OfValues(Rule):
         return result.to(torch.float32) if single else result
 
     def _result(self, values: dict[int, Any], other: Callable[[Node, int], Any]) -> Any:
-        """The operation on ``values``, which are given away, and on ``other`` nodes' as each operation reads them."""
+        """The operation on ``values``, which it may drop, and on the values of ``other`` nodes as each operation reads
+        them.
+        """
         steps = [*self.chain, self.node]
         last = {i: step.index for step in steps for i in step.inputs}
         for step in steps:
@@ -99,7 +102,7 @@ class OfValues(Rule):
         return values.pop(self.node.index)
 
     def may_widen(self, precision: str, dtype: torch.dtype, device: str) -> bool:
-        """Whether small differences of values of this dtype are taken in float64; other devices may have none."""
+        """Whether small differences of values of this dtype are taken in float64, which some devices lack."""
         full = ("highest", "high") if device == "cpu" else ("highest",)
         return self.widens and precision in full and dtype == torch.float32 and device in ("cpu", "cuda")
 
@@ -137,9 +140,9 @@ class OfValues(Rule):
             return torch.stack([_size(v) for v in values if v.is_floating_point()]).amax()
 
         size = float(_size(difference))
-        if not math.isfinite(size):  # one mutant's infinity says nothing of the others
+        if not math.isfinite(size):  # one mutant's infinity says nothing about the others
             size = float(_size(difference.nan_to_num(0.0, 0.0, 0.0)))
-        if size == 0:  # nothing changes, or all of it was rounded away
+        if size == 0:  # nothing changes, or rounding took the whole difference
             return any(bool(c.tensor.any()) for c in changes if c is not None and not c.mutant)
         return size < SMALL * float(run.reference.made(("level", self.node.index), level))
 
@@ -149,7 +152,7 @@ class OfValues(Rule):
 
 
 def _size(tensor: torch.Tensor) -> torch.Tensor:
-    """Root of the mean square."""
+    """The root mean square."""
     return torch.linalg.vector_norm(tensor.float()) / math.sqrt(max(tensor.numel(), 1))
 
 
@@ -158,7 +161,7 @@ def _widened(value: Any, wide: bool) -> Any:
 
 
 class OnRows(OfValues):
-    """Any operation that treats every row of the batch by itself, on the mutants' whole values."""
+    """Any operation that keeps the rows of the batch apart, on the mutants' whole values."""
 
     family = "whole values"
     recomputable = True
@@ -188,8 +191,8 @@ class OnRows(OfValues):
 class Local(OfValues):
     """An operation on windows, whose result at a position depends on that position alone, of all its operands.
 
-    With ``broadcast`` unmutated operands lie on top of the result as broadcasting has it, and are cut to the
-    window; without it they are weights and go in as they are.
+    With ``broadcast``, unmutated operands are broadcast against the result, and cut to the window. Without it they are
+    weights, and are passed as they are.
     """
 
     recomputable = True
@@ -256,8 +259,8 @@ def mutant_on_window(
 
 
 def rewindowed(run: Context, index: int, layout: Layout, change: Change, window: Window) -> torch.Tensor:
-    """The change of a windowed node on another window: a difference is zero where there was none, and values (of masks
-    and whole numbers) are the reference's.
+    """The change of a windowed node on another window. Outside its own a difference is zero, and a value (of a mask or
+    an integer) is the reference's.
     """
     if change.mutant:
         return mutant_on_window(run, index, layout, change, window)
@@ -283,7 +286,7 @@ def aligned_operand(
 
 
 def of_rank(operand: torch.Tensor, node: Node) -> torch.Tensor:
-    """An operand with as many axes as the result, as broadcasting has it: without a batch axis it gets one of 1."""
+    """An operand with as many axes as the result, as broadcasting adds them in front."""
     return operand.reshape(*[1] * (len(node.shape or ()) - operand.dim()), *operand.shape)
 
 
@@ -305,7 +308,7 @@ def pointwise(view: View) -> Rule | str:
 def common_layout(view: View) -> Layout | str:
     """The layout of the result of a broadcasting operation on several operands, or why there is none.
 
-    Windows where all mutated operands have their positions on the same axis, counted from the last.
+    It is windowed if all mutated operands have their positions on the same axis, counted from the last.
     """
     rank = view.rank
     shape = view.node.shape
@@ -346,7 +349,7 @@ def axes_of(value: Any, rank: int) -> tuple[int, ...]:
 
 @handles("aten.glu", "aten.cumsum", "aten.cumprod", "aten.logcumsumexp")
 def along_one_axis(view: View) -> Rule | str:
-    """Local when their axis is not the axis of positions."""
+    """Local if their axis is not the axis of positions."""
     node = view.node
     axis = node.argument(1, "dim", -1)
     return _along(view, [axis % view.rank])
@@ -362,13 +365,13 @@ def layer_norm(view: View) -> Rule | str:
 
 @handles("aten.embedding", "aten.one_hot")
 def numbered(view: View) -> Rule | str:
-    """A row of a table, or of the unit matrix, for each whole number: its axis comes last."""
+    """A row of a table, or of the unit matrix, for each integer: its axis comes last."""
     args = view.node.args
     return looked_up(view, *args[:2]) if view.node.op == "aten.embedding" else looked_up(view, None, args[0])
 
 
 def looked_up(view: View, table: Any, numbers: Ref) -> Rule | str:
-    """The rule for rows of a table (None: of the unit matrix) in the places of whole numbers."""
+    """The rule for rows of a table (None: of the unit matrix) in the places of integers."""
     if view.layout(table) != CONSTANT:
         return "its table depends on an input"
     if view.source(numbers).dtype in (torch.bool, torch.uint8):

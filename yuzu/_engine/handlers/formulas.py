@@ -24,14 +24,14 @@ from yuzu._engine.layout import ROWS, Change, Layout, rewindow
 from yuzu._engine.window import Window
 
 FEW_CLASSES = 16
-SMALLEST = 1e-20  # factors below it are as good as zero
-LARGE = 10.0  # differences above it make e^D swamp the 1 that Z starts from: then plain softmax is the accurate one
+SMALLEST = 1e-20  # smaller factors count as zero
+LARGE = 10.0  # above it e^D swamps the 1 in Z, and plain softmax is more accurate
 
 
 class Formula(Rule):
     """``formula(D, R, f(R))`` on windows ``(S, A, w, ...)`` or whole values ``(S, A, ...)``.
 
-    ``axis`` is the axis of the node's value that the formula works along, if it does; the formula gets its place in
+    If the formula works along an axis of the node's value, ``axis`` is that axis, and the formula gets its place in
     those tensors.
     """
 
@@ -78,8 +78,8 @@ class Formula(Rule):
 class ReLU(Rule):
     """``relu``; see the formula above.
 
-    A factor ``s`` for each channel right before it can be left to the convolution right after it: differences then come
-    and go divided by ``s``. With ``R' = R / s`` the result is ``max(D, -R') + min(R', 0)`` where ``s > 0``, and
+    The convolution right after it may absorb a factor ``s`` for each channel right before it. Differences then come and
+    go divided by ``s``. With ``R' = R / s`` the result is ``max(D, -R') + min(R', 0)`` where ``s > 0``, and
     ``min(D, -R') + max(R', 0)`` where ``s < 0``.
     """
 
@@ -114,7 +114,7 @@ class ReLU(Rule):
     def _sum(self, run: Context, difference: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
         if difference.dtype != below.dtype:  # widened first: operations on mixed dtypes are slow
             return difference.to(below.dtype).add_(below)
-        # part of a wider window is left as it is: what reads the result wants it in one piece, and would copy it
+        # part of a wider window is not written over: the result's readers want it contiguous, and would copy it
         whole = difference.nbytes == difference.untyped_storage().nbytes()
         in_place = whole and run.disposable(self.sources[0])
         return difference.add_(below) if in_place else difference + below
@@ -137,7 +137,7 @@ class ReLU(Rule):
         names: tuple[str, ...],
         make: Callable[..., tuple[torch.Tensor, ...]],
     ) -> list[torch.Tensor]:
-        """What ``make`` gives for the whole reference, made once, on the windows."""
+        """The tables that ``make`` gives for the whole reference, made once, on the windows."""
         reference = run.reference.position_first(self.sources[0], self.source_layouts[0])
         made: list[torch.Tensor] = []
 
@@ -146,8 +146,8 @@ class ReLU(Rule):
                 made.extend(part.to(reference.dtype) for part in make(reference, scale))
             return made[place]
 
-        keys = [(self.node.index, name, scale is None) for name in names]
-        return [run.made_on_window(k, lambda place=place: table(place), window) for place, k in enumerate(keys)]  # type: ignore[misc]
+        keys = [(self.node.index, name, scale is None) for name in names] return [run.made_on_window(k, lambda
+        place=place: table(place), window) for place, k in enumerate(keys)]  # type: ignore[misc]
 
 
 def _parts(reference: torch.Tensor, scale: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
@@ -157,8 +157,8 @@ def _parts(reference: torch.Tensor, scale: torch.Tensor | None) -> tuple[torch.T
 
 
 def _bounds(reference: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Between what differences are kept, and what is added to them, where some factors are negative, or zero: then the
-    kernel after it multiplies whatever comes by zero, as long as it is finite.
+    """The bounds that differences are clamped to, and the shift that is added, for factors that may be negative or
+    zero. With a zero factor the weight after it multiplies any finite value by zero.
     """
     largest = min(1 / SMALLEST, torch.finfo(reference.dtype).max)
     reference, positive = (reference / scale).nan_to_num(0.0).clamp(-largest, largest), scale > 0
@@ -167,7 +167,7 @@ def _bounds(reference: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor,
 
 
 def _exp(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    # where e^R has all but vanished and D brings it back, nothing is left of it to multiply
+    # if e^R underflows and D brings it back, there is nothing left to multiply
     return torch.where(d > 1, torch.exp(before + d) - after, torch.expm1(d.clamp(max=1)) * after)
 
 
@@ -182,27 +182,27 @@ def _tanh(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.T
 
 
 def _relative_to_likeliest(d: torch.Tensor, likely: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Differences less that of the reference's likeliest class, which changes no softmax; and which are out of the
-    formulas' reach.
+    """Differences less that of the reference's likeliest class, which changes no softmax; and a mask of those that are
+    too large for the formulas.
 
-    That class then counts for nothing in ``Z - 1``, however close to 1 it is: nothing of the others is rounded away.
+    That class then adds nothing to ``Z - 1``, however close to 1 its probability is, so the others keep their digits.
     """
     index = likely.argmax(axis, keepdim=True)
     shape = list(d.shape)
     shape[axis] = 1
     d = d - d.gather(axis, index.expand(shape))
-    return d, ~(d.amax(axis, keepdim=True) <= LARGE)  # NaN, from infinite differences, is out of reach too
+    return d, ~(d.amax(axis, keepdim=True) <= LARGE)  # NaN, from infinite differences, counts as too large
 
 
 def _where_far(far: torch.Tensor, plain: Callable[[], torch.Tensor], result: torch.Tensor) -> torch.Tensor:
-    """``plain()`` where the formula is out of reach; a GPU is never waited for to know whether it is."""
+    """``plain()`` where differences are too large for the formula. No GPU is waited for to find out."""
     if far.device.type == "cpu" and not far.any():
         return result
     return torch.where(far, plain(), result)
 
 
 def _classes_first(formula: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """The formula with the axis of classes first where they are few: sums over a short last axis are slow."""
+    """The formula with the axis of classes first if they are few: sums over a short last axis are slow."""
 
     def run(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor, axis: int) -> torch.Tensor:
         if d.shape[axis] > FEW_CLASSES:
@@ -252,7 +252,7 @@ def with_formula(view: View) -> Rule | str:
 
 @handles("aten.softmax", "aten._softmax", "aten.log_softmax", "aten._log_softmax")
 def softmax(view: View) -> Rule | str:
-    """On windows where its axis is not the positions', on whole values otherwise."""
+    """On windows if its axis is not that of positions, else on whole values."""
     node = view.node
     axis = node.argument(1, "dim", -1) % view.rank
     if axis == 0:

@@ -26,7 +26,7 @@ from yuzu._engine.layout import Change, on_device
 from yuzu._engine.ways.call import FEW_CHANNELS
 from yuzu._engine.window import Window
 
-HEAD_COLUMNS = 32  # positions that a product yields at once, times channels, where these are few
+HEAD_COLUMNS = 32  # positions that one product yields, times channels, if these are few
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class FusedGroup:
     relu: ReLU or None
     total: Sum or None
     nodes: list of int
-        Theirs, and those of factors that the kernel has taken over and of a crop, in order.
+        Theirs, and those of absorbed factors and of a crop, in order.
     cropped: int
         Positions that are cut off at the beginning.
     """
@@ -63,12 +63,12 @@ class FusedGroup:
 
     @property
     def source(self) -> int:
-        """What the convolution reads."""
+        """The node that the convolution reads."""
         return self.convolution.sources[0]
 
     @property
     def residual(self) -> int | None:
-        """What is added."""
+        """The node that the sum adds, if there is one."""
         if self.total is None:
             return None
         return next(s for s in self.total.sources if s not in self.nodes)
@@ -125,12 +125,12 @@ class FusedGroup:
         assert other.window is not None
         place, offset = other.window, window.start + self.cropped - other.window.start
         shift = window.cached(("shift", self.last, id(place), run.device), lambda: (_numbers(offset, run), place))[0]
-        # what the convolution reads itself is read once, as it reads it
+        # a residual that the convolution reads, too, is read once, as the convolution reads it
         values = x if self.residual == self.source else other.tensor.flatten(0, 1).flatten(2).contiguous()
         return fused_kernel.Residual(values, shift)
 
     def _positions_at_once(self) -> int:
-        """How many positions of few output channels are the columns of one product."""
+        """The positions that are the columns of one product, if output channels are few."""
         kernel = self.convolution
         channels, alone = kernel.channels[1], self.relu is None and self.total is None
         blocks = alone and channels <= FEW_CHANNELS and kernel.geometry.dilation == kernel.geometry.stride == 1
@@ -153,7 +153,7 @@ class FusedGroup:
         return run.derived(("fused", self.convolution.node.index, few), sources, make)
 
     def lowers(self, run: Context) -> bool:
-        """Whether its result is kept in the dtype of lowered products: what reads it reads that."""
+        """Whether its result stays in the dtype of low-precision products, because all its readers can read that."""
         plan = run.plan
 
         def as_one(reader: int) -> bool:

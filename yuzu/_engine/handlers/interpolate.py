@@ -26,7 +26,7 @@ class Interpolated(Rule):
 
     def __init__(self, view: View, before: Layout) -> None:
         super().__init__(view, Layout("windows", before.axis, view.shape[before.axis]))
-        # where each output lies among the inputs is what the operation makes of the inputs' own numbers
+        # applied to the inputs' own positions, the operation gives each output's place among them
         ramp = torch.arange(before.length, dtype=torch.float64, device="cpu")[None, None]
         arguments = map_refs((self.node.args, self.node.kwargs), lambda _: ramp)
         place = self.node.target(*arguments[0], **arguments[1])[0, 0].numpy()

@@ -1,7 +1,6 @@
-"""Where branches meet: sums, and concatenation along any axis.
+"""Branches that meet: sums, and concatenation along any axis.
 
-A sum of differences is the difference of the sum, on the union of the windows; what a mutation does not
-change adds nothing.
+A sum of differences is the difference of the sum, on the union of the windows. An unmutated operand adds nothing.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class Sum(Rule):
         return all(factor > 0 for factor in self.factors.values()) if len(self.sources) > 1 else None
 
     def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
-        # what a block on a GPU leaves lowered for a block that adds it, which did not run as one
+        # a fused group may leave low precision for a group that adds it, and that group did not run fused
         dtype = run.value(self.node.index).dtype
         changes = [
             c if c is None or c.tensor.dtype == dtype else replace(c, tensor=c.tensor.to(dtype)) for c in changes
@@ -77,9 +76,7 @@ class Sum(Rule):
         return result
 
     def _written_over(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
-        """Where one change has the window of the sum and is not needed any more, the others are added to it where they
-        lie; None elsewhere.
-        """
+        """The sum, written over one change that has its window and no other reader; None if there is no such change."""
         present = [(s, c) for s, c in zip(self.sources, changes, strict=True) if c is not None]
         shapes = {c.tensor.shape[3:] for _, c in present}
         dtypes = {c.tensor.dtype for _, c in present}
@@ -103,7 +100,7 @@ class Sum(Rule):
             assert old is not None
 
             def overlap(old: Window = old) -> tuple[int, Window, Window]:
-                # where any site's part lies in the windows of the sum
+                # the positions of the sum's windows at which any site has a part
                 offset = old.start - window.start
                 first = min(max(int(offset.min()), 0), window.width)
                 stop = max(min(int(offset.max()) + old.width, window.width), first)
@@ -227,7 +224,7 @@ class Juxtaposition(Rule):
 
 
 def _why_not(view: View, refs: list[Any], axis: int) -> str | None:
-    """Why parts cannot be joined along an axis; None if they can."""
+    """The reason why parts cannot be joined along an axis; None if they can."""
     dtype = view.node.dtype
     if axis == 0:
         return "it joins batches"

@@ -1,5 +1,5 @@
-"""What picks along one axis by an index that no input reaches: the complement of letters, ``x[:, [3, 2, 1, 0]]``, some
-of the tracks, some of the positions.
+"""Picking along one axis by a constant index: the complement of letters, ``x[:, [3, 2, 1, 0]]``, some of the tracks,
+some of the positions.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _picked(rows: torch.Tensor, axis: int, index: torch.Tensor) -> torch.Tensor:
 
 
 def _picked_together(view: View, given: list[Any]) -> Rule:
-    """By several axes, such as the upper triangle of a matrix."""
+    """Picking along several axes, such as the upper triangle of a matrix."""
 
     def picked(rows: torch.Tensor, *indices: torch.Tensor) -> torch.Tensor:
         found = dict(zip((axis for axis, _ in given), indices, strict=True))

@@ -1,11 +1,11 @@
 """Pooling over positions, with any stride, overlap, padding, ``ceil_mode`` and dilation.
 
-Maximum, exact: with ``M[j]`` the reference's result and ``E_t[j] = R[j*s - p + t*d] - M[j]``, never positive
+The maximum is exact. With ``M[j]`` the reference's result and ``E_t[j] = R[j*s - p + t*d] - M[j]``, never positive
 and ``-inf`` outside the sequence,
 
     max_t(R + D) - M = max_t(D[j*s - p + t*d] + E_t[j])
 
-so the largest element's own difference comes out unrounded. Average: linear, the sum of the differences over
+so the largest element's own difference comes out unrounded. The average is linear: the sum of the differences over
 the reference's divisor.
 """
 
@@ -33,8 +33,9 @@ PHASES = "phases"
 
 
 class Pool(Reading):
-    """What maximum and average share: windows aligned to the stride, and the taps that each output position
-    reads. On a GPU one kernel finds both; elsewhere sites are taken together that lie alike.
+    """The shared part of maximum and average: windows aligned to the stride, and the taps that each output position
+    reads. On a GPU one kernel does the work. Elsewhere it runs phase by phase: a phase has the sites that lie alike
+    towards the stride.
     """
 
     family = "pool"
@@ -46,8 +47,7 @@ class Pool(Reading):
         self.geometry = geometry
 
     def phases(self, before: Window, window: Window) -> list[Phase]:
-        """The sites whose windows before and after the pool lie alike: in the middle of a sequence runs of equal
-        length, evenly spaced.
+        """The phases of a chunk. In the middle of a sequence a phase is runs of sites of equal length, evenly spaced.
         """
 
         def find() -> tuple[list[Phase], Window]:
@@ -74,8 +74,8 @@ class Pool(Reading):
         return window.cached(("phases", self.node.index, id(before)), find)[0]
 
     def taps(self, phase: Phase, before: Window, window: Window) -> list[tuple[int, int, slice]]:
-        """For each place in the kernel, the output positions ``[first, stop)`` for which it reads inside the window
-        before, and what it reads there.
+        """For each tap, the output positions ``[first, stop)`` at which it reads inside the window before, and the
+        slice that it reads.
         """
         g = self.geometry
         found = []
@@ -120,11 +120,11 @@ class Pool(Reading):
         return self.by_phases(run, change, window)
 
     def by_phases(self, run: Context, change: Change, window: Window) -> torch.Tensor:
-        """Phase after phase, a tap at a time."""
+        """The result, phase by phase, one tap at a time."""
         raise NotImplementedError
 
     def by_kernel(self, run: Context, change: Change, window: Window) -> torch.Tensor:
-        """By `pool_kernel`."""
+        """The result, by one kernel."""
         g, old = self.geometry, change.window
         assert old is not None
 
@@ -140,14 +140,14 @@ class Pool(Reading):
         return found.view(*change.tensor.shape[:2], window.width, *change.tensor.shape[3:])
 
     def count(self, run: Context, change: Change, window: Window, test: Test) -> torch.Tensor:
-        """How many of the numbers that each result is made of pass a test."""
+        """How many of the terms of each result pass a test."""
         (source,), (layout,), sizes = self.sources, self.source_layouts, change.tensor.shape[3:]
         of = TermsOf(self.node.index, source, layout, self.geometry, sizes.numel())
         found = count_read(run, of, change, window, test)
         return found.unflatten(3, sizes) if sizes else found.squeeze(3)
 
     def beside(self, run: Context) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """What the kernel reads before and after the pool beside the differences."""
+        """The tensors that the kernel reads beside the differences: before and after the pool."""
         raise NotImplementedError
 
     def detail(self) -> str:

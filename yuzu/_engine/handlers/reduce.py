@@ -1,7 +1,7 @@
 """Reductions, over positions or over other axes.
 
-Over positions: a sum's difference is the sum of the window's differences. A maximum needs the largest
-reference value outside the window, from running maxima of both ends: with ``M`` the reference's maximum,
+Over positions, the difference of a sum is the sum of the window's differences. A maximum needs the largest reference
+value outside the window, which running maxima from both ends give: with ``M`` the reference's maximum it is
 ``max(max_window(D + (R - M)), max_outside(R) - M)``.
 """
 
@@ -45,7 +45,7 @@ class SumOverPositions(Rule):
         (change,) = changes
         (layout,) = self.source_layouts
         assert change is not None and change.window is not None
-        dtype = run.value(self.node.index).dtype  # of the sums, also of lowered differences
+        dtype = run.value(self.node.index).dtype  # of the sums, also if differences come in low precision
         rows, cut = layout.natural(self._summed(change.tensor, change.window, dtype).flatten(0, 1)), self.cut
         if cut is not None and cut.axis != layout.axis:
             rows = rows.narrow(cut.axis, cut.start, cut.stop - cut.start)
@@ -57,7 +57,7 @@ class SumOverPositions(Rule):
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
         if change is None:
             return None
-        if self.axes != (layout.axis,):  # with other axes: where all of a row is zero
+        if self.axes != (layout.axis,):  # with other axes: all of a row must be zero
             found = count_all(run, source, layout, change, 0, nonzero) == 0
             return found.view(*found.shape, *[1] * (len(self.node.shape or ()) - 1))
         found = count_all(run, source, layout, change, change.tensor.dim() - 3, nonzero) == 0
@@ -67,9 +67,9 @@ class SumOverPositions(Rule):
         return self.cut is None and not self.source_layouts[0].composite
 
     def _summed(self, tensor: torch.Tensor, window: Window, dtype: torch.dtype) -> torch.Tensor:
-        """``(S, A, 1, ...)``: the sum of what lies in the slice, where windows reach beyond it; else all as it is.
+        """``(S, A, 1, ...)``: the sum over the slice, if windows reach beyond it; else the tensor itself.
 
-        What lies in it for every site is summed as a whole; before and after it some sites have zeros.
+        The positions that lie in the slice for every site are summed together. Beside them some sites have zeros.
         """
 
         def find() -> tuple[int, int]:
@@ -86,7 +86,7 @@ class SumOverPositions(Rule):
             if edge.stop > edge.start:
                 position = start + torch.arange(edge.start, edge.stop, device=tensor.device)
                 inside = ((position >= self.start) & (position < self.stop))[:, None]
-                # not times zero, of which infinity makes NaN
+                # not times zero: infinity times zero is NaN
                 kept = torch.where(inside.view(*inside.shape, *[1] * (tensor.dim() - 3)), tensor[:, :, edge], 0)
                 total += kept.sum(2, keepdim=True, dtype=dtype)
         return total

@@ -1,4 +1,4 @@
-"""What repeats positions, each or all of them, or what lies on other axes."""
+"""Operations that repeat elements: each position, all positions, or other axes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from yuzu._engine.window import Integers, Window
 
 
 class Upsampled(Rule):
-    """Nearest-neighbour upsampling by a whole factor: each position is repeated."""
+    """Nearest-neighbour upsampling by an integer factor: each position is repeated."""
 
     family = "view"
     keeps_finite = True
@@ -50,7 +50,7 @@ def upsample(view: View) -> Rule | str:
     given = view.node.argument(2, "scales", view.node.kwargs.get("scale_factors"))
     scales = given if isinstance(given, list | tuple) else [given]
     if any(scale not in (None, factor) for scale in scales):
-        return OnRows(view)  # a length rounded down to a multiple, of which not all are repeated as often
+        return OnRows(view)  # the length was rounded down: not all positions are repeated as often
     return Upsampled(view, Layout("windows", 2, size), factor)
 
 

@@ -1,6 +1,6 @@
 """Sliding windows laid out as an axis of their own: ``x.unfold(2, size, step)`` and ``F.unfold`` (``im2col``).
 
-Position ``j`` of the result holds the inputs ``j*s - p + t*d``: numbers are moved, so differences are laid out as they
+Position ``j`` of the result holds the inputs ``j*s - p + t*d``: elements are moved, so differences are laid out as they
 are.
 """
 
@@ -18,7 +18,7 @@ from yuzu._engine.window import Geometry, Window
 
 
 class Unfolded(Reading):
-    """The taps stand behind all other axes, and may be merged with them."""
+    """The taps are on an axis after all others, and may be merged with them."""
 
     family = "view"
     keeps_finite = True
@@ -61,7 +61,7 @@ def unfold(view: View) -> Rule | str:
 
 @handles("aten.im2col")
 def columns(view: View) -> Rule | str:
-    """On images with one axis of positions, and nothing but one line on the other."""
+    """For images with one axis of positions, and a single line on the other."""
     node, (source, kernel, dilation, padding, stride) = view.node, view.node.args
     sizes, layout = view.shape_of(source), view.movable(source)
     if len(sizes) != 4:
