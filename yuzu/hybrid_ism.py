@@ -26,7 +26,9 @@ from yuzu._engine.request import check_args, check_count, check_device, check_mo
 from yuzu._engine.run.run import Derived, Run
 from yuzu._engine.run.scores import Results, Scores, result_dtype
 from yuzu._engine.store.kept import inputs_of, obtain_each
-from yuzu._engine.tune import measure
+from yuzu._engine.tune.examples import Examples
+from yuzu._engine.tune.memory import CACHE_TARGET, Memory, memory_of, most_sites
+from yuzu._engine.tune.ways import choose_ways
 from yuzu._engine.ways.compressed_sensing import SENSING_WAYS
 from yuzu.errors import YuzuError, warn_user
 from yuzu.precompute import DISAGREES, WRONG_HERE
@@ -195,7 +197,14 @@ class _Hybrid:
             run.set_reference(x, args)
         values, slopes = self._slopes(part, x, args, func, tracks)
         tables = [_table(s, run.plan.layouts[o]) for s, o in zip(slopes, part.graph.output_nodes, strict=True)]
-        at_once = self._sites_at_once(part, run, tables)
+        if not self.timed:
+            most = self._sites_at_once(run, tables)
+            m = self.mutations
+            ways = choose_ways(run, None, Examples(m.n_choices, m.length, m.n_choices - 1), most, most)
+            self.plan = self.plan.with_ways({part.kept[i]: way for i, way in ways.items()})
+            run = run.of_plan(run.plan.with_ways(ways))
+            self._cut[infinite], self.timed = (part, run), True
+        at_once = self._sites_at_once(run, tables)
         letters_there = letters.to(self.device)  # once, not for each chunk, which would wait for the copy
         reachable, regular = run.plan.reach(self.mutations.positions, 1)
         scores.begin(first, [values])
@@ -215,9 +224,8 @@ class _Hybrid:
         if infinite not in self._cut:
             plan = self.plan.without(dict.fromkeys(infinite, "its reference is infinite")) if infinite else self.plan
             part = local_part(plan)
-            local = make_plan(part.graph, plan.precision)
             # probes hold the mutants of a whole plan's chunks, and are prepared with it
-            local.take_ways(plan, enumerate(part.kept), but=SENSING_WAYS)
+            local = make_plan(part.graph, plan.precision).with_ways_of(plan, enumerate(part.kept), but=SENSING_WAYS)
             self._cut[infinite] = part, Run(local, self.weights, self.derived, self.device)
         return self._cut[infinite]
 
@@ -245,34 +253,26 @@ class _Hybrid:
             pieces = [found for _, found in gradients(flat, [values[i] for i in part.border])]
         return flat.detach(), [torch.cat(parts) for parts in zip(*pieces, strict=True)]
 
-    def _memory(self, plan: Plan, itemsize: int) -> measure.Memory:
+    def _memory(self, plan: Plan, itemsize: int) -> Memory:
         """What substitutions take in a plan, where an N may have all of them."""
         m = self.mutations
-        return measure.memory_of(plan, m.length, m.n_choices, 1, itemsize, m.n_choices)
+        return memory_of(plan, m.length, m.n_choices, 1, itemsize, m.n_choices)
 
-    def _sites_at_once(self, part: LocalPart, run: Run, tables: list[torch.Tensor]) -> int:
-        """How many sites fill the cache, the gradients on their windows included; and ways for the local part."""
-        m, plan, c = self.mutations, run.plan, self.mutations.n_choices
-
-        def most() -> int:
-            memory = self._memory(plan, tables[0].element_size())
-            middle = plan.windows(np.array([m.length // 2]), 1)
-            slopes = 0
-            for table, o in zip(tables, plan.graph.output_nodes, strict=True):
-                window = middle[o]
-                if window is not None:
-                    slopes = max(slopes, window.width * table[0, 0].numel() * table.element_size())
-            of_all = memory.sequence * len(tables[0])
-            block, site = max(memory.block, slopes), memory.site + slopes
-            memory = dataclasses.replace(memory, block=block, site=site, sequence=of_all)
-            target = measure.CACHE_TARGET.get(run.device.type, measure.CACHE_TARGET["cpu"])
-            return max(min(target // max(block, 1), measure.most_sites(memory, self.limit, run.device)), 1)
-
-        if not self.timed:
-            measure.choose_ways(run, None, c - 1, c, m.length, most(), most(), 0)
-            self.plan.take_ways(plan, ((place, i) for i, place in enumerate(part.kept)))
-            self.timed = True
-        return most()
+    def _sites_at_once(self, run: Run, tables: list[torch.Tensor]) -> int:
+        """How many sites fill the cache, the gradients on their windows included."""
+        m, plan = self.mutations, run.plan
+        memory = self._memory(plan, tables[0].element_size())
+        middle = plan.windows(np.array([m.length // 2]), 1)
+        slopes = 0
+        for table, o in zip(tables, plan.graph.output_nodes, strict=True):
+            window = middle[o]
+            if window is not None:
+                slopes = max(slopes, window.width * table[0, 0].numel() * table.element_size())
+        of_all = memory.sequence * len(tables[0])
+        block, site = max(memory.block, slopes), memory.site + slopes
+        memory = dataclasses.replace(memory, block=block, site=site, sequence=of_all)
+        target = CACHE_TARGET.get(run.device.type, CACHE_TARGET["cpu"])
+        return max(min(target // max(block, 1), most_sites(memory, self.limit, run.device)), 1)
 
 
 def _table(slopes: torch.Tensor, layout: Layout) -> torch.Tensor:

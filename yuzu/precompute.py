@@ -9,6 +9,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,10 @@ from yuzu._engine.capture.structure import structure_key
 from yuzu._engine.freed_memory import bounded, count_from_here, keep_freed_memory
 from yuzu._engine.gate import running
 from yuzu._engine.graph import Graph, Weights
-from yuzu._engine.handlers.convolution import FUSED
-from yuzu._engine.handlers.pool import KERNEL
 from yuzu._engine.kernels import triton as kernels
 from yuzu._engine.kernels.precision import products
+from yuzu._engine.kernels.triton import KERNEL_WAYS
+from yuzu._engine.plan import table
 from yuzu._engine.plan.plan import Plan, make_plan
 from yuzu._engine.progress import Stages
 from yuzu._engine.request import argument_kinds, check_args, check_count, check_device, check_model
@@ -33,8 +34,11 @@ from yuzu._engine.run.bound import LEAST_MEMORY, Bound
 from yuzu._engine.run.run import Derived, Run
 from yuzu._engine.store.precomputation import Args, Precomputation, branch_words, structure_fingerprint
 from yuzu._engine.store.settings import CONV, NAIVE_BATCH, PRECISIONS, Settings
-from yuzu._engine.tune import measure, report
+from yuzu._engine.tune import chunks
+from yuzu._engine.tune.examples import Examples
+from yuzu._engine.tune.memory import CACHE_TARGET, Memory, bytes_of_a_row, memory_of, most_sites
 from yuzu._engine.tune.verify import Verdict, compare, error_of_products
+from yuzu._engine.tune.ways import choose_ways, make_fit
 from yuzu._engine.ways.compressed_sensing import Sensing
 from yuzu.errors import YuzuError, shown, warn_user
 from yuzu.naive_ism import MIXES_ROWS, mixes_rows, try_model
@@ -46,10 +50,9 @@ MOST_KERNEL_ERROR = {"highest": 1e-3, "high": 5e-2, "medium": 0.2}
 MOST_WAYS_ERROR = {"highest": 5e-2, "high": 5e-2, "medium": 0.2}
 FAR_LESS = 0.3  # of an error
 PLAINLY = 0.6  # of the seconds that differences take, naive ISM's where it is not tried again
-KERNELS = (FUSED, KERNEL)  # ways that are kernels of our own
 FEW_ROWS = 16  # mutants in one forward pass of a model whose tensors cannot be counted
 UNSAVED = ("plan", "derived", "taken")  # decisions that are for the model at hand alone
-Choice = Callable[[Run], dict[int, str]]  # chooses and sets the ways of a run's layers
+Choice = Callable[[Run], Run]  # chooses the ways of a run's layers
 DISAGREES = "the captured graph does not agree with the model"
 WRONG_HERE = "its differences are wrong on this machine, by whichever ways they are carried"
 
@@ -191,11 +194,11 @@ def precompute(
     made = Precomputation(settings, {k: v for k, v in decisions.items() if k not in UNSAVED})
     plan = decisions["plan"]
     bound = Bound(model, plan, made, found, decisions["derived"], decisions["taken"])
-    made.keep(model, structure_key(model), bound)
     if plan is not None and plan.sensing is not None:
         from yuzu._engine.store.alpha_search import search_alpha
 
-        search_alpha(made, bound, X, tuple(a[:1] for a in extra), found)
+        bound = search_alpha(made, bound, X, tuple(a[:1] for a in extra), found)
+    made.keep(model, structure_key(model), bound)
     if verbose:
         print(made.summary())
     return made
@@ -256,7 +259,7 @@ def _decide(
     if plan.reasons and _runs_row_by_row(model, X, args, device, share, decisions):
         return decisions
     missing = kernels.why_not(device)
-    if device.type == "cuda" and plan.block_of and missing is not None:
+    if device.type == "cuda" and plan.group_of and missing is not None:
         warn_user(f"Layers run one by one, and pools by phases, on this GPU, and take longer: {missing}")
     verdict = None
     if verify:
@@ -283,37 +286,37 @@ def _decide(
     memory = _memory(plan, s, itemsize)
     if asked_memory is not None:
         _refuse_too_little(asked_memory, memory)
-    most = measure.most_sites(memory, s.max_memory, device)
-    target = measure.CACHE_TARGET.get(device.type, measure.CACHE_TARGET["cpu"])
+    most = most_sites(memory, s.max_memory, device)
+    target = CACHE_TARGET.get(device.type, CACHE_TARGET["cpu"])
     first = max(min(target // max(memory.block, 1), most), 1)
     if s.conv == "gaussian":
-        plan.sensing = Sensing(s.alpha or 1.0, s.random_state)
+        run = run.of_plan(replace(plan, sensing=Sensing(s.alpha or 1.0, s.random_state)))
     forced = None if s.conv == "auto" else s.conv
     naively = forward * edits * s.seq_len  # naive ISM's seconds for a sequence, at most
 
-    def choose(run: Run) -> dict[int, str]:
-        ways = measure.choose_ways(run, forced, edits, s.n_choices, s.seq_len, first, most, s.random_state, naively)
+    examples = Examples(s.n_choices, s.seq_len, edits, s.random_state)
+
+    def choose(run: Run) -> Run:
+        ways = choose_ways(run, forced, examples, first, most, naively)
         if asked_memory is not None:
-            changed = measure.make_fit(run.plan, ways, lambda: _memory(run.plan, s, itemsize), asked_memory)
+            ways, changed = make_fit(run.plan, ways, lambda plan: _memory(plan, s, itemsize), asked_memory)
             if changed and forced:
                 layers = ", ".join(graph.nodes[i].label for i in changed)
                 warn_user(f"conv={forced!r} does not fit into max_memory={asked_memory}: {layers} run by 'windows'")
-        return ways
+        return run.of_plan(run.plan.with_ways(ways))
 
     stage("trying ways to run each layer")
     begin = time.perf_counter()
-    ways = _checked_ways(run, choose, X.to(device), verdict)
+    run = _checked_ways(run, choose, X.to(device), verdict)
     if s.precision == "medium" and verdict is not None and _lowered_products_fail(run, X.to(device), verdict):
         decisions["precision"] = "highest"
-        sensing, plan = plan.sensing, make_plan(graph, "highest", naive)
-        plan.sensing = sensing
-        run = run.of_plan(plan)
+        run = run.of_plan(replace(make_plan(graph, "highest", naive), sensing=run.plan.sensing))
         with products("highest", device):
-            ways = _checked_ways(run, choose, X.to(device), verdict)
+            run = _checked_ways(run, choose, X.to(device), verdict)
     right = True
-    if verdict is not None and plan.sensing is None:
-        with products(plan.precision, device):
-            run, ways, right = _agreeing(model, run, ways, choose, X, args, verdict)
+    if verdict is not None and run.plan.sensing is None:
+        with products(run.plan.precision, device):
+            run, right = _agreeing(model, run, choose, X, args, verdict)
     del verdict  # it may be large
     plan = run.plan
     decisions["naive"] = {str(i): r for i, r in plan.naive.items()}
@@ -328,7 +331,7 @@ def _decide(
     stage("trying how many mutants to run at once")
     with products(plan.precision, device):
         twin = functools.partial(evaluation_copy, model, device, share=share)
-        decisions = _measured(twin, s, decisions, X, args, run, ways, first, spent, forward * edits)
+        decisions = _measured(twin, s, decisions, X, args, run, first, spent, forward * edits)
     if decisions["plan"] is not None:
         decisions["derived"] = derived  # the first call need not lay out weights again
     return decisions
@@ -352,7 +355,6 @@ def _measured(
     X: torch.Tensor,
     args: Args,
     run: Run,
-    ways: dict[int, str],
     first: int,
     spent: float,
     of_a_site: float,
@@ -363,23 +365,23 @@ def _measured(
     plan, device = run.plan, run.device
     itemsize, edits = X.element_size(), s.n_choices - 1
     memory = _memory(plan, s, itemsize)
-    most = measure.most_sites(memory, s.max_memory, device)
+    most = most_sites(memory, s.max_memory, device)
     start = min(2 * first, most)  # larger than ways are tried with: products of many rows are shared among threads
-    sizes = edits, s.n_choices, s.seq_len, start, most
-    count, seconds, cost = measure.choose_chunk(run, *sizes, s.random_state, spent, of_a_site)
-    if s.conv == "auto" and cost * s.seq_len > measure.WORTH_COMPARING:
+    examples = Examples(s.n_choices, s.seq_len, edits, s.random_state)
+    count, seconds, cost = chunks.choose_chunk(run, examples, start, most, spent, of_a_site)
+    if s.conv == "auto" and cost * s.seq_len > chunks.WORTH_COMPARING:
         # a batch of the model holds mutants of one sequence
         most_rows = max(min(s.max_memory // max(memory.sequence, 1), edits * s.seq_len), 1)
-        naively = measure.naive_is_faster(twin(), X, args, device, cost / edits, most_rows)
+        naively = chunks.naive_is_faster(twin(), X, args, device, cost / edits, most_rows)
         # a chunk that takes long would be run once more, whole
-        long = count < measure.FEWER_SITES and count * cost > measure.LONG_RUN
+        long = count < chunks.FEWER_SITES and count * cost > chunks.LONG_RUN
         plainly = long and naively is not None and naively[0] < PLAINLY * cost / edits
         if naively is not None and not plainly:  # a busy machine may have slowed the one and not the other
             # and a chunk of several short sequences costs less than the chunks of each
             fit = s.max_memory // max(memory.sequence, 1)
-            several = max(min(count // s.seq_len, fit, measure.MOST_SEQUENCES), 1)
+            several = max(min(count // s.seq_len, fit, chunks.MOST_SEQUENCES), 1)
             run.set_reference(*_rows(several, X, args, device))
-            cost = min(cost, measure.cost_of_chunk(run, edits, s.n_choices, s.seq_len, count, s.random_state)[0])
+            cost = min(cost, chunks.cost_of_chunk(run, examples, count)[0])
             run.set_reference(*_rows(1, X, args, device))
         if naively is not None and naively[0] < cost / edits:
             seconds_naively, decisions["naive_batch"] = naively
@@ -389,11 +391,11 @@ def _measured(
                 f"carrying differences {1e3 * cost / edits:.3g} ms"
             ) + (f". Naive in any case: {reasons}" if reasons else "")
             return decisions
-    decisions["ways"] = {str(i): w for i, w in ways.items()}
+    decisions["ways"] = {str(i): w for i, w in plan.ways().items()}
     decisions["sites"] = count
     if plan.sensing is not None:
         decisions["alpha"], decisions["probes"] = plan.sensing.alpha, dict(plan.sensing.probes)
-    decisions["layers"] = report.rows(plan, run, seconds)
+    decisions["layers"] = table.rows(plan, edits, seconds)
     decisions["plan"] = plan
     return decisions
 
@@ -404,12 +406,12 @@ def _rows(count: int, X: torch.Tensor, args: Args, device: torch.device) -> tupl
     return x, tuple(rest)
 
 
-def _memory(plan: Plan, s: Settings, itemsize: int) -> measure.Memory:
+def _memory(plan: Plan, s: Settings, itemsize: int) -> Memory:
     """What substitutions take, where an N may have all of them."""
-    return measure.memory_of(plan, s.seq_len, s.n_choices, 1, itemsize, s.n_choices)
+    return memory_of(plan, s.seq_len, s.n_choices, 1, itemsize, s.n_choices)
 
 
-def _refuse_too_little(asked: int, memory: measure.Memory) -> None:
+def _refuse_too_little(asked: int, memory: Memory) -> None:
     if asked < memory.least:
         raise YuzuError(
             f"max_memory={asked} is too little for this model: the least that works is {memory.least} bytes"
@@ -427,7 +429,7 @@ def _fit_naive_batch(
     """No larger a batch, where the whole model runs naively, than what may be used has room for."""
     try:
         with running():
-            row = measure.bytes_of_a_row(lambda: on_copies(twin, X, *args))
+            row = bytes_of_a_row(lambda: on_copies(twin, X, *args))
     except Exception as error:  # a forward that runs, but not while its operations are counted
         decisions["naive_batch"] = min(decisions["naive_batch"], FEW_ROWS)
         warn_user(
@@ -440,38 +442,34 @@ def _fit_naive_batch(
     decisions["naive_batch"] = max(min(decisions["naive_batch"], s.max_memory // max(row, 1)), 1)
 
 
-def _checked_ways(run: Run, choose: Choice, X: torch.Tensor, verdict: Verdict | None) -> dict[int, str]:
-    """The ways that are chosen; anew without kernels of our own where these are plainly wrong, with a warning."""
-    ways = choose(run)
+def _checked_ways(run: Run, choose: Choice, X: torch.Tensor, verdict: Verdict | None) -> Run:
+    """A run by the ways that are chosen; chosen anew without kernels of ours where these are plainly wrong, with a
+    warning.
+    """
+    run = choose(run)
     plan = run.plan
-    if (
-        verdict is None
-        or not run.plan.kernels
-        or not any(rule is not None and rule.way in KERNELS for rule in plan.rules)
-    ):
-        return ways
+    if verdict is None or not plan.kernels or not any(choice.way in KERNEL_WAYS for choice in plan.choices):
+        return run
     off = _plainly_off(run, X, verdict, plan.precision, MOST_KERNEL_ERROR[plan.precision])
     if off:
         warn_user(
             f"Layers run one by one, and pools by phases, on this machine, and take longer: with kernels the "
             f"differences of a few mutants are {off}"
         )
-        plan.kernels = False
-        ways = choose(run)
-    return ways
+        run = choose(run.of_plan(replace(plan, kernels=False)))
+    return run
 
 
 def _agreeing(
     model: torch.nn.Module,
     run: Run,
-    ways: dict[int, str],
     choose: Choice,
     X: torch.Tensor,
     args: Args,
     verdict: Verdict,
-) -> tuple[Run, dict[int, str], bool]:
-    """A run that gives what the model gives as it will run, by the ways that are chosen and with weights laid out, and
-    these ways; or the last that was tried, and False. Verification has none of that, and runs no more than the few
+) -> tuple[Run, bool]:
+    """A run that gives what the model gives as it will run, by the ways that are chosen and with weights laid out;
+    or the last that was tried, and False. Verification has none of that, and runs no more than the few
     mutants that are run here. A layer that is wrong runs naively; where none is found by itself, each runs as it was
     verified.
     """
@@ -481,7 +479,7 @@ def _agreeing(
         most = MOST_WAYS_ERROR[plan.precision if X.element_size() >= 4 else "medium"]
         off = _plainly_off(run, X.to(device), verdict, plan.precision, most, once=True)
         if not off or settled:
-            return run, ways, not off
+            return run, not off
         bad = compare(model, plan, X, args, device, as_run=True).node
         rule = plan.rules[bad] if bad is not None and bad >= 0 else None
         if rule is None:
@@ -489,15 +487,12 @@ def _agreeing(
                 f"Each layer runs in the first of its ways, and may take longer: by those that are fastest here the "
                 f"differences of a few mutants are {off}"
             )
-            plain, settled = make_plan(plan.graph, plan.precision, plan.naive), True
-            plain.kernels = False
-            run = run.of_plan(plain)
-            ways = {i: other.way for i in ways if (other := plain.rules[i]) is not None}
+            run, settled = run.of_plan(plain_plan(plan, plan.precision)), True
             continue
-        way = f" by the way {rule.way!r}" if rule.way else ""
+        chosen = plan.choices[rule.node.index].way
+        way = f" by the way {chosen!r}" if chosen else ""
         why = f"its handler disagreed with naive ISM as it is run here{way}: differences are {off}"
-        run = run.of_plan(plan.without({rule.node.index: why}))
-        ways = choose(run)
+        run = choose(run.of_plan(plan.without({rule.node.index: why})))
 
 
 def _lowered_products_fail(run: Run, X: torch.Tensor, verdict: Verdict) -> bool:
@@ -518,15 +513,18 @@ def _plainly_off(run: Run, X: torch.Tensor, verdict: Verdict, precision: str, mo
     error = error_of_products(run, X, verdict)
     if error <= most:
         return ""
-    plain = make_plan(run.plan.graph, precision, run.plan.naive)
-    plain.kernels = False
     with products(precision, run.device):
-        another = run.of_plan(plain)
+        another = run.of_plan(plain_plan(run.plan, precision))
         another.once = once
         other = error_of_products(another, X, verdict)
     if not math.isfinite(other) or other > FAR_LESS * error:
         return ""
     return f"off by {error:.{0 if error > 0.1 else 2}%}" if math.isfinite(error) else "not finite"
+
+
+def plain_plan(plan: Plan, precision: str) -> Plan:
+    """A plan of the same graph, by each layer's first way and without kernels."""
+    return replace(make_plan(plan.graph, precision, plan.naive), kernels=False)
 
 
 def terminal_nodes(model: torch.nn.Module, graph: Graph, terminal: tuple[type, ...]) -> dict[int, str]:

@@ -5,63 +5,59 @@ made exact, because something does.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
 from yuzu._engine import ops
 from yuzu._engine.graph import Node, Ref
-from yuzu._engine.handlers.affine import Product, Scaled
 from yuzu._engine.handlers.contract import Rule
-
-if TYPE_CHECKING:
-    from yuzu._engine.plan.plan import Plan
+from yuzu._engine.plan.flow import Flow
 
 
-def find_steady(plan: Plan) -> list[bool]:
+def find_well_conditioned(flow: Flow) -> list[bool]:
     """For each node, whether a small error in its change leaves small errors in all outputs."""
-    steady = [True] * len(plan.graph.nodes)
-    for node in reversed(plan.graph.nodes):
-        for reader in plan.consumers[node.index]:
-            if plan.readers[reader] and plan.graph.nodes[reader].mutated:
-                steady[node.index] &= steady[reader] and is_steady(plan.rules[reader])
-    return steady
+    conditioned = [True] * len(flow.graph.nodes)
+    for node in reversed(flow.graph.nodes):
+        for reader in flow.consumers[node.index]:
+            if flow.readers[reader] and flow.graph.nodes[reader].mutated:
+                conditioned[node.index] &= conditioned[reader] and is_well_conditioned(flow.rules[reader])
+    return conditioned
 
 
-def is_steady(rule: Rule | None) -> bool:
+def is_well_conditioned(rule: Rule | None) -> bool:
     """Whether a small error before a rule leaves a small one behind it."""
     if rule is None or not rule.node.floating:
         return False
-    return not rule.reads_reference or isinstance(rule, Scaled | Product) or ops.of(rule.node.op).bounded_slope
+    return not rule.reads_reference or rule.numerics.well_conditioned or ops.of(rule.node.op).bounded_slope
 
 
-def find_settling(plan: Plan) -> list[Rule]:
+def find_exact_zeros(flow: Flow) -> list[Rule]:
     """The rules whose result may be exactly zero in a mutant because all that it is made of is, where that zero may
     reach something that is not steady. A bias leaves no such zeros.
     """
-    nodes = plan.graph.nodes
+    nodes = flow.graph.nodes
     zeros: list[bool] = []
     for node in nodes:
         read = any(zeros[i] for i in node.inputs if nodes[i].mutated)
         zeros.append(node.kind == "sequence" or (node.mutated and _may_be_zero(node, read)))
-    matters = _reaching_unsteady(plan, zeros)
+    matters = _reaching_steep(flow, zeros)
     return [
         rule
-        for rule in plan.rules
+        for rule in flow.rules
         if rule is not None
         and matters[rule.node.index]
         and zeros[rule.node.index]
         and any(zeros[i] for i in rule.sources)
-        and plan.readers[rule.node.index]
+        and flow.readers[rule.node.index]
         and rule.knows_zeros()
     ]
 
 
-def find_fading(plan: Plan, plain: Callable[[int], bool]) -> frozenset[int]:
+def find_fading(flow: Flow, plain: Callable[[int], bool]) -> frozenset[int]:
     """What multiplies with weights, where something that is not steady may show that all its terms nearly vanish in a
     mutant; ``plain`` says of a node that adds constants whether they are next to nothing.
     """
-    nodes = plan.graph.nodes
+    nodes = flow.graph.nodes
     small: list[bool] = []
     for node in nodes:
         reads = any(small[i] for i in node.inputs if nodes[i].mutated)
@@ -70,10 +66,10 @@ def find_fading(plan: Plan, plain: Callable[[int], bool]) -> frozenset[int]:
         found = node.kind == "sequence" or (node.mutated and (not node.floating or facts.makes_zeros))
         found = found or (node.mutated and reads and passes and (not adds_constants(node) or plain(node.index)))
         small.append(found)
-    matters = _reaching_unsteady(plan, small)
+    matters = _reaching_steep(flow, small)
     return frozenset(
         rule.node.index
-        for rule in plan.rules
+        for rule in flow.rules
         if rule is not None and rule.knows_terms() and small[rule.node.index] and matters[rule.node.index]
     )
 
@@ -98,14 +94,16 @@ def constants_of(node: Node, value_of: Callable[[int], torch.Tensor]) -> torch.T
     return -shift if bias is None else bias - shift
 
 
-def _reaching_unsteady(plan: Plan, passes: Sequence[bool]) -> list[bool]:
+def _reaching_steep(flow: Flow, passes: Sequence[bool]) -> list[bool]:
     """Which nodes are read by what is not steady, also by way of what ``passes`` their smallness on."""
-    nodes = plan.graph.nodes
+    nodes = flow.graph.nodes
     matters = [False] * len(nodes)
     for node in reversed(nodes):
-        for reader in plan.consumers[node.index]:
-            if plan.readers[reader] and nodes[reader].mutated:
-                matters[node.index] |= not is_steady(plan.rules[reader]) or (passes[reader] and matters[reader])
+        for reader in flow.consumers[node.index]:
+            if flow.readers[reader] and nodes[reader].mutated:
+                matters[node.index] |= not is_well_conditioned(flow.rules[reader]) or (
+                    passes[reader] and matters[reader]
+                )
     return matters
 
 

@@ -12,28 +12,16 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from yuzu._engine import ops
 from yuzu._engine.graph import Node
-from yuzu._engine.handlers.affine import Linear, Product, Scaled
 from yuzu._engine.handlers.contract import Rule
-from yuzu._engine.handlers.convolution import Convolution, LinearRows, TransposedConvolution
-from yuzu._engine.handlers.dense import OnChannels, OverPositions
-from yuzu._engine.handlers.elementwise import OfValues
-from yuzu._engine.handlers.formulas import Formula
-from yuzu._engine.handlers.merge import Sum
-from yuzu._engine.handlers.pool import AveragePool
-from yuzu._engine.handlers.reduce import SumOverPositions
 from yuzu._engine.layout import ROWS
-from yuzu._engine.plan.conditioning import is_steady
+from yuzu._engine.plan.conditioning import is_well_conditioned
+from yuzu._engine.plan.flow import Flow
 
-if TYPE_CHECKING:
-    from yuzu._engine.plan.plan import Plan
-
-WEIGHTED = (Convolution, LinearRows, TransposedConvolution, OnChannels, OverPositions)
 LARGE_EPSILON = 1e-6  # under a root it keeps an operation from being steep
 
 
@@ -66,29 +54,29 @@ def may_widen(precision: str, device: str) -> bool:
     return precision in full and device in ("cpu", "cuda")
 
 
-def find_widened(plan: Plan) -> Widened:
+def find_widened(flow: Flow) -> Widened:
     """The nodes of a plan that are worth float64, where the device has it and products are not less precise anyway."""
-    nodes, rules = plan.graph.nodes, plan.rules
-    steep = _find_steep(plan)
+    nodes, rules = flow.graph.nodes, flow.rules
+    steep = _find_steep(flow)
     matters, near, summed = ([False] * len(nodes) for _ in range(3))
     for node in reversed(nodes):
-        for reader in plan.consumers[node.index]:
+        for reader in flow.consumers[node.index]:
             rule = rules[reader]
-            if plan.readers[reader] and rule is not None and nodes[reader].mutated and _can_be_wide(rule):
+            if flow.readers[reader] and rule is not None and nodes[reader].mutated and _can_be_wide(rule):
                 matters[node.index] |= matters[reader] or reader in steep
-                near[node.index] |= (near[reader] and not isinstance(rule, SumOverPositions)) or reader in steep
-                summed[node.index] |= near[reader] and isinstance(rule, SumOverPositions)
+                near[node.index] |= (near[reader] and not rule.numerics.sums_positions) or reader in steep
+                summed[node.index] |= near[reader] and rule.numerics.sums_positions
     kept, run, exact = set[int](), set[int](), set[int]()
     for node in nodes:
         rule, i = rules[node.index], node.index
-        if rule is None or not node.mutated or not plan.readers[i]:
+        if rule is None or not node.mutated or not flow.readers[i]:
             continue
-        known = kept | exact if near[i] or i in steep or isinstance(rule, SumOverPositions) else kept
+        known = kept | exact if near[i] or i in steep or rule.numerics.sums_positions else kept
         reads = _can_be_wide(rule) and not known.isdisjoint(rule.sources)
         if matters[i] and (reads or _loses_digits(rule)):
             kept.add(i)
         elif (near[i] or summed[i]) and node.dtype == torch.float32:
-            if _multiplies(rule) or (_is_factor(rule) and not exact.isdisjoint(rule.sources)):
+            if rule.numerics.weighted or (_is_factor(rule) and not exact.isdisjoint(rule.sources)):
                 exact.add(i)
         if i in kept or (reads and i in steep):
             run.add(i)
@@ -102,33 +90,28 @@ def _can_be_wide(rule: Rule) -> bool:
         return False
     if any(isinstance(a, torch.dtype) for a in (*node.args, *node.kwargs.values())):
         return False  # would narrow what is widened
-    if isinstance(rule, OfValues):
-        return rule.widens
-    return not _multiplies(rule) or (rule.layout == ROWS and all(layout == ROWS for layout in rule.source_layouts))
+    if rule.numerics.on_values:
+        return rule.numerics.may_widen
+    return not rule.numerics.weighted or (rule.layout == ROWS and all(layout == ROWS for layout in rule.source_layouts))
 
 
-def _multiplies(rule: Rule) -> bool:
-    """Whether it multiplies with weights, which takes too long in float64 but for what has no positions any more."""
-    return isinstance(rule, WEIGHTED) or (isinstance(rule, Linear) and rule.family != "reduce")
-
-
-def _find_steep(plan: Plan) -> set[int]:
+def _find_steep(flow: Flow) -> set[int]:
     """The nodes that make much of a small error; also a product with what a steep one returns, which is a quotient."""
     steep, large = set[int](), set[int]()
-    for rule in plan.rules:
+    for rule in flow.rules:
         if rule is None:
             continue
         i, reads = rule.node.index, not large.isdisjoint(rule.sources)
-        if _is_steep(rule) or (reads and isinstance(rule, Product)):
+        if _is_steep(rule) or (reads and rule.numerics.multiplies):
             steep.add(i)
-        if _is_steep(rule) or (reads and (rule.family == "view" or isinstance(rule, Scaled | Sum))):
+        if _is_steep(rule) or (reads and (rule.family == "view" or rule.numerics.keeps_size)):
             large.add(i)
     return steep
 
 
 def _is_steep(rule: Rule) -> bool:
     node = rule.node
-    if not isinstance(rule, OfValues) or is_steady(rule) or ops.of(node.op).gentle:
+    if not rule.numerics.on_values or is_well_conditioned(rule) or ops.of(node.op).gentle:
         return False
     place = ops.of(node.op).epsilon
     epsilon = 0.0 if place is None else node.argument(place, "eps", 1e-5)
@@ -137,7 +120,7 @@ def _is_steep(rule: Rule) -> bool:
 
 def _is_factor(rule: Rule) -> bool:
     """Whether it is a factor for each channel, which the convolution before it may take over."""
-    return isinstance(rule, Scaled) and rule.per_channel is not None
+    return rule.per_channel is not None
 
 
 def _is_whole_power(node: Node) -> bool:
@@ -150,8 +133,4 @@ def _loses_digits(rule: Rule) -> bool:
     """Whether its result may be small beside the reference's where what it reads is exact."""
     if not _can_be_wide(rule):
         return False
-    if isinstance(rule, SumOverPositions | AveragePool | Product):
-        return True
-    if isinstance(rule, Linear):
-        return rule.family == "reduce"
-    return isinstance(rule, OfValues | Formula) and not ops.of(rule.node.op).small_of_small
+    return rule.numerics.cancels and not ops.of(rule.node.op).small_of_small

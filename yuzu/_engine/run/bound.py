@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from yuzu._engine.plan.plan import Plan, make_plan
 from yuzu._engine.rewrite.all import capture
 from yuzu._engine.rewrite.select_outputs import select_outputs
 from yuzu._engine.run.run import Derived
-from yuzu._engine.tune import measure
+from yuzu._engine.tune.memory import Memory, memory_of
+from yuzu._engine.tune.ways import make_fit
 from yuzu.errors import YuzuError
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ class Bound:
         self.settings, self.decisions = precomputation.settings, precomputation.decisions
         self.derived = derived or Derived()
         self._naive_plans: OrderedDict[tuple[int, ...], Plan] = OrderedDict()
-        self._memory: dict[tuple[int, int], measure.Memory] = {}
+        self._memory: dict[tuple[int, int], Memory] = {}
         self._fitting: tuple[tuple[int, int], Bound] | None = None  # for the last edits that were too wide
         self._narrowed: OrderedDict[tuple[int, ...], Bound | None] = OrderedDict()
         self._lock = threading.Lock()
@@ -127,11 +129,9 @@ class Bound:
         if graph is None:
             return None
         plan = make_plan(graph, self.plan.precision, self.plan.naive)
-        plan.remembered = self.plan.remembered
-        plan.take_ways(self.plan)
-        return self._with(plan)
+        return self.with_plan(replace(plan.with_ways_of(self.plan), remembered=self.plan.remembered))
 
-    def _with(self, plan: Plan) -> Bound:
+    def with_plan(self, plan: Plan) -> Bound:
         """The same with another plan."""
         other = copy.copy(self)
         other.plan, other._naive_plans, other._memory, other._fitting = plan, OrderedDict(), {}, None
@@ -146,14 +146,16 @@ class Bound:
         key = self._kind(mutations)
         kept = self._fitting
         if kept is None or kept[0] != key:
-            plan = self.plan.without({})
-            other = self._with(plan)
-            ways = {rule.node.index: rule.way for rule in plan.rules if rule is not None and rule.all_ways()}
-            measure.make_fit(plan, ways, lambda: other._memory_of(key), self.settings.max_memory)
-            kept = self._fitting = key, other
+            plan = self.plan
+
+            def memory(other: Plan) -> Memory:
+                return self.with_plan(other)._memory_of(key)
+
+            ways, _ = make_fit(plan, plan.ways(), memory, self.settings.max_memory)
+            kept = self._fitting = key, self.with_plan(plan.with_ways(ways))
         return kept[1]
 
-    def _too_little(self, memory: measure.Memory) -> bool:
+    def _too_little(self, memory: Memory) -> bool:
         """Whether not even a site at a time fits into what the user allows. What may be a default is nobody's wish; a
         default that is less is all that a GPU has free.
         """
@@ -180,7 +182,7 @@ class Bound:
         """Mutants in one batch that runs naively, as memory allows."""
         return max(min(self.naive_batch, self.settings.max_memory // max(self.memory(mutations).sequence, 1)), 1)
 
-    def memory(self, mutations: Mutations) -> measure.Memory:
+    def memory(self, mutations: Mutations) -> Memory:
         """What one site and one sequence of such mutations take."""
         key = self._kind(mutations)
         if key not in self._memory:
@@ -191,11 +193,11 @@ class Bound:
         """The width of edits and, of each site, their number."""
         return mutations.width, mutations.edits_of_a_site
 
-    def _memory_of(self, kind: tuple[int, int]) -> measure.Memory:
+    def _memory_of(self, kind: tuple[int, int]) -> Memory:
         assert self.plan is not None
         s, (width, edits) = self.settings, kind
         itemsize = getattr(torch, s.dtype.removeprefix("torch.")).itemsize
-        return measure.memory_of(self.plan, s.seq_len, s.n_choices, width, itemsize, edits)
+        return memory_of(self.plan, s.seq_len, s.n_choices, width, itemsize, edits)
 
     def sites_at_once(self, mutations: Mutations, references: int = 1, laid_out: int = 0) -> int:
         """How many sites a chunk holds, beside the references of so many sequences (or of one with many states);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,8 +22,9 @@ BADLY_CONDITIONED = 100  # condition numbers that lose two digits and more of th
 
 def search_alpha(
     made: Precomputation, bound: Bound, X: torch.Tensor, args: tuple[torch.Tensor, ...], device: torch.device
-) -> None:
-    """Raise ``alpha`` until the correlation with naive ISM reaches the threshold, as in the Yuzu paper.
+) -> Bound:
+    """Raise ``alpha`` until the correlation with naive ISM reaches the threshold, as in the Yuzu paper. Returns the
+    precomputation in use with that ``alpha``.
 
     All positions are scored, for the probes' load is that of a real run; some are compared, for running all
     naively would take longer than the probes can save.
@@ -36,14 +38,13 @@ def search_alpha(
     alphas = [s.alpha] if s.alpha is not None else [round(1 + 0.01 * i, 2) for i in range(51)]
     correlation, condition = 0.0, 1.0
     for alpha in alphas:
-        plan.sensing = Sensing(alpha, s.random_state)
+        sensing = Sensing(alpha, s.random_state)
+        bound = bound.with_plan(replace(plan, sensing=sensing))
         found = run_planned(bound, X, [args], everything, Selection(None, None), "l2", None, device, False, False)
         correlation = _correlation(found[:, 0][:, :, places], truth)
-        condition = plan.sensing.condition
+        condition = sensing.condition
         if correlation >= s.threshold:
             break
-    sensing = plan.sensing
-    assert sensing is not None
     made.decisions.update(
         alpha=sensing.alpha, probes=dict(sensing.probes), correlation=correlation, condition=condition
     )
@@ -51,6 +52,7 @@ def search_alpha(
         row[4] = str(sensing.probes[row[-1]]) if row[-1] in sensing.probes else row[4]
     if correlation < s.threshold:
         warn_user(_too_low(sensing.alpha, condition, correlation, s.threshold))
+    return bound
 
 
 def _too_low(alpha: float, condition: float, correlation: float, threshold: float) -> str:

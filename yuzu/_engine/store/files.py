@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from yuzu._engine.files import written_whole
+from yuzu._engine.plan.table import COLUMNS
 from yuzu._engine.request import FLOATS
 from yuzu._engine.store.settings import CONV, PRECISIONS, Settings
-from yuzu._engine.tune.report import COLUMNS
 from yuzu.errors import PrecomputationError
 
 FORMAT_NAME = "yuzu precomputation"

@@ -19,6 +19,7 @@ from yuzu._engine.capture.model_copy import model_dtype
 from yuzu._engine.capture.structure import structure_key
 from yuzu._engine.graph import Graph, Node
 from yuzu._engine.plan.plan import Plan, make_plan
+from yuzu._engine.plan.table import COLUMNS
 from yuzu._engine.request import argument_kinds, check_device, check_path, describe_inputs, looks_transposed
 from yuzu._engine.rewrite.all import capture
 from yuzu._engine.run.bound import Bound
@@ -26,7 +27,6 @@ from yuzu._engine.store import files as precomputation_files
 from yuzu._engine.store import summary
 from yuzu._engine.store.files import is_number
 from yuzu._engine.store.settings import NAIVE_BATCH, Settings
-from yuzu._engine.tune.report import COLUMNS
 from yuzu._engine.ways.compressed_sensing import SEEDS_OF_A_STATE, Sensing
 from yuzu.errors import PrecomputationError, YuzuError, warn_user
 
@@ -233,9 +233,9 @@ class Precomputation:
         if graph is not None and d["naive_model"] is None:
             plan = make_plan(graph, d["precision"], {int(i): r for i, r in d["naive"].items()})
             _warn_of_missing_handlers(plan, d["layers"])
-            apply_ways(plan, {int(i): w for i, w in d["ways"].items()})
+            plan = with_saved_ways(plan, {int(i): w for i, w in d["ways"].items()})
             if d["alpha"] is not None:
-                plan.sensing = Sensing(d["alpha"], s.random_state, self.arrays)
+                plan = dataclasses.replace(plan, sensing=Sensing(d["alpha"], s.random_state, self.arrays))
         bound = Bound(model, plan, self, device, branches=branches if graph is not None else None)
         if plan is not None and (least := bound.least_memory()) > s.max_memory:
             _damaged(f"settings['max_memory'] is {s.max_memory}, and the least that works is {least}")
@@ -338,11 +338,11 @@ def structure_fingerprint(model: torch.nn.Module) -> str:
     return hashlib.sha256(json.dumps([rows, shapes]).encode()).hexdigest()
 
 
-def apply_ways(plan: Plan, ways: dict[int, str]) -> None:
-    """Set how each layer that can be run in several ways is run. A way that its rule does not know, which may be of a
+def with_saved_ways(plan: Plan, ways: dict[int, str]) -> Plan:
+    """The plan with saved ways. A way that its rule does not know, which may be of a
     user's own, is passed over: all of a rule's ways are exact.
     """
-    passed: dict[str, None] = {}
+    passed, known = dict[str, None](), dict[int, str]()
     length = next(
         layout.length for node, layout in zip(plan.graph.nodes, plan.layouts, strict=True) if node.kind == "sequence"
     )
@@ -359,9 +359,10 @@ def apply_ways(plan: Plan, ways: dict[int, str]) -> None:
         if not rule.fits(way, window.width if window is not None else 1):
             label = plan.graph.nodes[index].label
             _damaged(f"decisions['ways'] has {way!r} for node {index} ({label}), to which that way does not apply")
-        rule.way = way
+        known[index] = way
     if passed:
         warn_user(
             f"The precomputation has ways for these layers that they do not have here, and they run by the first of "
             f"theirs, exact but perhaps slower: {', '.join(passed)}. Make it again with precompute and save"
         )
+    return plan.with_ways(known)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from yuzu._engine.plan.table import COLUMNS
 from yuzu._engine.store.settings import Settings
-from yuzu._engine.tune.report import COLUMNS
 
 
 def table(settings: Settings, decisions: dict[str, Any]) -> str:
