@@ -2,8 +2,8 @@
 
 A plan is first compared with naive ISM in float64, operation by operation (`verified`). That knows nothing of the ways
 that are chosen later, of weights laid out for them, of kernels and of lowered products. So each attempt that was tuned
-is run once more on a few mutants, as it will be run (`descend`). Where these are wrong, and a plainer plan is right, the
-next lower rung of `RUNGS` is taken, with a warning. The attempt that it makes is tried from the top again.
+is run once more on a few mutants, as it will be run (`descend`). Where these are wrong, and a plainer plan is right,
+the next lower rung of `RUNGS` is taken, with a warning. The attempt that it makes is tried from the top again.
 """
 
 from __future__ import annotations
