@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import Net, Profile, assert_right, assert_same, randomized, sequences
+from conftest import Net, Profile, assert_right, assert_same, decide, randomized, sequences
 from torch import nn
 
 import yuzu
@@ -500,11 +500,11 @@ def test_a_way_that_does_not_apply(path, captured_once):
     model, X = randomized(Strided(), seed=2).eval(), sequences(1, L)
     made = precompute(model, L, device="cpu")
     strided = next(row[-1] for row in made.layers if "stride 2" in row[1])
-    made.decisions.ways[strided] = "winograd"
+    decide(made, ways={**made.decisions.ways, strided: "winograd"})
     made.save(path)
     with pytest.raises(PrecomputationError, match=rf"decisions\['ways'\] has 'winograd' for node {strided} .*, to which that way does not apply"):
         yuzu_ism(model, X, Precomputation.load(path), device="cpu")
-    made.decisions.ways[strided] = "a way of old"
+    decide(made, ways={**made.decisions.ways, strided: "a way of old"})
     made.save(path)
     with pytest.warns(yuzu.YuzuWarning, match="ways for these layers that they do not have here"):
         found = yuzu_ism(model, X, Precomputation.load(path), output="delta", device="cpu")
@@ -620,7 +620,7 @@ def test_a_duplicate_is_bound_anew(duplicate, conv):
     made = yuzu.precompute(model, L, conv=conv, device="cpu")
     expected = yuzu.yuzu_ism(model, X, made, device="cpu")
     other = duplicate(made)
-    assert other.settings == made.settings and other.summary() == made.summary() and not other._bound
+    assert other.settings == made.settings and other.summary() == made.summary() and not other._used
     assert torch.equal(yuzu.yuzu_ism(model, X, other, device="cpu"), expected)
 
 
@@ -665,7 +665,7 @@ def test_ways_of_a_rule_of_a_users_own(saved, path):
     """Where the rule is not there, or has other ways now, its way is passed over."""
     model, precomputation, _ = saved
     made = copy.deepcopy(precomputation)
-    made.decisions.ways["3"] = "a user's own"
+    decide(made, ways={**made.decisions.ways, 3: "a user's own"})
     made.save(path)
     loaded = Precomputation.load(path)
     assert loaded.decisions.ways == made.decisions.ways
