@@ -3,14 +3,14 @@
 Taylor ISM (Sasse, Chikina and Mostafavi, *Quick and effective approximation of in silico saturation mutagenesis
 experiments with first-order Taylor expansion*, iScience 2024) needs one backward pass of an output where ISM needs
 ``L (C - 1)`` forward passes. With ``g`` the gradient of an output at the sequence ``x``, ``g_b`` its value at character
-``b`` of a position, ``r`` the character that stands there and ``p`` a baseline, the outputs are, at every position:
+``b`` of a position, ``r`` the reference character there and ``p`` a baseline, the outputs are, at every position:
 
 ================  ===================================================================================================
 ``local``         ``g_b``: the gradient itself
 ``corrected``     ``g_b - mean(g)``: without its part off the simplex of one-hot letters (Majdandzic et al. 2023)
 ``hypothetical``  ``g_b - sum(p g)``: what character ``b`` would contribute against the baseline, were it there
 ``global``        ``(x_b - p_b) g_b``: gradient times difference from the baseline; its sum over the characters is
-                  the hypothetical attribution of the one that stands there
+                  the hypothetical attribution of the reference character
 ``tism``          ``g_b - g_r``: the expected change of the output when ``b`` is written over ``r``
 ================  ===================================================================================================
 
@@ -57,7 +57,7 @@ OUTPUTS = ("local", "global", "corrected", "hypothetical", "tism")
 ISM_OUTPUTS = ("ism", "predictions", "ism_attributions", "mean_effects")
 
 
-@torch.inference_mode(False)  # there are no gradients in it
+@torch.inference_mode(False)  # which has no gradients
 def takegrad(
     x: Any,
     model: torch.nn.Module,
@@ -115,14 +115,14 @@ def takegrad(
     extra = check_args(args, len(X), dtype)
     batch_size = check_count("batch_size", batch_size)
     check_func(func)
-    twin = evaluation_copy(model, found)
+    clone = evaluation_copy(model, found)
     parts = []
     starts = range(0, len(X), batch_size)
     for first in tqdm(starts, disable=not verbose, desc="gradients", unit="batch"):
         rows = slice(first, first + batch_size)
         rest = [a[rows].to(found) for a in extra]
-        wrong = explained(twin, X, extra, found, "x")
-        parts.append(_gradients(twin, X[rows].to(found), rest, func, tracks, wrong).cpu())
+        wrong = explained(clone, X, extra, found, "x")
+        parts.append(_gradients(clone, X[rows].to(found), rest, func, tracks, wrong).cpu())
     result = correct_multipliers(torch.cat(parts), output, X, base)
     return to_user(result, isinstance(x, np.ndarray))
 
@@ -135,10 +135,12 @@ def _gradients(
     tracks: int | Sequence[int] | None,
     wrong: contextlib.AbstractContextManager[None],
 ) -> torch.Tensor:
-    """``(n, tracks, C, L)``: one forward pass (with what explains its errors around it), and a backward pass that
-    carries many tracks together.
+    """Gradients ``(n, tracks, C, L)``: one forward pass, inside a context that explains its errors, and a backward pass
+    that carries many tracks together.
     """
-    X = X.detach().clone().requires_grad_()  # a copy may have gradients, also of what was made in inference mode
+    X = (
+        X.detach().clone().requires_grad_()
+    )  # a copy may have gradients, also one of a tensor that was made in inference mode
     recurrent = any(isinstance(module, torch.nn.RNNBase) for module in model.modules())
     with running(), torch.enable_grad(), backward_in_evaluation(recurrent), products("highest", X.device):
         with wrong:
@@ -274,7 +276,7 @@ def ism(
     X = check_sequences(x, None, name="x")
     kind = "prediction" if output == "predictions" else "delta"
     one = predict_first("x", model, X, args, func, device=device)
-    # of a single (n, T) tensor the engine computes the tracks alone
+    # for a single (n, T) tensor the engine computes only these tracks
     single = isinstance(one, torch.Tensor) and one.ndim == 2
     chosen = None if tracks is None else check_tracks(tracks, flat_outputs(one, 1).shape[1])
     settings = {"args": args, "func": func, "start": start, "end": end, "device": device, "verbose": verbose}
@@ -318,7 +320,7 @@ def deepliftshap(
     x, model, tracks, output, device, baseline, args, verbose
         As for `takegrad`; the model must return one tensor ``(n, T)``. ``output`` is ``"hypothetical"`` by default.
     n_shuffles, random_state: int
-        Of the shuffles. Default 20 and 0.
+        The number of shuffles, and their seed. Default 20 and 0.
     batch_size: int
         Pairs of a sequence and a reference in one pass. Default 32.
     settings
@@ -345,8 +347,8 @@ def deepliftshap(
     X = check_sequences(x, dtype, name="x", least_choices=1)
     base = _check_baseline(baseline, X)
     extra = check_args(args, len(X), dtype)
-    twin = evaluation_copy(model, found)
-    value = try_model(twin, X, extra, found, "x")
+    clone = evaluation_copy(model, found)
+    value = try_model(clone, X, extra, found, "x")
     if not isinstance(value, torch.Tensor) or value.dim() != 2:
         raise YuzuError("the model must return one tensor of shape (n, tracks) for DeepLIFT/SHAP; wrap it to do so")
     if base is not None:
@@ -359,7 +361,7 @@ def deepliftshap(
             if base is not None:
                 warnings.filterwarnings("ignore", message=".*one-hot.*")
             raw = tangermeme.deep_lift_shap(
-                twin,
+                clone,
                 X,
                 args=extra or None,
                 target=track,

@@ -30,8 +30,8 @@ def yuzu_ism(
     return_timings: bool = False,
     verbose: bool = False,
 ) -> Any:
-    """How the model's output changes when each character is changed to each other: exact, and many times
-    faster than running every mutant.
+    """Score how the model's output changes when each character is changed to each other: exactly, and many times
+    faster than by running every mutant.
 
     Parameters
     ----------
@@ -63,9 +63,8 @@ def yuzu_ism(
         Instead of substitutions, write ``replace_with`` over each of these ranges, all of one width. The
         result is ``(n, R)`` for ``"l2"`` and ``(n, R, O...)`` otherwise.
     replace_with: array of shape (C,) or (C, width), str, or None
-        What to write; zeros if None. A string is over ``ACGT`` or the 20 amino acids; its ``N`` (``X`` in a protein)
-        writes zeros. Without ``ranges`` it is written at every single position from ``start``
-        to ``end``.
+        The letters to write; zeros if None. A string is over ``ACGT`` or the 20 amino acids; its ``N`` (``X`` in a
+        protein) writes zeros. Without ``ranges`` it is written at every single position from ``start`` to ``end``.
     batch_size: int or None
         Sequences carried at once, at most: fewer where memory is short. None picks it. Results with another one agree
         to rounding, not bit by bit.
@@ -94,10 +93,10 @@ def yuzu_ism(
 
     Notes
     -----
-    What it may use beyond the model and the result is the ``max_memory`` of `precompute`. On a CPU with glibc the first
-    call, of `precompute` or of any function that scores, raises glibc's memory thresholds for the whole process and
-    for good: freed blocks of less than 32 MiB are kept for the next ones, and go back to the system where the process
-    has grown by nearly ``max_memory``. To give back at once what is kept, call ``ctypes.CDLL(None).malloc_trim(0)``.
+    Beyond the model and the result it uses at most the ``max_memory`` of `precompute`. On a CPU with glibc the first
+    call, of `precompute` or of any function that scores, raises glibc's memory thresholds for the whole process, until
+    it ends: freed blocks of less than 32 MiB are kept for the next ones. They are returned to the system when the
+    process has grown by nearly ``max_memory``; ``ctypes.CDLL(None).malloc_trim(0)`` returns them at once.
     """
     timings = Timings() if return_timings else None
     arguments = Arguments(
