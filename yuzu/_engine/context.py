@@ -11,10 +11,10 @@ import torch
 
 from yuzu._engine.choice import Choice
 from yuzu._engine.derived import Derived
+from yuzu._engine.edits import Sites
 from yuzu._engine.graph import Graph, Node
 from yuzu._engine.layout import Change, Layout, expand, on_device, read_windows, widened
 from yuzu._engine.reference import Reference
-from yuzu._engine.sites import Sites
 from yuzu._engine.window import Window
 
 

@@ -15,6 +15,7 @@ from yuzu._engine.graph import Graph
 from yuzu._engine.handlers import Rule, View, find_handler, find_rule
 from yuzu._engine.handlers.fused import FusedGroup
 from yuzu._engine.handlers.unmutated import gives_rows
+from yuzu._engine.kept import Kept
 from yuzu._engine.layout import CONSTANT, ROWS, VALUES, Layout
 from yuzu._engine.plan.chains import over_chains
 from yuzu._engine.plan.conditioning import find_exact_zeros, find_fading, find_well_conditioned
@@ -24,8 +25,11 @@ from yuzu._engine.plan.fusion import find_groups
 from yuzu._engine.plan.needed import find_needed, find_spreads
 from yuzu._engine.plan.sharing import Sharing, find_sharing
 from yuzu._engine.plan.widening import Widened, find_widened
-from yuzu._engine.plan.windows import Edited, Last, RememberedWindows, Span, Windows, find_reach, find_windows
+from yuzu._engine.plan.windows import Edited, Span, Windows, find_reach, find_windows
 from yuzu._engine.ways.compressed_sensing import SENSING_WAYS, Sensing
+
+# Bytes of remembered windows with their index tables: enough for the chunks of a sequence, not for all that ever were.
+WINDOWS_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +66,8 @@ class Plan(Flow):
     one_by_one: bool
         A node that no mutation reaches may depend on the other sequences of a batch, as it never does in naive ISM: the
         references of several sequences must not be run together.
-    remembered: RememberedWindows
-        Shared with plans made from this one.
+    remembered: Kept
+        The windows of the last chunks, shared with plans made from this one.
     """
 
     reasons: Mapping[int, str]
@@ -80,10 +84,10 @@ class Plan(Flow):
     sensing: Sensing | None = None
     may_fade: bool = False
     one_by_one: bool = False
-    remembered: RememberedWindows = field(default_factory=RememberedWindows)
+    remembered: Kept[tuple[object, bytes], Windows] = field(default_factory=lambda: Kept(most_bytes=WINDOWS_BYTES))
     _own: object = field(default_factory=object)  # tells its windows from those of other plans, remembered together
-    _reach: Last = field(default_factory=Last)
-    _reached: Last = field(default_factory=Last)
+    _reach: Kept[bytes, tuple[np.ndarray, np.ndarray]] = field(default_factory=lambda: Kept(1))
+    _reached: Kept[tuple[int, int], np.ndarray] = field(default_factory=lambda: Kept(1))
 
     @property
     def senses(self) -> bool:
@@ -96,6 +100,22 @@ class Plan(Flow):
         """The same plan with more nodes run naively, for the reasons given."""
         other = make_plan(self.graph, self.precision, {**self.naive, **nodes})
         return replace(other.with_ways_of(self), sensing=self.sensing, remembered=self.remembered)
+
+    def without_kernels(self) -> Plan:
+        """The same plan, run without kernels of ours."""
+        return replace(self, kernels=False)
+
+    def with_sensing(self, sensing: Sensing) -> Plan:
+        """The same plan with other Gaussian probes."""
+        return replace(self, sensing=sensing)
+
+    def by_first_ways(self, precision: str) -> Plan:
+        """A plan of the same graph, in which each layer runs by the first of its ways, without kernels."""
+        return replace(make_plan(self.graph, precision, self.naive), kernels=False)
+
+    def in_precision(self, precision: str) -> Plan:
+        """The same plan in another precision, before any way has been timed."""
+        return replace(make_plan(self.graph, precision, self.naive), sensing=self.sensing)
 
     def with_ways(self, ways: Mapping[int, str]) -> Plan:
         """The same plan with other ways for some nodes."""
@@ -123,7 +143,7 @@ class Plan(Flow):
         return {
             rule.node.index: self.choices[rule.node.index].way
             for rule in self.rules
-            if rule is not None and rule.all_ways()
+            if rule is not None and rule.all_ways() and rule.node.mutated and self.readers[rule.node.index]
         }
 
     # ---- facts
@@ -146,15 +166,14 @@ class Plan(Flow):
             return known
         found = find_windows(self, self.needed, self.spreads, Edited(position, width))
         size = len(places) + sum(w.kept_bytes(with_tables) for w in found if w is not None)
-        self.remembered.put(key, found, size)
-        return found
+        return self.remembered.put(key, found, size) if size <= WINDOWS_BYTES else found
 
     def reach(self, positions: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Which positions' edits reach any output at all; and which lie so far from both ends that all their windows
         follow one pattern.
         """
         key = positions.tobytes() + width.to_bytes(8, "little")
-        return self._reach.get(key, lambda: self._find_reach(positions, width))
+        return self._reach.made(key, lambda: self._find_reach(positions, width))
 
     def reached(self, length: int, width: int) -> np.ndarray:
         """All positions at which edits of a width reach any output, of a sequence's length; all there are if none does.
@@ -166,7 +185,7 @@ class Plan(Flow):
             reach = self._find_reach(places, width)[0]
             return places[reach] if reach.any() else places
 
-        return self._reached.get((length, width), find)
+        return self._reached.made((length, width), find)
 
     def _find_reach(self, positions: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
         windows = find_windows(self, self.needed, self.spreads, Edited(positions, width))

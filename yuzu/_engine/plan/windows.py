@@ -1,12 +1,9 @@
-"""The windows of a plan's nodes for the edits of a chunk, and those of the last chunks, remembered."""
+"""The windows of a plan's nodes for the edits of a chunk."""
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -16,8 +13,6 @@ from yuzu._engine.window import Window
 Span = tuple[int, int]
 Windows = list[Window | None]
 
-WINDOWS_BYTES = 64 << 20  # with their index tables: enough for the chunks of a sequence, not for all that ever were
-
 
 @dataclass(frozen=True)
 class Edited:
@@ -25,49 +20,6 @@ class Edited:
 
     position: np.ndarray
     width: int
-
-
-class RememberedWindows:
-    """The windows of a plan's last chunks, and of plans made from it for some of its outputs or with more nodes run
-    naively: as many as `WINDOWS_BYTES` hold of all of them.
-    """
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[object, bytes], tuple[Windows, int]] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
-
-    def get(self, key: tuple[object, bytes]) -> Windows | None:
-        """What was put there, if it is still there."""
-        with self._lock:
-            known = self._kept.get(key)
-            if known is None:
-                return None
-            self._kept.move_to_end(key)
-            return known[0]
-
-    def put(self, key: tuple[object, bytes], windows: Windows, size: int) -> None:
-        """Remember windows that take ``size`` bytes, with all that comes to be kept with them."""
-        with self._lock:
-            if key not in self._kept and size <= WINDOWS_BYTES:
-                self._kept[key] = windows, size
-                self._bytes += size
-            while self._bytes > WINDOWS_BYTES:
-                self._bytes -= self._kept.popitem(last=False)[1][1]
-
-
-class Last:
-    """What was found for the last key. Threads may each find it anew; none sees another key's."""
-
-    def __init__(self) -> None:
-        self._kept: tuple[Any, Any] | None = None
-
-    def get(self, key: Any, find: Callable[[], Any]) -> Any:
-        """``find()``, or what it gave for the same key if that was the last one."""
-        kept = self._kept
-        if kept is None or kept[0] != key:
-            kept = self._kept = key, find()
-        return kept[1]
 
 
 def find_windows(flow: Flow, needed: Sequence[Span], spreads: Sequence[Span | None], edits: Edited) -> Windows:

@@ -13,6 +13,7 @@ import torch
 
 from yuzu._engine.context import Context
 from yuzu._engine.derived import Derived
+from yuzu._engine.edits import Sites
 from yuzu._engine.gate import running
 from yuzu._engine.graph import Node, Weights, evaluate
 from yuzu._engine.handlers.contract import Rule
@@ -24,7 +25,6 @@ from yuzu._engine.plan.conditioning import adds_constants, constants_of, find_fa
 from yuzu._engine.plan.plan import Plan
 from yuzu._engine.plan.widening import Widened, may_widen
 from yuzu._engine.reference import Reference, WidenedValues
-from yuzu._engine.sites import Sites
 from yuzu._engine.window import Window
 from yuzu.errors import warn_user
 

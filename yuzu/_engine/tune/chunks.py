@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import torch
 
+from yuzu._engine.edits import Sites
 from yuzu._engine.gate import running
 from yuzu._engine.run.run import Run
-from yuzu._engine.sites import Sites
 from yuzu._engine.tune.clock import MANY_PAGES, new_pages, seconds_of
-from yuzu._engine.tune.examples import Examples, in_each, shared_evenly, span_of
+from yuzu._engine.tune.examples import Examples, shared_evenly, span_of
 
 LONGEST_TRIAL = 0.2  # seconds of one chunk size
 # seconds that naive ISM takes for the mutants of a chunk, from which on fewer sites say first whether the chunk itself
@@ -99,7 +99,7 @@ def cost_of_chunk(run: Run, examples: Examples, size: int, hopeless: float = mat
     """Seconds of a site in chunks of a size, or of as many as each sequence of the reference has where that is fewer,
     and the seconds of each node; roughly where that is ``hopeless``.
     """
-    sites = in_each(examples.sites(run, size), run.reference.batch)
+    sites = examples.sites(run, size).in_each(run.reference.batch)
     count = len(sites.position)
     seconds, found = _chunk_seconds(run, sites, hopeless * count)
     return (seconds + CHUNK_OVERHEAD) / count, found

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from yuzu._engine.context import Context
+from yuzu._engine.edits import Sites, substitutions_at
 from yuzu._engine.plan.plan import Plan
-from yuzu._engine.sites import Sites
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,7 @@ class Examples:
         generator = torch.Generator("cpu").manual_seed(self.seed)
         written = torch.randint(self.n_choices, (count, self.edits), generator=generator, device="cpu").to(run.device)
         X = run.value(next(n.index for n in plan.graph.nodes if n.kind == "sequence"))
-        overwritten = X[0, :, torch.from_numpy(position).to(run.device)].argmax(0)[:, None]
-        eye = torch.eye(self.n_choices, dtype=X.dtype, device=run.device)
-        difference = (eye[written] - eye[overwritten]).unsqueeze(2)
-        codes = written * (self.n_choices + 1) + overwritten
-        return Sites(np.zeros(count, dtype=np.int64), position, 1, difference, codes)
-
-
-def in_each(sites: Sites, sequences: int) -> Sites:
-    """The same sites in each of so many sequences."""
-    assert sites.codes is not None
-    sequence = np.repeat(np.arange(sequences), len(sites.position))
-    difference, codes = sites.difference.repeat(sequences, 1, 1, 1), sites.codes.repeat(sequences, 1)
-    return Sites(sequence, np.tile(sites.position, sequences), sites.width, difference, codes)
+        return substitutions_at(position, written, X)
 
 
 def shared_evenly(size: int, length: int, most: int) -> int:

@@ -11,12 +11,12 @@ import torch
 
 from yuzu._engine.capture.errors import CaptureError
 from yuzu._engine.derived import Derived
+from yuzu._engine.edits import Sites
 from yuzu._engine.graph import Graph, Node, Weights, evaluate
 from yuzu._engine.handlers.contract import _REGISTRY, Handler, registered
 from yuzu._engine.plan.plan import Plan, make_plan
 from yuzu._engine.rewrite.all import capture
 from yuzu._engine.run.run import Run
-from yuzu._engine.sites import Sites
 from yuzu.errors import YuzuError
 
 CPU = torch.device("cpu")

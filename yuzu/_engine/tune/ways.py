@@ -8,12 +8,12 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import torch
 
+from yuzu._engine.edits import Sites
 from yuzu._engine.gate import running
 from yuzu._engine.handlers.contract import Rule
 from yuzu._engine.kernels.precision import fastest_products
 from yuzu._engine.plan.plan import Plan
 from yuzu._engine.run.run import Run
-from yuzu._engine.sites import Sites
 from yuzu._engine.tune.clock import LONG_CALL, least_seconds
 from yuzu._engine.tune.examples import Examples, shared_evenly, span_of
 from yuzu._engine.tune.memory import Memory
