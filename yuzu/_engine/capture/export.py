@@ -14,11 +14,12 @@ import functools
 import inspect
 import logging
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.overrides import _get_current_function_mode_stack, _pop_mode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -223,6 +224,19 @@ def _loud() -> list[logging.Logger]:
     return [*loggers, *(logging.getLogger(name) for name in (*names, "torch.fx.experimental.symbolic_shapes"))]
 
 
+@contextlib.contextmanager
+def _modes_restored() -> Iterator[None]:
+    """Leave no function mode in force: an export that fails may leave its own, and then `Reading` would see all that
+    the thread computes later.
+    """
+    before = len(_get_current_function_mode_stack())
+    try:
+        yield
+    finally:
+        while len(_get_current_function_mode_stack()) > before:
+            _pop_mode()
+
+
 def _export(
     module: torch.nn.Module,
     inputs: tuple[torch.Tensor, ...],
@@ -244,7 +258,7 @@ def _export(
     for gradients in (torch.no_grad, torch.enable_grad):
         read = None if reading is None else reading()
         try:
-            with quiet(_loud()), gradients(), kept_whole(module):
+            with _modes_restored(), quiet(_loud()), gradients(), kept_whole(module):
                 with vmap_unrolled(), contextlib.nullcontext() if read is None else read:
                     program = export(module, inputs, dynamic_shapes=tuple(dims), strict=False)
                 if read is not None:
