@@ -316,7 +316,7 @@ def by_sequence(m, x, *args):
 
 
 def by_sequence_and_args(m, x, i):
-    return (m.conv if (m.conv(x).mean() * i[0]).item() > 0 else m.other)(x)
+    return (m.conv if (m.conv(x).mean() * i[0]).item() > -9 else m.other)(x)  # the same for every batch
 
 
 def by_written_over(m, x, i):

@@ -666,7 +666,7 @@ def view_cases() -> None:
     case("index of two axes behind the positions", fn(lambda x: x.unflatten(1, (2, 3)).movedim(3, 1)[:, :, [0, 1], [2, 0]].relu()))
     case("upper triangle", fn(lambda x: (x.transpose(1, 2) @ x)[:, torch.triu_indices(13, 13)[0], torch.triu_indices(13, 13)[1]]), index="whole values",
          matmul="whole values")  # fmt: skip
-    case("index by a mask", fn(lambda m, x: x[:, :, m.i], i=lambda: torch.arange(13) % 3 == 0), index="naive")
+    case("index by a mask", fn(lambda m, x: x[:, :, m.i], i=lambda: torch.arange(13) % 3 == 0), index="whole values")
     case("pixel shuffle by hand", fn(lambda x: x.unflatten(1, (3, 2)).transpose(2, 3).flatten(2)))
     case("pixel shuffle, relu, conv", fn(lambda m, x: m.conv(F.relu(x.unflatten(1, (3, 2)).transpose(2, 3).flatten(2))),
          conv=lambda: nn.Conv1d(3, 2, 3, padding=1)), conv1d="convolution|whole values")  # fmt: skip
@@ -796,9 +796,9 @@ def dense_cases() -> None:
     case("a matrix over positions for each group", fn(lambda m, x: x.unflatten(1, (2, 3)) @ m.w, w=lambda: nn.Parameter(torch.randn(2, 10, 4))))
     case("a matrix for each position", fn(lambda m, x: x.unflatten(1, (2, 3)).movedim(3, 1) @ m.w, w=lambda: nn.Parameter(torch.randn(10, 3, 4))))
     case("complex numbers", fn(lambda m, x: torch.view_as_real(
-        torch.view_as_complex(x.transpose(1, 2).contiguous().unflatten(2, (3, 2))) * torch.complex(m.w, 1 - m.w)), w=lambda: nn.Parameter(torch.randn(10, 3))))  # fmt: skip
+        torch.view_as_complex(x.transpose(1, 2).contiguous().unflatten(2, (3, 2))) * torch.complex(m.w, 1 - m.w)), w=lambda: nn.Parameter(torch.randn(10, 3))), view_as_complex="view", view_as_real="view")  # fmt: skip
     case("complex numbers of positions", fn(lambda x: torch.view_as_real(torch.view_as_complex(x.unflatten(2, (5, 2))).cumsum(2))),
-         cumsum="whole values", view_as_real="whole values")  # fmt: skip
+         cumsum="whole values", view_as_complex="view", view_as_real="whole values")  # fmt: skip
     case("attention by hand", lambda: HandAttention(), matmul="whole values")
     case("attention by hand, batch in the middle", lambda: HandAttention(batch_first=False), matmul="whole values")
     case("lstm", fn(lambda m, x: m.rnn(x.transpose(1, 2))[0], rnn=lambda: nn.LSTM(CHANNELS, 3, batch_first=True, bidirectional=True)),
@@ -882,8 +882,10 @@ def order_cases() -> None:
     }  # fmt: skip
     for name, function in composite.items():
         also = {"nansum": "whole values"} | ({"gather": "whole values"} if name == "take_along_dim" else {})
-        case(f"{name} over positions", fn(lambda x, f=function: f(x, 2)), any="merge", **{**whole, **also, "sum": "reduce"})
-        case(f"{name} over channels", fn(lambda x, f=function: f(x, 1)), any="merge", gather="view")
+        counted = {"sum": "whole values"} if name == "nanmean" else {"sum": "reduce"}  # a sum of truth values counts
+        case(f"{name} over positions", fn(lambda x, f=function: f(x, 2)), any="merge", **{**whole, **also, **counted})
+        smallest = {"amin": "elementwise", "amax": "elementwise"} | ({"sum": "elementwise"} if name == "nanmean" else {})
+        case(f"{name} over channels", fn(lambda x, f=function: f(x, 1)), any="merge", gather="view", **smallest)
     case("cosine similarity to prototypes", fn(lambda m, x: F.cosine_similarity(x.transpose(1, 2).unsqueeze(2), m.w, dim=-1), w=lambda: nn.Parameter(torch.randn(5, CHANNELS))))
     case("cosine similarity of rows", fn(lambda m, x: F.cosine_similarity(x.mean(2)[:, None], m.w, dim=-1), w=lambda: nn.Parameter(torch.randn(5, CHANNELS))))
     case("channel shuffle", fn(lambda x: F.channel_shuffle(x, 3).relu()))
@@ -894,7 +896,7 @@ def order_cases() -> None:
     case("tensordot over both", fn(lambda m, x: torch.tensordot(x, m.w, ([2, 1], [0, 1])), w=lambda: nn.Parameter(torch.randn(13, CHANNELS, 2))))
     case("inner", fn(lambda m, x: torch.inner(x.transpose(1, 2), m.w), w=lambda: nn.Parameter(torch.randn(3, CHANNELS))))
     case("inner with a vector", fn(lambda m, x: torch.inner(x.transpose(1, 2), m.w), w=lambda: nn.Parameter(torch.randn(CHANNELS))))
-    case("written over", fn(lambda x: (_written(x, 0.5), _written(x, x[:, 1:3, 2:5].exp()))), any="merge")
+    case("written over", fn(lambda x: (_written(x, 0.5), _written(x, x[:, 1:3, 2:5].exp()))), any="merge", select="whole values")
     case("one channel written over", fn(lambda x: x.select_scatter(x[:, 1].exp(), 1, 4) + x.select_scatter(x[:, :, 1].exp(), 2, -1)), exp="elementwise|whole values", any="whole values")
     case("written over by a mask", fn(_without_negative))
     case("fast fourier transform of channels", fn(lambda x: torch.fft.rfft(x, dim=1).abs() + torch.fft.irfft(x.transpose(1, 2) * (1 + 2j), n=6).transpose(1, 2)[:, :4]),

@@ -26,8 +26,7 @@ MIB = 1 << 20
 
 
 class Dilated(nn.Module):
-    """Residual convolutions of growing dilation, whose windows reach both ends from nearly everywhere, then attention,
-    which runs naively.
+    """Residual convolutions of growing dilation, whose windows reach both ends from nearly everywhere, then attention.
     """
 
     def __init__(self, channels: int = 16, blocks: int = 6, heads: int = 4) -> None:
@@ -135,8 +134,7 @@ def test_windows_between_the_ends_keep_their_width():
 def test_scores_near_the_ends_are_right_with_widened_windows(length):
     torch.manual_seed(1)
     model, X = Dilated(6, 4, 2).eval(), sequences(2, length)
-    with pytest.warns(yuzu.YuzuWarning, match="naively"):
-        made = yuzu.precompute(model, length, device="cpu", conv="windows")
+    made = yuzu.precompute(model, length, device="cpu", conv="windows")
     assert_right(yuzu.yuzu_ism(model, X, made, device="cpu"), model, X)
 
 
