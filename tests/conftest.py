@@ -11,6 +11,8 @@ import gc
 import os
 import sys
 
+os.environ.pop("TQDM_DISABLE", None)  # before torch imports tqdm: what its bars say is tested
+
 import numpy as np
 import pytest
 import torch

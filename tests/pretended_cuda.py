@@ -141,10 +141,10 @@ def _export_on_the_cpu() -> None:
 
     original = capture._export
 
-    def export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], **options: Any) -> Any:
+    def export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], *rest: Any, **options: Any) -> Any:
         with torch._C.DisableTorchFunction():
             if not any(isinstance(t, Pretended) for t in [*module.parameters(), *module.buffers(), *inputs]):
-                return original(module, inputs, **options)
+                return original(module, inputs, *rest, **options)
         twin = evaluation_copy(module)
         for part in twin.modules():
             for held in (part._parameters, part._buffers, part.__dict__):
@@ -154,12 +154,12 @@ def _export_on_the_cpu() -> None:
                         is_parameter = held is part._parameters
                         held[key] = torch.nn.Parameter(plain, value.requires_grad) if is_parameter else plain
         with torch._C.DisableTorchFunction():
-            program = original(twin, tuple(stripped(t) for t in inputs), **options)
+            program, branches = original(twin, tuple(stripped(t) for t in inputs), *rest, **options)
         program._constants.update({key: _pretended(value) for key, value in program.constants.items()})
         for node in program.graph.nodes:
             if node.op == "call_function" and node.kwargs.get("device") is not None:
                 node.kwargs = {**node.kwargs, "device": CUDA}
-        return program
+        return program, branches
 
     capture._export = export
 
