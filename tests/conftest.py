@@ -1,8 +1,8 @@
 """Shared fixtures, and the oracle: in-silico saturation mutagenesis by brute force, written without the library.
 
-Environment: ``YUZU_TEST_THREADS`` is the number of threads torch may use (default 1). With ``YUZU_TEST_DEVICES=cuda``
-the tests on CUDA fail where there is no such device, instead of being skipped; with ``YUZU_TEST_DEVICES=cpu`` they are
-always skipped.
+Environment: ``YUZU_TEST_THREADS`` is the number of threads torch may use (default 1). Tests on CUDA are collected where
+there is such a device. With ``YUZU_TEST_DEVICES=cuda`` they are collected anywhere, and fail where there is none; with
+``YUZU_TEST_DEVICES=cpu`` they are never collected.
 """
 
 import contextlib
@@ -32,17 +32,30 @@ LARGEST = 1e-4  # largest error of any one score, relative to the largest score
 FLOAT64 = 1e-10  # both, in float64
 
 
-@pytest.fixture(scope="session", params=["cpu", "cuda"])
+WANTED_DEVICES = os.environ.get("YUZU_TEST_DEVICES", "")
+
+
+def devices():
+    """The devices to test on. CUDA is left out where it is missing: thousands of tests would be skipped one by one."""
+    if WANTED_DEVICES != "cpu" and (torch.cuda.is_available() or "cuda" in WANTED_DEVICES):
+        return ["cpu", "cuda"]
+    return ["cpu"]
+
+
+def pytest_report_header():
+    return f"yuzu: devices {', '.join(devices())}"
+
+
+def pytest_generate_tests(metafunc):
+    if "device" in metafunc.fixturenames:  # now, not at import: `pretended_cuda` is installed between the two
+        metafunc.parametrize("device", devices(), indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def device(request):
     """Each device in turn."""
-    wanted = os.environ.get("YUZU_TEST_DEVICES", "")
-    if request.param == "cuda":
-        if wanted == "cpu":
-            pytest.skip("YUZU_TEST_DEVICES=cpu")
-        if not torch.cuda.is_available():
-            if "cuda" in wanted:
-                pytest.fail(f"YUZU_TEST_DEVICES={wanted} asks for CUDA, which is not available")
-            pytest.skip("CUDA is not available")
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.fail(f"YUZU_TEST_DEVICES={WANTED_DEVICES} asks for CUDA, which is not available")
     return request.param
 
 
