@@ -78,12 +78,12 @@ KERNELS = {
     "without a rectifier": (32, 32, 11, 1, 1, 5, 3, 40, False, True),
     "without a residual": (40, 24, 3, 2, 1, 9, 3, 7, True, False),
     "positions of a head": (64, 16, 20, 1, 8, 30, 3, 3, False, False),
-    "stretches": (16, 16, 3, 32, 1, 45, 3, 20, True, True),
+    "stretches": (16, 16, 3, 32, 1, 45, 1, 17, True, True),
     "stretches wider than the dilation": (16, 20, 3, 16, 1, 50, 4, 6, True, True),
     "several strips": (32, 150, 3, 1, 1, 7, 1, 9, True, True),
     "a stride": (16, 16, 5, 1, 3, 17, 3, 4, True, False),
     "one site": (16, 16, 3, 1, 1, 1, 1, 1, False, False),
-    "protein": (16, 16, 3, 2, 1, 6, 19, 17, True, True),
+    "protein": (16, 16, 3, 2, 1, 6, 19, 5, True, True),
 }  # fmt: skip
 
 
@@ -269,8 +269,8 @@ def asked(device, **settings):
 @pytest.mark.filterwarnings("error::yuzu.YuzuWarning")
 @pytest.mark.parametrize("name", MODELS)
 def test_models(name, kernels, runs):
-    model, X = randomized(MODELS[name](), seed=4).eval(), sequences(2, L)
-    X[1, :, 20] = 0  # an N
+    model, X = randomized(MODELS[name](), seed=4).eval(), sequences(1, L)
+    X[0, :, 20] = 0  # an N
     made = yuzu.precompute(model, L, conv="fused", device=kernels)
     assert "fused" in made.decisions["ways"].values()
     before = len(runs)
@@ -283,7 +283,7 @@ def test_models(name, kernels, runs):
     assert_right(found, model, X, output="delta", device=kernels, ranges=motif["ranges"], replace_with=letters)
 
 
-@pytest.mark.parametrize("sites", [1, 7, 20, 96])
+@pytest.mark.parametrize("sites", [1, 20])
 def test_chunks_across_sequences(sites, kernels, runs, monkeypatch):
     """Of positions of all sequences, when the ends leave little of most windows; one sequence has an N."""
     model, X = randomized(Profile(), seed=4).eval(), sequences(3, L)
@@ -299,9 +299,9 @@ def test_chunks_across_sequences(sites, kernels, runs, monkeypatch):
             yield part
 
     monkeypatch.setattr(ism, "batches", batches)
-    found = yuzu.yuzu_ism(model, X, made, batch_size=3, **asked(kernels))
-    assert_right(found, model, X, output="delta", device=kernels)
-    if 3 < sites < 96:
+    found = yuzu.yuzu_ism(model, X, made, batch_size=3, end=16, **asked(kernels))
+    assert_right(found, model, X, output="delta", device=kernels, end=16)
+    if sites > 3:
         assert any(len(set(part.sequence)) == 3 and len(part.sequence) <= sites for part in seen)
     assert runs
 
@@ -327,7 +327,7 @@ class FakeRun:
         self.plan = plan
 
 
-@pytest.mark.parametrize("seed", range(1, 25, 2))
+@pytest.mark.parametrize("seed", range(1, 25, 4))
 def test_random_architectures(seed, kernels, monkeypatch):
     """With convolutions of any number of channels."""
     monkeypatch.setattr(blocks, "LEAST_CHANNELS", 1)
@@ -346,9 +346,10 @@ def test_random_architectures(seed, kernels, monkeypatch):
 def test_the_models_weights_may_change(kernels):
     model, X = randomized(Profile(), seed=4).eval(), sequences(1, L)
     made = yuzu.precompute(model, L, conv="fused", device=kernels)
-    yuzu.yuzu_ism(model, X, made, device=kernels)
+    yuzu.yuzu_ism(model, X, made, device=kernels, end=1)
     randomized(model, seed=9)
-    assert_right(yuzu.yuzu_ism(model, X, made, **asked(kernels)), model, X, output="delta", device=kernels)
+    found = yuzu.yuzu_ism(model, X, made, end=9, **asked(kernels))
+    assert_right(found, model, X, output="delta", device=kernels, end=9)
 
 
 # ---- where it cannot run
@@ -482,13 +483,16 @@ class Fragile(nn.Module):
         return self.b(y + self.a(y).relu())
 
 
-@pytest.mark.parametrize("output", ["l2", "delta", "prediction"])
-@pytest.mark.parametrize("operation", [torch.log, torch.sqrt, lambda y: 1 / torch.relu(y)], ids=["log", "root", "inverse"])
+@pytest.mark.parametrize(
+    ("operation", "output"),
+    [(torch.log, "l2"), (torch.log, "prediction"), (torch.sqrt, "delta"), (lambda y: 1 / torch.relu(y), "delta")],
+    ids=["log, l2", "log, prediction", "root", "inverse"],
+)
 def test_what_is_infinite_stays_so_and_nothing_else(operation, output, kernels, runs):
     torch.manual_seed(0)
-    model, X = Fragile(operation), torch.zeros(2, 4, L)
+    model, X = Fragile(operation), torch.zeros(1, 4, L)
     X[:, 0] = 1
-    X[1, :, 30] = 0  # an N
+    X[0, :, 30] = 0  # an N
     made = yuzu.precompute(model, L, conv="fused", device=kernels)
     found = yuzu.yuzu_ism(model, X, made, output=output, device=kernels)
     assert_same_pattern(found, oracle(model, X)[output], 1e-5)

@@ -3,6 +3,8 @@ a difference few digits are left there, where naive ISM sums small numbers. Sums
 a product with weights nearly vanish, mutants are run naively.
 """
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -39,6 +41,13 @@ def model(between, end, bias=None, seed=0):
     body = nn.Sequential(first, nn.ReLU(), between(), end())
     count = body.eval()(torch.zeros(1, 4, L)).flatten(1).shape[1]
     return nn.Sequential(body, nn.Flatten(), nn.Linear(count, 2)).eval()
+
+
+@functools.cache
+def model_of(pair):
+    """One model for all mutations, so that it is precomputed once."""
+    between, end, bias = pair
+    return model(BETWEEN[between], END[end], bias, seed=3)
 
 
 def unbiased(layer, bias=0.0):
@@ -128,7 +137,7 @@ def test_as_exact_as_naive(between, end, bias, mutations, device, request):
     if (between, end, bias) == ("batch norm", "geometric mean", -0.6) and not mutations:
         # 1.44e-5 on some AMD EPYC, where naive float32 has 1.03e-5: near 1e-5 the logarithm makes much of either's rounding
         request.applymarker(pytest.mark.xfail(reason="1.44e-5 on some processors, naive float32 has 1.03e-5", strict=False))
-    net, X = model(BETWEEN[between], END[end], bias, seed=3), sequences(2, L)
+    net, X = model_of((between, end, bias)), sequences(2, L)
     X[1, :, 17:22] = 0  # N
     found = yuzu.yuzu_ism(net, X, output="delta", device=device, **mutations)
     assert_right(found, net, X, output="delta", device=device, **mutations)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import assert_close, errors, oracle
+from covering import covering
 from torch import nn
 
 import yuzu
@@ -69,10 +70,9 @@ def no_mutation_is_zero(truth, X):
     return truth
 
 
-@pytest.mark.parametrize("output", ["l2", "delta", "prediction"])
-@pytest.mark.parametrize("conv", WAYS)
-@pytest.mark.parametrize("channels", [1, 6])
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize(
+    *covering(name=OPERATIONS, conv=WAYS, channels=[1, 6], output=["l2", "delta", "prediction"])
+)
 def test_neighbours_stay_finite(name, channels, conv, output, device):
     torch.manual_seed(0)
     model, X = Fragile(OPERATIONS[name], channels).double(), only_a(2).double()
@@ -103,11 +103,14 @@ class Several(nn.Module):
         return {f"head {i}": head(fragile if i in self.readers else y) for i, head in enumerate(self.heads)}
 
 
-@pytest.mark.parametrize("output", ["l2", "delta", "prediction"])
-@pytest.mark.parametrize("readers", [(0,), (1,), (1, 2)])
-@pytest.mark.parametrize(("length", "place"), [(60, 0), (60, 1), (60, -1), (60, -3), (7, 0), (7, 3), (7, -1), (3, 1)])
-@pytest.mark.parametrize("conv", ["auto", "banded"])
-def test_at_the_ends_in_short_sequences_and_among_several_outputs(conv, length, place, readers, output, device, monkeypatch):
+PLACES = [(60, 0), (60, 1), (60, -1), (60, -3), (7, 0), (7, 3), (7, -1), (3, 1)]  # in sequences of which length
+
+
+@pytest.mark.parametrize(
+    *covering(where=PLACES, readers=[(0,), (1,), (1, 2)], conv=["auto", "banded"], output=["l2", "delta", "prediction"])
+)
+def test_at_the_ends_in_short_sequences_and_among_several_outputs(conv, where, readers, output, device, monkeypatch):
+    length, place = where
     monkeypatch.setattr(Bound, "sites_at_once", lambda self, mutations, references=1, laid_out=0: 5)
     torch.manual_seed(0)
     model, X = Several(place, readers).double(), torch.zeros(3, 4, length, dtype=torch.float64)

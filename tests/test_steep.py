@@ -2,6 +2,8 @@
 or it is bounded below. No difference from a reference holds that number, for the reference has lost it.
 """
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -57,6 +59,12 @@ STEEP = {
 }
 
 
+@functools.cache
+def made_once(name, rows):
+    """One model for all mutations, so that it is precomputed once."""
+    return made(name, rows)
+
+
 def made(name, rows=False, seed=0, scale=3):
     model = randomized(Model(STEEP[name], rows).eval(), seed)
     with torch.no_grad():
@@ -72,7 +80,7 @@ def test_as_exact_as_naive(name, rows, mutations, device, request):
         # 1.3e-5 on an AMD Zen 1, where naive float32 has 9.2e-6: what the float32 product of a window rounds away, 1e-4
         # makes much of. Known, and not mended: float64 products of windows would mend it
         request.applymarker(pytest.mark.xfail(reason="1.3e-5 on processors without AVX-512", strict=False))
-    model, X = made(name, rows), sequences(2, L)
+    model, X = made_once(name, rows), sequences(2, L)
     X[1, :, 17:20] = 0  # N
     found = yuzu.yuzu_ism(model, X, output="delta", device=device, **mutations)
     assert_right(found, model, X, output="delta", device=device, **mutations)
