@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import oracle, sequences
 from torch import nn
 
 import yuzu
+from tests.oracle import oracle
+from tests.small_models import sequences
 from yuzu import taylor
 from yuzu._engine.edits import Mutations, letters_of
 from yuzu._engine.run.run import Run
