@@ -5,10 +5,11 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import assert_right, randomized, sequences
 from torch import nn
 
 import yuzu
+from tests.oracle import assert_right
+from tests.small_models import randomized, sequences
 from yuzu import handlers as kit
 from yuzu._engine import ops
 from yuzu._engine.handlers import contract

@@ -323,6 +323,8 @@ _ROWS = (
     _op("polar", "pointwise"),
     _op("_conj"),
     _op("resolve_conj"),
+    _op("_neg_view"),
+    _op("resolve_neg"),
     # Reductions
     _op("sum", axes=(1, "dim")),
     _op("nansum", axes=(1, "dim")),
