@@ -12,6 +12,11 @@ from safetensors.torch import save_file
 
 import yuzu
 from yuzu import command_line
+from yuzu.command_line import commands
+from yuzu.command_line.inputs import read_sequences
+from yuzu.command_line.model import load_model
+from yuzu.command_line.options import ALPHABETS
+from yuzu.command_line.scores_file import DESCRIPTIONS, DESCRIPTIONS_OF_REGIONS
 from yuzu.regions import read_regions
 from yuzu.sequence import one_hot_encode
 
@@ -44,7 +49,7 @@ def job(tmp_path, monkeypatch):
     for name in ("net", "beside"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     torch.manual_seed(0)
-    model = command_line.load_model("net.py:build", None)
+    model = load_model("net.py:build", None)
     torch.save(model.state_dict(), "net.pt")
     save_file(model.state_dict(), "net.safetensors")
     (tmp_path / "x.fa").write_text("".join(f">peak{i}\n{s}\n" for i, s in enumerate(SEQUENCES)))
@@ -79,7 +84,7 @@ def test_scores(job, output, target, capsys):
 def test_a_job_killed_in_its_first_batch_leaves_nothing(job, monkeypatch, tmp_path):
     _, arguments = job
     with monkeypatch.context() as patch:
-        patch.setattr(command_line, "_scores", lambda *_: sys.exit("killed"))
+        patch.setattr(commands, "_scores", lambda *_: sys.exit("killed"))
         with pytest.raises(SystemExit):
             command_line.main(arguments)
     assert not (tmp_path / "s.h5").exists()
@@ -191,7 +196,7 @@ def test_what_was_scored_and_its_peak_stand_in_every_row(peaks, tmp_path):
     assert scored.starts.tolist() == COLUMNS["start"] and scored.names.tolist() == kept.names.tolist() == COLUMNS["peak_name"]
     with h5py.File("s.h5") as file:
         for name in file:
-            assert file[name].attrs["description"] in command_line.DESCRIPTIONS_OF_REGIONS[name].format(alphabet="ACGT")
+            assert file[name].attrs["description"] in DESCRIPTIONS_OF_REGIONS[name].format(alphabet="ACGT")
 
 
 @pytest.mark.filterwarnings("ignore:one_hot_regions dropped")
@@ -204,7 +209,7 @@ def test_a_file_of_an_older_version_gets_the_columns_it_lacks(peaks, missing, mo
         for name in missing:
             del file[name]
         file["done"][1] = False
-    monkeypatch.setattr(command_line, "_lay_out", None)
+    monkeypatch.setattr(commands, "lay_out", None)
     assert command_line.main(arguments) == 0
     after = read()
     assert columns_of() == COLUMNS and after["done"].all() and np.array_equal(after["scores"][0], before["scores"][0])
@@ -226,9 +231,9 @@ def test_the_same_windows_for_other_peaks(peaks, capsys, old, new, column, tmp_p
 def test_a_file_of_sequences_has_no_columns_of_peaks(job):
     assert command_line.main(job[1]) == 0
     with h5py.File("s.h5") as file:
-        assert set(file) == set(command_line.DESCRIPTIONS)
+        assert set(file) == set(DESCRIPTIONS)
         assert {name: file[name].attrs["description"].format(alphabet="ACGT") for name in file} == {
-            name: text.format(alphabet="ACGT") for name, text in command_line.DESCRIPTIONS.items()
+            name: text.format(alphabet="ACGT") for name, text in DESCRIPTIONS.items()
         }
 
 
@@ -371,7 +376,7 @@ def test_errors_of_regions(peaks, capsys, name, content, text, tmp_path):
 def test_a_job_goes_on_where_it_stopped(job, monkeypatch):
     _, arguments = job
     scored = []
-    original = command_line._scores
+    original = commands._scores
 
     def counted(model, X, made, options):
         if len(scored) == 2:
@@ -379,7 +384,7 @@ def test_a_job_goes_on_where_it_stopped(job, monkeypatch):
         scored.append(len(X))
         return original(model, X, made, options)
 
-    monkeypatch.setattr(command_line, "_scores", counted)
+    monkeypatch.setattr(commands, "_scores", counted)
     with pytest.raises(KeyboardInterrupt):
         command_line.main([*arguments, "--at-once", "2"])
     assert read()["done"].tolist() == [True] * 4 + [False]
@@ -400,7 +405,7 @@ def test_a_job_does_not_go_on_with_another_precomputation(job, monkeypatch, caps
         made[f"gaussian {alpha}"] = {"conv": "gaussian", "alpha": alpha}
     for name, settings in made.items():
         yuzu.precompute(model, 20, device="cpu", **settings).save(f"{name}.yuzu")
-    original = command_line._scores
+    original = commands._scores
 
     def interrupted(model, X, *rest):
         if len(X) < 2:  # the last
@@ -410,7 +415,7 @@ def test_a_job_does_not_go_on_with_another_precomputation(job, monkeypatch, caps
     for first, again in ((None, None), ("highest", "same"), ("gaussian 1.5", "gaussian 1.5")):
         given = {name: [] if name is None else ["--precomputation", f"{name}.yuzu"] for name in (None, *made)}
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(command_line, "_scores", interrupted)
+            patch.setattr(commands, "_scores", interrupted)
             command_line.main([*arguments, *given[first], "--at-once", "2"])
         before = read()
         assert before["done"].tolist() == [True] * 4 + [False]
@@ -427,7 +432,7 @@ def test_a_module_in_the_current_folder(job, tmp_path, monkeypatch):
     (tmp_path / "package_of_mine").mkdir()
     (tmp_path / "package_of_mine" / "net.py").write_text(MODEL)
     monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder not in ("", str(tmp_path))])
-    found = command_line.load_model("package_of_mine.net:build", None)
+    found = load_model("package_of_mine.net:build", None)
     assert found(one_hot_encode(SEQUENCES)).shape == (5, 2)
     for name in ("package_of_mine", "package_of_mine.net"):
         sys.modules.pop(name)
@@ -551,7 +556,7 @@ def test_errors_come_before_planning_and_the_progress_bar(job, capsys, monkeypat
     if planned:
         yuzu.precompute(job[0], 20, device="cpu").save("net.yuzu")
         change = [*change, "--precomputation", "net.yuzu"]
-    monkeypatch.setattr(command_line.yuzu, "precompute", lambda *_, **__: pytest.fail("the model was planned first"))
+    monkeypatch.setattr(yuzu, "precompute", lambda *_, **__: pytest.fail("the model was planned first"))
     assert command_line.main([*arguments[:-1], *change]) == 2
     error = capsys.readouterr().err
     assert error.startswith("yuzu ism: ") and error.count("\n") == 1
@@ -573,8 +578,8 @@ def test_letters_for_several_bases_are_unknown(tmp_path, alphabet):
     """As in regions of a genome, which has them."""
     text = {"rna": "ACGUNRYSWKMBDHVacgun", "protein": "ACDEFGXBZJUO*acdefgx"}.get(alphabet, "ACGTNRYSWKMBDHVacgtn")
     (tmp_path / "x.fa").write_text(f">a\n{text}\n")
-    _, X = command_line.read_sequences(tmp_path / "x.fa", alphabet)
-    known = command_line.ALPHABETS[alphabet]
+    _, X = read_sequences(tmp_path / "x.fa", alphabet)
+    known = ALPHABETS[alphabet]
     assert [bool(column.any()) for column in X[0].T] == [letter.upper() in known for letter in text]
 
 

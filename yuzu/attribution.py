@@ -28,6 +28,8 @@ import torch
 from yuzu._engine.request import from_numpy, to_user
 from yuzu.errors import YuzuError
 
+__all__ = ["hypothetical", "mean_effect", "projected"]
+
 
 def hypothetical(deltas: Any, channel_axis: int = 1) -> Any:
     """Differences minus their mean over all ``C`` characters, the reference counting as 0.
@@ -125,3 +127,7 @@ def _letters(X: Any, values: torch.Tensor, channel_axis: int) -> torch.Tensor:
     before, after = axis - 1, values.dim() - axis - 2
     shape = (letters.shape[0], *[1] * before, *letters.shape[1:], *[1] * after)
     return letters.to(values.device, values.dtype).reshape(shape)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from yuzu._engine.files import written_whole
+from yuzu._engine.text_files import text_lines, whole_number
 from yuzu.errors import YuzuError, one_line
 from yuzu.regions import Regions
-from yuzu.sequence import text_lines, whole_number
 
 __all__ = ["write_bigwig"]
 
@@ -239,3 +239,7 @@ def _stretches(pieces: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, 
         bases += len(piece)
     if bases:
         yield start, np.concatenate(held)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

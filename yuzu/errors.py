@@ -8,6 +8,8 @@ import sys
 import warnings
 from typing import Any
 
+__all__ = ["PrecomputationError", "YuzuError", "YuzuWarning"]
+
 
 class YuzuError(ValueError):
     """An argument, a file or a model that yuzu cannot work with; the message says which and what it wants."""
@@ -57,3 +59,7 @@ def shown(value: Any) -> str:
 LONGEST_SHOWN = 120  # characters
 _brief = reprlib.Repr()
 _brief.maxstring = _brief.maxother = _brief.maxlong = LONGEST_SHOWN
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -124,3 +124,7 @@ def _shipped(name: str) -> Iterator[Path]:
         raise YuzuError(
             f"{name}, which ships with yuzu, cannot be read ({one_line(error)}); install yuzu anew"
         ) from error
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -14,6 +14,8 @@ from yuzu._engine.request import to_user
 from yuzu.errors import YuzuError
 from yuzu.sequence import DNA, dna_order, reorder_alphabet
 
+__all__ = ["ModiscoFiles", "to_modisco"]
+
 
 class ModiscoFiles(NamedTuple):
     """Where the sequences and their scores were written."""
@@ -96,3 +98,7 @@ def _array(name: str, value: Any) -> np.ndarray:
 def _save(path: Path, array: np.ndarray) -> None:
     with written_whole(path) as part, open(part, "wb") as file:
         np.savez_compressed(file, array)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -19,6 +19,8 @@ from yuzu.errors import YuzuError
 from yuzu.saturation_mutagenesis import saturation_mutagenesis, saturation_mutagenesis_of_states
 from yuzu.yuzu_ism import ism_of_states, yuzu_ism
 
+__all__ = ["apply_pairwise", "apply_product"]
+
 # functions that score the same sequences with many states at once
 SHARING: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
     (yuzu_ism, ism_of_states),
@@ -225,3 +227,7 @@ def _lists(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_lists(v) for v in value]
     return {k: _lists(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

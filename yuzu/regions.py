@@ -7,24 +7,24 @@ ChromBPNet and bpnet-lite have it.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import inspect
 import os
 import re
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from yuzu._engine.fasta_index import check_packing, index_of
+from yuzu._engine.alphabets import DNA, IUPAC
+from yuzu._engine.bed import check_measures, looks_like_narrow_peak, row_of
 from yuzu._engine.files import written_whole
+from yuzu._engine.genome import opened_genome
+from yuzu._engine.text_files import text_lines
 from yuzu.errors import YuzuError, one_line, warn_user
-from yuzu.sequence import DNA, IUPAC, dna_order, one_hot_encode, text_lines, whole_number
+from yuzu.sequence import dna_order, one_hot_encode
 
 __all__ = ["Dropped", "OneHotRegions", "Regions", "one_hot_regions", "read_regions", "write_bed"]
 
@@ -214,13 +214,13 @@ def read_regions(path: str | os.PathLike[str], summits: bool | None = None) -> R
         where = f"{path}, line {number}"
         if not rows:
             first, width = number, len(columns)
-            summits = _looks_like_narrow_peak(columns, where) if summits is None else summits
+            summits = looks_like_narrow_peak(columns, where) if summits is None else summits
             plain = [place for place, cell in enumerate(columns, 1) if re.fullmatch("[+-]?[0-9]+", cell)]
         if len(columns) != width:
             raise YuzuError(f"{where}: got {len(columns)} columns, want {width} as on line {first}")
         if summits and not told:
-            _check_measures(columns, first, where)
-        rows.append((*_row(columns, summits, where), line))
+            check_measures(columns, first, where)
+        rows.append((*row_of(columns, summits, where), line))
         for place in (2, 3, 10) if summits else (2, 3):
             if place in plain and re.search("[.eE]", columns[place - 1]):
                 raise YuzuError(
@@ -231,90 +231,6 @@ def read_regions(path: str | os.PathLike[str], summits: bool | None = None) -> R
         raise YuzuError(f"{path}: got no regions, want BED with at least one")
     chromosomes, starts, ends, positions, names, strands, lines = zip(*rows, strict=True)
     return Regions(chromosomes, starts, ends, positions, names, strands, lines)
-
-
-# In columns 7 to 9, which hold a signal and two p-values: numbers, or what tables have for a missing one
-_MEASURE = re.compile(
-    r"|[.]|[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)(e[+-]?[0-9]+)?|[+-]?(inf|infinity|nan)|na|n/a|none|null|<na>", re.I
-)
-_COLOR = re.compile(r"[0-9]+,[0-9]+,[0-9]+,?")  # as BED has it in column 9
-_CHOOSE = "pass summits=True if column 10 is the summit's offset, else summits=False"
-
-
-def _looks_like_narrow_peak(columns: list[str], where: str) -> bool:
-    """Whether the first row is one of a narrowPeak; a warning where its column 10 may be a summit all the same."""
-    if len(columns) < 10:
-        return False
-    measures = all(map(_MEASURE.fullmatch, columns[6:9]))
-    if len(columns) == 10 and measures:
-        return True
-    if len(columns) == 10 and not _COLOR.fullmatch(columns[8]):
-        warn_user(
-            f"{where}: got ten columns, but {columns[6:9]} in columns 7 to 9, where narrowPeak has numbers; column 10 "
-            f"is not read, and windows are centred on the regions' midpoints. To be sure, {_CHOOSE}"
-        )
-    if len(columns) > 10 and measures and not _has_blocks(columns) and whole_number(columns[9]) is not None:
-        warn_user(
-            f"{where}: got {len(columns)} columns, narrowPeak has ten; column 10 is not read, and windows are centred "
-            f"on the regions' midpoints. To be sure, {_CHOOSE}"
-        )
-    return False
-
-
-def _has_blocks(columns: list[str]) -> bool:
-    """Whether a row is of BED12: its column 10 is the number of items in the next two."""
-    items = [[item for item in column.split(",") if item] for column in columns[10:12]]
-    return len(items) == 2 and all(len(listed) == whole_number(columns[9]) for listed in items)
-
-
-def _check_measures(columns: list[str], first: int, where: str) -> None:
-    for place, cell in enumerate(columns[6:9], 7):
-        if not _MEASURE.fullmatch(cell):
-            raise YuzuError(
-                f"{where}: got {cell[:40]!r} in column {place}, want a number, for line {first} looks like narrowPeak; "
-                f"{_CHOOSE}"
-            )
-
-
-def _row(columns: list[str], summits: bool | None, where: str) -> tuple[str, int, int, int, str, str]:
-    """Chromosome, start, end, summit, name and strand."""
-    if len(columns) < 3 or not columns[0]:
-        got = [cell[:40] for cell in columns[:3]]
-        raise YuzuError(f"{where}: not BED; got {got}, want chromosome, start and end between tabs or blanks")
-    if len(columns[0].split()) > 1:
-        raise YuzuError(
-            f"{where}: got {columns[0][:40]!r} in column 1, want a chromosome; columns stand between tabs where a line "
-            "has one, and else between blanks"
-        )
-    start = _count(columns[1], "start as a whole number, 0 or more, in column 2", where)
-    end = _count(columns[2], "end as a whole number, 0 or more, in column 3", where)
-    if end <= start:
-        raise YuzuError(f"{where}: got end {end}, want more than the start {start}, in column 3")
-    name = (columns[3] if len(columns) > 3 else "") or "."
-    strand = (columns[5] if len(columns) > 5 else "") or "."
-    if strand not in ("+", "-", "."):
-        raise YuzuError(f"{where}: got {strand[:40]!r} in column 6, want the strand '+', '-' or '.'")
-    summit = (start + end) // 2
-    if summits:
-        if len(columns) < 10:
-            raise YuzuError(f"{where}: got {len(columns)} columns, want the summit in column 10; or pass summits=False")
-        if whole_number(columns[9]) != -1:
-            want = "the summit's offset or -1 in column 10 as a whole number, 0 or more; or pass summits=False"
-            summit = start + _count(columns[9], want, where)
-        if summit >= end:
-            raise YuzuError(
-                f"{where}: got {columns[9]} in column 10, want the summit's offset from the start, less than the "
-                f"region's width {end - start}; pass summits=False if the column is something else"
-            )
-    return columns[0], start, end, summit, name, strand
-
-
-def _count(text: str, want: str, where: str) -> int:
-    value = whole_number(text)
-    if value is None or value < 0:
-        header = "; is this a header? Start it with '#'" if re.fullmatch(r"[A-Za-z_]+", text) else ""
-        raise YuzuError(f"{where}: got {text[:40]!r}, want {want}{header}")
-    return value
 
 
 def write_bed(path: str | os.PathLike[str], regions: Regions) -> None:
@@ -454,7 +370,7 @@ def one_hot_regions(
         got = "none" if isinstance(regions, Regions) else type(regions).__name__
         raise YuzuError(f"regions: got {got}, want Regions with at least one row, or a BED file")
     starts, ends = _windows(regions, width)
-    with _opened(genome) as chromosomes:
+    with opened_genome(genome) as chromosomes:
         texts, dropped = _fetch(regions.chromosomes, starts, ends, chromosomes, max_unknown)
         _report(dropped, len(regions), chromosomes)
     gone = {drop.row for drop in dropped}
@@ -486,90 +402,6 @@ def _windows(regions: Regions, width: int | None) -> tuple[np.ndarray, np.ndarra
         raise YuzuError(f"width: got {width!r}, want a whole number, 1 or more, or None")
     starts = regions.summits - width // 2
     return starts, starts + width
-
-
-@contextlib.contextmanager
-def _opened(genome: Any) -> Iterator[Any]:
-    """The sequences by chromosome, each with a length and slices; a file is closed afterwards."""
-    if not isinstance(genome, (str, os.PathLike)):
-        if not (hasattr(genome, "keys") and hasattr(genome, "__getitem__")):
-            raise YuzuError(
-                f"genome: got {type(genome).__name__}, want a FASTA file, a pyfaidx.Fasta or sequences by chromosome"
-            )
-        yield genome
-        return
-    try:
-        import pyfaidx
-    except ImportError as error:
-        raise ImportError("a FASTA file is opened with pyfaidx: pip install pyfaidx") from error
-    path = os.fspath(genome)
-    packed = check_packing(path)  # a file that is missing raises as it does elsewhere
-    named = path.lower().endswith((".gz", ".bgz"))  # pyfaidx unpacks by the ending of the name
-    if packed == "bgzip" and named:
-        opened = _opened_packed(path, pyfaidx)
-    elif packed is not None or named:
-        raise YuzuError(_how_to_unpack(path, packed, named))
-    else:
-        opened = _opened_plain(path, pyfaidx)
-    with opened as fasta:
-        yield fasta
-
-
-@contextlib.contextmanager
-def _opened_plain(path: str, pyfaidx: Any) -> Iterator[Any]:
-    with index_of(path) as index:
-        try:
-            fasta = pyfaidx.Fasta(path, indexname=index, rebuild=False)
-        except (OSError, ValueError, AssertionError) as error:
-            raise YuzuError(f"genome: {path} cannot be read with its index {index}: {one_line(error)}") from error
-    with fasta:
-        yield fasta
-
-
-@contextlib.contextmanager
-def _opened_packed(path: str, pyfaidx: Any) -> Iterator[Any]:
-    """One packed by bgzip, which pyfaidx indexes by itself. Its indexes cannot be looked at as those of others: they
-    have to be younger than the file is in this place, which `cp -p` and unpacking do not hide.
-    """
-    status, beside = os.stat(path), [Path(path + ending) for ending in (".fai", ".gzi")]
-    since = max(status.st_mtime_ns, status.st_ctime_ns)
-    try:
-        with contextlib.ExitStack() as opened:
-            if all(index.is_file() and index.stat().st_mtime_ns >= since for index in beside):
-                fasta = pyfaidx.Fasta(path, rebuild=False)
-            elif "gzi_indexname" not in inspect.signature(pyfaidx.Fasta).parameters:  # before version 0.9
-                fasta = pyfaidx.Fasta(path)
-            else:
-                folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="yuzu")))
-                made = [folder / index.name for index in beside]
-                fasta = pyfaidx.Fasta(path, indexname=str(made[0]), gzi_indexname=str(made[1]))
-                with contextlib.suppress(OSError):  # where they cannot be written, the next call makes them again
-                    for index, new in zip(beside, made, strict=True):
-                        with written_whole(index) as part:
-                            part.write_bytes(new.read_bytes())
-    except ImportError as error:
-        raise YuzuError(
-            f"genome: got {path}, which is compressed; unpack it with 'gunzip', or pack it with 'bgzip' and install "
-            "biopython"
-        ) from error
-    except Exception as error:  # of many kinds, where the file is damaged or no FASTA
-        raise YuzuError(
-            f"genome: got {path}, want FASTA packed with bgzip, whole and in lines of one length ({one_line(error)}); "
-            "unpack it with 'gunzip', and what is wrong is said by its line"
-        ) from error
-    with fasta:
-        yield fasta
-
-
-def _how_to_unpack(path: str, packed: str | None, named: bool) -> str:
-    if packed is None:
-        return f"genome: got {path}, which is not compressed, whatever its name says; rename it without the ending"
-    if packed == "bgzip":
-        return f"genome: got {path}, which is packed with bgzip; rename it to end in '.gz', or unpack it"
-    return (
-        f"genome: got {path}, which is compressed ({packed}); unpack it, with 'gunzip' where it is gzip, or pack it "
-        "with 'bgzip' and install biopython"
-    )
 
 
 def _fetch(
@@ -619,3 +451,7 @@ def _report(dropped: list[Dropped], n: int, genome: Any) -> None:
     raise YuzuError(
         f"regions: all {n} were dropped, {why}; the first is row 0, {dropped[0].reason}; the genome has {has}, ..."
     )
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

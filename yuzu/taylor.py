@@ -51,6 +51,8 @@ from yuzu.naive_ism import explained, try_model
 from yuzu.predict import predict_named
 from yuzu.yuzu_ism import yuzu_ism
 
+__all__ = ["correct_multipliers", "deepliftshap", "ism", "takegrad"]
+
 OUTPUTS = ("local", "global", "corrected", "hypothetical", "tism")
 ISM_OUTPUTS = ("ism", "predictions", "ism_attributions", "mean_effects")
 
@@ -383,3 +385,7 @@ def deepliftshap(
         ]
         results.append(torch.stack(each).mean(0))
     return to_user(torch.stack(results, 1), isinstance(x, np.ndarray))
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

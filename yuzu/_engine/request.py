@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
 
+from yuzu._engine.alphabets import DNA, PROTEIN, unknown_letter
 from yuzu.errors import YuzuError, shown
-from yuzu.sequence import DNA, PROTEIN, unknown_letter
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64)

@@ -29,3 +29,7 @@ __all__ = [
     "plot_timings",
     "plot_tracks",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,64 @@
+"""Layers and checks that the example models share."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from yuzu.errors import YuzuError, shown
+
+
+@contextmanager
+def seeded(module: torch.nn.Module, random_state: int) -> Iterator[None]:
+    """Draw the weights made inside from `random_state`, on the CPU; then move `module` to the default device.
+
+    `torch.manual_seed` would seed the accelerators too, and `fork_rng` puts only the CPU's state back: hence
+    the CPU's generator alone, which also makes the weights the same whatever the default device is.
+    """
+    device = torch.empty(0).device
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(random_state)
+        yield
+    module.to(device)
+
+
+def check_sizes(**sizes: int) -> None:
+    for name, value in sizes.items():
+        try:
+            good = operator.index(value) >= 1
+        except TypeError:
+            good = False
+        if not good:
+            raise YuzuError(f"{name}: got {shown(value)}, want an int of at least 1")
+
+
+def check_length(model: str, seq_len: int | None, shortest: int) -> int:
+    """`seq_len`, after checking that at least one position is left where the dense layers start."""
+    wanted = f"want the length of the sequences as an int of at least {shortest}"
+    if seq_len is None:
+        raise YuzuError(f"seq_len: got None, but the dense layers of {model} depend on it; {wanted}")
+    check_sizes(seq_len=seq_len)
+    if seq_len < shortest:
+        raise YuzuError(f"seq_len: got {seq_len}, of which {model}'s pooling leaves nothing; {wanted}")
+    return seq_len
+
+
+class Flatten(torch.nn.Module):
+    """Flatten `(n, C, L)` to `(n, L * C)`, position after position (`torch.nn.Flatten` goes by channel)."""
+
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        return X.permute(0, 2, 1).flatten(1)
+
+
+class Unsqueeze(torch.nn.Module):
+    """Insert an axis of size 1 at `dim`."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        return X.unsqueeze(self.dim)
