@@ -36,9 +36,11 @@ def on_page_markdown(markdown: str, page: Page, config: dict, files: Files) -> s
     """Put the text that ``--help`` prints in the place of ``{{ help }}``."""
     if "{{ help }}" not in markdown:
         return markdown
-    os.environ["COLUMNS"] = "100"
+    os.environ["COLUMNS"] = "96"
     yuzu = parser()
     (commands,) = (action for action in yuzu._actions if action.dest == "command")
+    for command in commands.choices.values():
+        command.epilog = None  # the same as that of `yuzu`
     helps = {"yuzu": yuzu, **{f"yuzu {name}": command for name, command in commands.choices.items()}}
     texts = [f"## {name}\n\n```text\n{command.format_help()}\n```" for name, command in helps.items()]
     return markdown.replace("{{ help }}", "\n\n".join(texts))

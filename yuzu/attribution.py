@@ -1,21 +1,16 @@
-"""Named normalisations of signed scores: the field uses several that differ by a factor, and the same words for them.
+"""Named normalisations of signed scores: the field has several, which differ by a factor, under the same words.
 
 With ``d`` the signed difference ``y(mutant) - y(reference)``, 0 at the reference character, and ``C`` characters:
 
-===============  ==================================  =========================================  =====================
-name             at every character ``b``            at the reference character                 who uses it
-===============  ==================================  =========================================  =====================
-`hypothetical`   ``d_b - sum(d) / C``                ``-sum(d) / C``                            tangermeme, gReLU's
-                                                                                                logos, TISM's centred
-                                                                                                ISM, TF-MoDISco's input
-`mean_effect`    0 but at the reference              ``-sum(d) / (C - 1)``: minus the mean      AlphaGenome, TISM's
-                                                     over the ``C - 1`` alternatives            mean effects
-`projected`      0 but at the reference              the score itself                           logos, genome browsers
-===============  ==================================  =========================================  =====================
+| name | at every character ``b`` | at the reference character | who uses it |
+|---|---|---|---|
+| `hypothetical` | ``d_b - sum(d) / C`` | ``-sum(d) / C`` | tangermeme, gReLU's logos, TISM's centred ISM, TF-MoDISco |
+| `mean_effect` | 0 but at the reference | ``-sum(d) / (C - 1)`` | AlphaGenome, TISM's mean effects |
+| `projected` | 0 but at the reference | the score itself | logos, genome browsers |
 
-`hypothetical` is what an attribution to a baseline of ``1 / C`` at every character would be: it is the score that
-TF-MoDISco asks for, and its projection is what is drawn as a logo. `mean_effect` is ``C / (C - 1)`` times that
-projection: comparing one with the other is off by 4/3 for DNA.
+`hypothetical` equals the attribution to a baseline of ``1 / C`` at every character. TF-MoDISco asks for it, and its
+projection is drawn as a logo. `mean_effect` is minus the mean difference over the ``C - 1`` alternatives, and
+``C / (C - 1)`` times that projection: comparing one with the other is off by 4/3 for DNA.
 """
 
 from __future__ import annotations

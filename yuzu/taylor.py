@@ -5,14 +5,13 @@ experiments with first-order Taylor expansion*, iScience 2024) needs one backwar
 ``L (C - 1)`` forward passes. With ``g`` the gradient of an output at the sequence ``x``, ``g_b`` its value at character
 ``b`` of a position, ``r`` the character that stands there and ``p`` a baseline, the outputs are, at every position:
 
-================  ===================================================================================================
-``local``         ``g_b``: the gradient itself
-``corrected``     ``g_b - mean(g)``: without its part off the simplex of one-hot letters (Majdandzic et al. 2023)
-``hypothetical``  ``g_b - sum(p g)``: what character ``b`` would contribute against the baseline, were it there
-``global``        ``(x_b - p_b) g_b``: gradient times difference from the baseline; its sum over the characters is
-                  the hypothetical attribution of the one that stands there
-``tism``          ``g_b - g_r``: the expected change of the output when ``b`` is written over ``r``
-================  ===================================================================================================
+| output | at character ``b`` |
+|---|---|
+| ``local`` | ``g_b``: the gradient itself |
+| ``corrected`` | ``g_b - mean(g)``: without its part off the simplex of one-hot letters (Majdandzic et al. 2023) |
+| ``hypothetical`` | ``g_b - sum(p g)``: the contribution of character ``b`` against the baseline, were it there |
+| ``global`` | ``(x_b - p_b) g_b``: gradient times difference; its sum is the ``hypothetical`` of ``r`` |
+| ``tism`` | ``g_b - g_r``: the expected change of the output when ``b`` is written over ``r`` |
 
 ``tism`` is exact for a linear model. `correct_multipliers` makes the same of any score in place of the gradient: of
 DeepLIFT's multipliers (`deepliftshap`), and of ISM (`ism`), whose ``tism`` it is itself and whose ``hypothetical``

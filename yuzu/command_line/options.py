@@ -17,27 +17,34 @@ ALPHABETS = {"dna": DNA, "agct": LUA_DNA, "rna": RNA, "protein": PROTEIN}
 EXAMPLES = """
 examples:
   yuzu precompute --model net.py:build --fasta peaks.fa --out net.yuzu
-  yuzu ism --model net.py:build --weights net.pt --fasta peaks.fa --out scores.h5 --precomputation net.yuzu --target 0
-  yuzu ism --model package.module:Net --weights net.safetensors --fasta peaks.fa --out scores.h5 --device cuda
-  yuzu ism --model net.py:build --regions peaks.narrowPeak --genome hg38.fa --width 2114 --out scores.h5
+  yuzu ism --model net.py:build --weights net.pt --fasta peaks.fa --out scores.h5 \\
+      --precomputation net.yuzu --target 0
+  yuzu ism --model package.module:Net --weights net.safetensors --fasta peaks.fa \\
+      --out scores.h5 --device cuda
+  yuzu ism --model net.py:build --regions peaks.narrowPeak --genome hg38.fa --width 2114 \\
+      --out scores.h5
 
-net.py:build is a file and a function (or class) in it that is called without arguments and returns the model; the
-weights are a state_dict, saved by torch.save or as safetensors. Sequences must all have one length. Regions are BED or
-narrowPeak, windows of --width on their summits; those that run over a chromosome's end are left out, with a warning.
+net.py:build is a file and a function (or class) in it, which is called without arguments
+and returns the model. The weights are a state_dict, saved by torch.save or as safetensors.
+Sequences must all have one length. Regions are BED or narrowPeak, windows of --width on
+their summits. Those that run over a chromosome's end are left out, with a warning.
 
-scores.h5 holds `scores` (n, C, end - start, ...), `sequences` (n, C, L), `names` (n,) and `done` (n,); each says what
-it is in its attribute `description`. For --fasta `names` are the headers.
+scores.h5 holds `scores` (n, C, end - start, ...), `sequences` (n, C, L), `names` (n,) and
+`done` (n,). Each has an attribute `description`. For --fasta `names` are the headers.
 
-For --regions two things stand in a row: the window that was scored, --width letters on the summit, and the peak, the
-line of the file that it was made for. They differ where the peak has another length or a summit beside its middle.
-  window  `names` (chromosome:start-end), `chrom`, `start`, `end`, `strand` (- where --reverse-complement turned it)
+For --regions each row has two things: the window that was scored, --width letters on the
+summit, and the peak, the line of the file that it was made for. They differ where the peak
+has another length, or a summit beside its middle.
+  window  `names` (chromosome:start-end), `chrom`, `start`, `end`, `strand` (- where
+          --reverse-complement turned it)
   peak    `peak_name`, `peak_start`, `peak_end`, `peak_strand`, `summit`
-Starts and summits are 0-based positions on the chromosome, ends are not included. Two files have the same rows in the
-same order: scores.h5.bed the peaks' own lines, as fi-nemo and others read them, and scores.h5.windows.bed, with the
-columns chrom, start, end, peak_name, 0, strand, peak_start, peak_end, summit.
+Starts and summits are 0-based positions on the chromosome, ends are not included. Two files
+have the same rows in the same order: scores.h5.bed the peaks' own lines, as fi-nemo and
+others read them, and scores.h5.windows.bed, with the columns chrom, start, end, peak_name,
+0, strand, peak_start, peak_end, summit.
 
-A job that was interrupted goes on where it stopped when it is started again with the same arguments; a file of an
-older version gets what it lacks.
+An interrupted job goes on where it stopped when it is started again with the same
+arguments. A file of an older version gets the columns that it lacks.
 """
 
 
