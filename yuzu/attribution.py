@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from yuzu._engine.arrays import AnyArray, Array
 from yuzu._engine.request import from_numpy, to_user
 from yuzu.errors import YuzuError
 
 __all__ = ["hypothetical", "mean_effect", "projected"]
 
 
-def hypothetical(deltas: Any, channel_axis: int = 1) -> Any:
+def hypothetical(deltas: Array, channel_axis: int = 1) -> Array:
     """Differences minus their mean over all ``C`` characters, the reference counting as 0.
 
     Parameters
@@ -47,10 +48,11 @@ def hypothetical(deltas: Any, channel_axis: int = 1) -> Any:
         For something else than an array, or an axis it does not have.
     """
     values, as_numpy = _array("deltas", deltas, channel_axis)
-    return to_user(values - values.mean(channel_axis, keepdim=True), as_numpy)
+    result: Array = to_user(values - values.mean(channel_axis, keepdim=True), as_numpy)
+    return result
 
 
-def mean_effect(deltas: Any, X: Any, channel_axis: int = 1) -> Any:
+def mean_effect(deltas: Array, X: AnyArray, channel_axis: int = 1) -> Array:
     """Minus the mean difference over the ``C - 1`` alternatives, at the reference character; 0 at the others.
 
     Positive where the letter that stands there raises the output. Columns without a reference (``N``) are 0.
@@ -74,10 +76,11 @@ def mean_effect(deltas: Any, X: Any, channel_axis: int = 1) -> Any:
     if count < 2:
         raise YuzuError(f"deltas must have at least 2 characters on axis {channel_axis}, got shape {values.shape}")
     letters = _letters(X, values, channel_axis)
-    return to_user(values.sum(channel_axis, keepdim=True) * (-1 / (count - 1)) * letters, as_numpy)
+    result: Array = to_user(values.sum(channel_axis, keepdim=True) * (-1 / (count - 1)) * letters, as_numpy)
+    return result
 
 
-def projected(scores: Any, X: Any, channel_axis: int = 1) -> Any:
+def projected(scores: Array, X: AnyArray, channel_axis: int = 1) -> Array:
     """Scores times the one-hot sequences: what is left is the score of the character that stands there.
 
     Parameters
@@ -94,7 +97,8 @@ def projected(scores: Any, X: Any, channel_axis: int = 1) -> Any:
         For shapes that do not fit.
     """
     values, as_numpy = _array("scores", scores, channel_axis)
-    return to_user(values * _letters(X, values, channel_axis) + 0.0, as_numpy)  # no -0
+    result: Array = to_user(values * _letters(X, values, channel_axis) + 0.0, as_numpy)  # no -0
+    return result
 
 
 def _array(name: str, value: Any, channel_axis: int) -> tuple[torch.Tensor, bool]:

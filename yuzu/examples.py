@@ -52,7 +52,8 @@ class CTCFClassifier(torch.nn.Module):
     def forward(self, X: torch.Tensor) -> torch.Tensor:
         hidden = self.pool(torch.relu(self.norm1(self.conv1(X))))
         hidden = torch.relu(self.norm2(self.conv2(self.dropout(hidden))))
-        return self.head(hidden.amax(dim=-1))
+        logits: torch.Tensor = self.head(hidden.amax(dim=-1))
+        return logits
 
 
 class CTCFPeaks(NamedTuple):

@@ -204,7 +204,7 @@ def read_regions(path: str | os.PathLike[str], summits: bool | None = None) -> R
     """
     if summits is not None and not isinstance(summits, bool):
         raise YuzuError(f"summits: got {summits!r}, want True, False or None")
-    rows: list[tuple] = []
+    rows: list[tuple[str, int, int, int, str, str, str]] = []
     first, width, told = 0, 0, summits is not None
     plain: list[int] = []  # columns that begin with a number spelled with digits only
     for number, line in text_lines(path, "BED"):

@@ -55,7 +55,8 @@ class DeepSEA(torch.nn.Module):
         X = self.mp1(self.relu1(self.conv1(X)))
         X = self.mp2(self.relu2(self.conv2(X)))
         X = self.relu3(self.conv3(X))
-        return self.unsqueeze(self.sigmoid(self.fc(self.reshape(X))))
+        result: torch.Tensor = self.unsqueeze(self.sigmoid(self.fc(self.reshape(X))))
+        return result
 
 
 class Beluga(torch.nn.Module):
@@ -140,4 +141,5 @@ class Beluga(torch.nn.Module):
         ]
 
     def forward(self, X: torch.Tensor) -> torch.Tensor:
-        return self.model(X.unsqueeze(2))
+        result: torch.Tensor = self.model(X.unsqueeze(2))
+        return result

@@ -36,7 +36,8 @@ class OneLayer(torch.nn.Module):
             self.conv = torch.nn.Conv1d(n_inputs, n_filters, kernel_size, padding=kernel_size // 2)
 
     def forward(self, X: torch.Tensor) -> torch.Tensor:
-        return self.conv(X)
+        result: torch.Tensor = self.conv(X)
+        return result
 
 
 class ToyNet(torch.nn.Module):
@@ -64,7 +65,8 @@ class ToyNet(torch.nn.Module):
             self.conv3 = torch.nn.Conv1d(n_filters, 2, kernel_size, padding=padding)
 
     def forward(self, X: torch.Tensor) -> torch.Tensor:
-        return self.conv3(self.relu2(self.conv2(self.relu1(self.conv1(X)))))
+        result: torch.Tensor = self.conv3(self.relu2(self.conv2(self.relu1(self.conv1(X)))))
+        return result
 
 
 class BPNet(torch.nn.Module):
@@ -118,4 +120,5 @@ class BPNet(torch.nn.Module):
         X = self.irelu(self.iconv(X))
         for i in range(1, self.n_layers):
             X = getattr(self, f"drelu{i}")(getattr(self, f"dconv{i}")(X))
-        return self.fconv(X)
+        result: torch.Tensor = self.fconv(X)
+        return result

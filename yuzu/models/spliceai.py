@@ -33,7 +33,8 @@ class _ResidualUnit(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.conv1(self.relu1(self.batchnorm1(x)))
-        return x + self.conv2(self.relu2(self.batchnorm2(h)))
+        result: torch.Tensor = x + self.conv2(self.relu2(self.batchnorm2(h)))
+        return result
 
 
 class SpliceAI(torch.nn.Module):
@@ -145,4 +146,5 @@ class SpliceAI(torch.nn.Module):
             else:
                 x = unit(x)
         crop = self.flanking // 2
-        return self.softmax(self.final_conv(skip[:, :, crop:-crop]))
+        result: torch.Tensor = self.softmax(self.final_conv(skip[:, :, crop:-crop]))
+        return result

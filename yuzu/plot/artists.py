@@ -53,7 +53,8 @@ def pixels_per_cell(ax: Any) -> np.ndarray:
     if ax is None:
         raise RuntimeError("this is on no axes")
     corners = ax.transData.transform([(0.0, 0.0), (1.0, 1.0)])
-    return np.abs(corners[1] - corners[0])
+    size: np.ndarray = np.abs(corners[1] - corners[0])
+    return size
 
 
 def is_raster(renderer: Any) -> bool:

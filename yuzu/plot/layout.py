@@ -37,9 +37,9 @@ def shown_positions(heights: np.ndarray, zoom: Any, new: bool) -> tuple[int, int
     ``new`` figure of a long sequence those with the largest scores.
     """
     length = heights.shape[1]
-    zoom = check_zoom(zoom, length)
-    if zoom:
-        return zoom
+    asked: tuple[int, int] | None = check_zoom(zoom, length) or None
+    if asked is not None:
+        return asked
     if zoom is False or not new or length <= LONGEST:
         return 0, length
     sums = np.convolve(np.abs(heights).sum(axis=0), np.ones(SHOWN), mode="valid")

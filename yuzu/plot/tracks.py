@@ -159,7 +159,10 @@ def _reduced(array: np.ndarray, reduce: str) -> np.ndarray:
         )
     if array.ndim == 2:
         return array
-    return np.abs(array).max(axis=1) if reduce == "largest" else -array.sum(axis=1) / (array.shape[1] - 1)
+    values: np.ndarray = np.abs(array).max(axis=1)
+    if reduce == "mean_effect":
+        values = -array.sum(axis=1) / (array.shape[1] - 1)
+    return values
 
 
 def _check_labels(labels: Any, tracks: int) -> list[str]:
@@ -187,7 +190,8 @@ def _clustered(values: np.ndarray) -> np.ndarray:
     distance[np.ix_(constant, constant)] = 0.0
     np.fill_diagonal(distance, 0.0)
     tree = linkage(squareform(distance, checks=False), "average", optimal_ordering=tracks <= ORDERED_LEAVES)
-    return leaves_list(tree).astype(np.int64)
+    order: np.ndarray = leaves_list(tree).astype(np.int64)
+    return order
 
 
 def _upper_half(cmap: Colormap) -> Colormap:
