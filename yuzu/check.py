@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from yuzu._engine.arrays import AnyArray, Device
 from yuzu._engine.capture.double import SeeDtypes, in_double
 from yuzu._engine.capture.model_copy import evaluation_copy, model_dtype
 from yuzu._engine.edits import Mutations
 from yuzu._engine.request import check_args, check_count, check_device, check_model, check_sequences
 from yuzu._engine.run.scores import Selection
 from yuzu._engine.store.kept import inputs_of, obtain
+from yuzu._engine.store.precomputation import Precomputation
 from yuzu.naive_ism import mixes_rows, run_naively, try_model
 from yuzu.yuzu_ism import run_planned
 
@@ -100,12 +102,12 @@ def _first_line(error: BaseException) -> str:
 
 def check(
     model: torch.nn.Module,
-    X_0: Any,
-    precomputation: Any = None,
+    X_0: AnyArray,
+    precomputation: Precomputation | None = None,
     *,
     args: tuple[Any, ...] | None = None,
     positions: int = 32,
-    device: Any = None,
+    device: Device = None,
 ) -> Check:
     """Compare `yuzu_ism` with `naive_ism`, and both with float64 naive ISM, on some positions of the first
     sequence.

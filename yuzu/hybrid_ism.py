@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from yuzu._engine.arrays import Device
 from yuzu._engine.capture.export import CaptureError
 from yuzu._engine.capture.model_copy import model_dtype
 from yuzu._engine.edits import Mutations, batches, letters_of
@@ -26,6 +28,7 @@ from yuzu._engine.request import check_args, check_count, check_device, check_mo
 from yuzu._engine.run.run import Derived, Run
 from yuzu._engine.run.scores import Results, Scores, result_dtype
 from yuzu._engine.store.kept import inputs_of, obtain_each
+from yuzu._engine.store.precomputation import Precomputation
 from yuzu._engine.tune import measure
 from yuzu._engine.ways.compressed_sensing import SENSING_WAYS
 from yuzu.errors import YuzuError, warn_user
@@ -39,11 +42,11 @@ RECURRENT = {"aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu"}
 SLOPES_BYTES = 1 << 28  # of the gradients at the border of some tracks
 
 
-@torch.inference_mode(False)  # there are no gradients in it
+@overload
 def hybrid_ism(
     model: torch.nn.Module,
-    X_0: Any,
-    precomputation: Any = None,
+    X_0: torch.Tensor,
+    precomputation: Precomputation | None = None,
     *,
     args: tuple[Any, ...] | None = None,
     tracks: int | Sequence[int] | None = None,
@@ -51,7 +54,41 @@ def hybrid_ism(
     start: int | None = 0,
     end: int | None = None,
     batch_size: int = 8,
-    device: Any = None,
+    device: Device = None,
+    verbose: bool = False,
+) -> torch.Tensor: ...
+
+
+@overload
+def hybrid_ism(
+    model: torch.nn.Module,
+    X_0: npt.NDArray[Any],
+    precomputation: Precomputation | None = None,
+    *,
+    args: tuple[Any, ...] | None = None,
+    tracks: int | Sequence[int] | None = None,
+    func: Callable[[Any], Any] | None = None,
+    start: int | None = 0,
+    end: int | None = None,
+    batch_size: int = 8,
+    device: Device = None,
+    verbose: bool = False,
+) -> npt.NDArray[Any]: ...
+
+
+@torch.inference_mode(False)  # there are no gradients in it
+def hybrid_ism(
+    model: torch.nn.Module,
+    X_0: Any,
+    precomputation: Precomputation | None = None,
+    *,
+    args: tuple[Any, ...] | None = None,
+    tracks: int | Sequence[int] | None = None,
+    func: Callable[[Any], Any] | None = None,
+    start: int | None = 0,
+    end: int | None = None,
+    batch_size: int = 8,
+    device: Device = None,
     verbose: bool = False,
 ) -> Any:
     """Approximate in-silico saturation mutagenesis: between Taylor ISM and ISM in time and in accuracy.
@@ -117,7 +154,12 @@ def hybrid_ism(
         scores = takegrad(X, model, chosen, "tism", found, args=extra, func=func, batch_size=batch_size)
         return to_user(scores[..., mutations.start : mutations.end].contiguous(), isinstance(X_0, np.ndarray))
     if func is None and local_part(plan).whole:
-        exact = {"args": extra or None, "precomputation": precomputation, "device": found, "verbose": verbose}
+        exact: dict[str, Any] = {
+            "args": extra or None,
+            "precomputation": precomputation,
+            "device": found,
+            "verbose": verbose,
+        }
         result = taylor_shaped_ism(X, model, chosen, mutations.start, mutations.end, **exact)
         return to_user(result, isinstance(X_0, np.ndarray))
     keep_freed_memory()
@@ -279,7 +321,8 @@ def _table(slopes: torch.Tensor, layout: Layout) -> torch.Tensor:
     """Gradients ``(T, n, ...)`` with positions first and tracks last: ``(n, P, R, T)``."""
     table = layout.position_first(slopes.flatten(0, 1))  # (T * n, P, ...)
     table = table.flatten(2) if table.dim() > 2 else table.unsqueeze(2)
-    return table.unflatten(0, slopes.shape[:2]).permute(1, 2, 3, 0).contiguous()
+    result: torch.Tensor = table.unflatten(0, slopes.shape[:2]).permute(1, 2, 3, 0).contiguous()
+    return result
 
 
 def _along(run: Run, change: Change, table: torch.Tensor) -> torch.Tensor:

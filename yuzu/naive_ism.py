@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 
+from yuzu._engine.arrays import Array, Device
 from yuzu._engine.capture.model_copy import evaluation_copy, model_dtype
 from yuzu._engine.capture.rows import depends_on_batch, on_rows
 from yuzu._engine.edits import Mutations, batches, letters_of
@@ -35,6 +36,44 @@ MIXES_ROWS = (
     "what it returns for a sequence depends on the others in its batch, as with batch norm by the batch's own "
     "statistics or one scale of quantisation for a batch, so each mutant is run alone"
 )
+
+
+@overload
+def naive_ism(
+    model: torch.nn.Module,
+    X_0: Array,
+    *,
+    args: tuple[Any, ...] | None = None,
+    output: Literal["l2"] = "l2",
+    target: Any = None,
+    func: Callable[[Any], Any] | None = None,
+    start: int | None = 0,
+    end: int | None = None,
+    ranges: Any = None,
+    replace_with: Any = None,
+    batch_size: int = 128,
+    device: Device = None,
+    verbose: bool = False,
+) -> Array: ...
+
+
+@overload
+def naive_ism(
+    model: torch.nn.Module,
+    X_0: Array,
+    *,
+    args: tuple[Any, ...] | None = None,
+    output: str,
+    target: Any = None,
+    func: Callable[[Any], Any] | None = None,
+    start: int | None = 0,
+    end: int | None = None,
+    ranges: Any = None,
+    replace_with: Any = None,
+    batch_size: int = 128,
+    device: Device = None,
+    verbose: bool = False,
+) -> Array | Any: ...
 
 
 def naive_ism(

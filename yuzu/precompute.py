@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from yuzu._engine.arrays import Device
 from yuzu._engine.capture.export import DRAWS, CaptureError, capture
 from yuzu._engine.capture.model_copy import evaluation_copy, model_dtype, on_copies, writes_to_parameters
 from yuzu._engine.capture.recurrent import loops_in
@@ -76,7 +77,7 @@ def precompute(
     precision: str = "highest",
     terminal_layers: tuple[type, ...] | list[type] = (),
     max_memory: int | None = None,
-    device: Any = None,
+    device: Device = None,
     random_state: int | None = None,
     verify: bool = True,
     verbose: bool = False,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from yuzu._engine.arrays import Array, Device
 from yuzu._engine.capture.model_copy import evaluation_copy, model_dtype
 from yuzu._engine.capture.rows import on_rows
 from yuzu._engine.gate import running
@@ -22,14 +23,14 @@ from yuzu.naive_ism import explained
 
 def predict(
     model: torch.nn.Module,
-    X: Any,
+    X: Array,
     args: tuple[Any, ...] | None = None,
     func: Callable[[Any], Any] | None = None,
     batch_size: int = 32,
     dtype: str | torch.dtype | None = None,
-    device: Any = None,
+    device: Device = None,
     verbose: bool = False,
-) -> Any:
+) -> Array | Any:
     """What the model returns for sequences, a batch at a time; tangermeme's function of that name.
 
     The model runs with evaluation semantics and is never changed; it stays where it is.

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from yuzu._engine.arrays import Array, Device
 from yuzu._engine.progress import tqdm
 from yuzu._engine.request import check_args, check_count, check_device, check_model, check_sequences, to_user
 from yuzu.errors import YuzuError
@@ -31,14 +32,14 @@ SHARING: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
 def apply_pairwise(
     func: Callable[..., Any],
     model: torch.nn.Module,
-    X: Any,
+    X: Array,
     args: Sequence[Any],
     batch_size: int = 32,
-    device: Any = None,
+    device: Device = None,
     additional_func_kwargs: dict[str, Any] | None = None,
     verbose: bool = False,
     **kwargs: Any,
-) -> Any:
+) -> Array | Any:
     """Apply a function to every sequence with every row of the other inputs, which belong together row by row.
 
     With `yuzu.yuzu_ism` and `yuzu.saturation_mutagenesis` what does not depend on the other inputs is computed once for
@@ -92,14 +93,14 @@ def apply_pairwise(
 def apply_product(
     func: Callable[..., Any],
     model: torch.nn.Module,
-    X: Any,
+    X: Array,
     args: Sequence[Any],
     batch_size: int = 32,
-    device: Any = None,
+    device: Device = None,
     additional_func_kwargs: dict[str, Any] | None = None,
     verbose: bool = False,
     **kwargs: Any,
-) -> Any:
+) -> Array | Any:
     """Apply a function to every sequence with every row of every other input.
 
     The parameters are those of `apply_pairwise`, but that each of ``args`` has rows of its own number.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from yuzu._engine.arrays import Array, Device
 from yuzu._engine.capture.model_copy import model_dtype
 from yuzu._engine.edits import letters_of
 from yuzu._engine.mixed_precision import MixedPrecision, check_dtype, in_dtype
@@ -32,6 +33,64 @@ class SaturationMutagenesisRawResult(NamedTuple):
 
     y0: Any
     y_hat: Any
+
+
+@overload
+def saturation_mutagenesis(
+    model: torch.nn.Module,
+    X: Array,
+    args: tuple[Any, ...] | None = None,
+    start: int = 0,
+    end: int = -1,
+    batch_size: int = 32,
+    target: Any = None,
+    hypothetical: bool = False,
+    raw_outputs: Literal[False] = False,
+    dtype: str | torch.dtype | None = None,
+    device: Device = None,
+    verbose: bool = False,
+    func: Callable[[Any], Any] | None = None,
+    fast: bool = True,
+) -> Array: ...
+
+
+@overload
+def saturation_mutagenesis(
+    model: torch.nn.Module,
+    X: Array,
+    args: tuple[Any, ...] | None = None,
+    start: int = 0,
+    end: int = -1,
+    batch_size: int = 32,
+    target: Any = None,
+    hypothetical: bool = False,
+    *,
+    raw_outputs: Literal[True],
+    dtype: str | torch.dtype | None = None,
+    device: Device = None,
+    verbose: bool = False,
+    func: Callable[[Any], Any] | None = None,
+    fast: bool = True,
+) -> SaturationMutagenesisRawResult: ...
+
+
+@overload
+def saturation_mutagenesis(
+    model: torch.nn.Module,
+    X: Array,
+    args: tuple[Any, ...] | None = None,
+    start: int = 0,
+    end: int = -1,
+    batch_size: int = 32,
+    target: Any = None,
+    hypothetical: bool = False,
+    raw_outputs: bool = False,
+    dtype: str | torch.dtype | None = None,
+    device: Device = None,
+    verbose: bool = False,
+    func: Callable[[Any], Any] | None = None,
+    fast: bool = True,
+) -> Array | SaturationMutagenesisRawResult: ...
 
 
 def saturation_mutagenesis(

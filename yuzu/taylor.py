@@ -24,12 +24,14 @@ import contextlib
 import importlib
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils import _pytree as pytree
 
+from yuzu._engine.arrays import Device
 from yuzu._engine.capture.model_copy import evaluation_copy, model_dtype, on_copies
 from yuzu._engine.gate import running
 from yuzu._engine.gradients import backward_in_evaluation, check_tracks, flat_outputs, gradients
@@ -44,6 +46,7 @@ from yuzu._engine.request import (
     from_numpy,
     to_user,
 )
+from yuzu._engine.store.precomputation import Precomputation
 from yuzu.attribution import hypothetical, mean_effect
 from yuzu.errors import YuzuError, shown
 from yuzu.naive_ism import explained, try_model
@@ -56,13 +59,45 @@ OUTPUTS = ("local", "global", "corrected", "hypothetical", "tism")
 ISM_OUTPUTS = ("ism", "predictions", "ism_attributions", "mean_effects")
 
 
+@overload
+def takegrad(
+    x: torch.Tensor,
+    model: torch.nn.Module,
+    tracks: int | Sequence[int] | None = None,
+    output: str = "corrected",
+    device: Device = None,
+    baseline: Any = None,
+    *,
+    args: tuple[Any, ...] | None = None,
+    func: Callable[[Any], Any] | None = None,
+    batch_size: int = 32,
+    verbose: bool = False,
+) -> torch.Tensor: ...
+
+
+@overload
+def takegrad(
+    x: npt.NDArray[Any],
+    model: torch.nn.Module,
+    tracks: int | Sequence[int] | None = None,
+    output: str = "corrected",
+    device: Device = None,
+    baseline: Any = None,
+    *,
+    args: tuple[Any, ...] | None = None,
+    func: Callable[[Any], Any] | None = None,
+    batch_size: int = 32,
+    verbose: bool = False,
+) -> npt.NDArray[Any]: ...
+
+
 @torch.inference_mode(False)  # there are no gradients in it
 def takegrad(
     x: Any,
     model: torch.nn.Module,
     tracks: int | Sequence[int] | None = None,
     output: str = "corrected",
-    device: Any = None,
+    device: Device = None,
     baseline: Any = None,
     *,
     args: tuple[Any, ...] | None = None,
@@ -170,6 +205,18 @@ def _check_baseline(baseline: Any, X: torch.Tensor) -> torch.Tensor | None:
     return found
 
 
+@overload
+def correct_multipliers(
+    grad: torch.Tensor, output: str, x: Any, baseline: Any = None, channel_axis: int = -2
+) -> torch.Tensor: ...
+
+
+@overload
+def correct_multipliers(
+    grad: npt.NDArray[Any], output: str, x: Any, baseline: Any = None, channel_axis: int = -2
+) -> npt.NDArray[Any]: ...
+
+
 def correct_multipliers(grad: Any, output: str, x: Any, baseline: Any = None, channel_axis: int = -2) -> Any:
     """One of the outputs above, made of gradients or of any other score of every character.
 
@@ -235,6 +282,40 @@ def correct_multipliers(grad: Any, output: str, x: Any, baseline: Any = None, ch
     return to_user(values, isinstance(grad, np.ndarray))
 
 
+@overload
+def ism(
+    x: torch.Tensor,
+    model: torch.nn.Module,
+    tracks: int | Sequence[int] | None = None,
+    start: int | None = 0,
+    end: int | None = None,
+    output: str = "ism",
+    *,
+    args: tuple[Any, ...] | None = None,
+    func: Callable[[Any], Any] | None = None,
+    precomputation: Precomputation | None = None,
+    device: Device = None,
+    verbose: bool = False,
+) -> torch.Tensor: ...
+
+
+@overload
+def ism(
+    x: npt.NDArray[Any],
+    model: torch.nn.Module,
+    tracks: int | Sequence[int] | None = None,
+    start: int | None = 0,
+    end: int | None = None,
+    output: str = "ism",
+    *,
+    args: tuple[Any, ...] | None = None,
+    func: Callable[[Any], Any] | None = None,
+    precomputation: Precomputation | None = None,
+    device: Device = None,
+    verbose: bool = False,
+) -> npt.NDArray[Any]: ...
+
+
 def ism(
     x: Any,
     model: torch.nn.Module,
@@ -245,8 +326,8 @@ def ism(
     *,
     args: tuple[Any, ...] | None = None,
     func: Callable[[Any], Any] | None = None,
-    precomputation: Any = None,
-    device: Any = None,
+    precomputation: Precomputation | None = None,
+    device: Device = None,
     verbose: bool = False,
 ) -> Any:
     """Exact ISM (`yuzu_ism`) in the shape and under the names of `takegrad`.
@@ -282,7 +363,14 @@ def ism(
     # of a single (n, T) tensor the engine computes the tracks alone
     single = isinstance(one, torch.Tensor) and one.ndim == 2
     chosen = None if tracks is None else check_tracks(tracks, flat_outputs(one, 1).shape[1])
-    settings = {"args": args, "func": func, "start": start, "end": end, "device": device, "verbose": verbose}
+    settings: dict[str, Any] = {
+        "args": args,
+        "func": func,
+        "start": start,
+        "end": end,
+        "device": device,
+        "verbose": verbose,
+    }
     found = yuzu_ism(model, X, precomputation, output=kind, target=chosen if single else None, **settings)
     leaves = zip(pytree.tree_leaves(found), pytree.tree_leaves(one), strict=True)
     parts = [v for v, y in leaves if isinstance(y, torch.Tensor) and y.is_floating_point()]
@@ -296,13 +384,49 @@ def ism(
     return to_user(scores.permute(0, 3, 1, 2).contiguous(), isinstance(x, np.ndarray))
 
 
+@overload
+def deepliftshap(
+    x: torch.Tensor,
+    model: torch.nn.Module,
+    tracks: int | Sequence[int] | None = None,
+    output: str = "hypothetical",
+    device: Device = None,
+    baseline: Any = None,
+    *,
+    args: tuple[Any, ...] | None = None,
+    n_shuffles: int = 20,
+    random_state: int = 0,
+    batch_size: int = 32,
+    verbose: bool = False,
+    **settings: Any,
+) -> torch.Tensor: ...
+
+
+@overload
+def deepliftshap(
+    x: npt.NDArray[Any],
+    model: torch.nn.Module,
+    tracks: int | Sequence[int] | None = None,
+    output: str = "hypothetical",
+    device: Device = None,
+    baseline: Any = None,
+    *,
+    args: tuple[Any, ...] | None = None,
+    n_shuffles: int = 20,
+    random_state: int = 0,
+    batch_size: int = 32,
+    verbose: bool = False,
+    **settings: Any,
+) -> npt.NDArray[Any]: ...
+
+
 @torch.inference_mode(False)
 def deepliftshap(
     x: Any,
     model: torch.nn.Module,
     tracks: int | Sequence[int] | None = None,
     output: str = "hypothetical",
-    device: Any = None,
+    device: Device = None,
     baseline: Any = None,
     *,
     args: tuple[Any, ...] | None = None,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from yuzu._engine.arrays import Array, Device
 from yuzu._engine.capture.model_copy import model_dtype
 from yuzu._engine.capture.outputs import Recipe
 from yuzu._engine.edits import Group, Mutations, batches, letters_of
@@ -33,8 +34,72 @@ from yuzu._engine.run.bound import Bound
 from yuzu._engine.run.run import Reference, Run
 from yuzu._engine.run.scores import Results, Scores, Selection, result_dtype, scored
 from yuzu._engine.store.kept import Part, inputs_of, obtain_each
+from yuzu._engine.store.precomputation import Precomputation
 from yuzu.errors import YuzuError
 from yuzu.naive_ism import score_naively
+
+
+@overload
+def yuzu_ism(
+    model: torch.nn.Module,
+    X_0: Array,
+    precomputation: Precomputation | None = None,
+    *,
+    args: tuple[Any, ...] | None = None,
+    output: Literal["l2"] = "l2",
+    target: Any = None,
+    func: Callable[[Any], Any] | None = None,
+    start: int | None = 0,
+    end: int | None = None,
+    ranges: Any = None,
+    replace_with: Any = None,
+    batch_size: int | None = None,
+    device: Device = None,
+    return_timings: Literal[False] = False,
+    verbose: bool = False,
+) -> Array: ...
+
+
+@overload
+def yuzu_ism(
+    model: torch.nn.Module,
+    X_0: Array,
+    precomputation: Precomputation | None = None,
+    *,
+    args: tuple[Any, ...] | None = None,
+    output: str,
+    target: Any = None,
+    func: Callable[[Any], Any] | None = None,
+    start: int | None = 0,
+    end: int | None = None,
+    ranges: Any = None,
+    replace_with: Any = None,
+    batch_size: int | None = None,
+    device: Device = None,
+    return_timings: Literal[False] = False,
+    verbose: bool = False,
+) -> Array | Any: ...
+
+
+@overload
+def yuzu_ism(
+    model: torch.nn.Module,
+    X_0: Array,
+    precomputation: Precomputation | None = None,
+    *,
+    args: tuple[Any, ...] | None = None,
+    output: str = "l2",
+    target: Any = None,
+    func: Callable[[Any], Any] | None = None,
+    start: int | None = 0,
+    end: int | None = None,
+    ranges: Any = None,
+    replace_with: Any = None,
+    batch_size: int | None = None,
+    device: Device = None,
+    return_timings: Literal[True],
+    verbose: bool = False,
+) -> tuple[Array | Any, list[list[float]], list[list[dict[str, float] | None]]]: ...
 
 
 def yuzu_ism(
