@@ -116,7 +116,9 @@ def _checked_scores(scores: Any, regions: Regions) -> np.ndarray:
     """The scores as an array, ``(n, L)`` or ``(n, C, L)``."""
     if isinstance(scores, torch.Tensor):
         scores = scores.detach().cpu()
-        values: np.ndarray = (scores.float() if scores.dtype == torch.bfloat16 else scores).numpy()  # numpy has no bfloat16
+        values: np.ndarray = (
+            scores.float() if scores.dtype == torch.bfloat16 else scores
+        ).numpy()  # numpy has no bfloat16
     elif isinstance(scores, np.ndarray):
         values = scores
     else:

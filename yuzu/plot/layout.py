@@ -37,10 +37,10 @@ def shown_positions(heights: np.ndarray, zoom: Any, new: bool) -> tuple[int, int
     ``new`` figure of a long sequence those with the largest scores.
     """
     length = heights.shape[1]
-    asked: tuple[int, int] | None = check_zoom(zoom, length) or None
-    if asked is not None:
+    asked = check_zoom(zoom, length)
+    if isinstance(asked, tuple):
         return asked
-    if zoom is False or not new or length <= LONGEST:
+    if asked is False or not new or length <= LONGEST:
         return 0, length
     sums = np.convolve(np.abs(heights).sum(axis=0), np.ones(SHOWN), mode="valid")
     first = int(sums.argmax())
