@@ -28,24 +28,31 @@ __all__ = ["hypothetical", "mean_effect", "projected"]
 
 
 def hypothetical(deltas: Array, channel_axis: int = 1) -> Array:
-    """Differences minus their mean over all ``C`` characters, the reference counting as 0.
+    """Subtract the mean over all ``C`` characters from differences: ``d_b - sum(d) / C``.
 
     Parameters
     ----------
     deltas: torch.Tensor or numpy.ndarray, shape=(n, C, L, ...)
         Signed differences, 0 at the reference, as ``yuzu_ism(..., output="delta")`` gives them.
     channel_axis: int
-        Where the characters are. Default 1.
+        The axis of the characters. Default 1.
 
     Returns
     -------
     torch.Tensor or numpy.ndarray
-        Of the same shape: the change to be expected of each character, had a position none before.
+        Hypothetical scores of the same shape and kind of array: at each position they sum to 0.
 
     Raises
     ------
     ValueError
-        For something else than an array, or an axis it does not have.
+        If ``deltas`` is no array, or has no such axis.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> deltas = np.array([[[0.0], [-4.0], [-2.0], [-2.0]]])  # one position, whose letter is A
+    >>> hypothetical(deltas)[0, :, 0]
+    array([ 2., -2.,  0.,  0.])
     """
     values, as_numpy = _array("deltas", deltas, channel_axis)
     result: Array = to_user(values - values.mean(channel_axis, keepdim=True), as_numpy)
@@ -55,7 +62,7 @@ def hypothetical(deltas: Array, channel_axis: int = 1) -> Array:
 def mean_effect(deltas: Array, X: AnyArray, channel_axis: int = 1) -> Array:
     """Minus the mean difference over the ``C - 1`` alternatives, at the reference character; 0 at the others.
 
-    Positive where the letter that stands there raises the output. Columns without a reference (``N``) are 0.
+    It is positive at letters that raise the output. Columns without a reference (``N``) are 0.
 
     Parameters
     ----------
@@ -64,12 +71,24 @@ def mean_effect(deltas: Array, X: AnyArray, channel_axis: int = 1) -> Array:
     X: torch.Tensor or numpy.ndarray, shape=(n, C, L)
         The one-hot sequences, cut to the same positions.
     channel_axis: int
-        Where the characters are in ``deltas``. Default 1.
+        The axis of the characters in ``deltas``. Default 1.
+
+    Returns
+    -------
+    torch.Tensor or numpy.ndarray
+        Scores of the shape and kind of ``deltas``.
 
     Raises
     ------
     ValueError
-        For shapes that do not fit, or fewer than two characters.
+        If the shapes do not fit, or there are fewer than two characters.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> deltas = np.array([[[0.0], [-4.0], [-2.0], [-3.0]]])
+    >>> mean_effect(deltas, np.array([[[1], [0], [0], [0]]]))[0, :, 0]
+    array([3., 0., 0., 0.])
     """
     values, as_numpy = _array("deltas", deltas, channel_axis)
     count = values.shape[channel_axis]
@@ -81,7 +100,7 @@ def mean_effect(deltas: Array, X: AnyArray, channel_axis: int = 1) -> Array:
 
 
 def projected(scores: Array, X: AnyArray, channel_axis: int = 1) -> Array:
-    """Scores times the one-hot sequences: what is left is the score of the character that stands there.
+    """Multiply scores with the one-hot sequences, which keeps the scores of the reference characters.
 
     Parameters
     ----------
@@ -89,12 +108,23 @@ def projected(scores: Array, X: AnyArray, channel_axis: int = 1) -> Array:
     X: torch.Tensor or numpy.ndarray, shape=(n, C, L)
         The one-hot sequences, cut to the same positions.
     channel_axis: int
-        Where the characters are in ``scores``. Default 1; -2 for results ``(n, tracks, C, L)`` of `yuzu.taylor`.
+        The axis of the characters in ``scores``. Default 1; -2 for results ``(n, tracks, C, L)`` of `yuzu.taylor`.
+
+    Returns
+    -------
+    torch.Tensor or numpy.ndarray
+        Scores of the shape and kind of ``scores``, 0 at every other character.
 
     Raises
     ------
     ValueError
-        For shapes that do not fit.
+        If the shapes do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> projected(np.array([[[2.0], [-2.0], [1.0], [-1.0]]]), np.array([[[1], [0], [0], [0]]]))[0, :, 0]
+    array([2., 0., 0., 0.])
     """
     values, as_numpy = _array("scores", scores, channel_axis)
     result: Array = to_user(values * _letters(X, values, channel_axis) + 0.0, as_numpy)  # no -0
@@ -115,7 +145,7 @@ def _array(name: str, value: Any, channel_axis: int) -> tuple[torch.Tensor, bool
 
 
 def _letters(X: Any, values: torch.Tensor, channel_axis: int) -> torch.Tensor:
-    """``X`` with its characters and positions where ``values`` has them, to broadcast."""
+    """``X`` with its axes at the places where ``values`` has them, so that both broadcast."""
     if not isinstance(X, torch.Tensor | np.ndarray):
         raise YuzuError(f"X must be a torch.Tensor or numpy.ndarray of shape (n, C, L), got {type(X).__name__}")
     letters = from_numpy(X, "X") if isinstance(X, np.ndarray) else X.detach()

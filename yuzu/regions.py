@@ -1,4 +1,4 @@
-"""Regions of a genome: BED and narrowPeak files, and the one-hot sequences that stand there.
+"""Regions of a genome: BED and narrowPeak files, and their one-hot sequences.
 
 Coordinates are those of BED everywhere: 0-based, the end not included. A summit is the 0-based position of one base on
 the chromosome, not an offset. A window of width ``w`` on a summit is ``[summit - w // 2, summit - w // 2 + w)``, as
@@ -28,8 +28,8 @@ from yuzu.sequence import dna_order, one_hot_encode
 
 __all__ = ["Dropped", "OneHotRegions", "Regions", "one_hot_regions", "read_regions", "write_bed"]
 
-_COMPLEMENT = str.maketrans("ACGT", "TGCA")  # the others are columns of zeros on either strand
-_AT_ONCE = 4096  # windows that are encoded at once: what is needed besides the result stays small
+_COMPLEMENT = str.maketrans("ACGT", "TGCA")  # other letters are columns of zeros on either strand
+_AT_ONCE = 4096  # windows encoded at once, so that little memory is needed beside the result
 
 _NO_CHROMOSOME = "the genome has no such chromosome"
 _OUTSIDE = "the window runs over an end of its chromosome"
@@ -53,8 +53,8 @@ class Regions:
     lines : sequence of str, length n, optional
         The lines that `write_bed` writes. Default: the columns given, as BED3, BED6 or narrowPeak.
     flipped : sequence of bool, length n, optional
-        Whether the sequences and scores of a region run from its end to its start, which `one_hot_regions` says of
-        regions on the minus strand that it reverse-complemented. Default: none does.
+        True for a region whose sequence and scores run from its end to its start: `one_hot_regions` sets it for
+        regions on the minus strand that it reverse-complements. Default: False for each.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class Regions:
     Raises
     ------
     YuzuError
-        If a column has another length or type, or a region is not as said above.
+        If a column has another length or type, or a region has impossible coordinates.
 
     Examples
     --------
@@ -109,7 +109,7 @@ class Regions:
             raise YuzuError(f"flipped: got {self.flipped.dtype} of shape {self.flipped.shape}, want bool of ({n},)")
 
     def _lines(self, with_summits: bool, with_strands: bool) -> list[str]:
-        """One line of the shortest format that holds what was given."""
+        """A line for each region, in the shortest format that holds the columns given."""
         found = []
         for row in range(len(self)):
             start = self.starts[row]
@@ -125,7 +125,7 @@ class Regions:
         return len(self.chromosomes)
 
     def __getitem__(self, rows: Any) -> Regions:
-        """Some of the regions: by a slice, a mask ``(n,)`` or a list of row numbers, in the order asked for."""
+        """Select regions by a slice, a mask ``(n,)`` or a list of row numbers, in that order."""
         if not isinstance(rows, slice):
             rows = np.asarray(rows)
             rows = rows if rows.size else rows.astype(np.int64)  # numpy has [] as floats
@@ -157,7 +157,7 @@ def _texts(name: str, values: Any, n: int | None = None) -> np.ndarray:
 def _positions(name: str, values: Any, n: int) -> np.ndarray:
     column = np.asarray(values)
     if column.shape != (n,) or (column.dtype.kind not in "iu" and n):
-        raise YuzuError(f"{name}: got {column.dtype} of shape {column.shape}, want whole numbers of shape ({n},)")
+        raise YuzuError(f"{name}: got {column.dtype} of shape {column.shape}, want integers of shape ({n},)")
     return column.astype(np.int64)
 
 
@@ -167,22 +167,22 @@ def _positions(name: str, values: Any, n: int) -> np.ndarray:
 def read_regions(path: str | os.PathLike[str], summits: bool | None = None) -> Regions:
     """Read a BED or narrowPeak file, plain or gzipped (told from its first bytes, not from its name).
 
-    Lines that are blank or start with ``#``, ``track`` or ``browser`` are skipped. Columns stand between tabs, or
-    between blanks in a line without tabs. The first three are chromosome, start and end (0-based, the end not
-    included); the fourth is the name, the sixth the strand, the tenth of a narrowPeak the summit's offset from the
-    start. Others are kept in `Regions.lines` and not looked at. Whole numbers may be spelled as tables have them, such
-    as ``4.0`` or ``4e2``; anything else in their columns is an error, and so is a column that begins with ``4`` and
-    goes on with ``4.0``, of which no single program can have written both.
+    Lines that are blank or start with ``#``, ``track`` or ``browser`` are skipped. Tabs separate the columns, or blanks
+    in a line without tabs. The first three columns are chromosome, start and end (0-based, the end not included). The
+    fourth is the name, the sixth the strand, and the tenth of a narrowPeak the summit's offset from the start. Other
+    columns are kept in `Regions.lines` and not read. Integers may be spelled as tables have them, such as ``4.0`` or
+    ``4e2``; anything else is an error. So is a column with ``4`` in its first row and ``4.0`` in a later one, which no
+    single program writes.
 
     Parameters
     ----------
     path : str or os.PathLike
         The file.
     summits : bool or None, optional
-        Whether the tenth column is the summit's offset, -1 where there is none; such a region, and every region with
-        False, has its midpoint as summit. Default is None: True for files of ten columns whose first row has numbers,
-        "." or nothing in columns 7 to 9, as narrowPeak and ChromBPNet's background regions have. BED of ten columns,
-        the ninth being a single number, looks the same: pass False.
+        True reads the tenth column as the summit's offset, -1 for none. A region without a summit, and every region
+        with False, has its midpoint as summit. Default is None: True for files of ten columns whose first row has
+        numbers, "." or nothing in columns 7 to 9, as in narrowPeak and ChromBPNet's background regions. BED of ten
+        columns with a single number in the ninth looks the same: pass False.
 
     Returns
     -------
@@ -192,8 +192,8 @@ def read_regions(path: str | os.PathLike[str], summits: bool | None = None) -> R
     Raises
     ------
     YuzuError
-        If a line is malformed, with the file, the line and the column; also if lines have different numbers of
-        columns, and if there is no region in the file or it is damaged.
+        If a line is malformed; the message names file, line and column. Also if lines have different numbers of
+        columns, if there is no region in the file, or if the file is damaged.
     OSError
         If the file cannot be opened.
 
@@ -201,6 +201,16 @@ def read_regions(path: str | os.PathLike[str], summits: bool | None = None) -> R
     -----
     YuzuWarning
         If column 10 may hold summits, but the file is no narrowPeak: with None they are not read.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "peaks.bed"
+    ...     _ = path.write_text("chr1\\t10\\t14\\nchr2\\t20\\t26\\n")
+    ...     regions = read_regions(path)
+    >>> regions, regions.summits.tolist()
+    (Regions(2 of 'chr1', 'chr2'), [12, 23])
     """
     if summits is not None and not isinstance(summits, bool):
         raise YuzuError(f"summits: got {summits!r}, want True, False or None")
@@ -224,7 +234,7 @@ def read_regions(path: str | os.PathLike[str], summits: bool | None = None) -> R
         for place in (2, 3, 10) if summits else (2, 3):
             if place in plain and re.search("[.eE]", columns[place - 1]):
                 raise YuzuError(
-                    f"{where}: got {columns[place - 1][:40]!r} in column {place}, want a whole number in digits, as on "
+                    f"{where}: got {columns[place - 1][:40]!r} in column {place}, want an integer in digits, as on "
                     f"line {first}"
                 )
     if not rows:
@@ -234,24 +244,33 @@ def read_regions(path: str | os.PathLike[str], summits: bool | None = None) -> R
 
 
 def write_bed(path: str | os.PathLike[str], regions: Regions) -> None:
-    """Write the rows of regions as they stood in the file they were read from, in the order of `regions`.
+    """Write regions as BED, each with the line of the file that it was read from.
 
-    So ``write_bed("kept.bed", found.regions)``, with `found` of `one_hot_regions`, has a row for each row of
-    ``found.X``, which is what fi-nemo and others ask for; all columns are kept, windows are not written.
+    ``write_bed("kept.bed", found.regions)``, with `found` of `one_hot_regions`, writes a row for each row of
+    ``found.X``, as fi-nemo and others ask for. All columns of the original file are kept; windows are not written.
 
     Parameters
     ----------
     path : str or os.PathLike
         The file, gzipped if its name ends in ".gz". It is written whole or not at all.
     regions : Regions
-        What to write; regions that were not read from a file are written as BED3, BED6 or narrowPeak.
+        Regions to write. Those that were not read from a file are written as BED3, BED6 or narrowPeak.
 
     Raises
     ------
     YuzuError
-        If `regions` is something else.
+        If `regions` is no `Regions`.
     OSError
         If the file cannot be written.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "kept.bed"
+    ...     write_bed(path, Regions(["chr1"], [10], [14], names=["peak"]))
+    ...     path.read_text()
+    'chr1\\t10\\t14\\tpeak\\t0\\t.\\n'
     """
     if not isinstance(regions, Regions):
         raise YuzuError(f"regions: got {type(regions).__name__}, want yuzu.regions.Regions")
@@ -273,7 +292,7 @@ class Dropped(NamedTuple):
 
 
 class OneHotRegions(NamedTuple):
-    """What `one_hot_regions` gives: the first two have a row for each region kept, `kept` one for each passed.
+    """The result of `one_hot_regions`: `X` and `regions` have a row for each region kept, `kept` one for each passed.
 
     Attributes
     ----------
@@ -283,9 +302,9 @@ class OneHotRegions(NamedTuple):
         The regions kept, in the order passed. Their starts and ends are those of the windows, their lines the
         original ones.
     kept : numpy.ndarray of bool, shape=(number of regions passed,)
-        Which regions were kept: cuts other arrays about them to the rows of `X`.
+        True for each region that was kept. It cuts other arrays about the regions to the rows of `X`.
     dropped : list of Dropped
-        The row of each other region and the reason.
+        The row of each region that was dropped, and the reason.
     """
 
     X: torch.Tensor
@@ -305,18 +324,18 @@ def one_hot_regions(
 ) -> OneHotRegions:
     """One-hot encode the sequences of regions, and say which regions had to be dropped.
 
-    A region is dropped, never cut or padded, if the genome lacks its chromosome, if its window runs over an end of the
-    chromosome, or if it has too many unknown letters; one warning says how many were dropped and why.
+    A region is dropped if the genome lacks its chromosome, if its window runs over an end of the chromosome, or if it
+    has too many unknown letters. Windows are never cut or padded. One warning says how many were dropped and why.
 
     Parameters
     ----------
     regions : Regions, or str or os.PathLike
         As `read_regions` gives them, or the BED or narrowPeak file to read.
     genome : str or os.PathLike, pyfaidx.Fasta, or mapping of str to str
-        A FASTA file, which is opened with pyfaidx and gets an index ``.fai`` beside it where there is none that fits (a
-        temporary one where it cannot be written); or the opened file; or the sequences by chromosome. Lower case (soft
-        masks) is read as upper case. A record's lines are all of one length but its last, and end with LF or CRLF; one
-        blank line may follow it.
+        A FASTA file, which pyfaidx opens; or the opened file; or the sequences by chromosome. A file without a fitting
+        index ``.fai`` beside it gets one, or a temporary one if that cannot be written. Lower case (soft masks) is read
+        as upper case. A record's lines must have one length, but for the last, and end with LF or CRLF; one blank line
+        may follow the record.
     width : int or None, optional
         The length of the windows, centred on the summits: ``[summit - width // 2, summit - width // 2 + width)``.
         Default is None: the regions as they are, which must all be of one length.
@@ -325,7 +344,7 @@ def one_hot_regions(
     dtype : torch.dtype, optional
         Default is torch.float32; torch.int8 is a quarter of it.
     reverse_complement : bool, optional
-        Whether regions on the minus strand are read from that strand; ``regions.flipped`` of the result says so, and
+        True reads regions on the minus strand from that strand. ``regions.flipped`` of the result marks them, and
         `yuzu.bigwig.write_bigwig` turns their scores back. Default is False: all are read from the plus strand.
     max_unknown : float, optional
         The largest fraction of letters other than A, C, G and T in a window, between 0 and 1. Default is 1: any.
@@ -338,8 +357,8 @@ def one_hot_regions(
     Raises
     ------
     YuzuError
-        If no region is left, an argument is not as said above, the genome has something that is no letter of
-        DNA (N and the other letters of IUPAC are), or is no FASTA that can be indexed, with the line and the record.
+        If no region is left, an argument is wrong, or the genome has characters other than the letters of IUPAC. Also
+        if the file is no FASTA that can be indexed; the message names line and record.
     ImportError
         If `genome` is a file and pyfaidx is not installed.
     OSError
@@ -388,7 +407,7 @@ def one_hot_regions(
 
 
 def _windows(regions: Regions, width: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Starts and ends, which may lie outside of the chromosomes."""
+    """Starts and ends of the windows, which may lie outside of the chromosomes."""
     if width is None:
         widths = regions.ends - regions.starts
         if (widths != widths[0]).any():
@@ -399,7 +418,7 @@ def _windows(regions: Regions, width: int | None) -> tuple[np.ndarray, np.ndarra
             )
         return regions.starts, regions.ends
     if not isinstance(width, (int, np.integer)) or isinstance(width, bool) or width < 1:
-        raise YuzuError(f"width: got {width!r}, want a whole number, 1 or more, or None")
+        raise YuzuError(f"width: got {width!r}, want an integer, 1 or more, or None")
     starts = regions.summits - width // 2
     return starts, starts + width
 
@@ -407,7 +426,7 @@ def _windows(regions: Regions, width: int | None) -> tuple[np.ndarray, np.ndarra
 def _fetch(
     names: np.ndarray, starts: np.ndarray, ends: np.ndarray, genome: Mapping[str, Any], max_unknown: float
 ) -> tuple[list[str], list[Dropped]]:
-    """The sequences of the windows in upper case, and the windows without one."""
+    """The sequences of the windows in upper case, and the windows that have none."""
     lengths = {name: len(genome[name]) if name in genome else None for name in dict.fromkeys(names.tolist())}
     texts, dropped = [], []
     for row, (name, start, end) in enumerate(zip(names.tolist(), starts.tolist(), ends.tolist(), strict=True)):
@@ -420,7 +439,7 @@ def _fetch(
             continue
         try:
             text = str(genome[name][start:end]).upper()
-        except Exception as error:  # of many kinds: of a damaged file, or one that is closed
+        except Exception as error:  # pyfaidx raises many kinds for a damaged or closed file
             raise YuzuError(f"genome: {place} cannot be read ({type(error).__name__}: {one_line(error)})") from error
         if len(text) != end - start:
             raise YuzuError(
@@ -439,7 +458,7 @@ def _fetch(
 
 
 def _report(dropped: list[Dropped], n: int, genome: Any) -> None:
-    """One warning about all regions that were dropped; an error if that is all there are."""
+    """Warn once about the regions that were dropped; raise an error if none is left."""
     if not dropped:
         return
     counts = Counter(drop.reason.split(":")[0] for drop in dropped)

@@ -157,7 +157,7 @@ def decode(
     alphabet : str, or list or tuple of single characters, optional
         As for `one_hot_encode`. Default is "ACGT".
     unknown : str or None, optional
-        Its first character stands for all-zero columns; with "" they raise. Default is None, as for
+        Its first character is written for all-zero columns; with "" they raise an error. Default is None, as for
         `one_hot_encode`.
 
     Returns
@@ -168,7 +168,7 @@ def decode(
     Raises
     ------
     YuzuError
-        If the shape is another one or a column is not one-hot.
+        If `X` has another shape, or a column that is not one-hot.
 
     Examples
     --------
@@ -177,7 +177,7 @@ def decode(
     """
     letters, unknown_letters = _check_alphabet(alphabet, unknown)
     if not isinstance(X, torch.Tensor):
-        array = np.array(X)  # a copy: torch takes neither flipped nor read-only arrays well
+        array = np.array(X)  # a copy, for torch refuses flipped arrays and warns of read-only ones
         if array.dtype.kind not in "biuf":
             raise YuzuError(f"X: got {type(X).__name__} of {array.dtype}, want a tensor or array of numbers")
     values = X.detach().cpu() if isinstance(X, torch.Tensor) else torch.from_numpy(array)
@@ -209,14 +209,14 @@ def reorder_alphabet(
 ) -> _Array:
     """Put the channels of sequences or scores in the order of another alphabet.
 
-    Nearly everyone has DNA in the order ACGT; models trained in Lua Torch (DeepSEA, Beluga) have AGCT, `LUA_DNA`.
+    Most models read DNA in the order ACGT. Those trained in Lua Torch (DeepSEA, Beluga) read AGCT, `LUA_DNA`.
 
     Parameters
     ----------
     X : torch.Tensor or numpy.ndarray
-        Any dtype; the channels are on axis `dim`, as in sequences `(n, C, L)` or scores `(n, C, L)`.
+        Sequences or scores, such as `(n, C, L)`, of any dtype. The channels are on axis `dim`.
     from_alphabet, to_alphabet : str, or list or tuple of single characters
-        The order that the channels have, and the one they shall have: the same characters, in either case.
+        The present order of the channels, and the wanted one: the same characters, in either case.
     dim : int, optional
         The axis of the channels. Default is -2: `(C, L)` and `(n, C, L)`. Scores `(n, C, L, tracks)` need 1.
 
@@ -252,17 +252,27 @@ def reorder_alphabet(
 
 
 def dna_order(alphabet: str | Sequence[str]) -> str:
-    """The alphabet as an upper-case str, if it is the letters of DNA in some order.
+    """Check that an alphabet holds the letters of DNA in some order, and return it as an upper-case str.
 
     Parameters
     ----------
     alphabet : str, or list or tuple of single characters
         Such as "ACGT", or "AGCT" for models trained in Lua Torch.
 
+    Returns
+    -------
+    str
+        The letters, such as "AGCT".
+
     Raises
     ------
     YuzuError
-        If it is another alphabet.
+        If the alphabet has other letters.
+
+    Examples
+    --------
+    >>> dna_order(["a", "g", "c", "t"])
+    'AGCT'
     """
     letters = _check_alphabet(alphabet, "")[0]
     if sorted(letters) != sorted(DNA):
@@ -271,12 +281,12 @@ def dna_order(alphabet: str | Sequence[str]) -> str:
 
 
 class Fasta(NamedTuple):
-    """What a FASTA file holds, record by record.
+    """The records of a FASTA file: a name and a sequence for each.
 
     Attributes
     ----------
     names : list of str
-        The header lines without ">" and surrounding blanks.
+        Header lines, without ">" and surrounding blanks.
     sequences : list of str
         The sequences, each joined to one line, case kept.
     """
@@ -303,9 +313,18 @@ def read_fasta(path: str | os.PathLike[str]) -> Fasta:
     Raises
     ------
     YuzuError
-        If the file is empty, damaged or not FASTA, or a record has no sequence; with the file and the line.
+        If the file is empty, damaged or not FASTA, or a record has no sequence. The message names file and line.
     OSError
         If the file cannot be opened.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "peaks.fa"
+    ...     _ = path.write_text(">first\\nACGT\\nAC\\n>second\\nTTTT\\n")
+    ...     read_fasta(path)
+    Fasta(names=['first', 'second'], sequences=['ACGTAC', 'TTTT'])
     """
     names: list[str] = []
     parts: list[list[str]] = []

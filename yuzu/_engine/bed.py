@@ -7,7 +7,7 @@ import re
 from yuzu._engine.text_files import whole_number
 from yuzu.errors import YuzuError, warn_user
 
-# In columns 7 to 9, which hold a signal and two p-values: numbers, or what tables have for a missing one
+# Columns 7 to 9 hold a signal and two p-values: numbers, or a table's words for a missing one
 _MEASURE = re.compile(
     r"|[.]|[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)(e[+-]?[0-9]+)?|[+-]?(inf|infinity|nan)|na|n/a|none|null|<na>", re.I
 )
@@ -20,7 +20,7 @@ _CHOOSE = "pass summits=True if column 10 is the summit's offset, else summits=F
 
 
 def looks_like_narrow_peak(columns: list[str], where: str) -> bool:
-    """Whether the first row is one of a narrowPeak; a warning where its column 10 may be a summit all the same."""
+    """True if the first row is one of a narrowPeak; warns if its column 10 may be a summit though it is not."""
     if len(columns) < 10:
         return False
     measures = all(map(_MEASURE.fullmatch, columns[6:9]))
@@ -40,7 +40,7 @@ def looks_like_narrow_peak(columns: list[str], where: str) -> bool:
 
 
 def _has_blocks(columns: list[str]) -> bool:
-    """Whether a row is of BED12: its column 10 is the number of items in the next two."""
+    """True for a row of BED12: its column 10 is the number of items in the next two."""
     items = [[item for item in column.split(",") if item] for column in columns[10:12]]
     return len(items) == 2 and all(len(listed) == whole_number(columns[9]) for listed in items)
 
@@ -64,8 +64,8 @@ def row_of(columns: list[str], summits: bool | None, where: str) -> tuple[str, i
             f"{where}: got {columns[0][:40]!r} in column 1, want a chromosome; columns stand between tabs where a line "
             "has one, and else between blanks"
         )
-    start = _count(columns[1], "start as a whole number, 0 or more, in column 2", where)
-    end = _count(columns[2], "end as a whole number, 0 or more, in column 3", where)
+    start = _count(columns[1], "start as an integer, 0 or more, in column 2", where)
+    end = _count(columns[2], "end as an integer, 0 or more, in column 3", where)
     if end <= start:
         raise YuzuError(f"{where}: got end {end}, want more than the start {start}, in column 3")
     name = (columns[3] if len(columns) > 3 else "") or "."
@@ -77,7 +77,7 @@ def row_of(columns: list[str], summits: bool | None, where: str) -> tuple[str, i
         if len(columns) < 10:
             raise YuzuError(f"{where}: got {len(columns)} columns, want the summit in column 10; or pass summits=False")
         if whole_number(columns[9]) != -1:
-            want = "the summit's offset or -1 in column 10 as a whole number, 0 or more; or pass summits=False"
+            want = "the summit's offset or -1 in column 10 as an integer, 0 or more; or pass summits=False"
             summit = start + _count(columns[9], want, where)
         if summit >= end:
             raise YuzuError(

@@ -17,7 +17,7 @@ from yuzu.errors import YuzuError, one_line
 
 @contextlib.contextmanager
 def opened_genome(genome: Any) -> Iterator[Any]:
-    """The sequences by chromosome, each with a length and slices; a file is closed afterwards."""
+    """Open a genome: its sequences by chromosome, each with a length and slices. A file is closed at the end."""
     if not isinstance(genome, (str, os.PathLike)):
         if not (hasattr(genome, "keys") and hasattr(genome, "__getitem__")):
             raise YuzuError(
@@ -30,7 +30,7 @@ def opened_genome(genome: Any) -> Iterator[Any]:
     except ImportError as error:
         raise ImportError("a FASTA file is opened with pyfaidx: pip install pyfaidx") from error
     path = os.fspath(genome)
-    packed = check_packing(path)  # a file that is missing raises as it does elsewhere
+    packed = check_packing(path)  # a missing file raises FileNotFoundError here
     named = path.lower().endswith((".gz", ".bgz"))  # pyfaidx unpacks by the ending of the name
     if packed == "bgzip" and named:
         opened = _opened_packed(path, pyfaidx)
@@ -55,8 +55,10 @@ def _opened_plain(path: str, pyfaidx: Any) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _opened_packed(path: str, pyfaidx: Any) -> Iterator[Any]:
-    """One packed by bgzip, which pyfaidx indexes by itself. Its indexes cannot be looked at as those of others: they
-    have to be younger than the file is in this place, which `cp -p` and unpacking do not hide.
+    """Open a FASTA file that is packed by bgzip, which pyfaidx indexes by itself.
+
+    Its indexes cannot be checked against the letters. So they must be newer than the change time of the file, which
+    `cp -p` and unpacking do not set back.
     """
     status, beside = os.stat(path), [Path(path + ending) for ending in (".fai", ".gzi")]
     since = max(status.st_mtime_ns, status.st_ctime_ns)
@@ -70,7 +72,7 @@ def _opened_packed(path: str, pyfaidx: Any) -> Iterator[Any]:
                 folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="yuzu")))
                 made = [folder / index.name for index in beside]
                 fasta = pyfaidx.Fasta(path, indexname=str(made[0]), gzi_indexname=str(made[1]))
-                with contextlib.suppress(OSError):  # where they cannot be written, the next call makes them again
+                with contextlib.suppress(OSError):  # if they cannot be written, the next call makes them again
                     for index, new in zip(beside, made, strict=True):
                         with written_whole(index) as part:
                             part.write_bytes(new.read_bytes())
@@ -79,10 +81,10 @@ def _opened_packed(path: str, pyfaidx: Any) -> Iterator[Any]:
             f"genome: got {path}, which is compressed; unpack it with 'gunzip', or pack it with 'bgzip' and install "
             "biopython"
         ) from error
-    except Exception as error:  # of many kinds, where the file is damaged or no FASTA
+    except Exception as error:  # pyfaidx raises many kinds for a damaged file, or one that is no FASTA
         raise YuzuError(
             f"genome: got {path}, want FASTA packed with bgzip, whole and in lines of one length ({one_line(error)}); "
-            "unpack it with 'gunzip', and what is wrong is said by its line"
+            "unpack it with 'gunzip', and the next error names the line"
         ) from error
     with fasta:
         yield fasta

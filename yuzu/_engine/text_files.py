@@ -13,19 +13,19 @@ from yuzu.errors import YuzuError
 
 
 def text_lines(path: str | os.PathLike[str], kind: str) -> Iterator[tuple[int, str]]:
-    """The lines of a text file, plain or gzipped, that are not blank, without their ends.
+    """Yield the lines of a text file, plain or gzipped, without blank lines and line ends.
 
     Parameters
     ----------
     path : str or os.PathLike
-        The file, in UTF-8. That it is gzipped is told from its first bytes. Lines may end as on Windows.
+        The file, in UTF-8. Its first bytes tell whether it is gzipped. Lines may end as on Windows.
     kind : str
-        What it should be, such as "FASTA", for the error.
+        The format that is wanted, such as "FASTA", for the error.
 
     Yields
     ------
     tuple of int and str
-        The number of the line, counted from 1, and the line.
+        The number of the line, counted from 1, and its text.
 
     Raises
     ------
@@ -52,11 +52,11 @@ def text_lines(path: str | os.PathLike[str], kind: str) -> Iterator[tuple[int, s
 _WHOLE = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
 
-_DIGITS = 15  # of the largest that is read
+_DIGITS = 15  # most digits of an integer that is read
 
 
 def whole_number(text: str) -> int | None:
-    """The whole number that a cell of a table holds, however it is spelled; None if it holds something else.
+    """Read the integer in a cell of a table, in any spelling; None if the cell holds something else.
 
     Parameters
     ----------

@@ -15,10 +15,26 @@ __all__ = ["main", "parser"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status is 2 for bad input, with one line that says what to do."""
+    """Run the command ``yuzu`` and return its exit status.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        The command's arguments. Default: those of the process.
+
+    Returns
+    -------
+    int
+        0, or 2 for bad input, after one line on standard error that says what to do.
+
+    Examples
+    --------
+    >>> main(["ism", "--model", "net.py:build", "--out", "scores.h5"])
+    2
+    """
     options = parser().parse_args(arguments)
     pythons = warnings.formatwarning
-    # Python's own adds the place, and a line of our source
+    # Python's own format adds the place, and a line of our source
     warnings.formatwarning = lambda message, *_, **__: f"yuzu {options.command}: warning: {message}\n"
     try:
         with hushed(getattr(options, "quiet", False)):

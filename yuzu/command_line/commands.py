@@ -26,7 +26,7 @@ from yuzu.regions import write_bed
 
 
 def run_precompute(options: argparse.Namespace) -> None:
-    """``yuzu precompute``"""
+    """Run ``yuzu precompute``."""
     if (options.fasta is None) == (options.length is None):
         raise YuzuError("give either --fasta or --length")
     length = (
@@ -40,7 +40,7 @@ def run_precompute(options: argparse.Namespace) -> None:
 
 
 def run_ism(options: argparse.Namespace) -> None:
-    """``yuzu ism``"""
+    """Run ``yuzu ism``."""
     try:
         import h5py
     except ImportError as error:
@@ -72,7 +72,7 @@ def run_ism(options: argparse.Namespace) -> None:
         _check_selection(model, X, options)
     if len(left) and made is None:
         made = _precompute(model, X.shape[2], options)
-    # closed before an error is printed, which would stand behind the bar
+    # the bar is closed before an error is printed, which would otherwise stand on its line
     with tqdm(total=len(X), initial=len(X) - len(left), disable=options.quiet, unit="sequence") as bar:
         for first in range(0, len(left), options.at_once):
             rows = left[first : first + options.at_once]
@@ -80,10 +80,10 @@ def run_ism(options: argparse.Namespace) -> None:
             with writing(options.out):
                 if not options.out.exists():
                     lay_out(options.out, job, given, scores, ALPHABETS[options.alphabet])
-                with h5py.File(options.out, "a") as file:  # open only while there is something to write
+                with h5py.File(options.out, "a") as file:  # open only while it is written to
                     file["scores"][rows] = scores
                     file.flush()
-                    file["done"][rows] = True  # only what is safely there
+                    file["done"][rows] = True  # marked only after the scores are on disk
             bar.update(len(rows))
     if given.peaks is not None:
         write_bed(options.out.with_name(options.out.name + ".bed"), given.peaks)
@@ -92,12 +92,12 @@ def run_ism(options: argparse.Namespace) -> None:
 
 
 def _job(options: argparse.Namespace, model: torch.nn.Module, names: list[str], X: torch.Tensor, made: Any) -> str:
-    """What tells one job's scores from another's; of a precomputation, ``made``, what its numbers depend on."""
+    """A text that differs between jobs whose scores differ: sequences, weights, options and precomputation."""
     digest = hashlib.sha256(X.numpy().tobytes())
     digest.update("\n".join(names).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        if not isinstance(tensor, torch.Tensor):  # of a module's get_extra_state, whatever that returns
+        if not isinstance(tensor, torch.Tensor):  # a module's get_extra_state may return anything
             continue
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     settings = {name: getattr(options, name) for name in ("model", "output", "target", "alphabet", "start", "end")}
@@ -105,7 +105,7 @@ def _job(options: argparse.Namespace, model: torch.nn.Module, names: list[str], 
         settings["precision"] = options.precision
     planned = None
     if made is not None:
-        found = made.decisions  # where bfloat16 products are far off, they are not what was asked for
+        found = made.decisions  # its precision is not the one asked for if bfloat16 products are wrong here
         planned = {"precision": found["precision"], "conv": made.settings.conv, "alpha": found["alpha"]}
     return json.dumps({**settings, "precomputation": planned, "digest": digest.hexdigest()}, sort_keys=True)
 
@@ -116,7 +116,7 @@ def _precompute(model: torch.nn.Module, length: int, options: argparse.Namespace
 
 
 def _check_selection(model: torch.nn.Module, X: torch.Tensor, options: argparse.Namespace) -> None:
-    """Refuse positions or a target that do not exist, before planning takes its time."""
+    """Refuse positions or a target that do not exist, before the time for planning is spent."""
     check_span(options.start, options.end, X.shape[2])
     Selection(None, options.target).leaves(predict(model, X[:1], device=options.device))
 

@@ -20,7 +20,7 @@ UNKNOWN = {DNA: IUPAC, LUA_DNA: IUPAC, RNA: IUPAC, PROTEIN: "XBZJUO*"}
 
 
 class Input(NamedTuple):
-    """What to score: names, one-hot sequences and, where they are windows on peaks, further columns and the peaks."""
+    """Names and one-hot sequences to score; for windows on peaks also further columns, and the peaks."""
 
     names: list[str]
     X: torch.Tensor
@@ -29,7 +29,7 @@ class Input(NamedTuple):
 
 
 def read_input(options: argparse.Namespace) -> Input:
-    """The sequences of a FASTA file, or windows of a genome."""
+    """Read the sequences of a FASTA file, or windows of a genome."""
     if (options.fasta is None) == (options.regions is None):
         raise YuzuError("give either --fasta, or --regions with --genome")
     if options.fasta is not None:
@@ -69,7 +69,7 @@ def read_input(options: argparse.Namespace) -> Input:
 
 
 def read_sequences(path: Path, alphabet: str) -> tuple[list[str], torch.Tensor]:
-    """Names and one-hot sequences of a FASTA file."""
+    """Read names and one-hot sequences from a FASTA file."""
     if not path.is_file():
         raise YuzuError(f"--fasta: there is no file {path}")
     names, sequences = read_fasta(path)

@@ -17,7 +17,7 @@ from yuzu.errors import YuzuError, one_line
 
 
 def load_model(place: str, weights: Path | None) -> torch.nn.Module:
-    """The model that ``FILE.py:NAME`` or ``MODULE:NAME`` makes, with its weights."""
+    """Make the model that ``FILE.py:NAME`` or ``MODULE:NAME`` names, and load its weights."""
     where, _, name = place.rpartition(":")
     if not where or not name:
         raise YuzuError(f"--model must be FILE.py:NAME or MODULE:NAME, got {place!r}")
@@ -25,7 +25,7 @@ def load_model(place: str, weights: Path | None) -> torch.nn.Module:
         raise YuzuError(f"--model: there is no file {where}")
     try:
         module = _imported(where)
-    except (Exception, SystemExit) as error:  # whatever is in a module runs
+    except (Exception, SystemExit) as error:  # importing a module runs all its code
         raise YuzuError(f"--model: cannot import {where}: {_told(error)}") from error
     if not hasattr(module, name):
         raise YuzuError(f"--model: {where} has no {name}")
@@ -45,19 +45,19 @@ def load_model(place: str, weights: Path | None) -> torch.nn.Module:
 
 
 def _imported(where: str) -> Any:
-    """The module of a file or of a name."""
+    """Import a file, or a module by its name."""
     if not where.endswith(".py"):
-        sys.path.insert(0, str(Path.cwd()))  # as `python -m yuzu` has it, and the command `yuzu` has not
+        sys.path.insert(0, str(Path.cwd()))  # `python -m yuzu` has it, the command `yuzu` has not
         return importlib.import_module(where)
     spec = importlib.util.spec_from_file_location(Path(where).stem, where)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     ours = sys.modules.setdefault(spec.name, module) is module
-    sys.path.insert(0, str(Path(where).resolve().parent))  # what it imports lies beside it
+    sys.path.insert(0, str(Path(where).resolve().parent))  # a model's file imports others beside it
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        if ours:  # half a module is none
+        if ours:  # a module that failed half way must not be found again
             sys.modules.pop(spec.name, None)
         raise
     return module
@@ -71,14 +71,14 @@ def _told(error: BaseException) -> str:
     others = Path(yuzu.__file__).parent, Path(traceback.__file__).parent  # ours and Python's
     for frame in traceback.extract_tb(error.__traceback__):
         foreign = "site-packages" in frame.filename or any(Path(frame.filename).is_relative_to(one) for one in others)
-        if not foreign and frame.line:  # of what is frozen into Python there is none
+        if not foreign and frame.line:  # modules frozen into Python have no source lines
             own = f" ({frame.filename}, line {frame.lineno})"
     said = one_line(error)
     return f"{kind}{'' if said == kind else f': {said}'}{own}"
 
 
 def _called(made: Any, place: str) -> Any:
-    """What a function or class returns without arguments."""
+    """Call a function or class without arguments, and return its result."""
     if not callable(made):
         raise YuzuError(f"--model: {place} must be a function or class that makes a model, got {type(made).__name__}")
     try:
@@ -87,7 +87,7 @@ def _called(made: Any, place: str) -> Any:
         raise YuzuError(
             f"--model: {place} is called without arguments, but needs some ({error}); name a function that passes them"
         ) from error
-    except ValueError:  # it has no signature that Python knows of; the call will tell
+    except ValueError:  # Python knows no signature of it; the call itself will tell
         pass
     try:
         return made()
@@ -108,7 +108,7 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
             ) from error
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of many kinds, with advice for programmers
+    except Exception as error:  # many kinds, whose messages advise programmers
         if "Unsupported global" in str(error) or "TorchScript" in str(error):
             raise YuzuError(
                 f"--weights: {path} holds more than tensors, such as a whole model, and is not unpickled; save "

@@ -49,7 +49,14 @@ arguments. A file of an older version gets the columns that it lacks.
 
 
 def parser() -> argparse.ArgumentParser:
-    """All commands and their options."""
+    """The parser of the command ``yuzu``, with all commands and their options.
+
+    Examples
+    --------
+    >>> options = parser().parse_args(["precompute", "--model", "net.py:build", "--length", "500", "--out", "net.yuzu"])
+    >>> options.command, options.length
+    ('precompute', 500)
+    """
     made = argparse.ArgumentParser(
         prog="yuzu",
         description="Exact, fast in-silico saturation mutagenesis of PyTorch sequence models.",

@@ -14,7 +14,7 @@ from yuzu._engine.files import written_whole
 from yuzu.command_line.inputs import Input
 from yuzu.errors import YuzuError, one_line
 
-# What stands in each dataset of a file of scores
+# Descriptions of the datasets in a file of scores
 DESCRIPTIONS = {
     "scores": "scores of each letter at each position; a row is done where `done` is True",
     "sequences": "the sequences scored, one-hot, their letters in the order {alphabet}",
@@ -39,7 +39,7 @@ DESCRIPTIONS_OF_REGIONS = {
 
 
 def rows_left(out: Path, job: str, count: int) -> np.ndarray:
-    """The rows that are still to be scored; an error for a file that is not this job's."""
+    """The rows that are not scored yet; an error for a file of another job."""
     import h5py
 
     if not out.exists():
@@ -60,8 +60,9 @@ def rows_left(out: Path, job: str, count: int) -> np.ndarray:
 
 
 def lay_out(out: Path, job: str, given: Input, scores: np.ndarray, alphabet: str) -> None:
-    """Make the file, all but the scores; whole or not at all, for a job may be killed while many sequences are written
-    and has to go on with what it finds.
+    """Make the file with all but the scores, whole or not at all.
+
+    A job may be killed while many sequences are written. The next one goes on with the file that it finds.
     """
     import h5py
 
@@ -79,7 +80,7 @@ def lay_out(out: Path, job: str, given: Input, scores: np.ndarray, alphabet: str
 
 
 def complete(out: Path, given: Input) -> None:
-    """Add columns that an older version did not write; an error where the file has others, of other peaks."""
+    """Add columns that an older version did not write; an error if the file is of other peaks."""
     import h5py
 
     with _reading(out), h5py.File(out, "r") as file:
@@ -115,7 +116,7 @@ def write_windows(path: Path, columns: dict[str, np.ndarray]) -> None:
 
 @contextlib.contextmanager
 def _reading(out: Path) -> Iterator[None]:
-    """Say what is wrong with a file of scores, of which h5py says it in errors of many kinds."""
+    """Turn the many kinds of errors that h5py raises for a bad file into one that says what to do."""
     try:
         yield
     except PermissionError as error:
@@ -129,7 +130,7 @@ def _reading(out: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """Say that a file of scores cannot be written, and why."""
+    """Turn errors of writing into one that says why, and what to do."""
     try:
         yield
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:

@@ -8,7 +8,7 @@ from yuzu.models.layers import Flatten, Unsqueeze, check_length, check_sizes, se
 
 
 class _BassetLayers(torch.nn.Module):
-    """The blocks that both Bassets are made of, under their published names."""
+    """Layers of both Bassets, under their published names."""
 
     def _add_conv(self, name: str, n_in: int, n_out: int, kernel_size: int) -> None:
         self.add_module(f"conv{name}", torch.nn.Conv1d(n_in, n_out, kernel_size, padding=kernel_size // 2))

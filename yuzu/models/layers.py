@@ -15,8 +15,8 @@ from yuzu.errors import YuzuError, shown
 def seeded(module: torch.nn.Module, random_state: int) -> Iterator[None]:
     """Draw the weights made inside from `random_state`, on the CPU; then move `module` to the default device.
 
-    `torch.manual_seed` would seed the accelerators too, and `fork_rng` puts only the CPU's state back: hence
-    the CPU's generator alone, which also makes the weights the same whatever the default device is.
+    Only the CPU's generator is seeded: `torch.manual_seed` would also seed accelerators, whose state `fork_rng` does
+    not restore here. The weights are then the same on every default device.
     """
     device = torch.empty(0).device
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
@@ -36,13 +36,13 @@ def check_sizes(**sizes: int) -> None:
 
 
 def check_length(model: str, seq_len: int | None, shortest: int) -> int:
-    """`seq_len`, after checking that at least one position is left where the dense layers start."""
+    """Check that at least one position is left before the dense layers, and return `seq_len`."""
     wanted = f"want the length of the sequences as an int of at least {shortest}"
     if seq_len is None:
         raise YuzuError(f"seq_len: got None, but the dense layers of {model} depend on it; {wanted}")
     check_sizes(seq_len=seq_len)
     if seq_len < shortest:
-        raise YuzuError(f"seq_len: got {seq_len}, of which {model}'s pooling leaves nothing; {wanted}")
+        raise YuzuError(f"seq_len: got {seq_len}, which the pooling of {model} reduces to nothing; {wanted}")
     return seq_len
 
 

@@ -17,7 +17,7 @@ class OneLayer(torch.nn.Module):
     n_filters, kernel_size : int, optional
         Defaults 64 and 7.
     seq_len : int or None, optional
-        Not used; there so that all models can be built with the same call.
+        Not used. All models take it, so that one call builds any of them.
     random_state : int, optional
         Seed of the weights. Default is 0.
     """
@@ -43,7 +43,7 @@ class OneLayer(torch.nn.Module):
 class ToyNet(torch.nn.Module):
     """Three convolutions with ReLUs between: `(n, n_inputs, L)` to `(n, 2, L)` (odd `kernel_size`).
 
-    Parameters as for `OneLayer`; `n_filters` is 32 by default and holds for the first two.
+    The parameters are those of `OneLayer`. `n_filters`, by default 32, is for the first two convolutions.
     """
 
     def __init__(
@@ -81,11 +81,11 @@ class BPNet(torch.nn.Module):
     kernel_size : int, optional
         Width of the first convolution; an even one gives `L + 1` outputs. Default is 21.
     seq_len : int or None, optional
-        Not used; there so that all models can be built with the same call.
+        Not used. All models take it, so that one call builds any of them.
     n_layers : int, optional
-        The first convolution and the dilated ones together: dilated convolution `i = 1 .. n_layers - 1` has
-        width 3 and dilation `2 ** i`. The default, 4, is the network of `yuzu-ism` 0.0.1, which took this
-        argument and `kernel_size` without using them.
+        Number of the first convolution and the dilated ones together. Dilated convolution `i = 1 .. n_layers - 1`
+        has width 3 and dilation `2 ** i`. The default, 4, is the network of `yuzu-ism` 0.0.1, which ignored this
+        argument and `kernel_size`.
     random_state : int, optional
         Seed of the weights. Default is 0.
 

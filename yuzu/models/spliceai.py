@@ -12,7 +12,7 @@ from yuzu.models.layers import check_sizes, seeded
 
 
 class _SkipUnit(torch.nn.Sequential):
-    """The 1x1 convolution whose output goes to the running sum that the prediction is made from."""
+    """A 1x1 convolution, whose output is added to the running sum that the prediction is made from."""
 
     def __init__(self, n_filters: int):
         super().__init__(OrderedDict(conv=torch.nn.Conv1d(n_filters, n_filters, 1)))
@@ -97,11 +97,10 @@ class SpliceAI(torch.nn.Module):
 
     @classmethod
     def from_openspliceai(cls, state_dict: Mapping[str, torch.Tensor]) -> SpliceAI:
-        """The trained network of an OpenSpliceAI (Chao et al., eLife 2025) state dict, in evaluation mode.
+        """Load the trained network of an OpenSpliceAI (Chao et al., eLife 2025) state dict, in evaluation mode.
 
-        The names of its parameters are those of this class. What the file does not say is that its activation
-        is a leaky ReLU of slope 0.1: loaded into a `SpliceAI` with the default slope the weights fit just as
-        well and predict something else.
+        The parameters have the names of this class. The activation is a leaky ReLU of slope 0.1, which the file does
+        not say: the weights fit a `SpliceAI` of the default slope, too, and predict something else there.
 
         Parameters
         ----------
@@ -135,7 +134,7 @@ class SpliceAI(torch.nn.Module):
         return model.eval()
 
     def forward(self, X: torch.Tensor) -> torch.Tensor:
-        # Symbolic tracing passes a proxy, on whose length one cannot branch.
+        # Symbolic tracing passes a proxy, whose length is not known.
         if isinstance(X, torch.Tensor) and X.shape[-1] <= self.flanking:
             raise YuzuError(f"X: got {X.shape[-1]} positions, want more than the flanking of {self.flanking}")
         x = self.initial_conv(X)

@@ -29,7 +29,7 @@ MARKS = ("auto", "letters", "dots", "none")
 
 
 class ISMAxes(NamedTuple):
-    """What `plot_ism` drew on.
+    """The axes that `plot_ism` drew on.
 
     Attributes
     ----------
@@ -61,14 +61,14 @@ def plot_ism(
     """Draw the scores of all substitutions as a heat map, with the reference letters marked.
 
     A row for each character and a column for each position, on a colour scale symmetric around zero, which is white.
-    Where several positions fall on one pixel, the score with the largest absolute value is drawn.
+    If several positions fall on one pixel, the score with the largest absolute value is drawn.
 
     Parameters
     ----------
     scores : numpy.ndarray or torch.Tensor, shape (C, L)
         A value for each substitution, e.g. one sequence of `yuzu_ism(..., output="delta")`, of any dtype. Finite.
     ax : matplotlib.axes.Axes, optional
-        Where to draw. The colour bar takes its room from them. Default: a new figure, 0.13 inches wide for each
+        The axes to draw on. The colour bar takes its room from them. Default: a new figure, 0.13 inches wide for each
         position, at least 4 and at most 30 inches.
     reference : str or numpy.ndarray or torch.Tensor, shape (C, L), optional
         The observed sequence, as a string or one-hot. Default: the characters of those positions where `scores` has
@@ -86,7 +86,7 @@ def plot_ism(
     cmap : str or matplotlib.colors.Colormap, optional
         A diverging colour map. Default: blue over white to red.
     colorbar : bool
-        Whether there is a colour bar. Default: True.
+        True draws a colour bar. Default: True.
     title, label : str, optional
         The title and the label of the colour bar. Defaults: none and "delta".
 
@@ -145,7 +145,7 @@ def draw_ism(
     label: str | None,
     mark: str,
 ) -> None:
-    """The heat map of `values`, (C, L), with the rows `observed`, (L,), marked, and its colour bar."""
+    """Draw the heat map of `values`, (C, L), with the rows `observed`, (L,), marked, and its colour bar."""
     limit = vmax or float(np.abs(values).max()) or 1.0
     image = draw_map(ax, bar, values, start, (-limit, limit), cmap, label)
     if mark != "none":
@@ -164,7 +164,7 @@ def draw_map(
     cmap: str | Colormap | None,
     label: str | None,
 ) -> AxesImage:
-    """A matrix (rows, L) in colours, row 0 on top, and its colour bar if there are axes for it."""
+    """Draw a matrix (rows, L) in colours, row 0 on top, and its colour bar if there are axes for it."""
     from matplotlib.colors import Normalize
 
     from yuzu.plot.artists import MapImage
@@ -196,12 +196,12 @@ def draw_map(
 def mark_reference(
     ax: Axes, image: AxesImage, values: np.ndarray, observed: np.ndarray, letters: str, start: int, mark: str
 ) -> None:
-    """Mark the cell of each observed character; those of row -1 are none."""
+    """Mark the cell of each observed character; row -1 means none."""
     from yuzu.plot.artists import ReferenceMarks
 
     positions = np.flatnonzero(observed >= 0)
     rows = observed[positions]
-    # A mark must stand out from its cell, which is not white where scores of the reference are not 0.
+    # A mark must stand out from its cell, which is coloured if scores of the reference are not 0.
     luminance = image.to_rgba(values[rows, positions])[..., :3] @ [0.299, 0.587, 0.114]
     marks = ReferenceMarks(
         [letters[row] for row in rows],

@@ -53,7 +53,7 @@ def plot_timings(
         To a positive number of seconds; to several, of which the dot shows the median and a thin line the range; or to
         a few words in place of the dot, such as "not measured". A method may lack models: it has no row there.
     ax : matplotlib.axes.Axes, optional
-        Where to draw. Default: a new figure, 8 inches wide and as high as the rows need.
+        The axes to draw on. Default: a new figure, 8 inches wide and as high as the rows need.
     baseline : str, optional
         The method whose seconds are divided by those of the others to give their speed-up, on the models it was
         measured on. Default: none, and no speed-up.
@@ -62,7 +62,7 @@ def plot_timings(
     title, xlabel : str, optional
         Defaults: none and "seconds".
     legend : bool
-        Whether there is a legend below the axes, if there are two methods or more. Default: True.
+        True draws a legend below the axes, if there are two methods or more. Default: True.
 
     Returns
     -------
