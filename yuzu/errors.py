@@ -26,7 +26,17 @@ class YuzuError(ValueError):
 
 
 class PrecomputationError(YuzuError):
-    """A precomputation that cannot be read, or that was made for another model, length, alphabet or device."""
+    """A precomputation that cannot be read, or that was made for another model, length, alphabet or device.
+
+    Examples
+    --------
+    >>> import yuzu
+    >>> try:
+    ...     yuzu.Precomputation.load(__file__)
+    ... except PrecomputationError as error:
+    ...     print("refused")
+    refused
+    """
 
 
 class YuzuWarning(UserWarning):

@@ -36,6 +36,12 @@ class CTCFClassifier(torch.nn.Module):
     ----------
     n_filters : int
         The filters of each convolution. Default: 64, the size of the weights that ship with yuzu.
+
+    Examples
+    --------
+    >>> import torch
+    >>> CTCFClassifier().eval()(torch.zeros(2, 4, 100)).shape
+    torch.Size([2, 1])
     """
 
     def __init__(self, n_filters: int = 64) -> None:

@@ -39,6 +39,13 @@ class Basset(_BassetLayers):
 
     Parameters and errors as for `DeepSEA`; `seq_len` is at least 48.
 
+    Examples
+    --------
+    >>> import torch
+    >>> from yuzu.models import Basset
+    >>> Basset(4, seq_len=100).eval()(torch.zeros(2, 4, 100)).shape
+    torch.Size([2, 1, 164])
+
     References
     ----------
     Kelley, Snoek and Rinn, "Basset: learning the regulatory code of the accessible genome with deep
@@ -70,6 +77,13 @@ class FactorizedBasset(_BassetLayers):
     """Basset with its wide convolutions split into narrow ones: `(n, n_inputs, seq_len)` to `(n, 1, 1)`.
 
     Parameters and errors as for `DeepSEA`; `seq_len` is at least 48.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from yuzu.models import FactorizedBasset
+    >>> FactorizedBasset(4, seq_len=100).eval()(torch.zeros(2, 4, 100)).shape
+    torch.Size([2, 1, 1])
 
     References
     ----------

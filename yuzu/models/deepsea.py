@@ -27,6 +27,13 @@ class DeepSEA(torch.nn.Module):
     YuzuError
         If `seq_len` is None or too short, or a size is no positive int.
 
+    Examples
+    --------
+    >>> import torch
+    >>> from yuzu.models import DeepSEA
+    >>> DeepSEA(4, seq_len=100).eval()(torch.zeros(2, 4, 100)).shape
+    torch.Size([2, 1, 925])
+
     References
     ----------
     Zhou and Troyanskaya, "Predicting effects of noncoding variants with deep learning-based sequence model",
@@ -82,6 +89,13 @@ class Beluga(torch.nn.Module):
     ------
     YuzuError
         If `seq_len` is too short, `n_filters` does not have three items, or a size is no positive int.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from yuzu.models import Beluga
+    >>> Beluga(seq_len=400, n_hidden=10).eval()(torch.zeros(2, 4, 400)).shape
+    torch.Size([2, 2002])
 
     References
     ----------

@@ -47,14 +47,30 @@ def check_length(model: str, seq_len: int | None, shortest: int) -> int:
 
 
 class Flatten(torch.nn.Module):
-    """Flatten `(n, C, L)` to `(n, L * C)`, position after position (`torch.nn.Flatten` goes by channel)."""
+    """Flatten `(n, C, L)` to `(n, L * C)`, position after position (`torch.nn.Flatten` goes by channel).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from yuzu.models import Flatten
+    >>> Flatten().eval()(torch.zeros(2, 4, 50)).shape
+    torch.Size([2, 200])
+    """
 
     def forward(self, X: torch.Tensor) -> torch.Tensor:
         return X.permute(0, 2, 1).flatten(1)
 
 
 class Unsqueeze(torch.nn.Module):
-    """Insert an axis of size 1 at `dim`."""
+    """Insert an axis of size 1 at `dim`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from yuzu.models import Unsqueeze
+    >>> Unsqueeze(1).eval()(torch.zeros(2, 50)).shape
+    torch.Size([2, 1, 50])
+    """
 
     def __init__(self, dim: int):
         super().__init__()

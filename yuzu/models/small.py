@@ -20,6 +20,13 @@ class OneLayer(torch.nn.Module):
         Not used. All models take it, so that one call builds any of them.
     random_state : int, optional
         Seed of the weights. Default is 0.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from yuzu.models import OneLayer
+    >>> OneLayer(4).eval()(torch.zeros(2, 4, 50)).shape
+    torch.Size([2, 64, 50])
     """
 
     def __init__(
@@ -44,6 +51,13 @@ class ToyNet(torch.nn.Module):
     """Three convolutions with ReLUs between: `(n, n_inputs, L)` to `(n, 2, L)` (odd `kernel_size`).
 
     The parameters are those of `OneLayer`. `n_filters`, by default 32, is for the first two convolutions.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from yuzu.models import ToyNet
+    >>> ToyNet(4).eval()(torch.zeros(2, 4, 50)).shape
+    torch.Size([2, 2, 50])
     """
 
     def __init__(
@@ -88,6 +102,13 @@ class BPNet(torch.nn.Module):
         argument and `kernel_size`.
     random_state : int, optional
         Seed of the weights. Default is 0.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from yuzu.models import BPNet
+    >>> BPNet(4).eval()(torch.zeros(2, 4, 100)).shape
+    torch.Size([2, 1, 100])
 
     References
     ----------

@@ -62,6 +62,13 @@ class SpliceAI(torch.nn.Module):
     YuzuError
         If `flanking` is another number or a size no positive int; from `forward`, if `L <= flanking`.
 
+    Examples
+    --------
+    >>> import torch
+    >>> from yuzu.models import SpliceAI
+    >>> SpliceAI(flanking=80).eval()(torch.zeros(2, 4, 100)).shape
+    torch.Size([2, 3, 20])
+
     References
     ----------
     Jaganathan et al., "Predicting splicing from primary sequence with deep learning", Cell 2019.
