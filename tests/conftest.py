@@ -7,6 +7,7 @@ always skipped.
 
 import contextlib
 import copy
+import dataclasses
 import gc
 import os
 import sys
@@ -60,6 +61,15 @@ def stages_are_not_said_on_slow_machines(monkeypatch):
     monkeypatch.setattr(progress, "PATIENCE", 600.0)
 
 
+def decide(made, **changes):
+    """Have a precomputation decide otherwise, also where it is in use already."""
+    made.decisions = dataclasses.replace(made.decisions, **changes)
+    for known in made._used.values():
+        for one in known:
+            one.used.decisions = made.decisions
+            one.used._forget_plan()
+
+
 _captured = {}
 
 
@@ -69,8 +79,8 @@ def capturing_once():
 
     Only for tests that are not about capturing, nor about what is kept or refused.
     """
-    # where precompute captures, and where a precomputation is put to use; the name ``yuzu.precompute`` is the function
-    modules = [sys.modules[f"yuzu.{name}"] for name in ("precompute", "precomputation")]
+    # where a precomputation is made, and where it is put to use
+    modules = [sys.modules[f"yuzu._engine.store.{name}"] for name in ("making", "precomputation")]
     original = modules[0].capture
 
     def capture(model, shape, *rest):

@@ -85,7 +85,7 @@ def right_and_planned(model: nn.Module, args: tuple[torch.Tensor, ...] = ()) -> 
         made = yuzu.precompute(model, LENGTH, args=args or None, conv="windows", device="cpu")  # whatever is faster here
         found = yuzu.yuzu_ism(model, X, made, args=args or None, output="delta", device="cpu")
     assert_right(found, model, X, args=args, output="delta")
-    assert made.decisions["naive_model"] is None and not made.decisions["naive"]
+    assert made.decisions.naive_model is None and not made.decisions.naive
     return made
 
 
@@ -94,7 +94,7 @@ def right_and_planned(model: nn.Module, args: tuple[torch.Tensor, ...] = ()) -> 
 def test_members_keep_their_windows(gather: Callable[[torch.Tensor], torch.Tensor], stacked: bool) -> None:
     model = Ensemble(gather, stacked).eval()
     made = right_and_planned(model)
-    convolutions = [row for row in made.decisions["layers"] if any(word.startswith("conv1d") for word in row)]
+    convolutions = [row for row in made.layers if any(word.startswith("conv1d") for word in row)]
     assert len(convolutions) == 6 and all("convolution" in row for row in convolutions), made.summary()
 
 

@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 import torch
-from conftest import assert_right, errors, oracle, randomized, sequences
+from conftest import assert_right, decide, errors, oracle, randomized, sequences
 from random_models import brute_force, random_model, relative_error, tensors_of
 from test_not_finite import assert_same_pattern
 from torch import nn
@@ -272,7 +272,7 @@ def test_models(name, kernels, runs):
     model, X = randomized(MODELS[name](), seed=4).eval(), sequences(2, L)
     X[1, :, 20] = 0  # an N
     made = yuzu.precompute(model, L, conv="fused", device=kernels)
-    assert "fused" in made.decisions["ways"].values()
+    assert "fused" in made.decisions.ways.values()
     before = len(runs)
     assert_right(yuzu.yuzu_ism(model, X, made, **asked(kernels)), model, X, output="delta", device=kernels)
     assert len(runs) > before, "no kernel was launched"
@@ -289,8 +289,8 @@ def test_chunks_across_sequences(sites, kernels, runs, monkeypatch):
     model, X = randomized(Profile(), seed=4).eval(), sequences(3, L)
     X[2, :, 11] = 0
     made = yuzu.precompute(model, L, conv="fused", device=kernels)
-    made.decisions["sites"] = sites
-    ism = importlib.import_module("yuzu.yuzu_ism")
+    decide(made, sites=sites)
+    ism = importlib.import_module("yuzu._engine.store.scoring")
     original, seen = ism.batches, []
 
     def batches(group, at_once, regular, across):
@@ -310,7 +310,7 @@ def test_medium(kernels, runs):
     """Differences stay in bfloat16 between blocks; what leaves them is float32."""
     model, X = randomized(Profile(), seed=4).eval(), sequences(2, L)
     made = yuzu.precompute(model, L, conv="fused", precision="medium", device=kernels)
-    assert made.decisions["precision"] == "medium"
+    assert made.decisions.precision == "medium"
     found = yuzu.yuzu_ism(model, X, made, **asked(kernels))
     for mine, truth in zip(found, oracle(model, X)["delta"], strict=True):
         assert mine.dtype == torch.float32 and 1e-5 < errors(mine, truth)[0] < 2e-2
@@ -359,7 +359,7 @@ def test_saved_for_a_machine_without_kernels(kernels, runs, monkeypatch, tmp_pat
     yuzu.precompute(model, L, conv="fused", device=kernels).save(tmp_path / "made")
     monkeypatch.setattr(kernels_of, "why_not", lambda device: "none here")
     made = yuzu.Precomputation.load(tmp_path / "made", device="cpu")
-    assert "fused" in made.decisions["ways"].values()
+    assert "fused" in made.decisions.ways.values()
     del runs[:]
     assert_right(yuzu.yuzu_ism(model, X, made, **asked("cpu")), model, X, output="delta")
     assert not runs
@@ -370,14 +370,14 @@ def test_asked_for_where_there_are_none(monkeypatch):
     monkeypatch.setattr(kernels_of, "why_not", lambda device: "none here")
     model, X = randomized(Profile(), seed=4).eval(), sequences(1, L)
     made = yuzu.precompute(model, L, conv="fused", device="cpu")
-    assert "fused" not in made.decisions["ways"].values()
+    assert "fused" not in made.decisions.ways.values()
     assert_right(yuzu.yuzu_ism(model, X, made, **asked("cpu")), model, X, output="delta")
 
 
 def test_a_model_in_float64_runs_one_by_one(kernels, runs):
     model, X = randomized(Profile(), seed=4).double().eval(), sequences(1, L, dtype=torch.float64)
     made = yuzu.precompute(model, L, conv="fused", device=kernels)
-    assert "fused" not in made.decisions["ways"].values()
+    assert "fused" not in made.decisions.ways.values()
     assert_right(yuzu.yuzu_ism(model, X, made, **asked(kernels)), model, X, output="delta", device=kernels)
     assert not runs
 
@@ -389,7 +389,7 @@ def test_wrong_kernels_are_not_used(wrong, precision, kernels, monkeypatch):
     model, X = randomized(Profile(), seed=4).eval(), sequences(1, L)
     with pytest.warns(yuzu.YuzuWarning, match="Layers run one by one.*(off by|not finite)"):
         made = yuzu.precompute(model, L, conv="fused", precision=precision, device=kernels)
-    assert "fused" not in made.decisions["ways"].values() and made.decisions["precision"] == precision
+    assert "fused" not in made.decisions.ways.values() and made.decisions.precision == precision
     found = yuzu.yuzu_ism(model, X, made, **asked(kernels))
     if precision == "highest":
         assert_right(found, model, X, output="delta", device=kernels)

@@ -220,7 +220,7 @@ def test_memory_that_may_be_used(monkeypatch):
     """Of a chunk and of the references of a batch."""
     model, X = Attention().double().eval(), sequences(8, L, dtype=torch.float64)
     unlimited = yuzu.precompute(model, L, device="cpu")
-    least = measure.memory_of(unlimited._bound[0][2].plan, L, 4, 1, X.element_size(), 4).least
+    least = measure.memory_of(unlimited._used.values()[0][0].used.plan, L, 4, 1, X.element_size(), 4).least
     counts, rows = [], []
     chunk, set_reference = Run.chunk, Run.set_reference
     monkeypatch.setattr(Run, "chunk", lambda self, sites: counts.append(len(sites.sequence)) or chunk(self, sites))

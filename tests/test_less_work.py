@@ -3,13 +3,12 @@ middle and of the ends, dense layers by positions, differences that stay in bflo
 
 import copy
 import dataclasses
-import importlib
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import FLOAT64, assert_close, assert_right, errors, oracle, sequences
+from conftest import FLOAT64, assert_close, assert_right, decide, errors, oracle, sequences
 from torch import nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,8 +21,8 @@ from yuzu._engine.handlers import dense
 from yuzu._engine.handlers.dense import DENSE_WAYS
 from yuzu._engine.handlers.pool import AveragePool
 from yuzu._engine.plan.plan import make_plan
-from yuzu._engine.run.bound import PLANS_KEPT, Bound
 from yuzu._engine.run.run import Derived, Run
+from yuzu._engine.store.in_use import PLANS_KEPT, InUse
 from yuzu._engine.tune import measure
 from yuzu._engine.ways import convolution as convolution_ways
 from yuzu._engine.ways import few_output_channels
@@ -47,7 +46,7 @@ class Model(nn.Module):
 def operations(model, length=L, dtype=torch.float64):
     """The operations of a model in the order in which its changes go through them."""
     precomputation = yuzu.precompute(model.to(dtype), length)
-    return [row[1].split(" ")[0] for row in precomputation.decisions["layers"]]
+    return [row[1].split(" ")[0] for row in precomputation.layers]
 
 
 def with_signs(model):
@@ -240,7 +239,7 @@ def test_a_shared_convolution_keeps_its_own_kernel():
 def test_dense_layers_by_every_way(way, positions_last, number, length, spread, monkeypatch):
     monkeypatch.setattr(dense, "SPREAD_BYTES", spread)  # one site in a block, a few, all
 
-    def bind(self, *args, _bind=Bound.__init__, **kwargs):
+    def bind(self, *args, _bind=InUse.__init__, **kwargs):
         _bind(self, *args, **kwargs)
         for rule in self.plan.rules if self.plan is not None else []:
             if rule is not None and way in rule.all_ways():
@@ -252,7 +251,7 @@ def test_dense_layers_by_every_way(way, positions_last, number, length, spread, 
 
     model = Model(forward, nn.Conv1d(4, 5, 5, padding=2), nn.Linear(5 * (length // 4), 3)).double()
     X = sequences(number, length)
-    monkeypatch.setattr(Bound, "__init__", bind)
+    monkeypatch.setattr(InUse, "__init__", bind)
     precomputation = yuzu.precompute(model, length)
     assert_right(yuzu.yuzu_ism(model, X, precomputation, output="delta"), model, X, output="delta")
     some = yuzu.yuzu_ism(model, X, precomputation, output="delta", start=3, end=-2)
@@ -260,7 +259,7 @@ def test_dense_layers_by_every_way(way, positions_last, number, length, spread, 
 
 
 def test_the_middle_and_the_ends_get_chunks_of_their_own():
-    mutations = Mutations(4, 100, 0, None, None, None)
+    mutations = Mutations.asked(4, 100)
     (group,) = mutations.groups((torch.arange(200) % 4).view(2, 100))
     regular = np.zeros(100, dtype=bool)
     regular[10:95] = True
@@ -351,7 +350,7 @@ def test_weights_of_whole_windows_are_counted_and_not_hoarded(device):
     (whole, used), (_, other) = bound("whole"), bound("banded")
     sizes = []
     for width in (1, 20, 60, 100, 30, 2):
-        edits = Mutations(4, 300, 0, None, [(i, i + width) for i in range(50)], None)
+        edits = Mutations.asked(4, 300, ranges=[(i, i + width) for i in range(50)])
         found = yuzu.yuzu_ism(model, X, whole, ranges=[(i, i + width) for i in range(50)], device=device)
         assert found.shape == (1, 50)
         more = used.memory(edits).weights - other.memory(edits).weights
@@ -360,7 +359,7 @@ def test_weights_of_whole_windows_are_counted_and_not_hoarded(device):
         sizes.append(used.derived.nbytes)
     most = 4 * convolution_ways.WHOLE_KEPT * convolution_ways.WHOLE_NUMBERS
     assert sizes[0] < max(sizes) <= 2 * most + 10_000 and sizes[-1] < max(sizes)
-    wide = Mutations(4, 300, 0, None, [(i, i + 250) for i in range(50)], None)
+    wide = Mutations.asked(4, 300, ranges=[(i, i + 250) for i in range(50)])
     assert used.sites_at_once(wide) == other.sites_at_once(wide) > 1
 
 
@@ -391,12 +390,12 @@ def test_products_of_taps_for_what_is_wanted(conv, kernel, dilation, cut, device
     X = sequences(2, L + 20)
     for dtype in (torch.float32, torch.float64):
         precomputation = yuzu.precompute(model.to(dtype), L + 20, conv=conv, device=device)
-        precomputation.decisions["sites"] = 3
+        decide(precomputation, sites=3)
         found = yuzu.yuzu_ism(model, X, precomputation, output="delta", device=device)
         assert_right(found, model, X, output="delta", device=device)
     assert min(yielded) < 0.9, "some of what the windows reach is not wanted"
     precomputation = yuzu.precompute(model.float(), L + 20, conv=conv, precision="medium", device=device)
-    precomputation.decisions["sites"] = 3
+    decide(precomputation, sites=3)
     found = yuzu.yuzu_ism(model, X, precomputation, output="delta", device=device)
     assert errors(found, oracle(model, X)["delta"])[0] < 2e-2
 
@@ -414,7 +413,7 @@ def test_many_taps_are_one_convolution_however_little_is_wanted(monkeypatch):
         model = Model(lambda x, body: body(x)[:, :, 20:-3], nn.Sequential(*layers))
         X = sequences(1, L + 20)
         precomputation = yuzu.precompute(model, L + 20, conv="windows", device="cpu")
-        precomputation.decisions["sites"] = 3
+        decide(precomputation, sites=3)
         assert_right(yuzu.yuzu_ism(model, X, precomputation, output="delta", device="cpu"), model, X, output="delta")
         assert bool(calls) == (kernel <= convolution_ways.MOST_TAPS)
 
@@ -428,7 +427,7 @@ def test_windows_are_remembered_for_ways_that_yield_more_or_less(device):
     ).double()
     X = sequences(1, L + 20).double()
     precomputation = yuzu.precompute(model, L + 20, conv="banded", device=device)
-    precomputation.decisions["sites"] = 3
+    decide(precomputation, sites=3)
     found = [yuzu.yuzu_ism(model, X, precomputation, output="delta", device=device)]
     plan = precomputation.bind(model, L + 20, 4, (), torch.device(device)).plan
     for way in ("taps", "banded"):
@@ -605,7 +604,7 @@ def test_plans_of_some_outputs_are_kept_in_bounds():
         found = yuzu.yuzu_ism(model, X, made, output="delta", target=target, device="cpu")
         assert_close(found, truth[..., target], FLOAT64, FLOAT64)
         assert len(bound._narrowed) <= PLANS_KEPT
-    assert len(bound._narrowed) == PLANS_KEPT and list(bound._narrowed)[-1] == (0,)
+    assert len(bound._narrowed) == PLANS_KEPT and bound._narrowed.keys()[-1] == (0,)
 
 
 def average_counts(graph):
@@ -721,7 +720,7 @@ def test_what_is_made_from_weights_is_kept_once(monkeypatch):
 @pytest.mark.parametrize("number", [1, 3])
 def test_chunks_of_the_middle_and_of_the_ends(sites, number, monkeypatch):
     """Both ends, borders between chunks, several sequences, an N: whatever the size of a chunk."""
-    monkeypatch.setattr(Bound, "sites_at_once", lambda self, mutations, references=1, laid_out=0: sites)
+    monkeypatch.setattr(InUse, "sites_at_once", lambda self, mutations, references=1, laid_out=0: sites)
 
     def forward(x, first, second, linear):
         y = F.max_pool1d(first(x).relu(), 3, 2, 1)
@@ -801,7 +800,7 @@ def test_what_is_kept_is_not_the_weight_itself(precision, groups, kernel):
 @pytest.mark.parametrize("conv", ["auto", "windows", "fold", "banded", "blocks", "whole", "cyclic"])
 def test_what_is_infinite_where_a_crop_throws_it_away_spoils_nothing(conv, monkeypatch):
     """Mutants from 13 to 33 have the logarithm of a negative number at 23, which no output reads."""
-    monkeypatch.setattr(Bound, "sites_at_once", lambda self, mutations, references=1, laid_out=0: 7)
+    monkeypatch.setattr(InUse, "sites_at_once", lambda self, mutations, references=1, laid_out=0: 7)
 
     def forward(x, first, second):
         y = first(x)
@@ -818,9 +817,6 @@ def test_what_is_infinite_where_a_crop_throws_it_away_spoils_nothing(conv, monke
     assert_right(found, model, X, output="delta")
 
 
-precompute_module = importlib.import_module("yuzu.precompute")  # yuzu.precompute is the function
-
-
 def flattened(channels=6, out=40):
     layers = nn.Conv1d(4, channels, 5, padding=2), nn.ReLU(), nn.Flatten(), nn.Linear(channels * L, out)
     return nn.Sequential(*layers).eval()
@@ -830,11 +826,11 @@ def test_large_weights_leave_room_for_chunks(monkeypatch):
     """Weights that fill the memory which runs get by themselves: as of models with a dense layer on all positions."""
     model = flattened()
     weights = sum(p.nbytes for p in model.parameters())
-    monkeypatch.setattr(precompute_module, "LEAST_MEMORY", 2 * weights)
+    monkeypatch.setattr("yuzu._engine.settings.LEAST_MEMORY", 2 * weights)
     made = yuzu.precompute(model, L, device="cpu")
     assert made.settings.max_memory == 4 * weights
     bound = made.bind(model, L, 4, (), torch.device("cpu"))
-    mutations = Mutations(4, L, 0, None, None, None)
+    mutations = Mutations.asked(4, L)
     assert bound.memory(mutations).weights > 2 * weights, "all of what would be there"
     assert bound.sites_at_once(mutations) > 1
     strict = yuzu.precompute(model, L, device="cpu", max_memory=3 * weights)
@@ -892,12 +888,12 @@ def test_a_single_chunk_reads_the_whole_weight_as_it_lies(transposed):
 def test_plans_for_some_outputs_remember_windows_within_the_bounds_of_one(monkeypatch):
     model, X = nn.Sequential(nn.Conv1d(4, 6, 9), nn.Flatten(), nn.Linear(6 * (L - 8), 30)).eval(), sequences(1, L)
     made = yuzu.precompute(model, L, device="cpu")
-    bound = made._bound[0][2]
+    bound = made._used.values()[0][0].used
     remembered = bound.plan.remembered
     for target in range(12):
         found = yuzu.yuzu_ism(model, X, made, output="delta", target=target, device="cpu")
         assert_close(found, oracle(model, X, target=target)["delta"], 1e-5, 1e-5)
-    plans = [other.plan for other in bound._narrowed.values()]
+    plans = [other.plan for (other,) in bound._narrowed.values()]
     assert len(plans) == 12 and all(plan.remembered is remembered for plan in plans)
     assert len({mine for mine, _ in remembered._kept}) > 1, "each plan finds its own"
     monkeypatch.setattr("yuzu._engine.plan.plan.WINDOWS_BYTES", remembered._bytes // 2)
@@ -907,8 +903,8 @@ def test_plans_for_some_outputs_remember_windows_within_the_bounds_of_one(monkey
 
 def test_plans_with_nodes_run_naively_do_not_pile_up():
     model = nn.Sequential(*(nn.Conv1d(4, 4, 3, padding=1) for _ in range(PLANS_KEPT + 3))).eval()
-    bound = yuzu.precompute(model, L, device="cpu")._bound[0][2]
+    bound = yuzu.precompute(model, L, device="cpu")._used.values()[0][0].used
     convolutions = [node.index for node in bound.plan.graph.nodes if node.op == "aten.conv1d"]
     for node in convolutions:
         assert bound.plan_without([node], "its value is infinite").naive.keys() == {node}
-    assert list(bound._naive_plans) == [(node,) for node in convolutions[-PLANS_KEPT:]]
+    assert bound._naive_plans.keys() == [(node,) for node in convolutions[-PLANS_KEPT:]]

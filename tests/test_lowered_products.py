@@ -57,7 +57,7 @@ def test_wrong_products_are_not_used(name, conv, broken_bfloat16, device, tmp_pa
     model, X = MODELS[name](), sequences(2, L)
     with pytest.warns(yuzu.YuzuWarning, match=r"precision='medium' is as 'highest'.*off by \d+%"):
         made = yuzu.precompute(model, L, precision="medium", conv=conv, device=device)
-    assert made.settings.precision == "medium" and made.decisions["precision"] == "highest"
+    assert made.settings.precision == "medium" and made.decisions.precision == "highest"
     assert "'medium' products are far off here, so they are 'highest'" in made.summary()
     found = yuzu.yuzu_ism(model, X, made, output="delta", device=device)
     made.save(tmp_path / "made.yuzu")
@@ -77,7 +77,7 @@ def test_wrong_products_are_not_used(name, conv, broken_bfloat16, device, tmp_pa
 def test_right_products_are_used(name, conv, device):
     model, X = MODELS[name](), sequences(2, L)
     made = yuzu.precompute(model, L, precision="medium", conv=conv, device=device)
-    assert made.decisions["precision"] == "medium" and "far off" not in made.summary()
+    assert made.decisions.precision == "medium" and "far off" not in made.summary()
     assert 1e-5 < errors(yuzu.yuzu_ism(model, X, made, output="delta", device=device), oracle(model, X)["delta"])[0] < 2e-2
 
 
@@ -102,16 +102,16 @@ def test_kernels_of_few_channels_are_not_lowered_on_a_cpu(channels, precision, e
 @pytest.mark.filterwarnings("error::yuzu.YuzuWarning")
 def test_without_verification_nothing_is_measured(broken_bfloat16):
     made = yuzu.precompute(convolutions(), L, precision="medium", verify=False, device="cpu")
-    assert made.decisions["precision"] == "medium"
+    assert made.decisions.precision == "medium"
 
 
 @pytest.mark.filterwarnings("error::yuzu.YuzuWarning")
 @pytest.mark.parametrize(("lowered", "full"), [(2.0, 1.9), (np.inf, np.inf)])
 def test_differences_that_no_precision_gets_right(lowered, full, monkeypatch):
     """They are rounding of a large reference, or too large for float32: nothing is gained by float32 products."""
-    module = importlib.import_module("yuzu.precompute")  # the function hides it
+    module = importlib.import_module("yuzu._engine.tune.ladder")
     monkeypatch.setattr(module, "error_of_products", lambda run, X, v: lowered if run.precision == "medium" else full)
-    assert yuzu.precompute(convolutions(), L, precision="medium", device="cpu").decisions["precision"] == "medium"
+    assert yuzu.precompute(convolutions(), L, precision="medium", device="cpu").decisions.precision == "medium"
 
 
 def measured(model, precision, X, args=()):

@@ -116,7 +116,7 @@ def test_rivals_are_tried_again_with_more_sites(monkeypatch, budget, again):
     assert {"fold", "banded", "windows"} <= set(ways)
     assert [set(rivals) for _, rivals in others] == ([{"fold", "banded"}] if again else [])
     assert all(count > measure.MORE_SITES * first for count, _ in others)
-    assert set(made.decisions["ways"].values()) >= {"banded" if again else "fold"}
+    assert set(made.decisions.ways.values()) >= {"banded" if again else "fold"}
 
 
 def costs(monkeypatch: pytest.MonkeyPatch, found: dict[int, list[float]]) -> list[int]:
@@ -198,7 +198,7 @@ def test_a_chunk_is_timed_until_it_settles(machine, monkeypatch, pages):
 def test_a_site_costs_its_part_of_the_sites_there_are(monkeypatch, size, sequences):
     """A chunk may hold several short sequences; the trial has the sites of those of its reference."""
     model = pooled(nn.Conv1d(4, 16, 9, padding=4), nn.ReLU())
-    plan = yuzu.precompute(model, 100, conv="windows", verify=False, device="cpu")._bound[0][2].plan
+    plan = yuzu.precompute(model, 100, conv="windows", verify=False, device="cpu")._used.values()[0][0].used.plan
     reference = SimpleNamespace(batch=sequences)
     run = SimpleNamespace(plan=plan, device=CPU, value=lambda i: torch.zeros(1, 4, 1000), reference=reference)
     trials: list[Any] = []
@@ -266,8 +266,8 @@ def test_little_memory_where_the_middle_is_stepped_over(length, monkeypatch):
         yuzu.precompute(model, length, max_memory=1, device="cpu")
     least = int(str(refused.value).split("least that works is ")[1].split()[0])
     made = yuzu.precompute(model, length, max_memory=least, device="cpu")
-    assert made.decisions["sites"] == 1
-    plan = made._bound[0][2].plan
+    assert made.decisions.sites == 1
+    plan = made._used.values()[0][0].used.plan
     assert plan.reached(length, 1).tolist() == list(range(0, length, 3))
 
 
@@ -277,7 +277,7 @@ def test_what_a_cropping_model_takes_is_measured_where_it_reads():
     plans = []
     for model in (crop, whole):
         made = yuzu.precompute(model, 1000, device="cpu")
-        plans.append(made._bound[0][2].plan)
+        plans.append(made._used.values()[0][0].used.plan)
     of_crop, of_whole = (measure.memory_of(plan, 1000, 4, 1, 4, 3) for plan in plans)
     assert of_crop.site == of_whole.site and of_crop.block == of_whole.block
     assert plans[0].reached(1000, 1).tolist() == list(range(40, 360))
@@ -315,5 +315,5 @@ def test_a_cropping_model_is_verified_where_it_reads():
     right = yuzu.naive_ism(model, X, output="delta", device="cpu", start=30, end=370)
     assert torch.allclose(found, right, atol=1e-6)
     assert (found[:, :, :10] == 0).all() and (found[:, :, -10:] == 0).all()
-    places = few_places(made._bound[0][2].plan, 1000)
+    places = few_places(made._used.values()[0][0].used.plan, 1000)
     assert places == (0, 40, 200, 359, 500, 999)

@@ -16,8 +16,8 @@ from yuzu._engine.capture.export import capture
 from yuzu._engine.graph import Weights
 from yuzu._engine.plan.conditioning import find_fading
 from yuzu._engine.plan.plan import make_plan
-from yuzu._engine.run.bound import Bound
 from yuzu._engine.run.run import Derived, Run
+from yuzu._engine.store.in_use import InUse
 from yuzu._engine.tune import measure
 from yuzu.product import apply_pairwise
 
@@ -150,7 +150,7 @@ def doubted(monkeypatch):
 def test_sums_need_no_naive_run(end, monkeypatch):
     """Of positive numbers they are exact in float64, however many mutants they nearly vanish in."""
     net, X = model(BETWEEN["nothing"], END[end], -1.2), sequences(2, L)
-    monkeypatch.setattr(Bound, "plan_without", lambda *_: pytest.fail("mutants were run naively"))
+    monkeypatch.setattr(InUse, "plan_without", lambda *_: pytest.fail("mutants were run naively"))
     made = yuzu.precompute(net, L, device="cpu")
     yuzu.yuzu_ism(net, X, made, device="cpu", **HALF)
 

@@ -57,6 +57,7 @@ import sys, warnings
 import torch
 import yuzu
 sys.path.insert(0, sys.argv[1])
+from conftest import decide
 from test_peak_memory import MIB, Dilated
 
 def held(name):
@@ -68,7 +69,7 @@ torch.set_num_threads(1)
 model = Dilated().eval()
 X = torch.nn.functional.one_hot(torch.randint(4, (1, 300)), 4).mT.float()
 made = yuzu.precompute(model, 300, max_memory=64 * MIB, device="cpu", conv="windows", verify=False)
-made.decisions["sites"] = 1
+decide(made, sites=1)
 with torch.no_grad():
     model(X)
 before = held("VmRSS")
@@ -265,10 +266,10 @@ def test_a_batch_of_a_model_without_a_graph_fits_into_what_may_be_used(length):
     model, row = Uncaptured().eval(), 512 * length * 4
     with pytest.warns(yuzu.YuzuWarning, match="could not be captured"):
         made = yuzu.precompute(model, length, device="cpu", max_memory=30 * row)
-    assert made.decisions["naive_model"]
-    assert 4 <= made.decisions["naive_batch"] <= 15
+    assert made.decisions.naive_model
+    assert 4 <= made.decisions.naive_batch <= 15
     with pytest.warns(yuzu.YuzuWarning):
-        assert yuzu.precompute(model, length, device="cpu").decisions["naive_batch"] == 128
+        assert yuzu.precompute(model, length, device="cpu").decisions.naive_batch == 128
     with pytest.raises(yuzu.YuzuError, match=f"max_memory={row} .*least that works"), pytest.warns(yuzu.YuzuWarning):
         yuzu.precompute(model, length, device="cpu", max_memory=row)
 

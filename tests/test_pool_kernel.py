@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import assert_right, randomized, sequences
+from conftest import assert_right, decide, randomized, sequences
 from test_fused import kernels  # noqa: F401  the fixture
 from torch import nn
 
@@ -64,7 +64,7 @@ def test_pools(name, channels, kernels, launched):  # noqa: F811
     model, X = randomized(Pooled(POOLS[name], channels), seed=3).eval(), sequences(2, L)
     X[1, :, 20] = 0  # an N
     made = yuzu.precompute(model, L, conv="windows", device=kernels)  # "auto" might find the interpreter too slow
-    assert pool.KERNEL in made.decisions["ways"].values()
+    assert pool.KERNEL in made.decisions.ways.values()
     before = len(launched)
     found = yuzu.yuzu_ism(model, X, made, device=kernels, output="delta")
     assert_right(found, model, X, output="delta", device=kernels)
@@ -75,7 +75,7 @@ def test_pools(name, channels, kernels, launched):  # noqa: F811
 def test_chunks_and_ranges(sites, kernels, launched):  # noqa: F811
     model, X = randomized(Pooled(POOLS["overlapping"]), seed=3).eval(), sequences(3, L)
     made = yuzu.precompute(model, L, conv="windows", device=kernels)  # "auto" might find the interpreter too slow
-    made.decisions["sites"] = sites
+    decide(made, sites=sites)
     motif = dict(ranges=[(0, 4), (21, 25), (L - 4, L)], replace_with="TGAC")
     found = yuzu.yuzu_ism(model, X, made, device=kernels, output="delta", **motif)
     letters = torch.eye(4)[:, [3, 2, 0, 1]]
@@ -118,7 +118,7 @@ def test_kernels_that_fail_later(kernels, launched, monkeypatch):  # noqa: F811
 def test_on_a_cpu_phases_are_chosen():
     model = randomized(Pooled(POOLS["maximum"]), seed=3).eval()
     made = yuzu.precompute(model, L, device="cpu")
-    assert "phases" in made.decisions["ways"].values() and "kernel" not in made.decisions["ways"].values()
+    assert "phases" in made.decisions.ways.values() and "kernel" not in made.decisions.ways.values()
 
 
 def test_what_is_no_number_stays_so(kernels, launched):  # noqa: F811

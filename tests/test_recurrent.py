@@ -293,7 +293,7 @@ def test_a_long_loop_is_not_traced(name, monkeypatch):
     length = 420 if "cells" not in name else 250
     model = seeded(lambda: Model(run, **layers()))
     traced = []
-    monkeypatch.setattr(sys.modules["yuzu.precompute"], "capture", lambda *args: traced.append(args))
+    monkeypatch.setattr(sys.modules["yuzu._engine.store.making"], "capture", lambda *args: traced.append(args))
     with pytest.warns(yuzu.YuzuWarning, match=r"loops over many steps.* \(line \d+ of test_recurrent.py\)"):
         made = yuzu.precompute(model, length, device="cpu")
     assert not traced

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import errors, sequences
+from conftest import decide, errors, sequences
 from random_models import Fn
 from torch import nn
 
@@ -70,10 +70,10 @@ def test_small_differences_keep_their_digits(name: str, device: str, monkeypatch
     X[1, :, 30] = 0  # an N
     truth = yuzu.naive_ism(copy.deepcopy(model).double(), X.double(), output="delta", device="cpu")
     made = yuzu.precompute(model, LENGTH, device=device)
-    assert not [row for row in made.decisions["layers"] if row[2] == "naive"]
+    assert not [row for row in made.layers if row[2] == "naive"]
     found = yuzu.yuzu_ism(model, X, made, output="delta", device=device)
     error, _ = errors(found, truth)
-    made.decisions["sites"] = 7
+    decide(made, sites=7)
     in_chunks, _ = errors(yuzu.yuzu_ism(model, X, made, output="delta", device=device), truth)
     assert in_chunks < 2e-6
 

@@ -164,7 +164,7 @@ def test_one_slow_measurement_does_not_make_a_model_naive(monkeypatch):
     monkeypatch.setattr(measure, "naive_is_faster", lambda *a: (naive_yet.append(compared(*a)), naive_yet[0])[1])
     model = nn.Sequential(nn.Conv1d(4, 32, 9, padding=4), nn.ReLU(), nn.Conv1d(32, 32, 9, padding=4), nn.Flatten(), nn.Linear(32 * 400, 3))
     made = yuzu.precompute(model.eval(), 400, device="cpu")
-    assert naive_yet[0] is not None and made.decisions["naive_model"] is None
+    assert naive_yet[0] is not None and made.decisions.naive_model is None
 
 
 @pytest.mark.parametrize("sites", [1, 5])

@@ -90,8 +90,8 @@ def test_what_follows_is_carried_on_windows(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error", yuzu.YuzuWarning)
         made = yuzu.precompute(model, L, args=args, conv="windows", device="cpu")
-    naive = [row for row in made.decisions["layers"] if row[2] == "naive"]
-    assert made.decisions["naive_model"] is None and not naive
+    naive = [row for row in made.layers if row[2] == "naive"]
+    assert made.decisions.naive_model is None and not naive
     for output in ("delta", "l2"):
         found = yuzu.yuzu_ism(model, X, made, args=args, output=output, device="cpu")
         assert_right(found, model, X, args=args, output=output)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from yuzu._engine.arrays import AnyArray, Array
-from yuzu._engine.request import from_numpy, to_user
+from yuzu._engine.checks import from_numpy, to_user
 from yuzu.errors import YuzuError
 
 __all__ = ["hypothetical", "mean_effect", "projected"]

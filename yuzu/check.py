@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,13 +13,14 @@ import torch
 from yuzu._engine.arrays import AnyArray, Device
 from yuzu._engine.capture.double import SeeDtypes, in_double
 from yuzu._engine.capture.model_copy import evaluation_copy, model_dtype
+from yuzu._engine.checks import check_args, check_count, check_device, check_model, check_sequences
 from yuzu._engine.edits import Mutations
-from yuzu._engine.request import check_args, check_count, check_device, check_model, check_sequences
-from yuzu._engine.run.scores import Selection
-from yuzu._engine.store.kept import inputs_of, obtain
+from yuzu._engine.request import Args, Request
+from yuzu._engine.run.naive import mixes_rows, run_naively, try_model
+from yuzu._engine.settings import NAIVE_BATCH
+from yuzu._engine.store.obtain import inputs_of, obtain
 from yuzu._engine.store.precomputation import Precomputation
-from yuzu.naive_ism import mixes_rows, run_naively, try_model
-from yuzu.yuzu_ism import run_planned
+from yuzu._engine.store.scoring import run_planned
 
 PROMISED = 1e-5  # relative error in float32; naive ISM's where that is larger
 MOST_ROUNDING = 1000.0  # times the precision of a dtype, of the largest output; deep models lose tens of it
@@ -69,9 +71,7 @@ def _is_double(model: torch.nn.Module) -> bool:
     return found == {torch.float64}
 
 
-def _rounding(
-    twin: torch.nn.Module, X: torch.Tensor, args: tuple[torch.Tensor, ...], device: torch.device
-) -> tuple[float, torch.dtype]:
+def _rounding(twin: torch.nn.Module, X: torch.Tensor, args: Args, device: torch.device) -> tuple[float, torch.dtype]:
     """More than rounding makes of any difference of two outputs: so many times the precision of the least precise dtype
     that the model runs in, of the largest output; and that dtype.
     """
@@ -134,28 +134,27 @@ def check(
     count = min(check_count("positions", positions), length)
     fixed = list(dict.fromkeys([0, length - 1, length // 2]))
     others = [p for p in np.random.default_rng(0).permutation(length).tolist() if p not in fixed]
-    mutations = Mutations.at(c, length, np.array(sorted((fixed + others)[:count])))
+    mutations = Mutations(c, length, np.array(sorted((fixed + others)[:count])))
+    request = Request(X, [extra], mutations, found, output="delta")
 
-    selection = Selection(None, None)
-    bound = obtain(model, precomputation, given, extra, found, selection)
+    used = obtain(model, precomputation, replace(request, X=given))
     twin = evaluation_copy(model, found)
-    settings = (mutations, selection, "delta", None, found, False, False)
-    run_planned(bound, X, [extra], *settings)  # first use prepares the weights
+    run_planned(used, request, stacked=False)  # first use prepares the weights
     begin = time.perf_counter()
-    ours = run_planned(bound, X, [extra], *settings)
+    ours = run_planned(used, request, stacked=False)
     middle = time.perf_counter()
-    batch_size = 1 if mixes_rows(twin, X, extra, found) else 128
+    batch_size = 1 if mixes_rows(twin, X, extra, found) else NAIVE_BATCH
     start = time.perf_counter()
-    naive = run_naively(twin, X, extra, mutations, selection, "delta", batch_size, found, False, False)
+    naive = run_naively(twin, request, batch_size)
     seconds = middle - begin, time.perf_counter() - start
     rounding, least = _rounding(twin, X, extra, found)
     coarse = 4 * torch.finfo(least).eps
     truth, why = None, ""
     try:
-        double, extended = evaluation_copy(model, found, torch.float64), tuple(map(_doubled, extra))
-        whole = double if _is_double(model) else in_double(double)
-        asked = (mutations, selection, "delta", batch_size, found, False, False)
-        truth = run_naively(whole, X.double(), extended, *asked)
+        double = evaluation_copy(model, found, torch.float64)
+        double = double if _is_double(model) else in_double(double)
+        doubled = replace(request, X=X.double(), states=[tuple(map(_doubled, extra))])
+        truth = run_naively(double, doubled, batch_size)
         if not _copy_agrees(ours, naive, truth, rounding):
             truth, why = None, "a copy of the model in float64 computes something else than the model"
     except Exception as error:  # of any kind: a model, or its weights, may insist on a dtype

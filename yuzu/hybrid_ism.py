@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, overload
 
 import numpy as np
@@ -14,29 +14,39 @@ import torch
 from yuzu._engine.arrays import Device
 from yuzu._engine.capture.export import CaptureError
 from yuzu._engine.capture.model_copy import model_dtype
+from yuzu._engine.checks import (
+    check_args,
+    check_count,
+    check_device,
+    check_func,
+    check_model,
+    check_sequences,
+    to_user,
+)
 from yuzu._engine.edits import Mutations, batches, letters_of
 from yuzu._engine.freed_memory import bounded, give_back, keep_freed_memory
 from yuzu._engine.gate import running
 from yuzu._engine.gradients import backward_in_evaluation, check_tracks, flat_outputs, gradients
 from yuzu._engine.graph import Weights, evaluate
+from yuzu._engine.kept import Kept
 from yuzu._engine.kernels.precision import products
 from yuzu._engine.layout import Change, Layout, read_windows
 from yuzu._engine.plan.local_part import LocalPart, local_part
 from yuzu._engine.plan.plan import Plan, make_plan
 from yuzu._engine.progress import tqdm
-from yuzu._engine.request import check_args, check_count, check_device, check_model, check_sequences, to_user
+from yuzu._engine.request import Request, Selection
 from yuzu._engine.run.run import Derived, Run
-from yuzu._engine.run.scores import Results, Scores, result_dtype
-from yuzu._engine.store.kept import inputs_of, obtain_each
+from yuzu._engine.run.scores import Results, Scores
+from yuzu._engine.store.in_use import InUse
+from yuzu._engine.store.obtain import inputs_of, obtain_each
 from yuzu._engine.store.precomputation import Precomputation
+from yuzu._engine.store.states import put_together
 from yuzu._engine.tune import measure
 from yuzu._engine.ways.compressed_sensing import SENSING_WAYS
-from yuzu.errors import YuzuError, warn_user
-from yuzu.precompute import DISAGREES, WRONG_HERE
-from yuzu.predict import predict_named
+from yuzu.errors import warn_user
+from yuzu.predict import predict_first
 from yuzu.taylor import ism as taylor_shaped_ism
 from yuzu.taylor import takegrad
-from yuzu.yuzu_ism import put_together
 
 RECURRENT = {"aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu"}
 SLOPES_BYTES = 1 << 28  # of the gradients at the border of some tracks
@@ -131,42 +141,45 @@ def hybrid_ism(
     X = check_sequences(X_0, dtype)
     extra = check_args(args, len(X), dtype, inputs_of(precomputation))
     batch_size = check_count("batch_size", batch_size)
-    if func is not None and not callable(func):
-        raise YuzuError(f"func must be callable, got {type(func).__name__}")
-    mutations = Mutations(X.shape[1], X.shape[2], start, end, None, None)
-    one = predict_named("X_0", model, X, extra, func, device=found, only_first=True)
+    check_func(func)
+    mutations = Mutations.asked(X.shape[1], X.shape[2], start, end)
+    request = Request(X, [extra], mutations, found, Selection(func), "delta", batch_size, verbose)
+    one = predict_first("X_0", model, X, extra, func, device=found)
     chosen = check_tracks(tracks, flat_outputs(one, 1).shape[1])
-    parts = obtain_each(model, precomputation, X, [extra], found)
-    if len(parts) > 1:
-        places = {"start": mutations.start, "end": mutations.end}
-        asked: dict[str, Any] = {**places, "batch_size": batch_size, "device": found, "verbose": verbose}
-        sequences = X.numpy() if isinstance(X_0, np.ndarray) else X
-        rows = [(sequences[part.rows], tuple(a[part.rows] for a in extra)) for part in parts]
-        results = [hybrid_ism(model, x, precomputation, args=a, tracks=chosen, func=func, **asked) for x, a in rows]
-        return put_together(parts, results, len(X), None)
-    bound = parts[0].bound
+    parts = obtain_each(model, precomputation, replace(request, selection=Selection()))
+    if len(parts) == 1:
+        result = _of_part(model, precomputation, parts[0].used, request, chosen)
+    else:
+        results = []
+        for part in parts:
+            rows = replace(request, X=X[part.rows], states=[tuple(a[part.rows] for a in extra)])
+            results.append(_of_part(model, precomputation, part.used, rows, chosen))
+        result = put_together(parts, results, len(X), None)
+    return to_user(result, isinstance(X_0, np.ndarray))
+
+
+def _of_part(
+    model: torch.nn.Module, precomputation: Any, used: InUse, request: Request, tracks: list[int]
+) -> torch.Tensor:
+    """`hybrid_ism` of sequences for which the model decides in one way."""
+    X, args, func = request.X, request.states[0], request.selection.func
+    places, device = request.mutations.positions, request.device
+    first, stop = int(places[0]), int(places[-1]) + 1
     try:
-        if str(bound.decisions["naive_model"]).startswith((DISAGREES, WRONG_HERE)):
-            raise CaptureError(bound.decisions["naive_model"])
-        plan = bound.captured(extra)
+        if used.decisions.disagrees:
+            raise CaptureError(str(used.decisions.naive_model))
+        plan = used.captured(args)
     except CaptureError as error:
         warn_user(f"hybrid_ism is Taylor ISM for this model: {error}")
-        scores = takegrad(X, model, chosen, "tism", found, args=extra, func=func, batch_size=batch_size)
-        return to_user(scores[..., mutations.start : mutations.end].contiguous(), isinstance(X_0, np.ndarray))
+        scores = takegrad(X, model, tracks, "tism", device, args=args, func=func, batch_size=request.batch_size or 1)
+        return scores[..., first:stop].contiguous()
     if func is None and local_part(plan).whole:
-        exact: dict[str, Any] = {
-            "args": extra or None,
-            "precomputation": precomputation,
-            "device": found,
-            "verbose": verbose,
-        }
-        result = taylor_shaped_ism(X, model, chosen, mutations.start, mutations.end, **exact)
-        return to_user(result, isinstance(X_0, np.ndarray))
+        exact: dict[str, Any] = {"precomputation": precomputation, "device": device, "verbose": request.verbose}
+        return taylor_shaped_ism(X, model, tracks, first, stop, args=args or None, **exact)
     keep_freed_memory()
-    hybrid = _Hybrid(model, plan, bound.plan is not None, mutations, found, bound.settings.max_memory)
-    with torch.no_grad(), bounded(hybrid.limit if found.type == "cpu" else None):
-        result = hybrid.run(X, extra, func, chosen, batch_size, verbose)
-    return to_user(result, isinstance(X_0, np.ndarray))
+    hybrid = _Hybrid(model, plan, used, request)
+    with torch.no_grad(), bounded(hybrid.limit if device.type == "cpu" else None):
+        return hybrid.run(tracks)
 
 
 class _Hybrid:
@@ -176,45 +189,38 @@ class _Hybrid:
     before it.
     """
 
-    def __init__(
-        self, model: torch.nn.Module, plan: Plan, timed: bool, mutations: Mutations, device: torch.device, limit: int
-    ) -> None:
-        self.plan, self.mutations, self.device = plan, mutations, device
-        self.limit = limit  # bytes that a run may use
-        self.timed = timed  # whether the plan's ways were measured
-        self.weights, self.derived = Weights(model, device), Derived()
-        self.whole = Run(plan, self.weights, self.derived, device)
-        self._cut: dict[tuple[int, ...], tuple[LocalPart, Run]] = {}
+    def __init__(self, model: torch.nn.Module, plan: Plan, used: InUse, request: Request) -> None:
+        self.plan, self.request, self.mutations = plan, request, request.mutations
+        self.device = request.device
+        self.limit = used.settings.max_memory  # bytes that a run may use
+        self.timed = used.plan is not None  # whether the plan's ways were measured
+        self.weights, self.derived = Weights(model, self.device), Derived()
+        self.whole = Run(plan, self.weights, self.derived, self.device)
+        self._cut = Kept[tuple[int, ...], tuple[LocalPart, Run]]()  # by the nodes whose reference is infinite
 
-    def run(
-        self,
-        X: torch.Tensor,
-        args: tuple[torch.Tensor, ...],
-        func: Callable[[Any], Any] | None,
-        tracks: list[int],
-        batch_size: int,
-        verbose: bool,
-    ) -> torch.Tensor:
+    def run(self, tracks: list[int]) -> torch.Tensor:
         """``(n, tracks, C, L')``"""
+        X, args = self.request.X, self.request.states[0]
         part, _ = self._prepared(())
         most = self.limit // 2 // max(self._memory(self.plan, X.element_size()).sequence, 1)  # leaves room for chunks
         most = 1 if self.plan.one_by_one else most
-        nodes, batch_size = self.plan.graph.nodes, max(min(batch_size, len(X), most), 1)
+        nodes, batch_size = self.plan.graph.nodes, max(min(self.request.batch_size or 1, len(X), most), 1)
         numbers = sum(math.prod(s for s in nodes[i].shape or () if s) for i in part.border)
         block = max(SLOPES_BYTES // (batch_size * numbers * X.element_size()), 1)
         blocks = [tracks[i : i + block] for i in range(0, len(tracks), block)]
-        bar = tqdm(total=len(X) * len(blocks), disable=not verbose, desc="hybrid ISM", unit="sequence")
+        total = len(X) * len(blocks)
+        bar = tqdm(total=total, disable=not self.request.verbose, desc="hybrid ISM", unit="sequence")
         letters = letters_of(X)
         found = []
         with bar, products(self.plan.precision, self.device):
             for some in blocks:
-                results = Results(len(X), 1, self.mutations.result_shape, result_dtype(X.dtype))
-                scores = Scores("delta", results)
+                results = Results(self.request)
+                scores = Scores(results)
                 for first in range(0, len(X), batch_size):
                     rows = slice(first, first + batch_size)
                     # copies: what was made in inference mode has no gradients
                     x, *rest = (t[rows].to(self.device, copy=True) for t in (X, *args))
-                    self._batch(scores, first, x, rest, letters[rows], func, some)
+                    self._batch(scores, first, x, rest, letters[rows], some)
                     bar.update(len(x))
                 found.append(results.tensors[0][:, 0])
         return torch.cat(found, 3).permute(0, 3, 1, 2).contiguous()
@@ -226,7 +232,6 @@ class _Hybrid:
         x: torch.Tensor,
         args: list[torch.Tensor],
         letters: torch.Tensor,
-        func: Callable[[Any], Any] | None,
         tracks: list[int],
     ) -> None:
         part, run = self._prepared(())
@@ -235,7 +240,7 @@ class _Hybrid:
         if infinite:
             part, run = self._prepared(infinite)
             run.set_reference(x, args)
-        values, slopes = self._slopes(part, x, args, func, tracks)
+        values, slopes = self._slopes(part, x, args, tracks)
         tables = [_table(s, run.plan.layouts[o]) for s, o in zip(slopes, part.graph.output_nodes, strict=True)]
         at_once = self._sites_at_once(part, run, tables)
         letters_there = letters.to(self.device)  # once, not for each chunk, which would wait for the copy
@@ -254,25 +259,25 @@ class _Hybrid:
         scores.end()
 
     def _prepared(self, infinite: tuple[int, ...]) -> tuple[LocalPart, Run]:
-        if infinite not in self._cut:
+        def cut() -> tuple[LocalPart, Run]:
             plan = self.plan.without(dict.fromkeys(infinite, "its reference is infinite")) if infinite else self.plan
             part = local_part(plan)
             local = make_plan(part.graph, plan.precision)
             # probes hold the mutants of a whole plan's chunks, and are prepared with it
             local.take_ways(plan, enumerate(part.kept), but=SENSING_WAYS)
-            self._cut[infinite] = part, Run(local, self.weights, self.derived, self.device)
-        return self._cut[infinite]
+            return part, Run(local, self.weights, self.derived, self.device)
+
+        return self._cut.made(infinite, cut)
 
     def _slopes(
         self,
         part: LocalPart,
         x: torch.Tensor,
         args: list[torch.Tensor],
-        func: Callable[[Any], Any] | None,
         tracks: list[int],
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The chosen outputs ``(n, T)``, and their gradients ``(T, n, ...)`` at each value of the border."""
-        graph, run = self.plan.graph, self.whole
+        graph, run, func = self.plan.graph, self.whole, self.request.selection.func
         border, values = set(part.border), list[Any]()
         recurrent = any(node.op in RECURRENT for node in graph.nodes)
         with running(), torch.enable_grad(), backward_in_evaluation(recurrent):
@@ -306,7 +311,7 @@ class _Hybrid:
                     slopes = max(slopes, window.width * table[0, 0].numel() * table.element_size())
             of_all = memory.sequence * len(tables[0])
             block, site = max(memory.block, slopes), memory.site + slopes
-            memory = dataclasses.replace(memory, block=block, site=site, sequence=of_all)
+            memory = replace(memory, block=block, site=site, sequence=of_all)
             target = measure.CACHE_TARGET.get(run.device.type, measure.CACHE_TARGET["cpu"])
             return max(min(target // max(block, 1), measure.most_sites(memory, self.limit, run.device)), 1)
 

@@ -33,24 +33,26 @@ from torch.utils import _pytree as pytree
 
 from yuzu._engine.arrays import Device
 from yuzu._engine.capture.model_copy import evaluation_copy, model_dtype, on_copies
-from yuzu._engine.gate import running
-from yuzu._engine.gradients import backward_in_evaluation, check_tracks, flat_outputs, gradients
-from yuzu._engine.kernels.precision import products
-from yuzu._engine.progress import tqdm
-from yuzu._engine.request import (
+from yuzu._engine.checks import (
     check_args,
+    check_choice,
     check_count,
     check_device,
+    check_func,
     check_model,
     check_sequences,
     from_numpy,
     to_user,
 )
+from yuzu._engine.gate import running
+from yuzu._engine.gradients import backward_in_evaluation, check_tracks, flat_outputs, gradients
+from yuzu._engine.kernels.precision import products
+from yuzu._engine.progress import tqdm
+from yuzu._engine.run.naive import explained, try_model
 from yuzu._engine.store.precomputation import Precomputation
 from yuzu.attribution import hypothetical, mean_effect
-from yuzu.errors import YuzuError, shown
-from yuzu.naive_ism import explained, try_model
-from yuzu.predict import predict_named
+from yuzu.errors import YuzuError
+from yuzu.predict import predict_first
 from yuzu.yuzu_ism import yuzu_ism
 
 __all__ = ["correct_multipliers", "deepliftshap", "ism", "takegrad"]
@@ -142,14 +144,13 @@ def takegrad(
         For bad input, before any work, and for tracks that do not exist or do not depend on the sequence.
     """
     check_model(model)
-    _check_output(output, OUTPUTS)
+    check_choice("output", output, OUTPUTS)
     dtype, found = model_dtype(model), check_device(device)
     X = check_sequences(x, dtype, name="x", least_choices=1)
     base = _check_baseline(baseline, X)
     extra = check_args(args, len(X), dtype)
     batch_size = check_count("batch_size", batch_size)
-    if func is not None and not callable(func):
-        raise YuzuError(f"func must be callable, got {type(func).__name__}")
+    check_func(func)
     twin = evaluation_copy(model, found)
     parts = []
     starts = range(0, len(X), batch_size)
@@ -182,11 +183,6 @@ def _gradients(
         chosen = flat[:, check_tracks(tracks, flat.shape[1])]
         parts = [found for _, (found,) in gradients(chosen, [X])]
     return torch.cat(parts).transpose(0, 1)
-
-
-def _check_output(output: Any, known: tuple[str, ...]) -> None:
-    if output not in known:
-        raise YuzuError(f"output must be one of {', '.join(map(repr, known))}, got {shown(output)}")
 
 
 def _check_baseline(baseline: Any, X: torch.Tensor) -> torch.Tensor | None:
@@ -242,7 +238,7 @@ def correct_multipliers(grad: Any, output: str, x: Any, baseline: Any = None, ch
     ValueError
         For an unknown output and shapes that do not fit.
     """
-    _check_output(output, OUTPUTS)
+    check_choice("output", output, OUTPUTS)
     if not isinstance(grad, torch.Tensor | np.ndarray):
         raise YuzuError(f"grad must be a torch.Tensor or numpy.ndarray, got {type(grad).__name__}")
     values = from_numpy(grad, "grad") if isinstance(grad, np.ndarray) else grad.detach()
@@ -355,11 +351,11 @@ def ism(
     ValueError
         For bad input.
     """
-    _check_output(output, ISM_OUTPUTS)
+    check_choice("output", output, ISM_OUTPUTS)
     check_model(model)
     X = check_sequences(x, None, name="x")
     kind = "prediction" if output == "predictions" else "delta"
-    one = predict_named("x", model, X, args, func, device=device, only_first=True)
+    one = predict_first("x", model, X, args, func, device=device)
     # of a single (n, T) tensor the engine computes the tracks alone
     single = isinstance(one, torch.Tensor) and one.ndim == 2
     chosen = None if tracks is None else check_tracks(tracks, flat_outputs(one, 1).shape[1])
@@ -465,7 +461,7 @@ def deepliftshap(
         Where tangermeme is not installed.
     """
     check_model(model)
-    _check_output(output, OUTPUTS)
+    check_choice("output", output, OUTPUTS)
     try:
         tangermeme = importlib.import_module("tangermeme.deep_lift_shap")
     except ImportError as error:

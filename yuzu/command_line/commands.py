@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 import yuzu
+from yuzu._engine.checks import check_device, check_span
 from yuzu._engine.progress import tqdm
-from yuzu._engine.request import check_device, check_span
-from yuzu._engine.run.scores import Selection
+from yuzu._engine.request import Selection
+from yuzu._engine.run.scores import Outputs
 from yuzu.attribution import hypothetical
 from yuzu.command_line.inputs import read_input, read_sequences
 from yuzu.command_line.model import load_model
@@ -106,7 +107,8 @@ def _job(options: argparse.Namespace, model: torch.nn.Module, names: list[str], 
     planned = None
     if made is not None:
         found = made.decisions  # its precision is not the one asked for if bfloat16 products are wrong here
-        planned = {"precision": found["precision"], "conv": made.settings.conv, "alpha": found["alpha"]}
+        alpha = None if found.probing is None else found.probing.alpha
+        planned = {"precision": found.precision, "conv": made.settings.conv, "alpha": alpha}
     return json.dumps({**settings, "precomputation": planned, "digest": digest.hexdigest()}, sort_keys=True)
 
 
@@ -118,7 +120,7 @@ def _precompute(model: torch.nn.Module, length: int, options: argparse.Namespace
 def _check_selection(model: torch.nn.Module, X: torch.Tensor, options: argparse.Namespace) -> None:
     """Refuse positions or a target that do not exist, before the time for planning is spent."""
     check_span(options.start, options.end, X.shape[2])
-    Selection(None, options.target).leaves(predict(model, X[:1], device=options.device))
+    Outputs(Selection(None, options.target)).leaves(predict(model, X[:1], device=options.device))
 
 
 def _check_folder(out: Path) -> None:

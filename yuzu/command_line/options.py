@@ -8,8 +8,8 @@ from typing import Any
 
 import yuzu
 from yuzu._engine.alphabets import DNA, LUA_DNA, PROTEIN, RNA
-from yuzu._engine.request import OUTPUTS
-from yuzu._engine.store.settings import PRECISIONS
+from yuzu._engine.checks import OUTPUTS
+from yuzu._engine.settings import PRECISIONS
 
 ALPHABETS = {"dna": DNA, "agct": LUA_DNA, "rna": RNA, "protein": PROTEIN}
 

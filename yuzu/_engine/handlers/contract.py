@@ -258,7 +258,7 @@ def handles(*operations: str, reads_sizes: bool = False) -> Callable[[Handler], 
     ...     def forward(self, x):
     ...         return smooth(x).relu()
     >>> precomputation = yuzu.precompute(Model(), seq_len=50)
-    >>> [row[2:4] for row in precomputation.decisions["layers"]]
+    >>> [(layer.handler, layer.window) for layer in precomputation.layers]
     [['windowed', '1 -> 3'], ['elementwise', '3 -> 3']]
     """
 

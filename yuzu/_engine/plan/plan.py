@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -296,6 +297,18 @@ class Plan:
         other.take_ways(self)
         return other
 
+    def without_kernels(self) -> Plan:
+        """The same plan, run without kernels of our own."""
+        other = copy.copy(self)
+        other.kernels = False
+        return other
+
+    def with_sensing(self, sensing: Sensing) -> Plan:
+        """The same plan with other Gaussian probes."""
+        other = copy.copy(self)
+        other.sensing = sensing
+        return other
+
     def take_ways(self, other: Plan, pairs: Iterable[tuple[int, int]] | None = None, but: tuple[str, ...] = ()) -> None:
         """Run layers by the ways of another plan, ``but`` some, and without kernels where it does; ``pairs`` has the
         nodes here and what they are there, by default the same.
@@ -386,6 +399,8 @@ def make_plan(
     graph: Graph,
     precision: str = "highest",
     naive: dict[int, str] | None = None,
+    sensing: Sensing | None = None,
+    kernels: bool = True,
 ) -> Plan:
     """Find a rule for every node; ``naive`` gives nodes that must run naively and why."""
     layouts: list[Layout] = []
@@ -414,7 +429,7 @@ def make_plan(
                 layout, rule = found.layout, found
         layouts.append(layout)
         rules.append(rule)
-    return Plan(graph, layouts, rules, reasons, precision, naive=naive)
+    return Plan(graph, layouts, rules, reasons, precision, sensing, naive, kernels=kernels)
 
 
 def _rule_or_reason(graph: Graph, index: int, layouts: list[Layout], naive: dict[int, str]) -> Rule | str:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 
+from yuzu._engine.edits import Sites as Sites
 from yuzu._engine.gate import running
 from yuzu._engine.graph import Node, Weights, evaluate
 from yuzu._engine.handlers.contract import Rule
@@ -100,36 +100,6 @@ def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 def _size(tensor: torch.Tensor) -> torch.Tensor:
     """Root of the mean square."""
     return torch.linalg.vector_norm(tensor.float()) / math.sqrt(max(tensor.numel(), 1))
-
-
-@dataclass
-class Sites:
-    """The edits of one chunk: ``S`` sites with ``A`` edits each.
-
-    Attributes
-    ----------
-    sequence: integer array, shape=(S,)
-        Row of the batch each site lies in; never decreasing.
-    position: integer array, shape=(S,)
-        First edited position; never decreasing within a sequence.
-    width: int
-        Number of edited positions.
-    difference: torch.Tensor, shape=(S, A, width, C)
-        Edited minus reference letters.
-    codes: torch.Tensor or None, shape=(S, A)
-        See `Change`.
-    """
-
-    sequence: np.ndarray
-    position: np.ndarray
-    width: int
-    difference: torch.Tensor
-    codes: torch.Tensor | None = None
-
-    @property
-    def only(self) -> int | None:
-        """The sequence that all sites lie in, if it is one."""
-        return int(self.sequence[0]) if self.sequence[0] == self.sequence[-1] else None
 
 
 class WidenedValues:

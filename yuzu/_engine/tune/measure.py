@@ -23,6 +23,7 @@ try:
 except ImportError:  # Windows has none
     resource = None  # type: ignore[assignment]
 
+from yuzu._engine.edits import Sites, substitutions_at
 from yuzu._engine.freed_memory import give_back
 from yuzu._engine.gate import running
 from yuzu._engine.graph import Graph, Node, Ref
@@ -34,7 +35,7 @@ from yuzu._engine.handlers.pool import MaximumPool
 from yuzu._engine.kernels.precision import fastest_products
 from yuzu._engine.plan.plan import Plan
 from yuzu._engine.plan.widening import may_widen
-from yuzu._engine.run.run import Run, Sites
+from yuzu._engine.run.run import Run
 from yuzu._engine.ways import winograd
 from yuzu._engine.ways.call import BLOCK_POSITIONS
 from yuzu._engine.ways.convolution import room_of_whole
@@ -232,11 +233,7 @@ def example_sites(plan: Plan, count: int, edits: int, n_choices: int, length: in
     generator = torch.Generator("cpu").manual_seed(seed)
     written = torch.randint(n_choices, (count, edits), generator=generator, device="cpu").to(run.device)
     X = run.value(next(n.index for n in plan.graph.nodes if n.kind == "sequence"))
-    overwritten = X[0, :, torch.from_numpy(position).to(run.device)].argmax(0)[:, None]
-    eye = torch.eye(n_choices, dtype=X.dtype, device=run.device)
-    difference = (eye[written] - eye[overwritten]).unsqueeze(2)
-    codes = written * (n_choices + 1) + overwritten
-    return Sites(np.zeros(count, dtype=np.int64), position, 1, difference, codes)
+    return substitutions_at(position, written, X)
 
 
 def _seconds(function: Callable[[], object], device: torch.device) -> float:
@@ -514,18 +511,10 @@ def cost_of_chunk(
     """Seconds of a site in chunks of a size, or of as many as each sequence of the reference has where that is fewer,
     and the seconds of each node; roughly where that is ``hopeless``.
     """
-    sites = _of_each(example_sites(run.plan, size, edits, n_choices, length, run, seed), run.reference.batch)
+    sites = example_sites(run.plan, size, edits, n_choices, length, run, seed).in_each(run.reference.batch)
     count = len(sites.position)
     seconds, found = _chunk_seconds(run, sites, hopeless * count)
     return (seconds + CHUNK_OVERHEAD) / count, found
-
-
-def _of_each(sites: Sites, sequences: int) -> Sites:
-    """The same sites in each of so many sequences."""
-    assert sites.codes is not None
-    sequence = np.repeat(np.arange(sequences), len(sites.position))
-    difference, codes = sites.difference.repeat(sequences, 1, 1, 1), sites.codes.repeat(sequences, 1)
-    return Sites(sequence, np.tile(sites.position, sequences), sites.width, difference, codes)
 
 
 def _chunk_seconds(run: Run, sites: Sites, hopeless: float) -> tuple[float, list[float]]:

@@ -1,13 +1,11 @@
-"""A precomputation put to use with one model."""
+"""A precomputation in use: with a model, a plan on the model's own graph, and tensors derived from its weights."""
 
 from __future__ import annotations
 
 import copy
-import threading
 import weakref
-from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,30 +15,45 @@ from yuzu._engine.capture.export import capture
 from yuzu._engine.capture.model_copy import evaluation_copy, model_dtype
 from yuzu._engine.edits import Mutations
 from yuzu._engine.graph import Weights
+from yuzu._engine.kept import Kept
 from yuzu._engine.plan.plan import Plan, make_plan
 from yuzu._engine.rewrite.select_outputs import narrow
 from yuzu._engine.run.run import Derived
+from yuzu._engine.settings import LEAST_MEMORY, Settings
+from yuzu._engine.store.decisions import Decisions
 from yuzu._engine.tune import measure
 from yuzu.errors import YuzuError
 
-if TYPE_CHECKING:
-    from yuzu._engine.store.precomputation import Precomputation
-
-LEAST_MEMORY = 1 << 30  # bytes that a run may use at least if the user does not say, where there are as many
-STRETCH = 128  # positions of each sequence that a chunk on a GPU may hold
+GPU_SPAN = 128  # positions of each sequence that a chunk on a GPU may hold
 PLANS_KEPT = 16  # plans for a choice of outputs, and as many with nodes run naively, that are kept for the next call
 
+Kind = tuple[int, int]  # of edits: their width, and their number at each site
 
-class Bound:
-    """A precomputation together with one model: the plan on its own graph, and tensors derived from its
-    weights.
+
+class InUse:
+    """A precomputation together with one model.
+
+    Parameters
+    ----------
+    model: torch.nn.Module
+        It is not kept alive.
+    plan: Plan or None
+        On the model's own graph; None for a model that runs naively as a whole.
+    settings, decisions
+        Of the precomputation.
+    device: torch.device
+    derived: Derived or None
+        Tensors that were made from the model's weights already.
+    branches: Branches or None
+        What the model's forward decided by when it was captured.
     """
 
     def __init__(
         self,
         model: torch.nn.Module,
         plan: Plan | None,
-        precomputation: Precomputation,
+        settings: Settings,
+        decisions: Decisions,
         device: torch.device,
         derived: Derived | None = None,
         branches: Branches | None = None,
@@ -48,14 +61,17 @@ class Bound:
         self._model = weakref.ref(model)
         self.branches = branches or Branches()
         self.plan, self.device = plan, device
-        self.settings, self.decisions = precomputation.settings, precomputation.decisions
+        self.settings, self.decisions = settings, decisions
         self.derived = derived or Derived()
-        self._naive_plans: OrderedDict[tuple[int, ...], Plan] = OrderedDict()
-        self._memory: dict[tuple[int, int], measure.Memory] = {}
-        self._fitting: tuple[tuple[int, int], Bound] | None = None  # for the last edits that were too wide
-        self._narrowed: OrderedDict[tuple[int, ...], Bound | None] = OrderedDict()
-        self._lock = threading.Lock()
         self._captured: Plan | None = None
+        self._forget_plan()
+
+    def _forget_plan(self) -> None:
+        """Begin anew to keep what is made for the plan."""
+        self._narrowed = Kept[tuple[int, ...], tuple[InUse | None]](PLANS_KEPT)
+        self._naive_plans = Kept[tuple[int, ...], Plan](PLANS_KEPT)
+        self._memory = Kept[Kind, measure.Memory]()
+        self._fitting = Kept[Kind, InUse](1)  # for the last edits that were too wide
 
     @property
     def model(self) -> torch.nn.Module:
@@ -72,16 +88,9 @@ class Bound:
 
     def plan_without(self, nodes: Sequence[int], reason: str) -> Plan:
         """The plan with some nodes run naively, kept for the last choices of nodes."""
-        assert self.plan is not None
-        key = tuple(nodes)
-        plan = self._naive_plans.get(key)
-        if plan is None:
-            plan = self.plan.without(dict.fromkeys(nodes, reason))
-            with self._lock:
-                while len(self._naive_plans) >= PLANS_KEPT:
-                    self._naive_plans.popitem(last=False)
-                self._naive_plans[key] = plan
-        return plan
+        plan = self.plan
+        assert plan is not None
+        return self._naive_plans.made(tuple(nodes), lambda: plan.without(dict.fromkeys(nodes, reason)))
 
     def captured(self, args: tuple[torch.Tensor, ...]) -> Plan:
         """The plan; also where the model itself is faster than a plan, and so has none.
@@ -96,11 +105,10 @@ class Bound:
         if self._captured is None:
             s, model = self.settings, self.model
             graph = capture(model, (s.n_choices, s.seq_len), tuple(a[:1] for a in args), model_dtype(model))
-            naive = {int(i): reason for i, reason in self.decisions["naive"].items()}
-            self._captured = make_plan(graph, self.decisions["precision"], naive)
+            self._captured = make_plan(graph, self.decisions.precision, dict(self.decisions.naive))
         return self._captured
 
-    def narrowed(self, target: Any) -> Bound | None:
+    def narrowed(self, target: Any) -> InUse | None:
         """The same for the outputs ``target`` alone, where the others need not be computed; None elsewhere."""
         if self.plan is None or self.plan.senses or len(self.plan.graph.outputs) != 1:
             return None
@@ -114,14 +122,9 @@ class Bound:
         except IndexError:
             return None  # it is refused with the output at hand
         chosen = tuple(found)
-        with self._lock:
-            if chosen not in self._narrowed:
-                while len(self._narrowed) >= PLANS_KEPT:
-                    self._narrowed.popitem(last=False)
-                self._narrowed[chosen] = self._narrow(chosen, len(places))
-            return self._narrowed[chosen]
+        return self._narrowed.made(chosen, lambda: (self._narrow(chosen, len(places)),))[0]
 
-    def _narrow(self, chosen: tuple[int, ...], size: int) -> Bound | None:
+    def _narrow(self, chosen: tuple[int, ...], size: int) -> InUse | None:
         assert self.plan is not None
         graph = narrow(self.plan.graph, chosen) if 0 < len(chosen) < size else None
         if graph is None:
@@ -129,33 +132,36 @@ class Bound:
         plan = make_plan(graph, self.plan.precision, self.plan.naive)
         plan.remembered = self.plan.remembered
         plan.take_ways(self.plan)
-        return self._with(plan)
+        return self.with_plan(plan)
 
-    def _with(self, plan: Plan) -> Bound:
+    def with_plan(self, plan: Plan) -> InUse:
         """The same with another plan."""
         other = copy.copy(self)
-        other.plan, other._naive_plans, other._memory, other._fitting = plan, OrderedDict(), {}, None
+        other.plan = plan
+        other._forget_plan()
         return other
 
-    def fitting(self, mutations: Mutations) -> Bound:
-        """The same, or what runs some layers in ways that lay out less, where edits are so wide that the chosen ones,
-        which are for substitutions, do not fit into the memory that the user allows.
+    def fitting(self, mutations: Mutations) -> InUse:
+        """The same, or with a plan that runs some layers in ways that need less memory, where edits are so wide that
+        the chosen ones, which are for substitutions, do not fit into the memory that the user allows.
         """
-        if self.plan is None or not self._too_little(self.memory(mutations)):
+        plan = self.plan
+        if plan is None or not self._too_little(self.memory(mutations)):
             return self
-        key = self._kind(mutations)
-        kept = self._fitting
-        if kept is None or kept[0] != key:
-            plan = self.plan.without({})
-            other = self._with(plan)
-            ways = {rule.node.index: rule.way for rule in plan.rules if rule is not None and rule.all_ways()}
-            measure.make_fit(plan, ways, lambda: other._memory_of(key), self.settings.max_memory)
-            kept = self._fitting = key, other
-        return kept[1]
+        kind = self._kind(mutations)
+
+        def fit() -> InUse:
+            smaller = plan.without({})
+            other = self.with_plan(smaller)
+            ways = {rule.node.index: rule.way for rule in smaller.rules if rule is not None and rule.all_ways()}
+            measure.make_fit(smaller, ways, lambda: other._memory_of(kind), self.settings.max_memory)
+            return other
+
+        return self._fitting.made(kind, fit)
 
     def _too_little(self, memory: measure.Memory) -> bool:
-        """Whether not even a site at a time fits into what the user allows. What may be a default is nobody's wish; a
-        default that is less is all that a GPU has free.
+        """Whether not even a site at a time fits into what the user allows. As much as the default is taken for one, so
+        only less than that refuses anything.
         """
         return self.settings.max_memory < min(memory.least, LEAST_MEMORY)
 
@@ -174,24 +180,21 @@ class Bound:
     @property
     def naive_batch(self) -> int:
         """Mutants in one forward pass where the whole model runs naively."""
-        return int(self.decisions["naive_batch"])
+        return self.decisions.naive_batch
 
     def mutants_at_once(self, mutations: Mutations) -> int:
         """Mutants in one batch that runs naively, as memory allows."""
         return max(min(self.naive_batch, self.settings.max_memory // max(self.memory(mutations).sequence, 1)), 1)
 
     def memory(self, mutations: Mutations) -> measure.Memory:
-        """What one site and one sequence of such mutations take."""
-        key = self._kind(mutations)
-        if key not in self._memory:
-            self._memory[key] = self._memory_of(key)
-        return self._memory[key]
+        """The bytes that one site and one sequence of such edits take."""
+        kind = self._kind(mutations)
+        return self._memory.made(kind, lambda: self._memory_of(kind))
 
-    def _kind(self, mutations: Mutations) -> tuple[int, int]:
-        """The width of edits and, of each site, their number."""
+    def _kind(self, mutations: Mutations) -> Kind:
         return mutations.width, mutations.edits_of_a_site
 
-    def _memory_of(self, kind: tuple[int, int]) -> measure.Memory:
+    def _memory_of(self, kind: Kind) -> measure.Memory:
         assert self.plan is not None
         s, (width, edits) = self.settings, kind
         itemsize = getattr(torch, s.dtype.removeprefix("torch.")).itemsize
@@ -212,17 +215,17 @@ class Bound:
                 f"max_memory={limit} is too little for edits of {mutations.width} positions in this model: the least "
                 f"that works is {memory.least} bytes"
             )
-        room = limit - memory.sequence * references - memory.weights
-        count = int(self.decisions["sites"])
+        left = limit - memory.sequence * references - memory.weights
+        count = self.decisions.sites
         if mutations.width > 1 or not mutations.substitutions:
             count = count * max(self.settings.n_choices - 1, 1)
-        return max(min(count, room // max(memory.site + laid_out, 1)), 1)
+        return max(min(count, left // max(memory.site + laid_out, 1)), 1)
 
     def sequences_at_once(self, mutations: Mutations, result_bytes: int = 0, laid_out: int = 0) -> int:
-        """How many sequences are carried at once: enough to fill a chunk (on a GPU with a stretch of each), as memory
+        """How many sequences are carried at once: enough to fill a chunk (on a GPU with a span of each), as memory
         allows; ``result_bytes`` is what the results of each take on the device, ``laid_out`` as for `sites_at_once`.
         """
-        of_each = len(mutations.positions) if self.device.type == "cpu" else min(len(mutations.positions), STRETCH)
+        of_each = len(mutations.positions) if self.device.type == "cpu" else min(len(mutations.positions), GPU_SPAN)
         wanted = max(self.sites_at_once(mutations, 1, laid_out) // max(of_each, 1), 1)
         return min(wanted, self.most_sequences(mutations, result_bytes))
 
@@ -231,10 +234,10 @@ class Bound:
         if self.plan is not None and self.plan.one_by_one:
             return 1
         memory = self.memory(mutations)
-        # half of it, and no more than leaves room for a site
-        room = min(self.settings.max_memory // 2, self.settings.max_memory - memory.weights - memory.site)
-        return max(room // max(memory.sequence + result_bytes, 1), 1)
+        # half of it, and no more than leaves enough for a site
+        left = min(self.settings.max_memory // 2, self.settings.max_memory - memory.weights - memory.site)
+        return max(left // max(memory.sequence + result_bytes, 1), 1)
 
     def states_at_once(self, mutations: Mutations, sequences: int, result_bytes: int = 0) -> int:
-        """With how many values of the other inputs the references of these sequences are kept."""
+        """For how many states of the other inputs the references of these sequences are kept together."""
         return max(self.most_sequences(mutations, result_bytes) // sequences, 1)
