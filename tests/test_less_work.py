@@ -584,12 +584,12 @@ def test_outputs_that_nobody_asked_for(name, model, target):
 def test_only_the_chosen_rows_are_multiplied():
     model = nn.Sequential(nn.Conv1d(4, 6, 5), nn.Flatten(), nn.Linear(6 * (L - 4), 50), nn.Tanh()).eval()
     bound = yuzu.precompute(model, L).bind(model, L, 4, (), torch.device("cpu"))
-    narrowed = bound.narrowed([3, -1])
+    narrowed = bound.for_outputs([3, -1])
     shapes = [node.shape for node in narrowed.plan.graph.nodes]
     assert (2, 6 * (L - 4)) in shapes and (50, 6 * (L - 4)) not in shapes
     assert narrowed.plan.graph.nodes[-1].shape == (None, 2)
-    assert bound.narrowed(slice(None)) is None, "all of them"
-    assert bound.narrowed([50]) is None, "there is none"
+    assert bound.for_outputs(slice(None)) is None, "all of them"
+    assert bound.for_outputs([50]) is None, "there is none"
 
 
 def test_plans_of_some_outputs_are_kept_in_bounds():
@@ -603,8 +603,8 @@ def test_plans_of_some_outputs_are_kept_in_bounds():
     for target in [*range(outputs), 0]:
         found = yuzu.yuzu_ism(model, X, made, output="delta", target=target, device="cpu")
         assert_close(found, truth[..., target], FLOAT64, FLOAT64)
-        assert len(bound._narrowed) <= PLANS_KEPT
-    assert len(bound._narrowed) == PLANS_KEPT and bound._narrowed.keys()[-1] == (0,)
+        assert len(bound._of_outputs) <= PLANS_KEPT
+    assert len(bound._of_outputs) == PLANS_KEPT and bound._of_outputs.keys()[-1] == (0,)
 
 
 def average_counts(graph):
@@ -893,7 +893,7 @@ def test_plans_for_some_outputs_remember_windows_within_the_bounds_of_one(monkey
     for target in range(12):
         found = yuzu.yuzu_ism(model, X, made, output="delta", target=target, device="cpu")
         assert_close(found, oracle(model, X, target=target)["delta"], 1e-5, 1e-5)
-    plans = [other.plan for (other,) in bound._narrowed.values()]
+    plans = [other.plan for (other,) in bound._of_outputs.values()]
     assert len(plans) == 12 and all(plan.remembered is remembered for plan in plans)
     assert len({mine for mine, _ in remembered._kept}) > 1, "each plan finds its own"
     monkeypatch.setattr("yuzu._engine.plan.plan.WINDOWS_BYTES", remembered._bytes // 2)

@@ -23,9 +23,9 @@ from yuzu._engine.store.precomputation import Precomputation
 from yuzu._engine.store.scoring import run_planned
 
 PROMISED = 1e-5  # relative error in float32; naive ISM's where that is larger
-MOST_ROUNDING = 1000.0  # times the precision of a dtype, of the largest output; deep models lose tens of it
-ALIKE = 1.2  # times as large is no other error
-NEAR = 0.1  # of how far two results are from a third
+MOST_ROUNDING = 1000.0  # times a dtype's precision, relative to the largest output; deep models lose tens of it
+ALIKE = 1.2  # errors whose ratio is below this count as equal
+NEAR = 0.1  # two results are near if their distance is this part of that from a third
 
 
 class Check(NamedTuple):
@@ -71,12 +71,12 @@ def _is_double(model: torch.nn.Module) -> bool:
     return found == {torch.float64}
 
 
-def _rounding(twin: torch.nn.Module, X: torch.Tensor, args: Args, device: torch.device) -> tuple[float, torch.dtype]:
-    """More than rounding makes of any difference of two outputs: so many times the precision of the least precise dtype
-    that the model runs in, of the largest output; and that dtype.
+def _rounding(clone: torch.nn.Module, X: torch.Tensor, args: Args, device: torch.device) -> tuple[float, torch.dtype]:
+    """A bound on the rounding of a difference of two outputs, from the largest output and the least precise dtype that
+    the model runs in; and that dtype.
     """
     with SeeDtypes() as dtypes:
-        leaves = torch.utils._pytree.tree_leaves(try_model(twin, X, args, device))
+        leaves = torch.utils._pytree.tree_leaves(try_model(clone, X, args, device))
     outputs = [t for t in leaves if isinstance(t, torch.Tensor) and t.is_floating_point()]
     least = max((X.dtype, *dtypes.seen), key=lambda dtype: torch.finfo(dtype).eps)
     sizes = [float(t.double().abs().nan_to_num(0.0, 0.0, 0.0).amax()) for t in outputs if t.numel()]
@@ -84,8 +84,8 @@ def _rounding(twin: torch.nn.Module, X: torch.Tensor, args: Args, device: torch.
 
 
 def _copy_agrees(ours: Any, naive: Any, truth: Any, rounding: float) -> bool:
-    """Whether what a copy in float64 computes may be what the model does. If it is not, yuzu and naive ISM are near to
-    each other and equally far from it, farther than rounding leads.
+    """Tell whether a copy in float64 computes the same as the model. If not, yuzu and naive ISM are near to each other,
+    and both are farther from the copy than rounding explains.
     """
     flat = torch.stack([_flat(result) for result in (ours, naive, truth)])
     a, b, c = flat[:, torch.isfinite(flat).all(0)]
@@ -123,6 +123,15 @@ def check(
     -------
     Check
         Relative L2 and largest error against float64 of each, the seconds each took, and a sentence.
+
+    Examples
+    --------
+    >>> import yuzu
+    >>> from yuzu.examples import load_ctcf_model, load_ctcf_peaks
+    >>> model, X = load_ctcf_model(), load_ctcf_peaks().X[:2]  # (2, 4, 100)
+    >>> found = yuzu.check(model, X, positions=8)
+    >>> found.yuzu_relative_error < 1e-5
+    True
     """
     check_model(model)
     dtype = model_dtype(model)
@@ -138,16 +147,16 @@ def check(
     request = Request(X, [extra], mutations, found, output="delta")
 
     used = obtain(model, precomputation, replace(request, X=given))
-    twin = evaluation_copy(model, found)
+    clone = evaluation_copy(model, found)
     run_planned(used, request, stacked=False)  # first use prepares the weights
     begin = time.perf_counter()
     ours = run_planned(used, request, stacked=False)
     middle = time.perf_counter()
-    batch_size = 1 if mixes_rows(twin, X, extra, found) else NAIVE_BATCH
+    batch_size = 1 if mixes_rows(clone, X, extra, found) else NAIVE_BATCH
     start = time.perf_counter()
-    naive = run_naively(twin, request, batch_size)
+    naive = run_naively(clone, request, batch_size)
     seconds = middle - begin, time.perf_counter() - start
-    rounding, least = _rounding(twin, X, extra, found)
+    rounding, least = _rounding(clone, X, extra, found)
     coarse = 4 * torch.finfo(least).eps
     truth, why = None, ""
     try:
@@ -157,7 +166,7 @@ def check(
         truth = run_naively(double, doubled, batch_size)
         if not _copy_agrees(ours, naive, truth, rounding):
             truth, why = None, "a copy of the model in float64 computes something else than the model"
-    except Exception as error:  # of any kind: a model, or its weights, may insist on a dtype
+    except Exception as error:  # a model, or its weights, may refuse a dtype by any error
         why = f"a copy of the model does not run in float64 ({_first_line(error)})"
     if truth is None:
         a, b = errors_against(ours, naive), (0.0, 0.0)

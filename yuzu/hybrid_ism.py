@@ -1,4 +1,4 @@
-"""ISM that is exact in the local part of a model and first order in what mixes all positions."""
+"""ISM that is exact in the local part of a model, and first order after the first layer that mixes all positions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from yuzu.taylor import ism as taylor_shaped_ism
 from yuzu.taylor import takegrad
 
 RECURRENT = {"aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu"}
-SLOPES_BYTES = 1 << 28  # of the gradients at the border of some tracks
+SLOPES_BYTES = 1 << 28  # that gradients at the border may take; more tracks are scored one block after the other
 
 
 @overload
@@ -86,7 +86,7 @@ def hybrid_ism(
 ) -> npt.NDArray[Any]: ...
 
 
-@torch.inference_mode(False)  # there are no gradients in it
+@torch.inference_mode(False)  # which has no gradients
 def hybrid_ism(
     model: torch.nn.Module,
     X_0: Any,
@@ -104,7 +104,7 @@ def hybrid_ism(
     """Approximate in-silico saturation mutagenesis: between Taylor ISM and ISM in time and in accuracy.
 
     Where a mutation reaches a window only (convolutions, pools, activations: the local part) its effect is computed
-    exactly, as by `yuzu_ism`. At the border to what mixes all positions (attention, dense layers on everything,
+    exactly, as by `yuzu_ism`. At the border to layers that mix all positions (attention, dense layers on everything,
     recurrent layers) it is multiplied by the gradient of the output there, which a forward and a backward pass give:
 
         ``y(mutant) - y(reference)  ~  sum over the border's values h of  (h(mutant) - h(reference)) * dy/dh``
@@ -135,6 +135,14 @@ def hybrid_ism(
     -----
     YuzuWarning
         Where the model's operations cannot be captured: then it is Taylor ISM.
+
+    Examples
+    --------
+    >>> import yuzu
+    >>> from yuzu.examples import load_ctcf_model, load_ctcf_peaks
+    >>> model, X = load_ctcf_model(), load_ctcf_peaks().X[:2]  # (2, 4, 100)
+    >>> yuzu.hybrid_ism(model, X, tracks=0).shape  # (n, tracks, C, L)
+    torch.Size([2, 1, 4, 100])
     """
     check_model(model)
     dtype, found = model_dtype(model), check_device(device)
@@ -183,17 +191,17 @@ def _of_part(
 
 
 class _Hybrid:
-    """A plan, cut at its border, put to use.
+    """A plan that is cut at its border, in use.
 
-    What is cut depends on the sequences: where a reference is infinite there are no differences, and the border lies
-    before it.
+    The place of the cut depends on the sequences: where a reference is infinite there are no differences, and the
+    border lies before it.
     """
 
     def __init__(self, model: torch.nn.Module, plan: Plan, used: InUse, request: Request) -> None:
         self.plan, self.request, self.mutations = plan, request, request.mutations
         self.device = request.device
         self.limit = used.settings.max_memory  # bytes that a run may use
-        self.timed = used.plan is not None  # whether the plan's ways were measured
+        self.timed = used.plan is not None  # the plan's ways were measured
         self.weights, self.derived = Weights(model, self.device), Derived()
         self.whole = Run(plan, self.weights, self.derived, self.device)
         self._cut = Kept[tuple[int, ...], tuple[LocalPart, Run]]()  # by the nodes whose reference is infinite
@@ -202,7 +210,7 @@ class _Hybrid:
         """``(n, tracks, C, L')``"""
         X, args = self.request.X, self.request.states[0]
         part, _ = self._prepared(())
-        most = self.limit // 2 // max(self._memory(self.plan, X.element_size()).sequence, 1)  # leaves room for chunks
+        most = self.limit // 2 // max(self._memory(self.plan, X.element_size()).sequence, 1)  # half is left for chunks
         most = 1 if self.plan.one_by_one else most
         nodes, batch_size = self.plan.graph.nodes, max(min(self.request.batch_size or 1, len(X), most), 1)
         numbers = sum(math.prod(s for s in nodes[i].shape or () if s) for i in part.border)
@@ -218,7 +226,7 @@ class _Hybrid:
                 scores = Scores(results)
                 for first in range(0, len(X), batch_size):
                     rows = slice(first, first + batch_size)
-                    # copies: what was made in inference mode has no gradients
+                    # copies: tensors that were made in inference mode have no gradients
                     x, *rest = (t[rows].to(self.device, copy=True) for t in (X, *args))
                     self._batch(scores, first, x, rest, letters[rows], some)
                     bar.update(len(x))
@@ -293,7 +301,7 @@ class _Hybrid:
         return flat.detach(), [torch.cat(parts) for parts in zip(*pieces, strict=True)]
 
     def _memory(self, plan: Plan, itemsize: int) -> measure.Memory:
-        """What substitutions take in a plan, where an N may have all of them."""
+        """The memory of substitutions in a plan; at an N all of them may be made."""
         m = self.mutations
         return measure.memory_of(plan, m.length, m.n_choices, 1, itemsize, m.n_choices)
 

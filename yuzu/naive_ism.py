@@ -76,6 +76,16 @@ def naive_ism(
     batch_size: int
         Mutants in one forward pass. Default 128. One at a time, with a warning, where what the model returns for a
         sequence depends on the others in its batch.
+
+    Examples
+    --------
+    >>> import yuzu
+    >>> from yuzu.examples import load_ctcf_model, load_ctcf_peaks
+    >>> model, X = load_ctcf_model(), load_ctcf_peaks().X[:2]  # (2, 4, 100)
+    >>> import torch
+    >>> naive = yuzu.naive_ism(model, X, start=45, end=55)
+    >>> torch.allclose(naive, yuzu.yuzu_ism(model, X, start=45, end=55), atol=1e-4)
+    True
     """
     arguments = Arguments(
         X_0,

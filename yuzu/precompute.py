@@ -57,7 +57,7 @@ def precompute(
         ``"auto"`` measures the exact ways and keeps the fastest for each layer, and runs the whole model naively
         where a sequence takes over 10 ms and that is faster still. Or one way for all
         convolutions that it applies to: ``"windows"``, ``"taps"``, ``"cyclic"``, ``"banded"``, ``"blocks"``,
-        ``"whole"``, ``"fold"``, ``"winograd"``, ``"fused"`` (on a GPU, together with what follows), ``"gaussian"``.
+        ``"whole"``, ``"fold"``, ``"winograd"``, ``"fused"`` (on a GPU, together with the next layers), ``"gaussian"``.
     precision: str
         ``"highest"``: the model's own dtype throughout. ``"high"``: TF32 products on CUDA. ``"medium"``:
         bfloat16 products of differences, which stay in bfloat16 between layers that run as one on a GPU; as
@@ -67,19 +67,19 @@ def precompute(
     max_memory: int or None
         Bytes that a run may use beyond the model and its output. None: half of what is free on a GPU (1 GiB where
         that is more, and free); on a CPU 1 GiB and twice the model's own weights. On a CPU this counts memory that
-        is freed but kept for the next tensors: glibc is told, for the whole process and for good, to keep freed blocks
-        of less than 32 MiB (it is slow to give them back and get them anew), and hands them back where the process has
-        grown by nearly this much. Not counted are what PyTorch and oneDNN keep for themselves, the graph that
+        is freed but kept for the next tensors: glibc is told, for the whole process and until it ends, to keep freed
+        blocks of less than 32 MiB (to return them and get them anew is slow). They are returned to the system when the
+        process has grown by nearly this much. Not counted are the caches of PyTorch and oneDNN, the graph that
         ``torch.export`` makes, and one forward pass of the model in float64, for ``verify``, where that takes more.
     device: str, torch.device or None
         None means CUDA when available, else the CPU.
     random_state: int or None
         Seed of the random sequence and matrices; None is 0. The global random state is never touched.
     verify: bool
-        Compare a few mutants of a random sequence with naive ISM in float64, and again as they will be run, by the
-        ways that were chosen. Where they disagree the layer concerned runs naively, and a warning names it.
+        Compare a few mutants of a random sequence with naive ISM in float64, and again by the ways that were chosen.
+        Where they disagree the layer concerned runs naively, and a warning names it.
     verbose: bool
-        Say which stage is at hand, and print the summary. Otherwise stages are said only after 3 seconds.
+        Show the current stage, and print the summary. Otherwise stages are shown only after 3 seconds.
 
     Returns
     -------
@@ -89,6 +89,17 @@ def precompute(
     ------
     ValueError
         For wrong arguments; naming the least that works if ``max_memory`` is too small.
+
+    Examples
+    --------
+    >>> import yuzu
+    >>> from yuzu.examples import load_ctcf_model, load_ctcf_peaks
+    >>> model, X = load_ctcf_model(), load_ctcf_peaks().X[:2]  # (2, 4, 100)
+    >>> precomputation = yuzu.precompute(model, seq_len=100, device="cpu")
+    >>> precomputation
+    Precomputation(seq_len=100, n_choices=4, conv='auto', precision='highest', device='cpu')
+    >>> yuzu.yuzu_ism(model, X, precomputation).shape
+    torch.Size([2, 4, 100])
     """
     check_model(model)
     if getattr(seq_len, "shape", ()):

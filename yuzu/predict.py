@@ -40,7 +40,7 @@ def predict(
     device: Device = None,
     verbose: bool = False,
 ) -> Array | Any:
-    """What the model returns for sequences, a batch at a time; tangermeme's function of that name.
+    """Run a model on sequences, a batch at a time; tangermeme's function of that name.
 
     The model runs with evaluation semantics and is never changed; it stays where it is.
 
@@ -72,6 +72,16 @@ def predict(
     ------
     ValueError
         For bad input, before any work, and for an output without a row for each sequence.
+
+    Examples
+    --------
+    >>> import yuzu
+    >>> from yuzu.examples import load_ctcf_model, load_ctcf_peaks
+    >>> model, X = load_ctcf_model(), load_ctcf_peaks().X[:2]  # (2, 4, 100)
+    >>> yuzu.predict(model, X).shape
+    torch.Size([2, 1])
+    >>> yuzu.predict(model, X.numpy(), func=lambda y: y.sigmoid()).shape
+    (2, 1)
     """
     asked = _Asked("X", X, args, func, dtype, device)
     return _predicted(model, asked, check_count("batch_size", batch_size), verbose)
@@ -86,9 +96,7 @@ def predict_first(
     dtype: str | torch.dtype | None = None,
     device: Any = None,
 ) -> Any:
-    """What the model returns for the first sequence alone, for a caller whose sequences are called ``name`` in errors;
-    all of them are checked.
-    """
+    """Run a model on the first sequence alone, and check all of them. Errors call the sequences ``name``."""
     return _predicted(model, _Asked(name, X, args, func, dtype, device, only_first=True), 1, verbose=False)
 
 
@@ -114,7 +122,7 @@ def _predicted(model: torch.nn.Module, asked: _Asked, batch_size: int, verbose: 
     sequences = check_sequences(asked.X, None, name=asked.name, model_dtype=own, least_choices=1)
     extra = check_args(asked.args, len(sequences), own)
     check_func(func)
-    twin = evaluation_copy(model, found)
+    clone = evaluation_copy(model, found)
     parts: list[list[Any]] = []
     spec: Any = None
     starts = range(0, len(sequences), batch_size)[: 1 if asked.only_first else None]
@@ -123,10 +131,10 @@ def _predicted(model: torch.nn.Module, asked: _Asked, batch_size: int, verbose: 
         # copies: a model may write over what it is given
         x = sequences[rows].to(found).to(own, copy=True)
         rest = [a[rows].to(found, copy=True) for a in extra]
-        errors = explained(twin, sequences, extra, found, asked.name)
+        errors = explained(clone, sequences, extra, found, asked.name)
         with errors, running(), torch.no_grad(), products("highest", found):
             with torch.autocast(found.type, wanted, enabled=wanted != own):
-                output = on_rows(twin, x, *rest) if len(x) == 1 else twin(x, *rest)
+                output = on_rows(clone, x, *rest) if len(x) == 1 else clone(x, *rest)
         if func is not None:
             output = func(output)
         leaves, spec = pytree.tree_flatten(list(output) if isinstance(output, tuple) else output)

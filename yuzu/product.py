@@ -85,12 +85,25 @@ def apply_pairwise(
     Returns
     -------
     torch.Tensor (numpy.ndarray for a numpy ``X``), shape=(n, m, ...)
-        What ``func`` returns for each pair; lists of them, as deep as ``func`` and the model nest theirs.
+        The result of ``func`` for each pair; lists of them, nested as ``func`` and the model nest theirs.
 
     Raises
     ------
     ValueError
         For bad input, before any work.
+
+    Examples
+    --------
+    >>> import torch, yuzu
+    >>> class Cells(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.conv, self.head = torch.nn.Conv1d(4, 8, 5), torch.nn.Linear(11, 1)
+    ...     def forward(self, x, cell):
+    ...         return self.head(torch.cat([self.conv(x).amax(2), cell], dim=1))
+    >>> X = torch.eye(4)[torch.randint(4, (2, 30))].transpose(1, 2)
+    >>> yuzu.product.apply_pairwise(yuzu.yuzu_ism, Cells(), X, (torch.rand(5, 3),)).shape  # two sequences, five cells
+    torch.Size([2, 5, 4, 30])
     """
     sequences, extra = _check(X, args)
     as_numpy = isinstance(X, np.ndarray)
@@ -118,17 +131,31 @@ def apply_product(
 ) -> Array | Any:
     """Apply a function to every sequence with every row of every other input.
 
-    The parameters are those of `apply_pairwise`, but that each of ``args`` has rows of its own number.
+    The parameters are those of `apply_pairwise`, except that each of ``args`` may have its own number of rows.
 
     Returns
     -------
     torch.Tensor (numpy.ndarray for a numpy ``X``), shape=(n, len(args[0]), len(args[1]), ...)
-        What ``func`` returns for each combination; lists of them, as deep as ``func`` and the model nest theirs.
+        The result of ``func`` for each combination; lists of them, nested as ``func`` and the model nest theirs.
 
     Raises
     ------
     ValueError
         For bad input, before any work.
+
+    Examples
+    --------
+    >>> import torch, yuzu
+    >>> class Cells(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.conv, self.head = torch.nn.Conv1d(4, 8, 5), torch.nn.Linear(11, 1)
+    ...     def forward(self, x, cell, dose):
+    ...         return self.head(torch.cat([self.conv(x).amax(2), cell, dose], dim=1))
+    >>> X = torch.eye(4)[torch.randint(4, (2, 30))].transpose(1, 2)
+    >>> states = torch.rand(5, 2), torch.rand(3, 1)  # five cells, three doses
+    >>> yuzu.product.apply_product(yuzu.yuzu_ism, Cells(), X, states).shape
+    torch.Size([2, 5, 3, 4, 30])
     """
     sequences, extra = _check(X, args)
     as_numpy = isinstance(X, np.ndarray)
@@ -192,7 +219,7 @@ def _apply(func: Callable[..., Any], model: torch.nn.Module, pairs: _Pairs, aske
         leaves, spec = table.leaves, table.spec
     else:
         if known is yuzu_ism and "batch_size" not in asked.additional:
-            del settings["batch_size"]  # pairs there, sequences here
+            del settings["batch_size"]  # it counts pairs, that of yuzu_ism sequences
         given = inspect.signature(known).bind(model, X, **{"verbose": asked.verbose, **preset, **settings})
         given.apply_defaults()
         elsewhere = ("model", "X", "X_0", "args", "return_timings")
@@ -203,7 +230,7 @@ def _apply(func: Callable[..., Any], model: torch.nn.Module, pairs: _Pairs, aske
 
 
 class _Table:
-    """What a function returns for every sequence in every state, written as it comes: it is held once."""
+    """The results of a function for every sequence in every state, written as they come, so that they are held once."""
 
     def __init__(self, sequences: int, states: int) -> None:
         self.shape = (sequences, states)
@@ -211,7 +238,7 @@ class _Table:
         self.spec: Any = None
 
     def write(self, found: Any, sequence: torch.Tensor, state: torch.Tensor) -> None:
-        """The result of a call for some pairs, one row each; of what is no array the first stays."""
+        """Write the result of a call for some pairs, one row each. Of values that are no arrays the first stays."""
         leaves, spec = pytree.tree_flatten(_lists(found))
         if self.spec is None:
             self.spec = spec
@@ -251,7 +278,7 @@ def _pair_by_pair(
 
 
 def _lists(value: Any) -> Any:
-    """Tuples, named ones too, as lists: what holds a result of many calls is no longer what ``func`` returned."""
+    """Tuples, named ones too, as lists: results of many calls are no longer what ``func`` returned."""
     if isinstance(value, tuple | list):
         return [_lists(v) for v in value]
     return {k: _lists(v) for k, v in value.items()} if isinstance(value, dict) else value

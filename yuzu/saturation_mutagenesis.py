@@ -157,6 +157,17 @@ def saturation_mutagenesis(
     ------
     ValueError
         For bad input; also where the model returns several tensors and ``raw_outputs`` is False.
+
+    Examples
+    --------
+    >>> import yuzu
+    >>> from yuzu.examples import load_ctcf_model, load_ctcf_peaks
+    >>> model, X = load_ctcf_model(), load_ctcf_peaks().X[:2]  # (2, 4, 100)
+    >>> yuzu.saturation_mutagenesis(model, X, target=0).shape
+    torch.Size([2, 4, 100])
+    >>> raw = yuzu.saturation_mutagenesis(model, X, start=40, end=50, raw_outputs=True)
+    >>> raw.y0.shape, raw.y_hat.shape
+    (torch.Size([2, 1]), torch.Size([2, 4, 10, 1]))
     """
     asked = Asked(
         start=start,

@@ -3,7 +3,7 @@
 Taylor ISM (Sasse, Chikina and Mostafavi, *Quick and effective approximation of in silico saturation mutagenesis
 experiments with first-order Taylor expansion*, iScience 2024) needs one backward pass of an output where ISM needs
 ``L (C - 1)`` forward passes. With ``g`` the gradient of an output at the sequence ``x``, ``g_b`` its value at character
-``b`` of a position, ``r`` the character that stands there and ``p`` a baseline, the outputs are, at every position:
+``b`` of a position, ``r`` the reference character there and ``p`` a baseline, the outputs are, at every position:
 
 | output | at character ``b`` |
 |---|---|
@@ -93,7 +93,7 @@ def takegrad(
 ) -> npt.NDArray[Any]: ...
 
 
-@torch.inference_mode(False)  # there are no gradients in it
+@torch.inference_mode(False)  # which has no gradients
 def takegrad(
     x: Any,
     model: torch.nn.Module,
@@ -142,6 +142,14 @@ def takegrad(
     ------
     ValueError
         For bad input, before any work, and for tracks that do not exist or do not depend on the sequence.
+
+    Examples
+    --------
+    >>> import yuzu
+    >>> from yuzu.examples import load_ctcf_model, load_ctcf_peaks
+    >>> model, X = load_ctcf_model(), load_ctcf_peaks().X[:2]  # (2, 4, 100)
+    >>> yuzu.taylor.takegrad(X, model, output="tism").shape  # (n, tracks, C, L)
+    torch.Size([2, 1, 4, 100])
     """
     check_model(model)
     check_choice("output", output, OUTPUTS)
@@ -151,14 +159,14 @@ def takegrad(
     extra = check_args(args, len(X), dtype)
     batch_size = check_count("batch_size", batch_size)
     check_func(func)
-    twin = evaluation_copy(model, found)
+    clone = evaluation_copy(model, found)
     parts = []
     starts = range(0, len(X), batch_size)
     for first in tqdm(starts, disable=not verbose, desc="gradients", unit="batch"):
         rows = slice(first, first + batch_size)
         rest = [a[rows].to(found) for a in extra]
-        wrong = explained(twin, X, extra, found, "x")
-        parts.append(_gradients(twin, X[rows].to(found), rest, func, tracks, wrong).cpu())
+        wrong = explained(clone, X, extra, found, "x")
+        parts.append(_gradients(clone, X[rows].to(found), rest, func, tracks, wrong).cpu())
     result = correct_multipliers(torch.cat(parts), output, X, base)
     return to_user(result, isinstance(x, np.ndarray))
 
@@ -171,10 +179,12 @@ def _gradients(
     tracks: int | Sequence[int] | None,
     wrong: contextlib.AbstractContextManager[None],
 ) -> torch.Tensor:
-    """``(n, tracks, C, L)``: one forward pass (with what explains its errors around it), and a backward pass that
-    carries many tracks together.
+    """Gradients ``(n, tracks, C, L)``: one forward pass, inside a context that explains its errors, and a backward pass
+    that carries many tracks together.
     """
-    X = X.detach().clone().requires_grad_()  # a copy may have gradients, also of what was made in inference mode
+    X = (
+        X.detach().clone().requires_grad_()
+    )  # a copy may have gradients, also one of a tensor that was made in inference mode
     recurrent = any(isinstance(module, torch.nn.RNNBase) for module in model.modules())
     with running(), torch.enable_grad(), backward_in_evaluation(recurrent), products("highest", X.device):
         with wrong:
@@ -237,6 +247,16 @@ def correct_multipliers(grad: Any, output: str, x: Any, baseline: Any = None, ch
     ------
     ValueError
         For an unknown output and shapes that do not fit.
+
+    Examples
+    --------
+    >>> import yuzu
+    >>> from yuzu.examples import load_ctcf_model, load_ctcf_peaks
+    >>> model, X = load_ctcf_model(), load_ctcf_peaks().X[:2]  # (2, 4, 100)
+    >>> gradient = yuzu.taylor.takegrad(X, model, output="local")
+    >>> tism = yuzu.taylor.correct_multipliers(gradient, "tism", X)
+    >>> bool((tism[:, 0][X == 1] == 0).all())
+    True
     """
     check_choice("output", output, OUTPUTS)
     if not isinstance(grad, torch.Tensor | np.ndarray):
@@ -350,13 +370,21 @@ def ism(
     ------
     ValueError
         For bad input.
+
+    Examples
+    --------
+    >>> import yuzu
+    >>> from yuzu.examples import load_ctcf_model, load_ctcf_peaks
+    >>> model, X = load_ctcf_model(), load_ctcf_peaks().X[:2]  # (2, 4, 100)
+    >>> yuzu.taylor.ism(X, model, tracks=0, start=40, end=50).shape  # (n, tracks, C, L')
+    torch.Size([2, 1, 4, 10])
     """
     check_choice("output", output, ISM_OUTPUTS)
     check_model(model)
     X = check_sequences(x, None, name="x")
     kind = "prediction" if output == "predictions" else "delta"
     one = predict_first("x", model, X, args, func, device=device)
-    # of a single (n, T) tensor the engine computes the tracks alone
+    # for a single (n, T) tensor the engine computes only these tracks
     single = isinstance(one, torch.Tensor) and one.ndim == 2
     chosen = None if tracks is None else check_tracks(tracks, flat_outputs(one, 1).shape[1])
     settings: dict[str, Any] = {
@@ -443,7 +471,7 @@ def deepliftshap(
     x, model, tracks, output, device, baseline, args, verbose
         As for `takegrad`; the model must return one tensor ``(n, T)``. ``output`` is ``"hypothetical"`` by default.
     n_shuffles, random_state: int
-        Of the shuffles. Default 20 and 0.
+        The number of shuffles, and their seed. Default 20 and 0.
     batch_size: int
         Pairs of a sequence and a reference in one pass. Default 32.
     settings
@@ -459,6 +487,14 @@ def deepliftshap(
         For bad input.
     ImportError
         Where tangermeme is not installed.
+
+    Examples
+    --------
+    >>> import yuzu
+    >>> from yuzu.examples import load_ctcf_model, load_ctcf_peaks
+    >>> model, X = load_ctcf_model(), load_ctcf_peaks().X[:2]  # (2, 4, 100)
+    >>> yuzu.taylor.deepliftshap(X, model, n_shuffles=5).shape  # doctest: +SKIP
+    torch.Size([2, 1, 4, 100])
     """
     check_model(model)
     check_choice("output", output, OUTPUTS)
@@ -470,8 +506,8 @@ def deepliftshap(
     X = check_sequences(x, dtype, name="x", least_choices=1)
     base = _check_baseline(baseline, X)
     extra = check_args(args, len(X), dtype)
-    twin = evaluation_copy(model, found)
-    value = try_model(twin, X, extra, found, "x")
+    clone = evaluation_copy(model, found)
+    value = try_model(clone, X, extra, found, "x")
     if not isinstance(value, torch.Tensor) or value.dim() != 2:
         raise YuzuError("the model must return one tensor of shape (n, tracks) for DeepLIFT/SHAP; wrap it to do so")
     if base is not None:
@@ -484,7 +520,7 @@ def deepliftshap(
             if base is not None:
                 warnings.filterwarnings("ignore", message=".*one-hot.*")
             raw = tangermeme.deep_lift_shap(
-                twin,
+                clone,
                 X,
                 args=extra or None,
                 target=track,

@@ -95,8 +95,8 @@ def yuzu_ism(
     return_timings: bool = False,
     verbose: bool = False,
 ) -> Any:
-    """How the model's output changes when each character is changed to each other: exact, and many times
-    faster than running every mutant.
+    """Score how the model's output changes when each character is changed to each other: exactly, and many times
+    faster than by running every mutant.
 
     Parameters
     ----------
@@ -128,9 +128,8 @@ def yuzu_ism(
         Instead of substitutions, write ``replace_with`` over each of these ranges, all of one width. The
         result is ``(n, R)`` for ``"l2"`` and ``(n, R, O...)`` otherwise.
     replace_with: array of shape (C,) or (C, width), str, or None
-        What to write; zeros if None. A string is over ``ACGT`` or the 20 amino acids; its ``N`` (``X`` in a protein)
-        writes zeros. Without ``ranges`` it is written at every single position from ``start``
-        to ``end``.
+        The letters to write; zeros if None. A string is over ``ACGT`` or the 20 amino acids; its ``N`` (``X`` in a
+        protein) writes zeros. Without ``ranges`` it is written at every single position from ``start`` to ``end``.
     batch_size: int or None
         Sequences carried at once, at most: fewer where memory is short. None picks it. Results with another one agree
         to rounding, not bit by bit.
@@ -159,10 +158,26 @@ def yuzu_ism(
 
     Notes
     -----
-    What it may use beyond the model and the result is the ``max_memory`` of `precompute`. On a CPU with glibc the first
-    call, of `precompute` or of any function that scores, raises glibc's memory thresholds for the whole process and
-    for good: freed blocks of less than 32 MiB are kept for the next ones, and go back to the system where the process
-    has grown by nearly ``max_memory``. To give back at once what is kept, call ``ctypes.CDLL(None).malloc_trim(0)``.
+    Beyond the model and the result it uses at most the ``max_memory`` of `precompute`. On a CPU with glibc the first
+    call, of `precompute` or of any function that scores, raises glibc's memory thresholds for the whole process, until
+    it ends: freed blocks of less than 32 MiB are kept for the next ones. They are returned to the system when the
+    process has grown by nearly ``max_memory``; ``ctypes.CDLL(None).malloc_trim(0)`` returns them at once.
+
+    Examples
+    --------
+    >>> import yuzu
+    >>> from yuzu.examples import load_ctcf_model, load_ctcf_peaks
+    >>> model, X = load_ctcf_model(), load_ctcf_peaks().X[:2]  # (2, 4, 100)
+    >>> delta = yuzu.yuzu_ism(model, X, output="delta", target=0)  # (n, C, L), mutant minus reference
+    >>> delta.shape, bool((delta[X == 1] == 0).all())
+    (torch.Size([2, 4, 100]), True)
+
+    Ten positions, and a motif written over two places:
+
+    >>> yuzu.yuzu_ism(model, X, start=40, end=50).shape
+    torch.Size([2, 4, 10])
+    >>> yuzu.yuzu_ism(model, X, ranges=[(10, 17), (60, 67)], replace_with="TGACTCA").shape
+    torch.Size([2, 2])
     """
     timings = Timings() if return_timings else None
     arguments = Arguments(

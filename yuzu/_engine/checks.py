@@ -1,6 +1,4 @@
-"""Checks of what the user passes, before any work; each error names the argument, what it got and what it
-wants.
-"""
+"""Checks of arguments, before any work; each error names the argument, its value and the one that is wanted."""
 
 from __future__ import annotations
 
@@ -18,7 +16,9 @@ from yuzu.errors import YuzuError, shown
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
-NUMBERS = frozenset({*FLOATS, *INTEGERS, torch.bool})  # of sequences; no quantized ones, nor those of eight bits
+NUMBERS = frozenset(
+    {*FLOATS, *INTEGERS, torch.bool}
+)  # dtypes of sequences: none that is quantized or a float of eight bits
 OUTPUTS = ("l2", "delta", "prediction")
 
 
@@ -41,7 +41,7 @@ def check_path(path: Any) -> Path:
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
-    """An integer of at least ``least``; numpy's integers count, booleans do not."""
+    """An integer of at least ``least``; numpy's integers are accepted, booleans are not."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise YuzuError(f"{name} must be an integer of at least {least}, got {shown(value)}")
     return int(value)
@@ -67,12 +67,12 @@ def check_device(device: Any) -> torch.device:
 
 
 def _holds_numbers(device: torch.device) -> bool:
-    """Whether this PyTorch has the device's backend, and tensors on it have values."""
+    """Tell whether this PyTorch has the device's backend, and tensors on it have values."""
     if device.type == "meta":
         return False
     try:
         torch.empty(0, device=device)
-    except Exception:  # of many kinds: not compiled in, no driver, no module of that name
+    except Exception:  # many kinds: not compiled in, no driver, no module of that name
         return False
     return True
 
@@ -120,7 +120,7 @@ def check_sequences(
     if X.is_floating_point() and not bool(torch.isfinite(X).all()):
         raise YuzuError(f"{name} must be finite, got NaN or infinity")
     model_dtype = model_dtype or dtype or X.dtype
-    # only a dtype with as many bytes, or more, may hold numbers that another cannot
+    # only a dtype of as many bytes or more can hold numbers that the other cannot
     narrows = X.dtype != model_dtype and X.dtype.itemsize >= model_dtype.itemsize
     if narrows and not bool(torch.isfinite(X.to(model_dtype)).all()):
         raise YuzuError(f"{name} must be finite in the model's {model_dtype}, got numbers too large for it")
@@ -134,7 +134,7 @@ def from_numpy(array: np.ndarray, name: str) -> torch.Tensor:
     if array.dtype.kind not in "biufc":
         raise YuzuError(f"{name} must hold numbers, got dtype {array.dtype}")
     if array.dtype.type is np.longdouble:
-        with np.errstate(over="ignore"):  # infinite then, which whoever needs finite numbers refuses
+        with np.errstate(over="ignore"):  # they become infinite, and are refused where finite numbers are needed
             array = array.astype(np.float64)
     array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
     return torch.from_numpy(array if array.flags.writeable else array.copy())
@@ -182,7 +182,7 @@ def check_args(
 
 
 def _holds_nan(tensor: torch.Tensor) -> bool:
-    """Infinity is none: masks that are added before a softmax hold it."""
+    """Tell whether a tensor holds NaN. Infinity is fine: masks that are added before a softmax hold it."""
     if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.layout != torch.strided or tensor.is_meta:
         return False
     one = tensor[:1] if tensor.stride(0) == 0 else tensor  # rows that are repeated are one
@@ -310,7 +310,7 @@ def argument_kinds(args: tuple[torch.Tensor, ...]) -> Kinds:
 
 
 def describe_inputs(kinds: Kinds) -> str:
-    """Those in words."""
+    """The kinds of inputs in words."""
     if not kinds:
         return "no inputs"
     return "inputs " + ", ".join(

@@ -98,7 +98,7 @@ class Group:
     edits: int
         Edits at each site.
     coded: bool
-        Whether each edit writes one character over one other, or over none.
+        True if each edit writes one character over one other, or over none.
     """
 
     sequence: np.ndarray
@@ -171,7 +171,7 @@ class Mutations:
 
     @property
     def substitutions(self) -> bool:
-        """Whether every substitution is made, rather than one replacement at each place."""
+        """True if every substitution is made, rather than one replacement at each place."""
         return self.replacement is None
 
     @property
@@ -242,7 +242,7 @@ class Mutations:
 
 @dataclass(frozen=True)
 class Substitutions:
-    """What can be written over each of ``C`` characters, and over none (the row ``C``).
+    """The characters that can be written over each of ``C``, and over none (the row ``C``).
 
     Attributes
     ----------
@@ -251,7 +251,7 @@ class Substitutions:
     codes: torch.Tensor, shape=(C + 1, C), dtype=torch.int64
         See `Change`.
     differences: torch.Tensor, shape=(C + 1, C, C), dtype=torch.float32
-        What is written, one-hot, minus the character; none is zero.
+        The one-hot letter that is written minus the character; no character is zero.
     """
 
     written: torch.Tensor
@@ -279,19 +279,19 @@ def letters_of(X: torch.Tensor) -> torch.Tensor:
     return torch.where(zeros == c, c, letter)
 
 
-MOSTLY = 0.75  # of the positions lie far from the ends: then chunks of one sequence are the better ones
+MOSTLY = 0.75  # the part of positions that lie far from the ends, from which on chunks of one sequence are better
 
 
 def batches(
     group: Group, sites_at_once: int, regular: np.ndarray | None = None, across: bool = False
 ) -> Iterator[Group]:
-    """A group in chunks; a chunk that spans sequences holds whole ones, so that chunks of neighbouring
-    batches look alike.
+    """A group in chunks; a chunk that spans sequences holds all sites of each, so that chunks of
+    neighbouring batches look alike.
 
     ``regular`` tells which positions lie far from the ends. Where a chunk is of one sequence, the others get chunks of
     their own: in the middle all windows are evenly spaced, and nothing has to be moved to line them up. Where most
-    positions do not, and chunks may go ``across`` sequences, one holds the same stretch of each: of neighbouring
-    positions the ends, and what the output needs, leave about as much.
+    positions do not, and chunks may go ``across`` sequences, a chunk holds the same positions of each: the windows of
+    neighbouring positions are cut by the ends, and by the output's needs, in about the same way.
     """
     if across and regular is not None and group.sequence[-1:] != group.sequence[:1]:
         if regular[group.slot].mean() < MOSTLY:

@@ -1,4 +1,4 @@
-"""Values that are kept to be used again: by key, as many as there is room for, for any number of threads."""
+"""Values that are kept to be used again: by key, as many as may be, for any number of threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a precomputation is made for."""
+"""The settings that a precomputation is made for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEAST_MEMORY = 1 << 30  # bytes that a run may use at least if the user does not
 
 @dataclass(frozen=True)
 class Settings:
-    """What a precomputation was made for; see `precompute`."""
+    """The model's inputs and the options that a precomputation was made for; see `precompute`."""
 
     seq_len: int
     n_choices: int

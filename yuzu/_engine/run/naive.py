@@ -34,28 +34,28 @@ def naive_ism_of_states(model: torch.nn.Module, arguments: Arguments, stacked: b
     request = arguments.checked(model_dtype(model))
     batch_size = check_count("batch_size", arguments.batch_size)
     X, device = request.X, request.device
-    twin = evaluation_copy(model, device)
+    clone = evaluation_copy(model, device)
     results, outputs = Results(request), Outputs(request.selection)
     for args, scores in zip(request.states, results.scores(), strict=True):
-        alone = try_model(twin, X, args, device, "X_0")
-        if batch_size > 1 and mixes_rows(twin, X, args, device, alone):
+        alone = try_model(clone, X, args, device, "X_0")
+        if batch_size > 1 and mixes_rows(clone, X, args, device, alone):
             batch_size = 1
             warn_user(f"{type(model).__name__} runs one mutant at a time: {MIXES_ROWS}")
         del alone
-        score_naively(twin, request, args, outputs, scores, batch_size)
+        score_naively(clone, request, args, outputs, scores, batch_size)
     return results.to_user(outputs, stacked)
 
 
-def run_naively(twin: torch.nn.Module, request: Request, batch_size: int) -> Any:
+def run_naively(clone: torch.nn.Module, request: Request, batch_size: int) -> Any:
     """The results of a request with one state, by an evaluation copy of the model on its device."""
     results, outputs = Results(request), Outputs(request.selection)
-    score_naively(twin, request, request.states[0], outputs, Scores(results), batch_size)
+    score_naively(clone, request, request.states[0], outputs, Scores(results), batch_size)
     return results.to_user(outputs, stacked=False)
 
 
 @torch.no_grad()
 def score_naively(
-    twin: torch.nn.Module,
+    clone: torch.nn.Module,
     request: Request,
     args: Args,
     outputs: Outputs,
@@ -74,7 +74,7 @@ def score_naively(
             x = request.X[i : i + 1].to(device)
             rest = tuple(a[i : i + 1].to(device) for a in args)
             with running(), products("highest", device):
-                output_values = on_rows(twin, x, *rest)
+                output_values = on_rows(clone, x, *rest)
             reference = outputs.leaves(output_values)
             outputs.check(reference, 1)
             scores.begin(i, reference)
@@ -88,9 +88,9 @@ def score_naively(
                     for piece in mutants.split(max(batch_size, 1)):
                         with running(), products("highest", device):
                             if len(piece) == 1:
-                                values = on_rows(twin, piece, *rest)
+                                values = on_rows(clone, piece, *rest)
                             else:
-                                values = twin(piece, *(a.expand(len(piece), *a.shape[1:]).clone() for a in rest))
+                                values = clone(piece, *(a.expand(len(piece), *a.shape[1:]).clone() for a in rest))
                         parts_found.append(outputs.leaves(values))
                         outputs.check(parts_found[-1], len(piece))
                     leaves = [torch.cat(leaf) if len(leaf) > 1 else leaf[0] for leaf in zip(*parts_found, strict=True)]
@@ -102,26 +102,26 @@ def score_naively(
 
 
 def mixes_rows(
-    twin: torch.nn.Module,
+    clone: torch.nn.Module,
     X: torch.Tensor,
     args: tuple[torch.Tensor, ...],
     device: torch.device,
     alone: Any = None,
 ) -> bool:
-    """Whether a mutant's output depends on the batch it is run in; ``alone`` is what `try_model` returned, if known."""
+    """Tell whether a mutant's output depends on its batch; ``alone`` is the result of `try_model`, if known."""
     with running(), torch.no_grad(), products("highest", device):
-        return depends_on_batch(twin, X[:1].to(device), [a[:1].to(device) for a in args], alone)
+        return depends_on_batch(clone, X[:1].to(device), [a[:1].to(device) for a in args], alone)
 
 
 def try_model(
-    twin: torch.nn.Module,
+    clone: torch.nn.Module,
     X: torch.Tensor,
     args: tuple[torch.Tensor, ...],
     device: torch.device,
     name: str | None = None,
 ) -> Any:
-    """What an evaluation copy returns for the first sequence; its own error, for a wrong length or a missing input,
-    becomes a clear one.
+    """Run an evaluation copy on the first sequence. Its own error, for a wrong length or a missing input, becomes a
+    clear one.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def try_model(
 
     def run(x: torch.Tensor) -> Any:
         with running(), torch.no_grad(), products("highest", device):
-            return on_rows(twin, x[:1].to(device, model_dtype(twin)), *(a[:1].to(device) for a in args))
+            return on_rows(clone, x[:1].to(device, model_dtype(clone)), *(a[:1].to(device) for a in args))
 
     try:
         return run(X)
@@ -156,14 +156,14 @@ def try_model(
 def _runs(run: Callable[[torch.Tensor], Any], X: torch.Tensor) -> bool:
     try:
         run(X)
-    except Exception:  # anything that a model may raise; the answer is all that is asked for
+    except Exception:  # a model may raise anything
         return False
     return True
 
 
 @contextlib.contextmanager
 def explained(
-    twin: torch.nn.Module, X: torch.Tensor, args: tuple[torch.Tensor, ...], device: torch.device, name: str
+    clone: torch.nn.Module, X: torch.Tensor, args: tuple[torch.Tensor, ...], device: torch.device, name: str
 ) -> Iterator[None]:
     """Around a model's forward pass: an error that one sequence alone gives, too, becomes that of `try_model`; others
     (out of memory) stay. Costs nothing where there is none.
@@ -171,5 +171,5 @@ def explained(
     try:
         yield
     except Exception:
-        try_model(twin, X, args, device, name)
+        try_model(clone, X, args, device, name)
         raise

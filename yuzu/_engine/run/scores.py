@@ -1,4 +1,4 @@
-"""From the model's outputs, or their differences, to what the user asked for."""
+"""From the model's outputs, or their differences, to the scores that the user asked for."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Outputs:
     def __init__(self, selection: Selection) -> None:
         self.selection = selection
         self._spec: Any = None
-        self._others: dict[int, Any] = {}  # what the output holds besides tensors, by place
+        self._others: dict[int, Any] = {}  # values in the output that are no tensors, by place
 
     def leaves(self, output: Any) -> list[torch.Tensor]:
-        """The tensors that are scored, of the whole output for a batch as the model returns it."""
+        """The tensors that are scored, of the full output for a batch as the model returns it."""
         func, target = self.selection.func, self.selection.target
         if func is not None:
             # func may work in place, and some of these values are read again
@@ -109,7 +109,7 @@ class Results:
         return [tensor[:, state] for tensor in self.tensors]
 
     def scores(self) -> list[Scores]:
-        """What fills the results of each state."""
+        """One `Scores` for each state, to fill its results."""
         return [Scores(self, state) for state in range(len(self.request.states))]
 
     def to_user(self, outputs: Outputs, stacked: bool) -> Any:
@@ -237,14 +237,14 @@ def result_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def difference(mutant: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """``mutant - reference``, in float32 where they are truth values or whole numbers."""
+    """``mutant - reference``, in float32 where they are booleans or integers."""
     if not reference.is_floating_point():
         mutant, reference = mutant.float(), reference.float()
     return mutant - reference
 
 
 def scored(mutant: torch.Tensor, reference: torch.Tensor, output: str) -> torch.Tensor:
-    """What `Scores.write` takes for an ``output``: the mutant's own value where the prediction is asked for, as the
-    difference from an infinite reference is no number.
+    """The tensor that `Scores.write` takes for an ``output``: the mutant's own value for predictions, since the
+    difference from an infinite reference is NaN.
     """
     return mutant if output == "prediction" else difference(mutant, reference)

@@ -32,7 +32,7 @@ def search_alpha(used: InUse, X: torch.Tensor, args: Args) -> InUse:
     places = np.unique(np.linspace(0, s.seq_len - 1, min(s.seq_len, 33)).round().astype(np.int64))
     everything = Request(X, [args], Mutations.asked(s.n_choices, s.seq_len), used.device)
     some = replace(everything, mutations=Mutations(s.n_choices, s.seq_len, places))
-    truth = run_naively(used.twin(), some, NAIVE_BATCH)
+    truth = run_naively(used.evaluation_copy(), some, NAIVE_BATCH)
     alphas = [s.alpha] if s.alpha is not None else [round(1 + 0.01 * i, 2) for i in range(51)]
     sensing, correlation = plan.sensing, 0.0
     for alpha in alphas:

@@ -1,4 +1,4 @@
-"""What `precompute` decides, as a record: of the layers, of the Gaussian probes, and of the whole."""
+"""The decisions of `precompute` as records: for each layer, for the Gaussian probes, and for the model."""
 
 from __future__ import annotations
 
@@ -67,16 +67,16 @@ class Probing:
 
 @dataclass(frozen=True)
 class Decisions:
-    """What `precompute` decided. Nodes of the model's graph are told by their numbers.
+    """The decisions of `precompute`. Nodes of the model's graph are given by their numbers.
 
     Attributes
     ----------
     fingerprint: str
         A digest of the graph; of the modules and the shapes of weights of a model that could not be captured.
     precision: str
-        The precision of products: ``"highest"`` where lowered ones turned out to be far off.
+        The precision of products: ``"highest"`` where those in low precision turned out to be far off.
     branches: tuple of pairs of str
-        How the model is recognised if its forward decides by values: see `branch_words`. Mostly empty.
+        Identifies a model whose forward decides by values; see `branch_words`. Empty for others.
     naive_model: str or None
         Why the whole model runs naively; None if it does not.
     disagrees: bool

@@ -24,7 +24,7 @@ FORMAT_VERSION = 6  # decisions count the graph's nodes: another rewriting of gr
 
 
 def write(path: Path, settings: Settings, decisions: Decisions, arrays: dict[str, torch.Tensor]) -> None:
-    """Write a precomputation; the file appears whole or not at all."""
+    """Write a precomputation; the file appears complete or not at all."""
     header = {
         "format": FORMAT_NAME,
         "version": str(FORMAT_VERSION),
@@ -82,7 +82,7 @@ def _of_version(version: Any) -> str:
 
 
 def _why_unreadable(path: Path) -> str:
-    """Of a file that cannot be read as safetensors, which is eight bytes with the length of a header, least byte first,
+    """The reason why a file cannot be read as safetensors: eight bytes with the length of a header, least byte first,
     then the header, a JSON object, then arrays.
     """
     with open(path, "rb") as file:
@@ -90,7 +90,7 @@ def _why_unreadable(path: Path) -> str:
         length, size = int.from_bytes(head[:8], "little"), path.stat().st_size
         if any(head[4:8]) or head[8:] not in (b"", b"{"):  # no header is as long as 4 GB
             return "is not a Yuzu precomputation"
-        if size < 8 + length:  # of less than nine bytes, too
+        if size < 8 + length:  # also a file of less than nine bytes
             return "is truncated"
         file.seek(8)
         header = file.read(length)
@@ -109,7 +109,7 @@ def _why_unreadable(path: Path) -> str:
 
 
 def _is(value: Any, kind: type | tuple[type, ...], least: float = -math.inf, most: float = math.inf) -> bool:
-    """Whether a value read from JSON is of a type, and a number within bounds; true and false are no numbers."""
+    """Tell whether a value read from JSON is of a type, and a number within bounds; true and false are no numbers."""
     if isinstance(value, bool) or not isinstance(value, kind):
         return False
     return not isinstance(value, int | float) or least <= value <= most
@@ -153,7 +153,7 @@ def _decisions(d: Any) -> Decisions:
         "naive_model": lambda v: v is None or _is(v, str),
         "disagrees": lambda v: isinstance(v, bool),
         "naive": _numbered(lambda v: _is(v, str)),
-        "ways": _numbered(lambda v: _is(v, str)),  # of a user's own rules, too; unknown ones are passed over
+        "ways": _numbered(lambda v: _is(v, str)),  # also ways of a user's own rules; unknown ones are skipped
         "sites": lambda v: _is(v, int, 1),
         "naive_batch": lambda v: _is(v, int, 1),
         "layers": lambda v: isinstance(v, list) and all(map(_is_layer, v)),
@@ -193,7 +193,7 @@ def _by_number(fields: dict[str, Any]) -> dict[int, Any]:
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is a node's number, as `str` writes it."""
+    """Tell whether a text is a node's number, as `str` writes it."""
     return text.isascii() and text.isdecimal() and text == str(int(text[:20]))
 
 

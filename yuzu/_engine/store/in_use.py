@@ -27,7 +27,7 @@ from yuzu.errors import YuzuError
 GPU_SPAN = 128  # positions of each sequence that a chunk on a GPU may hold
 PLANS_KEPT = 16  # plans for a choice of outputs, and as many with nodes run naively, that are kept for the next call
 
-Kind = tuple[int, int]  # of edits: their width, and their number at each site
+Kind = tuple[int, int]  # the width of edits, and their number at each site
 
 
 class InUse:
@@ -68,7 +68,7 @@ class InUse:
 
     def _forget_plan(self) -> None:
         """Begin anew to keep what is made for the plan."""
-        self._narrowed = Kept[tuple[int, ...], tuple[InUse | None]](PLANS_KEPT)
+        self._of_outputs = Kept[tuple[int, ...], tuple[InUse | None]](PLANS_KEPT)
         self._naive_plans = Kept[tuple[int, ...], Plan](PLANS_KEPT)
         self._memory = Kept[Kind, measure.Memory]()
         self._fitting = Kept[Kind, InUse](1)  # for the last edits that were too wide
@@ -81,7 +81,7 @@ class InUse:
         return model
 
     def fits(self, args: Sequence[torch.Tensor]) -> bool:
-        """Whether the model's forward decides as it did for the plan, with the first row of ``args`` and with its
+        """Tell whether the model's forward decides as it did for the plan, with the first row of ``args`` and with its
         buffers as they are now.
         """
         return self.branches.hold(self.model, args, self.device)
@@ -93,7 +93,7 @@ class InUse:
         return self._naive_plans.made(tuple(nodes), lambda: plan.without(dict.fromkeys(nodes, reason)))
 
     def captured(self, args: tuple[torch.Tensor, ...]) -> Plan:
-        """The plan; also where the model itself is faster than a plan, and so has none.
+        """The plan; made now for a model that runs naively because that is faster.
 
         Raises
         ------
@@ -108,7 +108,7 @@ class InUse:
             self._captured = make_plan(graph, self.decisions.precision, dict(self.decisions.naive))
         return self._captured
 
-    def narrowed(self, target: Any) -> InUse | None:
+    def for_outputs(self, target: Any) -> InUse | None:
         """The same for the outputs ``target`` alone, where the others need not be computed; None elsewhere."""
         if self.plan is None or self.plan.senses or len(self.plan.graph.outputs) != 1:
             return None
@@ -120,11 +120,11 @@ class InUse:
         try:
             found = places[target] if isinstance(target, slice) else [places[t] for t in np.atleast_1d(target)]
         except IndexError:
-            return None  # it is refused with the output at hand
+            return None  # it is refused later, when the output is known
         chosen = tuple(found)
-        return self._narrowed.made(chosen, lambda: (self._narrow(chosen, len(places)),))[0]
+        return self._of_outputs.made(chosen, lambda: (self._make_for_outputs(chosen, len(places)),))[0]
 
-    def _narrow(self, chosen: tuple[int, ...], size: int) -> InUse | None:
+    def _make_for_outputs(self, chosen: tuple[int, ...], size: int) -> InUse | None:
         assert self.plan is not None
         graph = narrow(self.plan.graph, chosen) if 0 < len(chosen) < size else None
         if graph is None:
@@ -160,20 +160,20 @@ class InUse:
         return self._fitting.made(kind, fit)
 
     def _too_little(self, memory: measure.Memory) -> bool:
-        """Whether not even a site at a time fits into what the user allows. As much as the default is taken for one, so
-        only less than that refuses anything.
+        """Tell whether not even one site at a time fits into the memory that the user allows. A limit as large as the
+        default may be the default, which refuses nothing.
         """
         return self.settings.max_memory < min(memory.least, LEAST_MEMORY)
 
     def least_memory(self) -> int:
-        """Bytes that substitutions take at least, or fewer if not even the default is as many."""
+        """The least bytes that substitutions take, but no more than the default."""
         return min(self._memory_of((1, self.settings.n_choices)).least, LEAST_MEMORY)
 
     def weights(self) -> Weights:
         """The model's weights at their values now."""
         return Weights(self.model, self.device)
 
-    def twin(self) -> torch.nn.Module:
+    def evaluation_copy(self) -> torch.nn.Module:
         """An evaluation copy of the model, for running it naively."""
         return evaluation_copy(self.model, self.device)
 
@@ -202,12 +202,12 @@ class InUse:
 
     def sites_at_once(self, mutations: Mutations, references: int = 1, laid_out: int = 0) -> int:
         """How many sites a chunk holds, beside the references of so many sequences (or of one with many states);
-        ``laid_out`` is the bytes that each takes besides, where outputs are laid out whole.
+        ``laid_out`` is the number of further bytes that each takes where outputs are laid out in full.
 
         Raises
         ------
         YuzuError
-            If not even one fits into what the user allows; naming the least that works.
+            If not even one fits into the memory that the user allows; it names the least that works.
         """
         memory, limit = self.memory(mutations), self.settings.max_memory
         if self._too_little(memory):
@@ -223,18 +223,18 @@ class InUse:
 
     def sequences_at_once(self, mutations: Mutations, result_bytes: int = 0, laid_out: int = 0) -> int:
         """How many sequences are carried at once: enough to fill a chunk (on a GPU with a span of each), as memory
-        allows; ``result_bytes`` is what the results of each take on the device, ``laid_out`` as for `sites_at_once`.
+        allows; ``result_bytes`` is the size of each one's results on the device, ``laid_out`` as for `sites_at_once`.
         """
         of_each = len(mutations.positions) if self.device.type == "cpu" else min(len(mutations.positions), GPU_SPAN)
         wanted = max(self.sites_at_once(mutations, 1, laid_out) // max(of_each, 1), 1)
         return min(wanted, self.most_sequences(mutations, result_bytes))
 
     def most_sequences(self, mutations: Mutations, result_bytes: int = 0) -> int:
-        """As many as memory allows, and as may be run together; 1 at least."""
+        """How many sequences memory allows, and may be run together; at least 1."""
         if self.plan is not None and self.plan.one_by_one:
             return 1
         memory = self.memory(mutations)
-        # half of it, and no more than leaves enough for a site
+        # at most half of it, so that enough is left for a site
         left = min(self.settings.max_memory // 2, self.settings.max_memory - memory.weights - memory.site)
         return max(left // max(memory.sequence + result_bytes, 1), 1)
 

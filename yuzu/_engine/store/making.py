@@ -49,11 +49,11 @@ def make(model: torch.nn.Module, wanted: Wanted, verbose: bool = False) -> Preco
     X = random_sequence(s.seq_len, s.n_choices, model_dtype(model), s.random_state)
     with products(s.precision, device), Stages("precompute", at_once=verbose) as stage:
         stage("running the model")
-        twin = evaluation_copy(model, device)
-        with loops_in(twin) as loops:
-            try_model(twin, X, wanted.args, device)
-        share = not writes_to_parameters(model, twin)  # further copies of large ones would take time and memory
-        del twin
+        clone = evaluation_copy(model, device)
+        with loops_in(clone) as loops:
+            try_model(clone, X, wanted.args, device)
+        share = not writes_to_parameters(model, clone)  # further copies of large ones would take time and memory
+        del clone
         subject = Subject(model, s, X, wanted.args, device, share, wanted.asked_memory)
         with bounded(s.max_memory if device.type == "cpu" else None):
             found = _planned(subject, wanted, loops, stage)
@@ -152,7 +152,7 @@ def _recorded(model: torch.nn.Module, graph: Captured, tuned: Tuned) -> _Found:
 
 def _refuse_mixed_rows(subject: Subject) -> None:
     """Have mutants run one at a time where the model's result for one depends on the others."""
-    if mixes_rows(subject.twin(), subject.X, subject.args, subject.device):
+    if mixes_rows(subject.evaluation_copy(), subject.X, subject.args, subject.device):
         name = type(subject.model).__name__
         warn_user(f"{name} runs naively, one mutant at a time, and is not faster: {MIXES_ROWS}")
         raise RunsNaively(MIXES_ROWS, batch=1)
@@ -160,15 +160,15 @@ def _refuse_mixed_rows(subject: Subject) -> None:
 
 def _fit_naive_batch(subject: Subject, decisions: Decisions) -> Decisions:
     """Decisions with no larger a batch, where the whole model runs naively, than the memory allows."""
-    twin, batch = subject.twin(), decisions.naive_batch
+    clone, batch = subject.evaluation_copy(), decisions.naive_batch
     X, args = subject.on_device()
     try:
         with running():
-            row = measure.bytes_of_a_row(lambda: on_copies(twin, X, *args))
+            row = measure.bytes_of_a_row(lambda: on_copies(clone, X, *args))
     except Exception as error:  # a forward that runs, but not while its operations are counted
         batch = min(batch, FEW_ROWS)
         warn_user(
-            f"{type(twin).__name__} may take more than max_memory, and runs {batch} mutants at a time: the memory of "
+            f"{type(clone).__name__} may take more than max_memory, and runs {batch} mutants at a time: the memory of "
             f"one could not be counted ({type(error).__name__}: {error})"
         )
     else:

@@ -22,7 +22,7 @@ from yuzu._engine.store.making import make
 from yuzu._engine.store.precomputation import OtherValues, Precomputation
 from yuzu.errors import PrecomputationError, YuzuError
 
-KEPT_OF_A_MODEL = 8  # each holds what it derives from the model's weights
+KEPT_OF_A_MODEL = 8  # each holds tensors that are derived from the model's weights
 
 # a precomputation is made for the shapes and the device, and for what the model and the handlers are like
 Key = tuple[tuple[Any, ...], str, frozenset[Any]]
@@ -38,8 +38,8 @@ def obtain(model: torch.nn.Module, precomputation: Any, request: Request) -> InU
     """The given precomputation in use with the model, or one made now, or the one kept from the last call with the same
     model, for the request's first state.
 
-    Before one is made the model runs on the first sequence, to find what does not fit: the inputs, or outputs of which
-    the selection cannot be scored.
+    Before one is made the model runs on the first sequence, to find inputs that do not fit, and outputs that cannot be
+    scored.
     """
     X, args, device = request.X, request.states[0], request.device
     n_choices, seq_len = X.shape[1:]
@@ -75,8 +75,8 @@ class Part:
 
 
 def obtain_each(model: torch.nn.Module, precomputation: Any, request: Request) -> list[Part]:
-    """What `obtain` gives for each of the sequences with each state of the other inputs: mostly one for all of them,
-    and several where the model's forward decides by those inputs.
+    """`obtain` for each of the sequences with each state of the other inputs: mostly one for all of them, and several
+    where the model's forward decides by those inputs.
     """
     states, n = request.states, len(request.X)
     used = obtain(model, precomputation, request)

@@ -30,7 +30,7 @@ from yuzu._engine.store.validation import check_nodes, damaged
 from yuzu._engine.ways.compressed_sensing import Sensing
 from yuzu.errors import PrecomputationError, YuzuError, warn_user
 
-MOST_BRANCHES = 8  # each holds what it derives from the model's weights
+MOST_BRANCHES = 8  # each holds tensors that are derived from the model's weights
 
 
 class OtherValues(PrecomputationError):
@@ -61,7 +61,7 @@ class Precomputation:
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What `save` writes: a copy, or another process, binds it to a model anew."""
+        """The state that `save` writes, too: a copy, or another process, binds it to a model anew."""
         return {"settings": self.settings, "decisions": self.decisions, "arrays": self._arrays()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -230,7 +230,10 @@ class Precomputation:
             branches = error.branches
         other, remedy = "a model of another architecture", "call precompute for this model"
         if graph is not None and branches and d.fingerprint == structure_fingerprint(model):
-            graph, branches = None, Branches()  # it could not be captured with the values that it decided by then
+            graph, branches = (
+                None,
+                Branches(),
+            )  # it could not be captured with the values that it decided by at that time
         words = branch_words(model, branches, graph)
         differs = [(a, b) for a, b in zip(d.branches[1:], words[1:], strict=False) if a != b]
         if d.branches and words and differs and differs[0][0][0] == differs[0][1][0]:
@@ -284,8 +287,8 @@ def structure_fingerprint(model: torch.nn.Module) -> str:
 
 
 def apply_ways(plan: Plan, ways: Mapping[int, str]) -> None:
-    """Set how each layer that can be run in several ways is run. A way that its rule does not know, which may be of a
-    user's own, is passed over: all of a rule's ways are exact.
+    """Set the way of each layer that has several. A way that its rule does not know, perhaps a user's own, is skipped:
+    all of a rule's ways are exact.
     """
     passed: dict[str, None] = {}
     length = next(

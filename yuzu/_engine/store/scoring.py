@@ -1,4 +1,4 @@
-"""Scores sequences with a precomputation in use: reference, chunks of mutants, and what has to be run naively after."""
+"""Scores sequences with a precomputation in use: references, chunks of mutants, and those that then run naively."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def run_planned(used: InUse, request: Request, timings: Timings | None = None, s
     """The results of a request ``(n, states, ...)``; not ``stacked``, of its one state, ``(n, ...)``."""
     selection, device = request.selection, request.device
     if selection.target is not None and selection.func is None:
-        narrowed = used.narrowed(selection.target)
-        if narrowed is not None:
+        smaller = used.for_outputs(selection.target)
+        if smaller is not None:
             one = isinstance(selection.target, int | np.integer)
-            used, request = narrowed, replace(request, selection=Selection(None, 0 if one else None))
+            used, request = smaller, replace(request, selection=Selection(None, 0 if one else None))
     results, outputs = Results(request), Outputs(request.selection)
     with bounded(used.settings.max_memory if device.type == "cpu" else None):
         if used.plan is None:
@@ -62,12 +62,12 @@ def _score_naively(
     used: InUse, request: Request, outputs: Outputs, scores: list[Scores], timings: Timings | None
 ) -> None:
     """Fill the scores of every state where the whole model runs naively; its batches are of mutants."""
-    twin, n = used.twin(), len(request.X)
+    clone, n = used.evaluation_copy(), len(request.X)
     size = n if timings is None else request.batch_size or n
     for first in range(0, n, size):
         begin, rows = time.perf_counter(), range(first, min(first + size, n))
         for args, score in zip(request.states, scores, strict=True):
-            score_naively(twin, request, args, outputs, score, used.naive_batch, rows)
+            score_naively(clone, request, args, outputs, score, used.naive_batch, rows)
         if timings is not None:
             timings.add([time.perf_counter() - begin])
 
@@ -123,7 +123,7 @@ def bytes_laid_out(plan: Plan, request: Request) -> int:
 
 
 def _on_windows(layout: Layout, selection: Selection) -> bool:
-    """Whether ``target`` can be picked from windows: their axes are the output's, with positions first."""
+    """Tell whether ``target`` can be picked from windows: their axes are the output's, with positions first."""
     return selection.target is None or (layout.axis > 1 and not layout.composite)
 
 
@@ -237,7 +237,7 @@ def outputs_to_score(
     """
     graph, selection = run.plan.graph, outputs.selection
     grid = run.sites.difference.shape[:2]
-    if selection.func is None and not isinstance(graph.rebuild, Recipe):  # of an object only ``func`` picks tensors
+    if selection.func is None and not isinstance(graph.rebuild, Recipe):  # only ``func`` can pick tensors of an object
         tensors = [
             (o, c)
             for o, c in zip(graph.outputs, changes, strict=True)

@@ -1,7 +1,7 @@
 """The ladder of fallbacks: from a plan as it was chosen, step by step, down to running the whole model naively.
 
 A plan is first compared with naive ISM in float64, operation by operation (`verified`). That knows nothing of the ways
-that are chosen later, of weights laid out for them, of kernels and of lowered products. So each attempt that was tuned
+that are chosen later, of weights laid out for them, of kernels and of low precision. So each attempt that was tuned
 is run once more on a few mutants, as it will be run (`descend`). Where these are wrong, and a plainer plan is right,
 the next lower rung of `RUNGS` is taken, with a warning. The attempt that it makes is tried from the top again.
 """
@@ -21,16 +21,16 @@ from yuzu._engine.tune.subject import RunsNaively, Subject, warn_naive_model
 from yuzu._engine.tune.verify import Verdict, compare, error_of_products
 from yuzu.errors import warn_user
 
-# errors of differences, from which on a plainer plan is asked: rounding of lowered products gives 0.01, a broken kernel
-# 1 and more
-MOST_LOWERED_ERROR = 0.5
-# of kernels of our own: rounding gives a hundredth of each; or as much where little is left of large values, but then
-# without kernels, too
+# The relative errors of differences above which a plainer plan is run for comparison.
+# Low precision: its rounding gives 0.01, a broken kernel 1 and more.
+MOST_LOW_PRECISION_ERROR = 0.5
+# Triton kernels: rounding gives a hundredth of each; or as much for small differences of large values, but then
+# without kernels, too.
 MOST_KERNEL_ERROR = {"highest": 1e-3, "high": 5e-2, "medium": 0.2}
-# of the chosen ways: some round a few times as much as others, which is a large part of a small difference
+# The chosen ways: some round a few times as much as others, which is a large part of a small difference.
 MOST_WAYS_ERROR = {"highest": 5e-2, "high": 5e-2, "medium": 0.2}
-FAR_LESS = 0.3  # of an error: the plainer plan is right
-KERNELS = (FUSED, KERNEL)  # ways that are kernels of our own
+FAR_LESS = 0.3  # the part of an error below which the plainer plan is right
+KERNELS = (FUSED, KERNEL)  # ways that are Triton kernels
 DISAGREES = "the captured graph does not agree with the model"
 WRONG_HERE = "its differences are wrong on this machine, by whichever ways they are carried"
 
@@ -49,7 +49,7 @@ class Attempt:
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """What attempts are judged by.
+    """The model and the differences that attempts are judged by.
 
     Attributes
     ----------
@@ -101,8 +101,8 @@ def _with_kernels(trial: Trial, attempt: Attempt) -> str:
     return trial.off(attempt, MOST_KERNEL_ERROR[plan.precision], plan.precision)
 
 
-def _with_lowered_products(trial: Trial, attempt: Attempt) -> str:
-    return trial.off(attempt, MOST_LOWERED_ERROR, "highest") if attempt.plan.precision == "medium" else ""
+def _in_low_precision(trial: Trial, attempt: Attempt) -> str:
+    return trial.off(attempt, MOST_LOW_PRECISION_ERROR, "highest") if attempt.plan.precision == "medium" else ""
 
 
 def _as_run(trial: Trial, attempt: Attempt) -> str:
@@ -124,7 +124,7 @@ def _without_kernels(trial: Trial, attempt: Attempt, off: str) -> Attempt:
     return trial.chosen(attempt, attempt.plan.without_kernels())
 
 
-def _in_full_products(trial: Trial, attempt: Attempt, off: str) -> Attempt:
+def _in_full_precision(trial: Trial, attempt: Attempt, off: str) -> Attempt:
     warn_user(
         f"precision='medium' is as 'highest' for this model on this machine: with bfloat16 products the differences of "
         f"a few mutants are {off}"
@@ -183,7 +183,7 @@ class Rung:
 
 RUNGS = (
     Rung(_with_kernels, _without_kernels),
-    Rung(_with_lowered_products, _in_full_products),
+    Rung(_in_low_precision, _in_full_precision),
     Rung(_as_run, _one_layer_naively),  # the reason is in the summary and in the warning of naive layers
     Rung(_as_run, _by_first_ways),  # where no single layer is to blame
     Rung(_as_run, _naively),

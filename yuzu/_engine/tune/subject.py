@@ -61,7 +61,7 @@ class Subject:
     share: bool
     asked_memory: int | None
 
-    def twin(self) -> torch.nn.Module:
+    def evaluation_copy(self) -> torch.nn.Module:
         """An evaluation copy of the model on the device."""
         return evaluation_copy(self.model, self.device, share=self.share)
 

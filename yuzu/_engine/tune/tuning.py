@@ -19,7 +19,7 @@ from yuzu._engine.tune.subject import RunsNaively, Subject
 from yuzu._engine.ways.compressed_sensing import Sensing
 from yuzu.errors import warn_user
 
-PLAINLY = 0.6  # of the seconds that differences take, naive ISM's where it is not tried again
+PLAINLY = 0.6  # naive ISM in this part of the seconds that differences take is faster, without another trial
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +145,9 @@ def _compare_with_model(subject: Subject, run: Run, memory: measure.Memory, coun
     at_once = s.max_memory // max(memory.sequence, 1)
     # a batch of the model holds mutants of one sequence
     most_rows = max(min(at_once, edits * s.seq_len), 1)
-    naively = measure.naive_is_faster(subject.twin(), subject.X, subject.args, device, cost / edits, most_rows)
+    naively = measure.naive_is_faster(
+        subject.evaluation_copy(), subject.X, subject.args, device, cost / edits, most_rows
+    )
     if naively is None:
         return
     # a chunk that takes long would be run once more, in full
