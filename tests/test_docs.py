@@ -86,6 +86,17 @@ def public_names():
                 yield f"yuzu.{module}.{name}"
 
 
+def test_public_functions_have_examples():
+    missing = []
+    for name in public_names():
+        found = yuzu
+        for part in name.split(".")[1:]:
+            found = getattr(found, part)
+        if not isinstance(found, type) and ">>>" not in (found.__doc__ or ""):
+            missing.append(name)
+    assert not missing
+
+
 def test_the_reference_has_every_public_name():
     text = "\n".join(path.read_text() for path in (DOCS / "reference").glob("*.md"))
     shown = set(re.findall(r"^::: (\S+)", text, re.MULTILINE))
