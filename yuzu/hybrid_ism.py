@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from yuzu._engine.arrays import Device
+from yuzu._engine.arrays import Array, Device
 from yuzu._engine.capture.export import CaptureError
 from yuzu._engine.capture.model_copy import model_dtype
 from yuzu._engine.checks import (
@@ -52,44 +51,10 @@ RECURRENT = {"aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu"}
 SLOPES_BYTES = 1 << 28  # that gradients at the border may take; more tracks are scored one block after the other
 
 
-@overload
-def hybrid_ism(
-    model: torch.nn.Module,
-    X_0: torch.Tensor,
-    precomputation: Precomputation | None = None,
-    *,
-    args: tuple[Any, ...] | None = None,
-    tracks: int | Sequence[int] | None = None,
-    func: Callable[[Any], Any] | None = None,
-    start: int | None = 0,
-    end: int | None = None,
-    batch_size: int = 8,
-    device: Device = None,
-    verbose: bool = False,
-) -> torch.Tensor: ...
-
-
-@overload
-def hybrid_ism(
-    model: torch.nn.Module,
-    X_0: npt.NDArray[Any],
-    precomputation: Precomputation | None = None,
-    *,
-    args: tuple[Any, ...] | None = None,
-    tracks: int | Sequence[int] | None = None,
-    func: Callable[[Any], Any] | None = None,
-    start: int | None = 0,
-    end: int | None = None,
-    batch_size: int = 8,
-    device: Device = None,
-    verbose: bool = False,
-) -> npt.NDArray[Any]: ...
-
-
 @torch.inference_mode(False)  # which has no gradients
 def hybrid_ism(
     model: torch.nn.Module,
-    X_0: Any,
+    X_0: Array,
     precomputation: Precomputation | None = None,
     *,
     args: tuple[Any, ...] | None = None,
@@ -100,7 +65,7 @@ def hybrid_ism(
     batch_size: int = 8,
     device: Device = None,
     verbose: bool = False,
-) -> Any:
+) -> Array:
     """Approximate in-silico saturation mutagenesis: between Taylor ISM and ISM in time and in accuracy.
 
     Where a mutation reaches a window only (convolutions, pools, activations: the local part) its effect is computed
@@ -163,7 +128,8 @@ def hybrid_ism(
             rows = replace(request, X=X[part.rows], states=[tuple(a[part.rows] for a in extra)])
             results.append(_of_part(model, precomputation, part.used, rows, chosen))
         result = put_together(parts, results, len(X), None)
-    return to_user(result, isinstance(X_0, np.ndarray))
+    scores: Array = to_user(result, isinstance(X_0, np.ndarray))
+    return scores
 
 
 def _of_part(

@@ -31,7 +31,7 @@ import numpy.typing as npt
 import torch
 from torch.utils import _pytree as pytree
 
-from yuzu._engine.arrays import Device
+from yuzu._engine.arrays import Array, Device
 from yuzu._engine.capture.model_copy import evaluation_copy, model_dtype, on_copies
 from yuzu._engine.checks import (
     check_args,
@@ -61,41 +61,9 @@ OUTPUTS = ("local", "global", "corrected", "hypothetical", "tism")
 ISM_OUTPUTS = ("ism", "predictions", "ism_attributions", "mean_effects")
 
 
-@overload
-def takegrad(
-    x: torch.Tensor,
-    model: torch.nn.Module,
-    tracks: int | Sequence[int] | None = None,
-    output: str = "corrected",
-    device: Device = None,
-    baseline: Any = None,
-    *,
-    args: tuple[Any, ...] | None = None,
-    func: Callable[[Any], Any] | None = None,
-    batch_size: int = 32,
-    verbose: bool = False,
-) -> torch.Tensor: ...
-
-
-@overload
-def takegrad(
-    x: npt.NDArray[Any],
-    model: torch.nn.Module,
-    tracks: int | Sequence[int] | None = None,
-    output: str = "corrected",
-    device: Device = None,
-    baseline: Any = None,
-    *,
-    args: tuple[Any, ...] | None = None,
-    func: Callable[[Any], Any] | None = None,
-    batch_size: int = 32,
-    verbose: bool = False,
-) -> npt.NDArray[Any]: ...
-
-
 @torch.inference_mode(False)  # which has no gradients
 def takegrad(
-    x: Any,
+    x: Array,
     model: torch.nn.Module,
     tracks: int | Sequence[int] | None = None,
     output: str = "corrected",
@@ -106,7 +74,7 @@ def takegrad(
     func: Callable[[Any], Any] | None = None,
     batch_size: int = 32,
     verbose: bool = False,
-) -> Any:
+) -> Array:
     """Gradients of a model's outputs at sequences, as attributions; see the module for the formulas.
 
     Parameters
@@ -168,7 +136,8 @@ def takegrad(
         wrong = explained(clone, X, extra, found, "x")
         parts.append(_gradients(clone, X[rows].to(found), rest, func, tracks, wrong).cpu())
     result = correct_multipliers(torch.cat(parts), output, X, base)
-    return to_user(result, isinstance(x, np.ndarray))
+    scores: Array = to_user(result, isinstance(x, np.ndarray))
+    return scores
 
 
 def _gradients(
@@ -298,9 +267,8 @@ def correct_multipliers(grad: Any, output: str, x: Any, baseline: Any = None, ch
     return to_user(values, isinstance(grad, np.ndarray))
 
 
-@overload
 def ism(
-    x: torch.Tensor,
+    x: Array,
     model: torch.nn.Module,
     tracks: int | Sequence[int] | None = None,
     start: int | None = 0,
@@ -312,40 +280,7 @@ def ism(
     precomputation: Precomputation | None = None,
     device: Device = None,
     verbose: bool = False,
-) -> torch.Tensor: ...
-
-
-@overload
-def ism(
-    x: npt.NDArray[Any],
-    model: torch.nn.Module,
-    tracks: int | Sequence[int] | None = None,
-    start: int | None = 0,
-    end: int | None = None,
-    output: str = "ism",
-    *,
-    args: tuple[Any, ...] | None = None,
-    func: Callable[[Any], Any] | None = None,
-    precomputation: Precomputation | None = None,
-    device: Device = None,
-    verbose: bool = False,
-) -> npt.NDArray[Any]: ...
-
-
-def ism(
-    x: Any,
-    model: torch.nn.Module,
-    tracks: int | Sequence[int] | None = None,
-    start: int | None = 0,
-    end: int | None = None,
-    output: str = "ism",
-    *,
-    args: tuple[Any, ...] | None = None,
-    func: Callable[[Any], Any] | None = None,
-    precomputation: Precomputation | None = None,
-    device: Device = None,
-    verbose: bool = False,
-) -> Any:
+) -> Array:
     """Exact ISM (`yuzu_ism`) in the shape and under the names of `takegrad`.
 
     Parameters
@@ -405,48 +340,13 @@ def ism(
     elif output == "mean_effects":
         first, stop, _ = slice(start, end).indices(X.shape[2])
         scores = mean_effect(scores, X[:, :, first:stop])
-    return to_user(scores.permute(0, 3, 1, 2).contiguous(), isinstance(x, np.ndarray))
-
-
-@overload
-def deepliftshap(
-    x: torch.Tensor,
-    model: torch.nn.Module,
-    tracks: int | Sequence[int] | None = None,
-    output: str = "hypothetical",
-    device: Device = None,
-    baseline: Any = None,
-    *,
-    args: tuple[Any, ...] | None = None,
-    n_shuffles: int = 20,
-    random_state: int = 0,
-    batch_size: int = 32,
-    verbose: bool = False,
-    **settings: Any,
-) -> torch.Tensor: ...
-
-
-@overload
-def deepliftshap(
-    x: npt.NDArray[Any],
-    model: torch.nn.Module,
-    tracks: int | Sequence[int] | None = None,
-    output: str = "hypothetical",
-    device: Device = None,
-    baseline: Any = None,
-    *,
-    args: tuple[Any, ...] | None = None,
-    n_shuffles: int = 20,
-    random_state: int = 0,
-    batch_size: int = 32,
-    verbose: bool = False,
-    **settings: Any,
-) -> npt.NDArray[Any]: ...
+    result: Array = to_user(scores.permute(0, 3, 1, 2).contiguous(), isinstance(x, np.ndarray))
+    return result
 
 
 @torch.inference_mode(False)
 def deepliftshap(
-    x: Any,
+    x: Array,
     model: torch.nn.Module,
     tracks: int | Sequence[int] | None = None,
     output: str = "hypothetical",
@@ -459,7 +359,7 @@ def deepliftshap(
     batch_size: int = 32,
     verbose: bool = False,
     **settings: Any,
-) -> Any:
+) -> Array:
     """DeepLIFT/SHAP through tangermeme (``pip install tangermeme``), with the outputs of `takegrad`.
 
     Its multipliers take the place of the gradient. Without a ``baseline`` they are those against ``n_shuffles``
@@ -539,7 +439,8 @@ def deepliftshap(
             for i in range(multipliers.shape[1])
         ]
         results.append(torch.stack(each).mean(0))
-    return to_user(torch.stack(results, 1), isinstance(x, np.ndarray))
+    result: Array = to_user(torch.stack(results, 1), isinstance(x, np.ndarray))
+    return result
 
 
 def __dir__() -> list[str]:

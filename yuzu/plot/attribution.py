@@ -17,7 +17,7 @@ from yuzu.plot.checks import (
     require_matplotlib,
     single_rows,
 )
-from yuzu.plot.heatmap import draw_ism
+from yuzu.plot.heatmap import MapStyle, draw_ism
 from yuzu.plot.layout import divide, new_axes, show_part, shown_positions, width_for
 from yuzu.plot.logo import draw_logo
 
@@ -157,7 +157,8 @@ def plot_attribution(
         return AttributionAxes(ax, None, None)
 
     below, bar = divide(ax, (1.1, 0.06, rows), colorbar)
-    draw_ism(below, bar, values, observed, letters, offset, vmax, cmap, heatmap_label, mark="dots")
+    style = MapStyle(vmax, cmap, heatmap_label, mark="dots")
+    draw_ism(below, bar, values, observed, letters, offset, style)
     below.set_xlabel(show_part(ax, offset, shown, length))
     ax.tick_params(axis="x", labelbottom=False, length=0)
     ax.spines["bottom"].set_visible(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -127,29 +128,30 @@ def plot_ism(
     if ax is None:
         ax = new_axes(width_for(values.shape[1]), 0.2 * max(len(values), 4) + 0.6)
     bar = add_bar(ax) if colorbar else None
-    draw_ism(ax, bar, values, observed, letters, offset, vmax, cmap, label, mark)
+    draw_ism(ax, bar, values, observed, letters, offset, MapStyle(vmax, cmap, label, mark))
     if title is not None:
         ax.set_title(title)
     return ISMAxes(ax, bar)
 
 
+@dataclass(frozen=True)
+class MapStyle:
+    """The look of a heat map: its colours, the label of their bar, and the mark of the reference."""
+
+    vmax: float | None
+    cmap: str | Colormap | None
+    label: str | None
+    mark: str
+
+
 def draw_ism(
-    ax: Axes,
-    bar: Axes | None,
-    values: np.ndarray,
-    observed: np.ndarray,
-    letters: str,
-    start: int,
-    vmax: float | None,
-    cmap: str | Colormap | None,
-    label: str | None,
-    mark: str,
+    ax: Axes, bar: Axes | None, values: np.ndarray, observed: np.ndarray, letters: str, start: int, style: MapStyle
 ) -> None:
     """Draw the heat map of `values`, (C, L), with the rows `observed`, (L,), marked, and its colour bar."""
-    limit = vmax or float(np.abs(values).max()) or 1.0
-    image = draw_map(ax, bar, values, start, (-limit, limit), cmap, label)
-    if mark != "none":
-        mark_reference(ax, image, values, observed, letters, start, mark)
+    limit = style.vmax or float(np.abs(values).max()) or 1.0
+    image = draw_map(ax, bar, values, start, (-limit, limit), style.cmap, style.label)
+    if style.mark != "none":
+        mark_reference(ax, image, values, observed, letters, start, style.mark)
     row = size_in_inches(ax)[1] * 72 / len(values)  # points
     ax.set_yticks(range(len(values)), list(letters), fontsize=float(np.clip(0.85 * row, 3, 8)), family="monospace")
     ax.tick_params(axis="y", length=0)
