@@ -66,7 +66,7 @@ def milliseconds(work, repeats: int = 5) -> float:
 
 
 def layer(channels: int, sites: int, held: int, dilation: int, precision: str):
-    """What runs a residual layer with a tile; its useful multiply-adds, and its bytes."""
+    """A function that runs a residual layer with a tile; its useful multiply-adds, and its bytes."""
     dtype = torch.bfloat16 if precision == "medium" else torch.float32
     width, device = held + 2 * dilation, "cuda"
     x = torch.randn(sites * EDITS, held, channels, device=device).to(dtype)

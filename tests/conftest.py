@@ -30,6 +30,8 @@ pytest_plugins = [  # fixtures that several files of a topic share
     "tests.untouched",
 ]
 
+collect_ignore = ["typing/snippets.py"]  # for mypy, not to be run
+
 torch.set_num_threads(int(os.environ.get("YUZU_TEST_THREADS", "1")))
 gc.set_threshold(
     100_000, 20, 50

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from yuzu import command_line
+from yuzu.command_line.model import load_model
 
 MODEL = """
 import torch
@@ -36,7 +36,7 @@ def job(tmp_path, monkeypatch):
     for name in ("net", "beside"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     torch.manual_seed(0)
-    model = command_line.load_model("net.py:build", None)
+    model = load_model("net.py:build", None)
     torch.save(model.state_dict(), "net.pt")
     save_file(model.state_dict(), "net.safetensors")
     (tmp_path / "x.fa").write_text("".join(f">peak{i}\n{s}\n" for i, s in enumerate(SEQUENCES)))

@@ -12,6 +12,8 @@ import yuzu
 from tests.jobs import MODEL, SEQUENCES, read
 from tests.oracle import assert_close
 from yuzu import command_line
+from yuzu.command_line import commands
+from yuzu.command_line.model import load_model
 from yuzu.sequence import one_hot_encode
 
 h5py = pytest.importorskip("h5py", reason="the command line writes HDF5")
@@ -37,7 +39,7 @@ def test_scores(job, output, target, capsys):
 def test_a_job_killed_in_its_first_batch_leaves_nothing(job, monkeypatch, tmp_path):
     _, arguments = job
     with monkeypatch.context() as patch:
-        patch.setattr(command_line, "_scores", lambda *_: sys.exit("killed"))
+        patch.setattr(commands, "_scores", lambda *_: sys.exit("killed"))
         with pytest.raises(SystemExit):
             command_line.main(arguments)
     assert not (tmp_path / "s.h5").exists()
@@ -74,7 +76,7 @@ def test_part_of_the_positions(job, capsys):
 def test_a_job_goes_on_where_it_stopped(job, monkeypatch):
     _, arguments = job
     scored = []
-    original = command_line._scores
+    original = commands._scores
 
     def counted(model, X, made, options):
         if len(scored) == 2:
@@ -82,7 +84,7 @@ def test_a_job_goes_on_where_it_stopped(job, monkeypatch):
         scored.append(len(X))
         return original(model, X, made, options)
 
-    monkeypatch.setattr(command_line, "_scores", counted)
+    monkeypatch.setattr(commands, "_scores", counted)
     with pytest.raises(KeyboardInterrupt):
         command_line.main([*arguments, "--at-once", "2"])
     assert read()["done"].tolist() == [True] * 4 + [False]
@@ -103,7 +105,7 @@ def test_a_job_does_not_go_on_with_another_precomputation(job, monkeypatch, caps
         made[f"gaussian {alpha}"] = {"conv": "gaussian", "alpha": alpha}
     for name, settings in made.items():
         yuzu.precompute(model, 20, device="cpu", **settings).save(f"{name}.yuzu")
-    original = command_line._scores
+    original = commands._scores
 
     def interrupted(model, X, *rest):
         if len(X) < 2:  # the last
@@ -113,7 +115,7 @@ def test_a_job_does_not_go_on_with_another_precomputation(job, monkeypatch, caps
     for first, again in ((None, None), ("highest", "same"), ("gaussian 1.5", "gaussian 1.5")):
         given = {name: [] if name is None else ["--precomputation", f"{name}.yuzu"] for name in (None, *made)}
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(command_line, "_scores", interrupted)
+            patch.setattr(commands, "_scores", interrupted)
             command_line.main([*arguments, *given[first], "--at-once", "2"])
         before = read()
         assert before["done"].tolist() == [True] * 4 + [False]
@@ -130,7 +132,7 @@ def test_a_module_in_the_current_folder(job, tmp_path, monkeypatch):
     (tmp_path / "package_of_mine").mkdir()
     (tmp_path / "package_of_mine" / "net.py").write_text(MODEL)
     monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder not in ("", str(tmp_path))])
-    found = command_line.load_model("package_of_mine.net:build", None)
+    found = load_model("package_of_mine.net:build", None)
     assert found(one_hot_encode(SEQUENCES)).shape == (5, 2)
     for name in ("package_of_mine", "package_of_mine.net"):
         sys.modules.pop(name)

@@ -8,6 +8,10 @@ import yuzu
 from tests.jobs import SEQUENCES, read
 from tests.oracle import assert_close
 from yuzu import command_line
+from yuzu.command_line import commands
+from yuzu.command_line.inputs import read_sequences
+from yuzu.command_line.options import ALPHABETS
+from yuzu.command_line.scores_file import DESCRIPTIONS, DESCRIPTIONS_OF_REGIONS
 from yuzu.regions import read_regions
 from yuzu.sequence import one_hot_encode
 
@@ -79,7 +83,7 @@ def test_what_was_scored_and_its_peak_stand_in_every_row(peaks, tmp_path):
     assert scored.starts.tolist() == COLUMNS["start"] and scored.names.tolist() == kept.names.tolist() == COLUMNS["peak_name"]
     with h5py.File("s.h5") as file:
         for name in file:
-            assert file[name].attrs["description"] in command_line.DESCRIPTIONS_OF_REGIONS[name].format(alphabet="ACGT")
+            assert file[name].attrs["description"] in DESCRIPTIONS_OF_REGIONS[name].format(alphabet="ACGT")
 
 
 @pytest.mark.filterwarnings("ignore:one_hot_regions dropped")
@@ -92,7 +96,7 @@ def test_a_file_of_an_older_version_gets_the_columns_it_lacks(peaks, missing, mo
         for name in missing:
             del file[name]
         file["done"][1] = False
-    monkeypatch.setattr(command_line, "_lay_out", None)
+    monkeypatch.setattr(commands, "lay_out", None)
     assert command_line.main(arguments) == 0
     after = read()
     assert columns_of() == COLUMNS and after["done"].all() and np.array_equal(after["scores"][0], before["scores"][0])
@@ -114,9 +118,9 @@ def test_the_same_windows_for_other_peaks(peaks, capsys, old, new, column, tmp_p
 def test_a_file_of_sequences_has_no_columns_of_peaks(job):
     assert command_line.main(job[1]) == 0
     with h5py.File("s.h5") as file:
-        assert set(file) == set(command_line.DESCRIPTIONS)
+        assert set(file) == set(DESCRIPTIONS)
         assert {name: file[name].attrs["description"].format(alphabet="ACGT") for name in file} == {
-            name: text.format(alphabet="ACGT") for name, text in command_line.DESCRIPTIONS.items()
+            name: text.format(alphabet="ACGT") for name, text in DESCRIPTIONS.items()
         }
 
 
@@ -125,6 +129,6 @@ def test_letters_for_several_bases_are_unknown(tmp_path, alphabet):
     """As in regions of a genome, which has them."""
     text = {"rna": "ACGUNRYSWKMBDHVacgun", "protein": "ACDEFGXBZJUO*acdefgx"}.get(alphabet, "ACGTNRYSWKMBDHVacgtn")
     (tmp_path / "x.fa").write_text(f">a\n{text}\n")
-    _, X = command_line.read_sequences(tmp_path / "x.fa", alphabet)
-    known = command_line.ALPHABETS[alphabet]
+    _, X = read_sequences(tmp_path / "x.fa", alphabet)
+    known = ALPHABETS[alphabet]
     assert [bool(column.any()) for column in X[0].T] == [letter.upper() in known for letter in text]

@@ -63,7 +63,7 @@ def test_gzip_is_told_from_the_content_not_the_name(tmp_path):
     ("chr1\t1\n", r"some.bed, line 1: not BED; got \['chr1', '1'\], want chromosome, start and end"),
     (">chr1\nACGT\n", r"some.bed, line 1: not BED"),
     ("\t1\t2\n", r"some.bed, line 1: not BED"),
-    ("chrom\tstart\tend\n" + NARROW, r"some.bed, line 1: got 'start', want start as a whole number"),
+    ("chrom\tstart\tend\n" + NARROW, r"some.bed, line 1: got 'start', want start as an integer"),
     ("#c\n\nchr1\t1\t2\nchr1\t1.5\t2\n", r"some.bed, line 4: got '1.5', want start .* in column 2"),
     ("chr1\t1\t2e-3\n", r"some.bed, line 1: got '2e-3', want end .* in column 3"),
     ("chr1\t1\t1,000\n", r"some.bed, line 1: got '1,000', want end"),
@@ -72,9 +72,9 @@ def test_gzip_is_told_from_the_content_not_the_name(tmp_path):
     ("chr1\t\t20\n", r"some.bed, line 1: got '', want start"),
     ("chr1\tnan\t20\n", r"some.bed, line 1: got 'nan', want start"),
     ("chr1 1\t20\t30\n", r"some.bed, line 1: got 'chr1 1' in column 1, want a chromosome; columns stand between tabs"),
-    ("chr1\t1\t2\nchr1\t1.0\t2\n", r"some.bed, line 2: got '1.0' in column 2, want a whole number in digits, as on line 1"),
+    ("chr1\t1\t2\nchr1\t1.0\t2\n", r"some.bed, line 2: got '1.0' in column 2, want an integer in digits, as on line 1"),
     ("chr1\t1\t2\nchr1\t1\t2e0\n", r"some.bed, line 2: got '2e0' in column 3, want .* as on line 1"),
-    ("chr1\t-1\t2\n", r"some.bed, line 1: got '-1', want start as a whole number, 0 or more"),
+    ("chr1\t-1\t2\n", r"some.bed, line 1: got '-1', want start as an integer, 0 or more"),
     ("chr1\t1\t" + "9" * 20, r"some.bed, line 1: got '9+', want end"),
     ("chr1\t1\t٣\n", r"some.bed, line 1: got '٣', want end"),
     ("chr1\t5\t5\n", r"some.bed, line 1: got end 5, want more than the start 5"),
@@ -86,7 +86,7 @@ def test_gzip_is_told_from_the_content_not_the_name(tmp_path):
     (NARROW.replace("\t30\n", "\tfour\n"), r"some.bed, line 1: got 'four', want the summit's offset or -1 in column 10"),
     (NARROW.replace("\t30\n", "\t4.5\n"), r"some.bed, line 1: got '4.5', want .* in column 10"),
     (NARROW.replace("\t8\n", "\tnan\n"), r"some.bed, line 3: got 'nan', want .* in column 10"),
-    (NARROW.replace("\t8\n", "\t8.0\n"), r"some.bed, line 3: got '8.0' in column 10, want a whole number in digits, as on line 1"),
+    (NARROW.replace("\t8\n", "\t8.0\n"), r"some.bed, line 3: got '8.0' in column 10, want an integer in digits, as on line 1"),
     (NARROW.replace("\t3\t-1\n", "\t9,9,9\t2\n"), r"some.bed, line 2: got '9,9,9' in column 9, want a number, for line 1 looks like narrowPeak; pass summits=True"),
     (b"\x89PNG\r\n\x1a\n\x00\xff", r"some.bed, after line 0: not BED, not even text"),
     (gzip.compress(NARROW.encode(), mtime=0)[:-12], r"some.bed, after line \d: damaged gzip file"),
@@ -133,7 +133,7 @@ def test_no_word_about_columns_that_are_no_summits(tmp_path, line):
 
 
 def test_a_header_is_told(tmp_path):
-    with pytest.raises(YuzuError, match=r"line 1: got 'start', want start as a whole number.*is this a header\? Start it with '#'"):
+    with pytest.raises(YuzuError, match=r"line 1: got 'start', want start as an integer.*is this a header\? Start it with '#'"):
         read_regions(write(tmp_path, "chrom\tstart\tend\n" + NARROW))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from yuzu._engine.arrays import Array, Device
 from yuzu._engine.capture.errors import CaptureError
 from yuzu._engine.capture.model_copy import model_dtype
 from yuzu._engine.checks import (
@@ -38,6 +39,7 @@ from yuzu._engine.run.run import Run
 from yuzu._engine.run.scores import Results, Scores
 from yuzu._engine.store.in_use import InUse
 from yuzu._engine.store.obtain import inputs_of, obtain_each
+from yuzu._engine.store.precomputation import Precomputation
 from yuzu._engine.store.states import put_together
 from yuzu._engine.tune.examples import Examples
 from yuzu._engine.tune.memory import CACHE_TARGET, Memory, memory_of, most_sites
@@ -55,8 +57,8 @@ SLOPES_BYTES = 1 << 28  # that gradients at the border may take; more tracks are
 @torch.inference_mode(False)  # which has no gradients
 def hybrid_ism(
     model: torch.nn.Module,
-    X_0: Any,
-    precomputation: Any = None,
+    X_0: Array,
+    precomputation: Precomputation | None = None,
     *,
     args: tuple[Any, ...] | None = None,
     tracks: int | Sequence[int] | None = None,
@@ -64,9 +66,9 @@ def hybrid_ism(
     start: int | None = 0,
     end: int | None = None,
     batch_size: int = 8,
-    device: Any = None,
+    device: Device = None,
     verbose: bool = False,
-) -> Any:
+) -> Array:
     """Approximate in-silico saturation mutagenesis: between Taylor ISM and ISM in time and in accuracy.
 
     Where a mutation reaches a window only (convolutions, pools, activations: the local part) its effect is computed
@@ -101,6 +103,14 @@ def hybrid_ism(
     -----
     YuzuWarning
         Where the model's operations cannot be captured: then it is Taylor ISM.
+
+    Examples
+    --------
+    >>> import yuzu
+    >>> from yuzu.examples import load_ctcf_model, load_ctcf_peaks
+    >>> model, X = load_ctcf_model(), load_ctcf_peaks().X[:2]  # (2, 4, 100)
+    >>> yuzu.hybrid_ism(model, X, tracks=0).shape  # (n, tracks, C, L)
+    torch.Size([2, 1, 4, 100])
     """
     check_model(model)
     dtype, found = model_dtype(model), check_device(device)
@@ -121,7 +131,8 @@ def hybrid_ism(
             rows = replace(request, X=X[part.rows], states=[tuple(a[part.rows] for a in extra)])
             results.append(_of_part(model, precomputation, part.used, rows, chosen))
         result = put_together(parts, results, len(X), None)
-    return to_user(result, isinstance(X_0, np.ndarray))
+    scores: Array = to_user(result, isinstance(X_0, np.ndarray))
+    return scores
 
 
 def _of_part(
@@ -140,7 +151,7 @@ def _of_part(
         scores = takegrad(X, model, tracks, "tism", device, args=args, func=func, batch_size=request.batch_size or 1)
         return scores[..., first:stop].contiguous()
     if func is None and local_part(plan).whole:
-        exact = {"precomputation": precomputation, "device": device, "verbose": request.verbose}
+        exact: dict[str, Any] = {"precomputation": precomputation, "device": device, "verbose": request.verbose}
         return taylor_shaped_ism(X, model, tracks, first, stop, args=args or None, **exact)
     keep_freed_memory()
     hybrid = _Hybrid(model, plan, used, request)
@@ -294,7 +305,8 @@ def _table(slopes: torch.Tensor, layout: Layout) -> torch.Tensor:
     """Gradients ``(T, n, ...)`` with positions first and tracks last: ``(n, P, R, T)``."""
     table = layout.position_first(slopes.flatten(0, 1))  # (T * n, P, ...)
     table = table.flatten(2) if table.dim() > 2 else table.unsqueeze(2)
-    return table.unflatten(0, slopes.shape[:2]).permute(1, 2, 3, 0).contiguous()
+    result: torch.Tensor = table.unflatten(0, slopes.shape[:2]).permute(1, 2, 3, 0).contiguous()
+    return result
 
 
 def _along(run: Run, change: Change, table: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection, PathCollection
 
 from yuzu.errors import YuzuError  # noqa: E402
 from yuzu.plot import plot_timings  # noqa: E402
@@ -14,29 +15,29 @@ SECONDS = {
 }
 
 
-def bars_of(ax):
-    """The centre, end and colour of each bar."""
-    return [(bar.get_y() + bar.get_height() / 2, bar.get_x() + bar.get_width(), bar.get_facecolor()) for bar in ax.patches]
+def dots_of(ax):
+    """The row, seconds and colour of each dot."""
+    return [(*c.get_offsets()[0][::-1], tuple(c.get_facecolor()[0])) for c in ax.collections if isinstance(c, PathCollection)]
 
 
-def test_bars_are_medians_below_their_models():
+def test_dots_are_medians_below_their_models():
     ax = plot_timings(SECONDS, colors={"naive": "black"})
     centres = dict(zip([label.get_text() for label in ax.get_yticklabels()], ax.get_yticks(), strict=True))
     assert list(centres) == ["Basset", "BPNet", "SpliceAI"]
-    bars = bars_of(ax)
-    np.testing.assert_allclose([end for _, end, _ in bars], [0.25, 10, 0.01, 2, 3])
+    dots = dots_of(ax)
+    np.testing.assert_allclose([end for _, end, _ in dots], [0.25, 10, 0.01, 2, 3])
     # Basset has three rows, of which words take the middle one; BPNet has two; SpliceAI one.
-    np.testing.assert_allclose([bars[0][0], bars[1][0]], centres["Basset"] + np.array([-1, 1]))
-    np.testing.assert_allclose([bars[2][0], bars[3][0]], centres["BPNet"] + np.array([-0.5, 0.5]))
-    assert bars[4][0] == pytest.approx(centres["SpliceAI"])
-    assert bars[0][2] == bars[2][2] != bars[4][2]
-    assert bars[1][2] == bars[3][2] == (0, 0, 0, 1)
+    np.testing.assert_allclose([dots[0][0], dots[1][0]], centres["Basset"] + np.array([-1, 1]))
+    np.testing.assert_allclose([dots[2][0], dots[3][0]], centres["BPNet"] + np.array([-0.5, 0.5]))
+    assert dots[4][0] == pytest.approx(centres["SpliceAI"])
+    assert dots[0][2] == dots[2][2] != dots[4][2]
+    assert dots[1][2] == dots[3][2] == (0, 0, 0, 1)
     assert ax.get_xscale() == "log" and ax.get_ylim()[0] > ax.get_ylim()[1]
 
 
-def test_error_bars_are_the_range():
+def test_thin_lines_are_the_range():
     ax = plot_timings(SECONDS)
-    ranges = [line.get_segments()[0][:, 0] for line in ax.collections]
+    ranges = [line.get_segments()[0][:, 0] for line in ax.collections if isinstance(line, LineCollection)]
     np.testing.assert_allclose(ranges, [[0.2, 0.3], [1, 9]])
 
 
