@@ -32,6 +32,7 @@ test-pretended-cuda: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # the site, in build/site; fails on a broken link, a page that is not in the menu or a name without a docstring
 docs: $(STAMP)

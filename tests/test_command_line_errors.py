@@ -239,7 +239,7 @@ def test_errors_come_before_planning_and_the_progress_bar(job, capsys, monkeypat
     if planned:
         yuzu.precompute(job[0], 20, device="cpu").save("net.yuzu")
         change = [*change, "--precomputation", "net.yuzu"]
-    monkeypatch.setattr(yuzu, "precompute", lambda *_, **__: pytest.fail("the model was planned first"))
+    monkeypatch.setattr("yuzu.command_line.commands.precompute", lambda *_, **__: pytest.fail("the model was planned first"))
     assert command_line.main([*arguments[:-1], *change]) == 2
     error = capsys.readouterr().err
     assert error.startswith("yuzu ism: ") and error.count("\n") == 1

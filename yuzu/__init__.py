@@ -23,6 +23,7 @@ from yuzu import regions as regions
 from yuzu import sequence as sequence
 from yuzu import taylor as taylor
 from yuzu._engine.store.precomputation import Precomputation as Precomputation
+from yuzu._version import __version__ as __version__
 from yuzu.check import Check as Check
 from yuzu.check import check as check
 from yuzu.errors import PrecomputationError as PrecomputationError
@@ -39,7 +40,6 @@ from yuzu.saturation_mutagenesis import SaturationMutagenesisRawResult as Satura
 from yuzu.saturation_mutagenesis import saturation_mutagenesis as saturation_mutagenesis
 from yuzu.yuzu_ism import yuzu_ism as yuzu_ism
 
-__version__ = "0.1.0"
 __all__ = [
     "Check",
     "Precomputation",

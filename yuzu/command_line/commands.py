@@ -11,19 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 
-import yuzu
 from yuzu._engine.checks import check_device, check_span
 from yuzu._engine.progress import tqdm
 from yuzu._engine.request import Selection
 from yuzu._engine.run.scores import Outputs
+from yuzu._engine.store.precomputation import Precomputation
 from yuzu.attribution import hypothetical
 from yuzu.command_line.inputs import read_input, read_sequences
 from yuzu.command_line.model import load_model
 from yuzu.command_line.options import ALPHABETS
 from yuzu.command_line.scores_file import complete, lay_out, rows_left, write_windows, writing
 from yuzu.errors import YuzuError
+from yuzu.precompute import precompute
 from yuzu.predict import predict
 from yuzu.regions import write_bed
+from yuzu.yuzu_ism import yuzu_ism
 
 
 def run_precompute(options: argparse.Namespace) -> None:
@@ -59,7 +61,7 @@ def run_ism(options: argparse.Namespace) -> None:
             raise YuzuError(
                 f"--precomputation: there is no file {options.precomputation}; make it with yuzu precompute"
             )
-        made = yuzu.Precomputation.load(options.precomputation, options.device)
+        made = Precomputation.load(options.precomputation, options.device)
         if options.precision not in (None, made.settings.precision):
             raise YuzuError(
                 f"--precision {options.precision}: {options.precomputation} was made with {made.settings.precision}; "
@@ -112,9 +114,9 @@ def _job(options: argparse.Namespace, model: torch.nn.Module, names: list[str], 
     return json.dumps({**settings, "precomputation": planned, "digest": digest.hexdigest()}, sort_keys=True)
 
 
-def _precompute(model: torch.nn.Module, length: int, options: argparse.Namespace) -> yuzu.Precomputation:
+def _precompute(model: torch.nn.Module, length: int, options: argparse.Namespace) -> Precomputation:
     settings = {"precision": options.precision or "highest", "device": options.device}
-    return yuzu.precompute(model, length, n_choices=len(ALPHABETS[options.alphabet]), **settings)
+    return precompute(model, length, n_choices=len(ALPHABETS[options.alphabet]), **settings)
 
 
 def _check_selection(model: torch.nn.Module, X: torch.Tensor, options: argparse.Namespace) -> None:
@@ -133,7 +135,7 @@ def _check_folder(out: Path) -> None:
 def _scores(model: torch.nn.Module, X: torch.Tensor, made: Any, options: argparse.Namespace) -> np.ndarray:
     kind = "delta" if options.output == "hypothetical" else options.output
     settings = {name: getattr(options, name) for name in ("target", "start", "end", "device")}
-    found = yuzu.yuzu_ism(model, X, made, output=kind, **settings)
+    found = yuzu_ism(model, X, made, output=kind, **settings)
     if not isinstance(found, torch.Tensor):
         raise YuzuError(f"--output {options.output} needs a model that returns one tensor: use --output l2, or wrap it")
     return (hypothetical(found) if options.output == "hypothetical" else found).numpy()

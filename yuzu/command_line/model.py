@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-import yuzu
 from yuzu.errors import YuzuError, one_line
 
 
@@ -68,7 +67,7 @@ def _told(error: BaseException) -> str:
     kind, own = type(error).__name__, ""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{kind}: {error.msg} ({error.filename}, line {error.lineno})"
-    others = Path(yuzu.__file__).parent, Path(traceback.__file__).parent  # ours and Python's
+    others = Path(__file__).parents[1], Path(traceback.__file__).parent  # ours and Python's
     for frame in traceback.extract_tb(error.__traceback__):
         foreign = "site-packages" in frame.filename or any(Path(frame.filename).is_relative_to(one) for one in others)
         if not foreign and frame.line:  # modules frozen into Python have no source lines

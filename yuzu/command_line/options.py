@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import yuzu
 from yuzu._engine.alphabets import DNA, LUA_DNA, PROTEIN, RNA
 from yuzu._engine.checks import OUTPUTS
 from yuzu._engine.settings import PRECISIONS
+from yuzu._version import __version__
 
 ALPHABETS = {"dna": DNA, "agct": LUA_DNA, "rna": RNA, "protein": PROTEIN}
 
@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--version", action="version", version=yuzu.__version__)
+    made.add_argument("--version", action="version", version=__version__)
     commands = made.add_subparsers(dest="command", required=True, metavar="{ism,precompute}")
     settings: dict[str, Any] = {"epilog": EXAMPLES, "formatter_class": argparse.RawDescriptionHelpFormatter}
     ism = commands.add_parser("ism", help="score every substitution of every sequence", **settings)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-import yuzu
 from yuzu._engine.files import written_whole
+from yuzu._version import __version__
 from yuzu.command_line.inputs import Input
 from yuzu.errors import YuzuError, one_line
 
@@ -76,7 +76,7 @@ def lay_out(out: Path, job: str, given: Input, scores: np.ndarray, alphabet: str
             if name in file:
                 file[name].attrs["description"] = text.format(alphabet=alphabet)
         _add_columns(file, given.columns)
-        file.attrs["yuzu"], file.attrs["job"] = yuzu.__version__, job
+        file.attrs["yuzu"], file.attrs["job"] = __version__, job
 
 
 def complete(out: Path, given: Input) -> None:
