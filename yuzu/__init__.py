@@ -23,7 +23,7 @@ from yuzu import regions as regions
 from yuzu import sequence as sequence
 from yuzu import taylor as taylor
 from yuzu._engine.store.precomputation import Precomputation as Precomputation
-from yuzu._version import __version__ as __version__
+from yuzu._engine.version import __version__ as __version__
 from yuzu.check import Check as Check
 from yuzu.check import check as check
 from yuzu.errors import PrecomputationError as PrecomputationError

@@ -13,6 +13,7 @@ from tests.covering import covering
 from tests.oracle import assert_right, errors, oracle
 from tests.small_layers import Model, chain
 from tests.small_models import sequences
+from tests.ways.by_way import by_way
 from yuzu._engine.edits import Mutations
 from yuzu._engine.tune import ways as trial_ways
 from yuzu._engine.ways import convolution as convolution_ways
@@ -24,11 +25,6 @@ L = 40
 
 
 @pytest.mark.parametrize("conv", ["auto", "banded", "blocks", "whole", "fold", "windows", "cyclic"])
-def by_way(plan, way):
-    """The plan with a way for every layer that has it."""
-    return plan.with_ways({r.node.index: way for r in plan.rules if r is not None and way in r.all_ways()})
-
-
 def test_medium_precision_where_differences_stay_in_bfloat16(conv, device):
     layers = [
         nn.Conv1d(4, 32, 7, padding=3),

@@ -11,6 +11,7 @@ from tests.covering import covering
 from tests.oracle import assert_right, errors, oracle
 from tests.small_layers import Model, flattened
 from tests.small_models import sequences
+from tests.ways.by_way import by_way
 from yuzu._engine.derived import Derived
 from yuzu._engine.edits import Mutations
 from yuzu._engine.graph import Weights
@@ -31,11 +32,6 @@ L = 40
 @pytest.mark.parametrize(
     *covering(way=DENSE_WAYS, spread=[1, 4000, 1 << 24], positions_last=[True, False], given=[(1, 60), (3, 24)])
 )
-def by_way(plan, way):
-    """The plan with a way for every layer that has it."""
-    return plan.with_ways({r.node.index: way for r in plan.rules if r is not None and way in r.all_ways()})
-
-
 def test_dense_layers_by_every_way(way, positions_last, given, spread, monkeypatch):
     number, length = given
     monkeypatch.setattr(dense, "SPREAD_BYTES", spread)  # one site in a block, a few, all

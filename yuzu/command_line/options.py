@@ -9,7 +9,7 @@ from typing import Any
 from yuzu._engine.alphabets import DNA, LUA_DNA, PROTEIN, RNA
 from yuzu._engine.checks import OUTPUTS
 from yuzu._engine.settings import PRECISIONS
-from yuzu._version import __version__
+from yuzu._engine.version import __version__
 
 ALPHABETS = {"dna": DNA, "agct": LUA_DNA, "rna": RNA, "protein": PROTEIN}
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from yuzu._engine.files import written_whole
-from yuzu._version import __version__
+from yuzu._engine.version import __version__
 from yuzu.command_line.inputs import Input
 from yuzu.errors import YuzuError, one_line
 
