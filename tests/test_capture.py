@@ -742,6 +742,21 @@ def test_what_writes_is_traced_twice(kind: str, traced_twice: list[bool]) -> Non
     assert torch.equal(run_graph(graph, model, X), model(X))
 
 
+def test_a_forward_that_raises_leaves_no_mode_entered() -> None:
+    """Else every later call of PyTorch in this thread goes through it."""
+
+    class Raises(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no")
+
+    model = Raises()
+    for _ in range(2):
+        with pytest.raises(CaptureError, match="no"):
+            capture(model, (4, LENGTH), (), torch.float64)
+    assert torch._C._len_torch_function_stack() == 0
+    assert "forward" not in vars(model)
+
+
 def test_a_users_handler_changes_no_graph(monkeypatch: pytest.MonkeyPatch, traced_twice: list[bool]) -> None:
     class Unknown(nn.Module):
         def __init__(self) -> None:
