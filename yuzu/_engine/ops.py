@@ -166,7 +166,7 @@ def note_handler(name: str) -> None:
 
 
 def has_users_handler(name: str) -> bool:
-    """Return whether the user has a handler for an operation that is not in the table, or that capture takes apart."""
+    """Return whether the user has a handler for an operation that has no row, or that capture takes apart."""
     return name in _OF_THE_USER
 
 

@@ -10,12 +10,11 @@ import contextlib
 import inspect
 import logging
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
-from torch.overrides import _get_current_function_mode_stack, _pop_mode
 
 from yuzu._engine import ops
 from yuzu._engine.capture.branches import Branches
@@ -24,19 +23,6 @@ from yuzu._engine.capture.quiet import quiet
 from yuzu._engine.capture.reading import Reading
 from yuzu._engine.capture.recurrent import kept_whole, present
 from yuzu._engine.capture.unrolled_vmap import vmap_unrolled
-
-
-@contextlib.contextmanager
-def _modes_restored() -> Iterator[None]:
-    """Leave no function mode in force. An export that fails may leave its own, and then `Reading` would see everything
-    that the thread computes later.
-    """
-    before = len(_get_current_function_mode_stack())
-    try:
-        yield
-    finally:
-        while len(_get_current_function_mode_stack()) > before:
-            _pop_mode()
 
 
 def run_export(
@@ -53,7 +39,7 @@ def run_export(
     for gradients in (torch.no_grad, torch.enable_grad):
         read = None if reading is None else reading()
         try:
-            with _modes_restored(), quiet(loggers_of_torch()), gradients(), kept_whole(module):
+            with quiet(loggers_of_torch()), gradients(), kept_whole(module):
                 with vmap_unrolled(), contextlib.nullcontext() if read is None else read:
                     program = export(module, inputs, dynamic_shapes=shapes, strict=False)
                 if read is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -58,8 +57,9 @@ class Followed:
 
     def meet(self, tracer: Any) -> None:
         """Take in what was traced since the last time."""
-        for fx in itertools.islice(tracer.graph.nodes, len(self.known), None):
-            self.known[fx] = self._met(fx, tracer)
+        for fx in list(tracer.graph.nodes):  # tracing may also have erased some
+            if fx not in self.known:
+                self.known[fx] = self._met(fx, tracer)
 
     def lead_to(self, wanted: set[int]) -> set[int]:
         """The nodes that the ``wanted`` ones depend on, and those that write to the memory of these."""

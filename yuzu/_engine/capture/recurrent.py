@@ -13,6 +13,7 @@ with the same weights. Repetitions beside each other, such as the members of an 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import types
@@ -75,24 +76,29 @@ def loops_in(module: torch.nn.Module) -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def _within(module: torch.nn.Module, make: Callable[[], TorchFunctionMode]) -> Iterator[None]:
-    """Enter a mode whenever a module is called. Around the whole tracing, it would see the tracer's own calls."""
-    entered = contextlib.ExitStack()
+    """Enter a mode whenever a module is called. Around the whole tracing, it would see the tracer's own calls.
 
-    def begin(*_: Any) -> None:
-        entered.enter_context(make())
-
-    def end(*_: Any) -> None:
-        entered.close()
-
+    Hooks would not do: while PyTorch exports a module, it does not call them after a ``forward`` that raises, and then
+    leaves modes entered for the rest of the program.
+    """
     if isinstance(module, torch.jit.ScriptModule):  # Python sees none of its calls
         yield
         return
-    hooks = module.register_forward_pre_hook(begin), module.register_forward_hook(end, always_call=True)
+    attributes, forward = module.__dict__, module.forward
+
+    @functools.wraps(forward)
+    def within(*args: Any, **kwargs: Any) -> Any:
+        with make():
+            return forward(*args, **kwargs)
+
+    before = attributes.get("forward", within)
+    attributes["forward"] = within
     try:
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        del attributes["forward"]
+        if before is not within:
+            attributes["forward"] = before
 
 
 class _Whole(TorchFunctionMode):
