@@ -87,7 +87,7 @@ class Precomputation:
         >>> model = torch.nn.Sequential(torch.nn.Conv1d(4, 8, 5), torch.nn.ReLU())
         >>> made = yuzu.precompute(model, 50, device="cpu")
         >>> [(layer.operation, layer.window) for layer in made.layers]
-        [('conv1d', '1 -> 5'), ('relu', '5 -> 5')]
+        [('conv1d (kernel 5)', '1 -> 5'), ('relu', '5 -> 5')]
         """
         return self.decisions.layers
 
