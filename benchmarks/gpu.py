@@ -86,7 +86,7 @@ def measure(name: str, profiled: bool) -> dict[str, Any]:
         row["errors"] = errors(
             lambda place, p=plan: yuzu.yuzu_ism(model, X[:1], p, start=place, end=place + 1, **asked), truth
         )
-        row["ways"] = plan.decisions["ways"]
+        row["ways"] = plan.decisions.ways
         if profiled:
             show_kernels(lambda p=plan: yuzu.yuzu_ism(model, X, p, device=DEVICE))
         print(name, precision, json.dumps({k: v for k, v in row.items() if k != "ways"}), flush=True)

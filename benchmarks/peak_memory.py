@@ -66,8 +66,8 @@ def measure(name: str, max_memory: int | None, positions: int, output: str) -> d
         del scores
     more, before = planned.peak() - result, planned.before - memory.before
     row |= {"ism_bytes": before + more, "ism_more_bytes": more, "result_bytes": result}
-    row |= {"after_bytes": Memory("cpu").before - memory.before, "naive": made.decisions["naive_model"]}
-    return row | {key: made.decisions[key] for key in ("sites", "naive_batch")}
+    row |= {"after_bytes": Memory("cpu").before - memory.before, "naive": made.decisions.naive_model}
+    return row | {key: getattr(made.decisions, key) for key in ("sites", "naive_batch")}
 
 
 def run(name: str, options: argparse.Namespace, max_memory: int | None) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def precompute_seconds(case: Architecture, device: str) -> tuple[float, bool]:
         warnings.simplefilter("ignore", yuzu.YuzuWarning)
         args = case.args() or None
         found = seconds(lambda: made.append(yuzu.precompute(model, case.length, args=args, device=device)), device)
-    return found, made[0].decisions["naive_model"] is not None
+    return found, made[0].decisions.naive_model is not None
 
 
 def main() -> None:

@@ -1,9 +1,19 @@
 """Capturing a model once for several precomputations."""
 
 import contextlib
+import dataclasses
 import sys
 
-WHERE = (".precompute", ".precomputation")
+
+def decide(made, **changes):
+    """Have a precomputation decide otherwise, also where it is in use already."""
+    made.decisions = dataclasses.replace(made.decisions, **changes)
+    for known in made._used.values():
+        for one in known:
+            one.used.decisions = made.decisions
+            one.used._forget_plan()
+
+
 _captured = {}
 
 
@@ -13,9 +23,8 @@ def capturing_once():
 
     Only for tests that are not about capturing, nor about what is kept or refused.
     """
-    # where precompute captures, and where a precomputation is put to use; the name ``yuzu.precompute`` is the function
-    modules = [module for name, module in sys.modules.items() if name.startswith("yuzu") and name.endswith(WHERE)]
-    assert len(modules) == len(WHERE), "a module has moved"
+    # where a precomputation is made, and where it is put to use
+    modules = [sys.modules[f"yuzu._engine.store.{name}"] for name in ("making", "precomputation")]
     original = modules[0].capture
 
     def capture(model, shape, *rest):

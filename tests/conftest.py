@@ -69,9 +69,9 @@ def plans_are_not_compared_with_the_model(monkeypatch):
     """By the clock a plan may lose to the model on a busy machine. Tests are about the plan; those of the comparison set
     this themselves.
     """
-    from yuzu._engine.tune import measure
+    from yuzu._engine.tune import chunks
 
-    monkeypatch.setattr(measure, "WORTH_COMPARING", math.inf)
+    monkeypatch.setattr(chunks, "WORTH_COMPARING", math.inf)
 
 
 @pytest.fixture(autouse=True)

@@ -164,7 +164,7 @@ def test_linear_interpolation_keeps_windows(name):
     model, X = Model(), sequences(2, 40)
     X[0, :, 7] = 0
     plan = yuzu.precompute(model, 40, device="cpu")
-    (row,) = (row for row in plan.decisions["layers"] if row[1] == "upsample_linear1d")
+    (row,) = (row for row in plan.layers if row[1] == "upsample_linear1d")
     before, after = map(int, row[3].split(" -> "))
     assert row[2] == "view" and after < 40 * np.ceil(INTERPOLATIONS[name].get("scale_factor", 1)) / 2 and before == 5
     truth = yuzu.naive_ism(model.double(), X.double(), output="delta", device="cpu")

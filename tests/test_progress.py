@@ -82,13 +82,13 @@ def test_precompute_says_its_stages_when_asked(capfd):
 
 
 def test_precompute_that_takes_long_says_so(capfd, monkeypatch):
-    capture = sys.modules["yuzu.precompute"].capture
+    capture = sys.modules["yuzu._engine.store.making"].capture
 
     def slow(*args):
         time.sleep(0.4)
         return capture(*args)
 
-    monkeypatch.setattr(sys.modules["yuzu.precompute"], "capture", slow)
+    monkeypatch.setattr(sys.modules["yuzu._engine.store.making"], "capture", slow)
     monkeypatch.setattr(progress, "PATIENCE", 0.2)
     yuzu.precompute(model(), 30, device="cpu")
     out, err = capfd.readouterr()

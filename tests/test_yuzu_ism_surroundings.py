@@ -117,14 +117,14 @@ def test_deterministic_algorithms_of_the_caller(ism, profile):
 
 
 def test_kept_for_as_many_lengths_as_memory_allows_and_no_longer_than_the_model():
-    from yuzu._engine.store import kept as kept_precomputations
+    from yuzu._engine.store import obtain
 
     def kept():
-        return sum(of_model == place for of_model, _ in kept_precomputations._kept)
+        return len(obtain.kept_of_models.get(place) or ())
 
     model = nn.Sequential(nn.Conv1d(4, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool1d(1)).eval()
     place = id(model)
-    most = kept_precomputations.KEPT_OF_A_MODEL
+    most = obtain.KEPT_OF_A_MODEL
     for length in range(10, 12 + most):
         yuzu.yuzu_ism(model, sequences(1, length), device="cpu")
     assert kept() == most

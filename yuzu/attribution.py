@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from yuzu._engine.request import from_numpy, to_user
+from yuzu._engine.checks import from_numpy, to_user
 from yuzu.errors import YuzuError
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,17 +12,18 @@ import torch
 
 from yuzu._engine.capture.double import SeeDtypes, in_double
 from yuzu._engine.capture.model_copy import evaluation_copy, model_dtype
+from yuzu._engine.checks import check_args, check_count, check_device, check_model, check_sequences
 from yuzu._engine.edits import Mutations
-from yuzu._engine.request import check_args, check_count, check_device, check_model, check_sequences
-from yuzu._engine.run.scores import Selection
-from yuzu._engine.store.kept import inputs_of, obtain
-from yuzu.naive_ism import mixes_rows, run_naively, try_model
-from yuzu.yuzu_ism import run_planned
+from yuzu._engine.request import Args, Request
+from yuzu._engine.run.naive import mixes_rows, run_naively, try_model
+from yuzu._engine.settings import NAIVE_BATCH
+from yuzu._engine.store.obtain import inputs_of, obtain
+from yuzu._engine.store.scoring import run_planned
 
 PROMISED = 1e-5  # relative error in float32; naive ISM's where that is larger
-MOST_ROUNDING = 1000.0  # times the precision of a dtype, of the largest output; deep models lose tens of it
-ALIKE = 1.2  # times as large is no other error
-NEAR = 0.1  # of how far two results are from a third
+MOST_ROUNDING = 1000.0  # times a dtype's precision, relative to the largest output; deep models lose tens of it
+ALIKE = 1.2  # errors whose ratio is below this count as equal
+NEAR = 0.1  # two results are near if their distance is this part of that from a third
 
 
 class Check(NamedTuple):
@@ -67,14 +69,12 @@ def _is_double(model: torch.nn.Module) -> bool:
     return found == {torch.float64}
 
 
-def _rounding(
-    twin: torch.nn.Module, X: torch.Tensor, args: tuple[torch.Tensor, ...], device: torch.device
-) -> tuple[float, torch.dtype]:
-    """More than rounding makes of any difference of two outputs: so many times the precision of the least precise dtype
-    that the model runs in, of the largest output; and that dtype.
+def _rounding(clone: torch.nn.Module, X: torch.Tensor, args: Args, device: torch.device) -> tuple[float, torch.dtype]:
+    """A bound on the rounding of a difference of two outputs, from the largest output and the least precise dtype that
+    the model runs in; and that dtype.
     """
     with SeeDtypes() as dtypes:
-        leaves = torch.utils._pytree.tree_leaves(try_model(twin, X, args, device))
+        leaves = torch.utils._pytree.tree_leaves(try_model(clone, X, args, device))
     outputs = [t for t in leaves if isinstance(t, torch.Tensor) and t.is_floating_point()]
     least = max((X.dtype, *dtypes.seen), key=lambda dtype: torch.finfo(dtype).eps)
     sizes = [float(t.double().abs().nan_to_num(0.0, 0.0, 0.0).amax()) for t in outputs if t.numel()]
@@ -82,8 +82,8 @@ def _rounding(
 
 
 def _copy_agrees(ours: Any, naive: Any, truth: Any, rounding: float) -> bool:
-    """Whether what a copy in float64 computes may be what the model does. If it is not, yuzu and naive ISM are near to
-    each other and equally far from it, farther than rounding leads.
+    """Tell whether a copy in float64 computes the same as the model. If not, yuzu and naive ISM are near to each other,
+    and both are farther from the copy than rounding explains.
     """
     flat = torch.stack([_flat(result) for result in (ours, naive, truth)])
     a, b, c = flat[:, torch.isfinite(flat).all(0)]
@@ -132,31 +132,30 @@ def check(
     count = min(check_count("positions", positions), length)
     fixed = list(dict.fromkeys([0, length - 1, length // 2]))
     others = [p for p in np.random.default_rng(0).permutation(length).tolist() if p not in fixed]
-    mutations = Mutations.at(c, length, np.array(sorted((fixed + others)[:count])))
+    mutations = Mutations(c, length, np.array(sorted((fixed + others)[:count])))
+    request = Request(X, [extra], mutations, found, output="delta")
 
-    selection = Selection(None, None)
-    bound = obtain(model, precomputation, given, extra, found, selection)
-    twin = evaluation_copy(model, found)
-    settings = (mutations, selection, "delta", None, found, False, False)
-    run_planned(bound, X, [extra], *settings)  # first use prepares the weights
+    used = obtain(model, precomputation, replace(request, X=given))
+    clone = evaluation_copy(model, found)
+    run_planned(used, request, stacked=False)  # first use prepares the weights
     begin = time.perf_counter()
-    ours = run_planned(bound, X, [extra], *settings)
+    ours = run_planned(used, request, stacked=False)
     middle = time.perf_counter()
-    batch_size = 1 if mixes_rows(twin, X, extra, found) else 128
+    batch_size = 1 if mixes_rows(clone, X, extra, found) else NAIVE_BATCH
     start = time.perf_counter()
-    naive = run_naively(twin, X, extra, mutations, selection, "delta", batch_size, found, False, False)
+    naive = run_naively(clone, request, batch_size)
     seconds = middle - begin, time.perf_counter() - start
-    rounding, least = _rounding(twin, X, extra, found)
+    rounding, least = _rounding(clone, X, extra, found)
     coarse = 4 * torch.finfo(least).eps
     truth, why = None, ""
     try:
-        double, extended = evaluation_copy(model, found, torch.float64), tuple(map(_doubled, extra))
-        whole = double if _is_double(model) else in_double(double)
-        asked = (mutations, selection, "delta", batch_size, found, False, False)
-        truth = run_naively(whole, X.double(), extended, *asked)
+        double = evaluation_copy(model, found, torch.float64)
+        double = double if _is_double(model) else in_double(double)
+        doubled = replace(request, X=X.double(), states=[tuple(map(_doubled, extra))])
+        truth = run_naively(double, doubled, batch_size)
         if not _copy_agrees(ours, naive, truth, rounding):
             truth, why = None, "a copy of the model in float64 computes something else than the model"
-    except Exception as error:  # of any kind: a model, or its weights, may insist on a dtype
+    except Exception as error:  # a model, or its weights, may refuse a dtype by any error
         why = f"a copy of the model does not run in float64 ({_first_line(error)})"
     if truth is None:
         a, b = errors_against(ours, naive), (0.0, 0.0)

@@ -20,11 +20,12 @@ import numpy as np
 import torch
 
 import yuzu
+from yuzu._engine.checks import OUTPUTS, check_device, check_span
 from yuzu._engine.files import written_whole
 from yuzu._engine.progress import hushed, tqdm
-from yuzu._engine.request import OUTPUTS, check_device, check_span
-from yuzu._engine.run.scores import Selection
-from yuzu._engine.store.settings import PRECISIONS
+from yuzu._engine.request import Selection
+from yuzu._engine.run.scores import Outputs
+from yuzu._engine.settings import PRECISIONS
 from yuzu.attribution import hypothetical
 from yuzu.errors import YuzuError, one_line
 from yuzu.predict import predict
@@ -380,7 +381,7 @@ def _precompute(model: torch.nn.Module, length: int, options: argparse.Namespace
 def _check_selection(model: torch.nn.Module, X: torch.Tensor, options: argparse.Namespace) -> None:
     """Refuse positions or a target that do not exist, before planning takes its time."""
     check_span(options.start, options.end, X.shape[2])
-    Selection(None, options.target).leaves(predict(model, X[:1], device=options.device))
+    Outputs(Selection(None, options.target)).leaves(predict(model, X[:1], device=options.device))
 
 
 def _left(out: Path, job: str, count: int) -> np.ndarray:
@@ -508,7 +509,8 @@ def _job(options: argparse.Namespace, model: torch.nn.Module, names: list[str], 
     planned = None
     if made is not None:
         found = made.decisions  # where bfloat16 products are far off, they are not what was asked for
-        planned = {"precision": found["precision"], "conv": made.settings.conv, "alpha": found["alpha"]}
+        alpha = None if found.probing is None else found.probing.alpha
+        planned = {"precision": found.precision, "conv": made.settings.conv, "alpha": alpha}
     return json.dumps({**settings, "precomputation": planned, "digest": digest.hexdigest()}, sort_keys=True)
 
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from yuzu._engine.checks import to_user
 from yuzu._engine.files import written_whole
-from yuzu._engine.request import to_user
 from yuzu.errors import YuzuError
 from yuzu.sequence import DNA, dna_order, reorder_alphabet
 

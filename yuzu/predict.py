@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,21 @@ from torch.utils import _pytree as pytree
 
 from yuzu._engine.capture.model_copy import evaluation_copy, model_dtype
 from yuzu._engine.capture.rows import on_rows
+from yuzu._engine.checks import (
+    check_args,
+    check_count,
+    check_device,
+    check_func,
+    check_model,
+    check_sequences,
+    to_user,
+)
 from yuzu._engine.gate import running
 from yuzu._engine.kernels.precision import products
 from yuzu._engine.mixed_precision import check_dtype
 from yuzu._engine.progress import tqdm
-from yuzu._engine.request import check_args, check_count, check_device, check_model, check_sequences, to_user
+from yuzu._engine.run.naive import explained
 from yuzu.errors import YuzuError
-from yuzu.naive_ism import explained
 
 
 def predict(
@@ -30,7 +39,7 @@ def predict(
     device: Any = None,
     verbose: bool = False,
 ) -> Any:
-    """What the model returns for sequences, a batch at a time; tangermeme's function of that name.
+    """Run a model on sequences, a batch at a time; tangermeme's function of that name.
 
     The model runs with evaluation semantics and is never changed; it stays where it is.
 
@@ -63,45 +72,58 @@ def predict(
     ValueError
         For bad input, before any work, and for an output without a row for each sequence.
     """
-    return predict_named("X", model, X, args, func, batch_size, dtype, device, verbose)
+    asked = _Asked("X", X, args, func, dtype, device)
+    return _predicted(model, asked, check_count("batch_size", batch_size), verbose)
 
 
-def predict_named(
+def predict_first(
     name: str,
     model: torch.nn.Module,
     X: Any,
     args: tuple[Any, ...] | None = None,
     func: Callable[[Any], Any] | None = None,
-    batch_size: int = 32,
     dtype: str | torch.dtype | None = None,
     device: Any = None,
-    verbose: bool = False,
-    only_first: bool = False,
 ) -> Any:
-    """`predict`, for a caller whose sequences are called ``name`` in errors; also of the first one alone."""
+    """Run a model on the first sequence alone, and check all of them. Errors call the sequences ``name``."""
+    return _predicted(model, _Asked(name, X, args, func, dtype, device, only_first=True), 1, verbose=False)
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """Arguments of `predict`, as the user passed them."""
+
+    name: str
+    X: Any
+    args: Any
+    func: Any
+    dtype: Any
+    device: Any
+    only_first: bool = False
+
+
+def _predicted(model: torch.nn.Module, asked: _Asked, batch_size: int, verbose: bool) -> Any:
     check_model(model)
-    found, batch_size = check_device(device), check_count("batch_size", batch_size)
+    func, found = asked.func, check_device(asked.device)
     own = model_dtype(model)
-    wanted = check_dtype(dtype, own)
-    as_numpy = isinstance(X, np.ndarray)
-    sequences = check_sequences(X, None, name=name, model_dtype=own, least_choices=1)
-    extra = check_args(args, len(sequences), own)
-    if func is not None and not callable(func):
-        raise YuzuError(f"func must be callable, got {type(func).__name__}")
-    twin = evaluation_copy(model, found)
+    wanted = check_dtype(asked.dtype, own)
+    as_numpy = isinstance(asked.X, np.ndarray)
+    sequences = check_sequences(asked.X, None, name=asked.name, model_dtype=own, least_choices=1)
+    extra = check_args(asked.args, len(sequences), own)
+    check_func(func)
+    clone = evaluation_copy(model, found)
     parts: list[list[Any]] = []
     spec: Any = None
-    starts = range(0, len(sequences), batch_size)
-    if only_first:
-        starts, batch_size = starts[:1], 1
+    starts = range(0, len(sequences), batch_size)[: 1 if asked.only_first else None]
     for first in tqdm(starts, disable=not verbose, desc="predictions", unit="batch"):
         rows = slice(first, first + batch_size)
         # copies: a model may write over what it is given
         x = sequences[rows].to(found).to(own, copy=True)
         rest = [a[rows].to(found, copy=True) for a in extra]
-        with explained(twin, sequences, extra, found, name), running(), torch.no_grad(), products("highest", found):
+        errors = explained(clone, sequences, extra, found, asked.name)
+        with errors, running(), torch.no_grad(), products("highest", found):
             with torch.autocast(found.type, wanted, enabled=wanted != own):
-                output = on_rows(twin, x, *rest) if len(x) == 1 else twin(x, *rest)
+                output = on_rows(clone, x, *rest) if len(x) == 1 else clone(x, *rest)
         if func is not None:
             output = func(output)
         leaves, spec = pytree.tree_flatten(list(output) if isinstance(output, tuple) else output)

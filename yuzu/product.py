@@ -7,22 +7,37 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from yuzu._engine.checks import check_args, check_count, check_device, check_model, check_sequences, to_user
 from yuzu._engine.progress import tqdm
-from yuzu._engine.request import check_args, check_count, check_device, check_model, check_sequences, to_user
+from yuzu._engine.request import Arguments
+from yuzu._engine.store.states import ism_of_states
 from yuzu.errors import YuzuError
-from yuzu.saturation_mutagenesis import saturation_mutagenesis, saturation_mutagenesis_of_states
-from yuzu.yuzu_ism import ism_of_states, yuzu_ism
+from yuzu.saturation_mutagenesis import Asked, saturation_mutagenesis, saturation_mutagenesis_of_states
+from yuzu.yuzu_ism import yuzu_ism
+
+States = list[tuple[torch.Tensor, ...]]
+
+
+def _yuzu_ism(model: torch.nn.Module, X: Any, states: States, asked: dict[str, Any]) -> Any:
+    precomputation = asked.pop("precomputation")
+    return ism_of_states(model, precomputation, Arguments(X, states, **asked))
+
+
+def _saturation_mutagenesis(model: torch.nn.Module, X: Any, states: States, asked: dict[str, Any]) -> Any:
+    return saturation_mutagenesis_of_states(model, X, states, Asked(**asked))
+
 
 # functions that score the same sequences with many states at once
 SHARING: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
-    (yuzu_ism, ism_of_states),
-    (saturation_mutagenesis, saturation_mutagenesis_of_states),
+    (yuzu_ism, _yuzu_ism),
+    (saturation_mutagenesis, _saturation_mutagenesis),
 ]
 
 
@@ -67,7 +82,7 @@ def apply_pairwise(
     Returns
     -------
     torch.Tensor (numpy.ndarray for a numpy ``X``), shape=(n, m, ...)
-        What ``func`` returns for each pair; lists of them, as deep as ``func`` and the model nest theirs.
+        The result of ``func`` for each pair; lists of them, nested as ``func`` and the model nest theirs.
 
     Raises
     ------
@@ -82,9 +97,9 @@ def apply_pairwise(
             f"args must all have the same number of rows, which belong together, got {counts}; apply_product "
             "pairs every row with every other"
         )
-    states = [torch.arange(counts[0])] * len(extra)
-    settings = (batch_size, device, additional_func_kwargs, verbose, kwargs)
-    return _apply(func, model, sequences, extra, states, counts[:1], as_numpy, *settings)
+    pairs = _Pairs(sequences, extra, [torch.arange(counts[0])] * len(extra), counts[:1])
+    asked = _Settings(batch_size, device, additional_func_kwargs or {}, verbose, kwargs)
+    return _apply(func, model, pairs, asked, as_numpy)
 
 
 def apply_product(
@@ -100,12 +115,12 @@ def apply_product(
 ) -> Any:
     """Apply a function to every sequence with every row of every other input.
 
-    The parameters are those of `apply_pairwise`, but that each of ``args`` has rows of its own number.
+    The parameters are those of `apply_pairwise`, except that each of ``args`` may have its own number of rows.
 
     Returns
     -------
     torch.Tensor (numpy.ndarray for a numpy ``X``), shape=(n, len(args[0]), len(args[1]), ...)
-        What ``func`` returns for each combination; lists of them, as deep as ``func`` and the model nest theirs.
+        The result of ``func`` for each combination; lists of them, nested as ``func`` and the model nest theirs.
 
     Raises
     ------
@@ -116,8 +131,8 @@ def apply_product(
     as_numpy = isinstance(X, np.ndarray)
     counts = [len(a) for a in extra]
     states = [torch.from_numpy(rows) for rows in np.indices(counts).reshape(len(extra), -1)]
-    settings = (batch_size, device, additional_func_kwargs, verbose, kwargs)
-    return _apply(func, model, sequences, extra, states, counts, as_numpy, *settings)
+    asked = _Settings(batch_size, device, additional_func_kwargs or {}, verbose, kwargs)
+    return _apply(func, model, _Pairs(sequences, extra, states, counts), asked, as_numpy)
 
 
 def _check(X: Any, args: Any) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
@@ -127,51 +142,65 @@ def _check(X: Any, args: Any) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     return sequences, extra
 
 
-def _apply(
-    func: Callable[..., Any],
-    model: torch.nn.Module,
-    X: torch.Tensor,
-    args: tuple[torch.Tensor, ...],
-    states: list[torch.Tensor],
-    counts: list[int],
-    as_numpy: bool,
-    batch_size: int,
-    device: Any,
-    additional: dict[str, Any] | None,
-    verbose: bool,
-    kwargs: dict[str, Any],
-) -> Any:
-    """``states`` holds for each of ``args`` its row in each state, of which there are the product of ``counts``."""
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """Sequences, and states of the other inputs: ``states`` holds for each of ``args`` its row in each state, of which
+    there are the product of ``counts``.
+    """
+
+    X: torch.Tensor
+    args: tuple[torch.Tensor, ...]
+    states: list[torch.Tensor]
+    counts: list[int]
+
+    def inputs(self) -> States:
+        """The other inputs of each state, with a row for each sequence."""
+        rows = zip(*self.states, strict=True)
+        states = [[a[r : r + 1] for a, r in zip(self.args, state, strict=True)] for state in rows]
+        return [tuple(a.expand(len(self.X), *a.shape[1:]) for a in state) for state in states]
+
+
+@dataclass(frozen=True, eq=False)
+class _Settings:
+    """How a function is to be applied, as the user said."""
+
+    batch_size: Any
+    device: Any
+    additional: dict[str, Any]
+    verbose: bool
+    kwargs: dict[str, Any]
+
+
+def _apply(func: Callable[..., Any], model: torch.nn.Module, pairs: _Pairs, asked: _Settings, as_numpy: bool) -> Any:
     if not callable(func):
         raise YuzuError(f"func must be callable, got {type(func).__name__}")
     check_model(model)
-    batch_size = check_count("batch_size", batch_size)
-    settings = {"batch_size": batch_size, "device": str(check_device(device)), **(additional or {}), **kwargs}
+    batch_size = check_count("batch_size", asked.batch_size)
+    device = str(check_device(asked.device))
+    settings = {"batch_size": batch_size, "device": device, **asked.additional, **asked.kwargs}
     partial = isinstance(func, functools.partial) and not func.args
     known, preset = (func.func, func.keywords) if partial else (func, {})  # type: ignore[attr-defined]
     if {**preset, **settings}.get("return_timings"):
         raise YuzuError("return_timings is for single calls, not for products")
     sharing = next((f for own, f in SHARING if own is known), None)
+    X = pairs.X
     if sharing is None:
-        table = _Table(len(X), len(states[0]))
-        _pair_by_pair(func, model, X, args, states, batch_size, verbose, settings, table)
+        table = _pair_by_pair(func, model, pairs, batch_size, asked.verbose, settings)
         leaves, spec = table.leaves, table.spec
     else:
-        if known is yuzu_ism and "batch_size" not in (additional or {}):
-            del settings["batch_size"]  # pairs there, sequences here
-        settings = {"verbose": verbose, **preset, **settings}
-        given = inspect.signature(known).bind(model, X, **settings)
+        if known is yuzu_ism and "batch_size" not in asked.additional:
+            del settings["batch_size"]  # it counts pairs, that of yuzu_ism sequences
+        given = inspect.signature(known).bind(model, X, **{"verbose": asked.verbose, **preset, **settings})
         given.apply_defaults()
-        asked = {name: value for name, value in given.arguments.items() if name not in ("args", "return_timings")}
-        rows = [[a[r : r + 1] for a, r in zip(args, state, strict=True)] for state in zip(*states, strict=True)]
-        inputs = [tuple(a.expand(len(X), *a.shape[1:]) for a in state) for state in rows]
-        leaves, spec = pytree.tree_flatten(_lists(sharing(states=inputs, **asked)))
-    shaped = [v.reshape(len(X), *counts, *v.shape[2:]) if _is_array(v) else v for v in leaves]
+        elsewhere = ("model", "X", "X_0", "args", "return_timings")
+        arguments = {name: value for name, value in given.arguments.items() if name not in elsewhere}
+        leaves, spec = pytree.tree_flatten(_lists(sharing(model, X, pairs.inputs(), arguments)))
+    shaped = [v.reshape(len(X), *pairs.counts, *v.shape[2:]) if _is_array(v) else v for v in leaves]
     return pytree.tree_unflatten([to_user(v, as_numpy) if _is_array(v) else v for v in shaped], spec)
 
 
 class _Table:
-    """What a function returns for every sequence in every state, written as it comes: it is held once."""
+    """The results of a function for every sequence in every state, written as they come, so that they are held once."""
 
     def __init__(self, sequences: int, states: int) -> None:
         self.shape = (sequences, states)
@@ -179,7 +208,7 @@ class _Table:
         self.spec: Any = None
 
     def write(self, found: Any, sequence: torch.Tensor, state: torch.Tensor) -> None:
-        """The result of a call for some pairs, one row each; of what is no array the first stays."""
+        """Write the result of a call for some pairs, one row each. Of values that are no arrays the first stays."""
         leaves, spec = pytree.tree_flatten(_lists(found))
         if self.spec is None:
             self.spec = spec
@@ -201,27 +230,25 @@ def _is_array(value: Any) -> bool:
 def _pair_by_pair(
     func: Callable[..., Any],
     model: torch.nn.Module,
-    X: torch.Tensor,
-    args: tuple[torch.Tensor, ...],
-    states: list[torch.Tensor],
+    pairs: _Pairs,
     batch_size: int,
     verbose: bool,
     settings: dict[str, Any],
-    table: _Table,
-) -> None:
-    count = len(states[0])
-    pairs = torch.arange(len(X) * count)
-    with tqdm(total=len(pairs), disable=not verbose, unit="pair") as progress:
-        for some in pairs.split(batch_size):
+) -> _Table:
+    X, count = pairs.X, len(pairs.states[0])
+    table, places = _Table(len(X), count), torch.arange(len(X) * count)
+    with tqdm(total=len(places), disable=not verbose, unit="pair") as progress:
+        for some in places.split(batch_size):
             sequence, state = some // count, some % count
-            inputs = [a[rows[state].to(a.device)] for a, rows in zip(args, states, strict=True)]
+            inputs = [a[rows[state].to(a.device)] for a, rows in zip(pairs.args, pairs.states, strict=True)]
             found = func(model, X[sequence.to(X.device)], args=inputs, **{"verbose": False, **settings})
             table.write(found, sequence, state)
             progress.update(len(some))
+    return table
 
 
 def _lists(value: Any) -> Any:
-    """Tuples, named ones too, as lists: what holds a result of many calls is no longer what ``func`` returned."""
+    """Tuples, named ones too, as lists: results of many calls are no longer what ``func`` returned."""
     if isinstance(value, tuple | list):
         return [_lists(v) for v in value]
     return {k: _lists(v) for k, v in value.items()} if isinstance(value, dict) else value

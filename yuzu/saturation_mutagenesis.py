@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,16 +11,17 @@ import torch
 from torch.utils import _pytree as pytree
 
 from yuzu._engine.capture.model_copy import model_dtype
+from yuzu._engine.checks import check_args, check_count, check_model, check_sequences, to_user
 from yuzu._engine.edits import letters_of
 from yuzu._engine.mixed_precision import MixedPrecision, check_dtype, in_dtype
 from yuzu._engine.progress import tqdm
-from yuzu._engine.request import check_args, check_count, check_model, check_sequences, to_user
+from yuzu._engine.request import Arguments
+from yuzu._engine.run.naive import naive_ism_of_states
+from yuzu._engine.store.states import ism_of_states
 from yuzu.attribution import hypothetical as centred
 from yuzu.attribution import projected
 from yuzu.errors import YuzuError, shown, warn_user
-from yuzu.naive_ism import naive_ism
-from yuzu.predict import predict, predict_named
-from yuzu.yuzu_ism import ism_of_states
+from yuzu.predict import predict, predict_first
 
 ARRAYS = (torch.Tensor, np.ndarray)
 RESULTS_AT_ONCE = 1 << 28  # bytes of differences before they are averaged over outputs
@@ -97,27 +99,43 @@ def saturation_mutagenesis(
     ValueError
         For bad input; also where the model returns several tensors and ``raw_outputs`` is False.
     """
-    settings = (start, end, batch_size, target, hypothetical, raw_outputs, dtype, device, verbose, func, fast)
-    found = saturation_mutagenesis_of_states(model, X, [args], *settings)
+    asked = Asked(
+        start=start,
+        end=end,
+        batch_size=batch_size,
+        target=target,
+        hypothetical=hypothetical,
+        raw_outputs=raw_outputs,
+        dtype=dtype,
+        device=device,
+        verbose=verbose,
+        func=func,
+        fast=fast,
+    )
+    found = saturation_mutagenesis_of_states(model, X, [args], asked)
     picked = pytree.tree_map_only(ARRAYS, lambda v: v[:, 0], tuple(found) if raw_outputs else found)
     return SaturationMutagenesisRawResult(*picked) if raw_outputs else picked
 
 
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Arguments of `saturation_mutagenesis`, as the user passed them."""
+
+    start: Any
+    end: Any
+    batch_size: Any
+    target: Any
+    hypothetical: bool
+    raw_outputs: bool
+    dtype: Any
+    device: Any
+    verbose: bool
+    func: Any
+    fast: bool
+
+
 def saturation_mutagenesis_of_states(
-    model: torch.nn.Module,
-    X: Any,
-    states: Sequence[tuple[Any, ...] | None],
-    start: int,
-    end: int,
-    batch_size: int,
-    target: Any,
-    hypothetical: bool,
-    raw_outputs: bool,
-    dtype: str | torch.dtype | None,
-    device: Any,
-    verbose: bool,
-    func: Callable[[Any], Any] | None,
-    fast: bool,
+    model: torch.nn.Module, X: Any, states: Sequence[tuple[Any, ...] | None], asked: Asked
 ) -> Any:
     """`saturation_mutagenesis` with each of several ``args`` for the same sequences, ``(n, states, ...)``. What does
     not depend on them is computed once.
@@ -126,35 +144,41 @@ def saturation_mutagenesis_of_states(
     as_numpy = isinstance(X, np.ndarray)
     X = check_sequences(X, None, name="X")
     _warn_of_soft_columns(X)
-    check_count("batch_size", batch_size)
+    check_count("batch_size", asked.batch_size)
     own = model_dtype(model)
-    wanted = check_dtype(dtype, own)
+    wanted = check_dtype(asked.dtype, own)
     extras = [check_args(args, len(X), own) or None for args in states]
-    span = {"start": start, "end": _end(start, end, X.shape[-1])}
-    one = predict_named("X", model, X, extras[0], func, batch_size, dtype, device, only_first=True)
-    if not isinstance(one, torch.Tensor) and not raw_outputs:
+    start, end = asked.start, _end(asked.start, asked.end, X.shape[-1])
+    one = predict_first("X", model, X, extras[0], asked.func, asked.dtype, asked.device)
+    if not isinstance(one, torch.Tensor) and not asked.raw_outputs:
         raise YuzuError(
             "raw_outputs=True is needed for a model that returns several tensors: a score needs a single one; or "
             "select one with func"
         )
-    settings = {"func": func, "device": device, **span}
-    run: Callable[..., Any] = ism_of_states
-    if wanted != own or not fast:
-        run = _naively
-        settings["batch_size"] = batch_size
+    planned = wanted == own and asked.fast
     runs = model if wanted == own else MixedPrecision(model, wanted)
-    if raw_outputs:
-        y0 = [in_dtype(predict(model, X, args, func, batch_size, dtype, device), own) for args in extras]
-        y_hat = run(runs, X, states=extras, output="prediction", verbose=verbose, **settings)
+
+    def run(arguments: Arguments) -> Any:
+        if planned:
+            return ism_of_states(runs, None, arguments)
+        return naive_ism_of_states(runs, replace(arguments, batch_size=asked.batch_size))
+
+    span = {"start": start, "end": end, "func": asked.func, "device": asked.device}
+    if asked.raw_outputs:
+        y0 = [in_dtype(_predictions(model, X, args, asked), own) for args in extras]
+        y_hat = run(Arguments(X, extras, "prediction", verbose=asked.verbose, **span))
         y_hat = list(y_hat) if isinstance(y_hat, tuple) else y_hat
         return SaturationMutagenesisRawResult(*(_to_user(part, as_numpy) for part in (_stacked(y0), y_hat)))
-    bytes_each = X.shape[1] * (span["end"] - start) * max(one[0].numel(), 1) * 8
-    at_once = max(RESULTS_AT_ONCE // bytes_each, 1)
-    deltas = _mean_deltas(run, runs, X, extras, at_once, verbose, {"target": target, **settings})
+    at_once = max(RESULTS_AT_ONCE // (X.shape[1] * (end - start) * max(one[0].numel(), 1) * 8), 1)
+    deltas = _mean_deltas(run, Arguments(X, extras, "delta", asked.target, **span), at_once, asked.verbose)
     result = centred(deltas, channel_axis=2)
-    if not hypothetical:
-        result = projected(result, X[:, :, start : span["end"]], channel_axis=2)
+    if not asked.hypothetical:
+        result = projected(result, X[:, :, start:end], channel_axis=2)
     return to_user(result, as_numpy)
+
+
+def _predictions(model: torch.nn.Module, X: torch.Tensor, args: Any, asked: Asked) -> Any:
+    return predict(model, X, args, asked.func, asked.batch_size, asked.dtype, asked.device)
 
 
 def _warn_of_soft_columns(X: torch.Tensor) -> None:
@@ -193,36 +217,27 @@ def _end(start: Any, end: Any, length: int) -> int:
 
 
 def _mean_deltas(
-    run: Callable[..., Any],
-    model: torch.nn.Module,
-    X: torch.Tensor,
-    extras: Sequence[tuple[torch.Tensor, ...] | None],
-    at_once: int,
-    verbose: bool,
-    settings: dict[str, Any],
+    run: Callable[[Arguments], torch.Tensor], arguments: Arguments, at_once: int, verbose: bool
 ) -> torch.Tensor:
     """``(n, states, C, L')``: differences averaged over outputs, for ``at_once`` pairs of a sequence and a state at a
     time.
     """
+    X, states = arguments.X_0, arguments.states
     result = torch.empty(0)
-    states_at_once, rows_at_once = min(at_once, len(extras)), max(at_once // len(extras), 1)
-    with tqdm(total=len(X) * len(extras), disable=not verbose, unit="sequence") as bar:
-        for place in range(0, len(extras), states_at_once):
-            some = extras[place : place + states_at_once]
+    states_at_once, rows_at_once = min(at_once, len(states)), max(at_once // len(states), 1)
+    with tqdm(total=len(X) * len(states), disable=not verbose, unit="sequence") as bar:
+        for place in range(0, len(states), states_at_once):
+            some = states[place : place + states_at_once]
             for row in range(0, len(X), rows_at_once):
                 rows = slice(row, row + rows_at_once)
-                given = [None if e is None else tuple(a[rows] for a in e) for e in some]
-                delta = run(model, X[rows], states=given, output="delta", **settings)
+                given = [None if args is None else tuple(a[rows] for a in args) for args in some]
+                delta = run(replace(arguments, X_0=X[rows], states=given))
                 delta = delta.flatten(4).mean(4) if delta.dim() > 4 else delta
                 if not result.numel():
-                    result = delta.new_empty(len(X), len(extras), *delta.shape[2:])
+                    result = delta.new_empty(len(X), len(states), *delta.shape[2:])
                 result[rows, place : place + states_at_once] = delta
                 bar.update(len(X[rows]) * len(some))
     return result
-
-
-def _naively(model: torch.nn.Module, X: torch.Tensor, *, states: Sequence[Any], **settings: Any) -> Any:
-    return _stacked([naive_ism(model, X, args=args, **settings) for args in states])
 
 
 def _stacked(each: list[Any]) -> Any:

@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 
+from yuzu._engine.alphabets import DNA, PROTEIN, unknown_letter
 from yuzu.errors import YuzuError, shown
 
 __all__ = [
@@ -30,10 +31,8 @@ __all__ = [
     "whole_number",
 ]
 
-DNA = "ACGT"
 LUA_DNA = "AGCT"  # of models trained in Lua Torch and converted: DeepSEA, Beluga
 RNA = "ACGU"
-PROTEIN = "ACDEFGHIKLMNPQRSTVWY"
 
 IUPAC = "NRYSWKMBDHV"  # letters that stand for more than one base
 
@@ -128,11 +127,6 @@ def _check_alphabet(alphabet: str | Sequence[str], unknown: str | None) -> tuple
     if shared := sorted(set(unknown.upper()) & set(letters)):
         raise YuzuError(f"unknown: got {shown(unknown)}, of which {shared[0]!r} is in the alphabet {letters!r}")
     return letters, unknown.upper()
-
-
-def unknown_letter(alphabet: str) -> str:
-    """The character that stands for no letter, an all-zero column: N, or X where N is one of the alphabet."""
-    return next((c for c in "NX" if c not in alphabet), "")
 
 
 def _check_sequences(sequences: Sequence[str]) -> Sequence[str]:

@@ -3,14 +3,14 @@
 Taylor ISM (Sasse, Chikina and Mostafavi, *Quick and effective approximation of in silico saturation mutagenesis
 experiments with first-order Taylor expansion*, iScience 2024) needs one backward pass of an output where ISM needs
 ``L (C - 1)`` forward passes. With ``g`` the gradient of an output at the sequence ``x``, ``g_b`` its value at character
-``b`` of a position, ``r`` the character that stands there and ``p`` a baseline, the outputs are, at every position:
+``b`` of a position, ``r`` the reference character there and ``p`` a baseline, the outputs are, at every position:
 
 ================  ===================================================================================================
 ``local``         ``g_b``: the gradient itself
 ``corrected``     ``g_b - mean(g)``: without its part off the simplex of one-hot letters (Majdandzic et al. 2023)
 ``hypothetical``  ``g_b - sum(p g)``: what character ``b`` would contribute against the baseline, were it there
 ``global``        ``(x_b - p_b) g_b``: gradient times difference from the baseline; its sum over the characters is
-                  the hypothetical attribution of the one that stands there
+                  the hypothetical attribution of the reference character
 ``tism``          ``g_b - g_r``: the expected change of the output when ``b`` is written over ``r``
 ================  ===================================================================================================
 
@@ -32,30 +32,32 @@ import torch
 from torch.utils import _pytree as pytree
 
 from yuzu._engine.capture.model_copy import evaluation_copy, model_dtype, on_copies
-from yuzu._engine.gate import running
-from yuzu._engine.gradients import backward_in_evaluation, check_tracks, flat_outputs, gradients
-from yuzu._engine.kernels.precision import products
-from yuzu._engine.progress import tqdm
-from yuzu._engine.request import (
+from yuzu._engine.checks import (
     check_args,
+    check_choice,
     check_count,
     check_device,
+    check_func,
     check_model,
     check_sequences,
     from_numpy,
     to_user,
 )
+from yuzu._engine.gate import running
+from yuzu._engine.gradients import backward_in_evaluation, check_tracks, flat_outputs, gradients
+from yuzu._engine.kernels.precision import products
+from yuzu._engine.progress import tqdm
+from yuzu._engine.run.naive import explained, try_model
 from yuzu.attribution import hypothetical, mean_effect
-from yuzu.errors import YuzuError, shown
-from yuzu.naive_ism import explained, try_model
-from yuzu.predict import predict_named
+from yuzu.errors import YuzuError
+from yuzu.predict import predict_first
 from yuzu.yuzu_ism import yuzu_ism
 
 OUTPUTS = ("local", "global", "corrected", "hypothetical", "tism")
 ISM_OUTPUTS = ("ism", "predictions", "ism_attributions", "mean_effects")
 
 
-@torch.inference_mode(False)  # there are no gradients in it
+@torch.inference_mode(False)  # which has no gradients
 def takegrad(
     x: Any,
     model: torch.nn.Module,
@@ -106,22 +108,21 @@ def takegrad(
         For bad input, before any work, and for tracks that do not exist or do not depend on the sequence.
     """
     check_model(model)
-    _check_output(output, OUTPUTS)
+    check_choice("output", output, OUTPUTS)
     dtype, found = model_dtype(model), check_device(device)
     X = check_sequences(x, dtype, name="x", least_choices=1)
     base = _check_baseline(baseline, X)
     extra = check_args(args, len(X), dtype)
     batch_size = check_count("batch_size", batch_size)
-    if func is not None and not callable(func):
-        raise YuzuError(f"func must be callable, got {type(func).__name__}")
-    twin = evaluation_copy(model, found)
+    check_func(func)
+    clone = evaluation_copy(model, found)
     parts = []
     starts = range(0, len(X), batch_size)
     for first in tqdm(starts, disable=not verbose, desc="gradients", unit="batch"):
         rows = slice(first, first + batch_size)
         rest = [a[rows].to(found) for a in extra]
-        wrong = explained(twin, X, extra, found, "x")
-        parts.append(_gradients(twin, X[rows].to(found), rest, func, tracks, wrong).cpu())
+        wrong = explained(clone, X, extra, found, "x")
+        parts.append(_gradients(clone, X[rows].to(found), rest, func, tracks, wrong).cpu())
     result = correct_multipliers(torch.cat(parts), output, X, base)
     return to_user(result, isinstance(x, np.ndarray))
 
@@ -134,10 +135,12 @@ def _gradients(
     tracks: int | Sequence[int] | None,
     wrong: contextlib.AbstractContextManager[None],
 ) -> torch.Tensor:
-    """``(n, tracks, C, L)``: one forward pass (with what explains its errors around it), and a backward pass that
-    carries many tracks together.
+    """Gradients ``(n, tracks, C, L)``: one forward pass, inside a context that explains its errors, and a backward pass
+    that carries many tracks together.
     """
-    X = X.detach().clone().requires_grad_()  # a copy may have gradients, also of what was made in inference mode
+    X = (
+        X.detach().clone().requires_grad_()
+    )  # a copy may have gradients, also one of a tensor that was made in inference mode
     recurrent = any(isinstance(module, torch.nn.RNNBase) for module in model.modules())
     with running(), torch.enable_grad(), backward_in_evaluation(recurrent), products("highest", X.device):
         with wrong:
@@ -146,11 +149,6 @@ def _gradients(
         chosen = flat[:, check_tracks(tracks, flat.shape[1])]
         parts = [found for _, (found,) in gradients(chosen, [X])]
     return torch.cat(parts).transpose(0, 1)
-
-
-def _check_output(output: Any, known: tuple[str, ...]) -> None:
-    if output not in known:
-        raise YuzuError(f"output must be one of {', '.join(map(repr, known))}, got {shown(output)}")
 
 
 def _check_baseline(baseline: Any, X: torch.Tensor) -> torch.Tensor | None:
@@ -194,7 +192,7 @@ def correct_multipliers(grad: Any, output: str, x: Any, baseline: Any = None, ch
     ValueError
         For an unknown output and shapes that do not fit.
     """
-    _check_output(output, OUTPUTS)
+    check_choice("output", output, OUTPUTS)
     if not isinstance(grad, torch.Tensor | np.ndarray):
         raise YuzuError(f"grad must be a torch.Tensor or numpy.ndarray, got {type(grad).__name__}")
     values = from_numpy(grad, "grad") if isinstance(grad, np.ndarray) else grad.detach()
@@ -273,12 +271,12 @@ def ism(
     ValueError
         For bad input.
     """
-    _check_output(output, ISM_OUTPUTS)
+    check_choice("output", output, ISM_OUTPUTS)
     check_model(model)
     X = check_sequences(x, None, name="x")
     kind = "prediction" if output == "predictions" else "delta"
-    one = predict_named("x", model, X, args, func, device=device, only_first=True)
-    # of a single (n, T) tensor the engine computes the tracks alone
+    one = predict_first("x", model, X, args, func, device=device)
+    # for a single (n, T) tensor the engine computes only these tracks
     single = isinstance(one, torch.Tensor) and one.ndim == 2
     chosen = None if tracks is None else check_tracks(tracks, flat_outputs(one, 1).shape[1])
     settings = {"args": args, "func": func, "start": start, "end": end, "device": device, "verbose": verbose}
@@ -322,7 +320,7 @@ def deepliftshap(
     x, model, tracks, output, device, baseline, args, verbose
         As for `takegrad`; the model must return one tensor ``(n, T)``. ``output`` is ``"hypothetical"`` by default.
     n_shuffles, random_state: int
-        Of the shuffles. Default 20 and 0.
+        The number of shuffles, and their seed. Default 20 and 0.
     batch_size: int
         Pairs of a sequence and a reference in one pass. Default 32.
     settings
@@ -340,7 +338,7 @@ def deepliftshap(
         Where tangermeme is not installed.
     """
     check_model(model)
-    _check_output(output, OUTPUTS)
+    check_choice("output", output, OUTPUTS)
     try:
         tangermeme = importlib.import_module("tangermeme.deep_lift_shap")
     except ImportError as error:
@@ -349,8 +347,8 @@ def deepliftshap(
     X = check_sequences(x, dtype, name="x", least_choices=1)
     base = _check_baseline(baseline, X)
     extra = check_args(args, len(X), dtype)
-    twin = evaluation_copy(model, found)
-    value = try_model(twin, X, extra, found, "x")
+    clone = evaluation_copy(model, found)
+    value = try_model(clone, X, extra, found, "x")
     if not isinstance(value, torch.Tensor) or value.dim() != 2:
         raise YuzuError("the model must return one tensor of shape (n, tracks) for DeepLIFT/SHAP; wrap it to do so")
     if base is not None:
@@ -363,7 +361,7 @@ def deepliftshap(
             if base is not None:
                 warnings.filterwarnings("ignore", message=".*one-hot.*")
             raw = tangermeme.deep_lift_shap(
-                twin,
+                clone,
                 X,
                 args=extra or None,
                 target=track,

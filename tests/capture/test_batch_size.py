@@ -9,7 +9,8 @@ from torch import nn
 import yuzu
 from tests.oracle import assert_right
 from tests.small_models import randomized, sequences
-from yuzu._engine.capture.export import CaptureError, capture
+from yuzu._engine.capture.errors import CaptureError
+from yuzu._engine.rewrite.all import capture
 from yuzu.errors import YuzuWarning
 
 
@@ -87,7 +88,7 @@ APART = {
 def test_batches_taken_apart(name, verify):
     """In pieces that fit into memory: a small batch, such as the one that is traced and the one that verifies, is one."""
     model, X = randomized(WithSize(APART[name])).eval(), sequences(3, 30)
-    with pytest.warns(YuzuWarning, match="could not be captured.*takes batches apart"):
+    with pytest.warns(YuzuWarning, match="could not be captured.*splits the batch into pieces"):
         made = yuzu.precompute(model, 30, verify=verify, device="cpu")
     assert_right(yuzu.yuzu_ism(model, X, made, output="delta", device="cpu"), model, X, output="delta")
 

@@ -13,7 +13,8 @@ from torch import nn
 import yuzu
 from tests.oracle import assert_right, assert_same
 from tests.small_models import randomized, sequences
-from yuzu._engine.capture.export import CaptureError, capture
+from yuzu._engine.capture.errors import CaptureError
+from yuzu._engine.rewrite.all import capture
 from yuzu.errors import PrecomputationError, YuzuError, YuzuWarning
 from yuzu.product import apply_product
 
@@ -188,8 +189,8 @@ BY_MODEL = [by_flag, by_flag_changed, by_buffers_loop, by_counter, by_counter_in
 
 
 def nothing_is_naive(model: nn.Module, made: yuzu.Precomputation) -> None:
-    assert made.decisions["naive_model"] is None and not made.decisions["naive"]
-    assert all(row[-2] == "" for row in made.decisions["layers"]), made.summary()
+    assert made.decisions.naive_model is None and not made.decisions.naive
+    assert all(row[-2] == "" for row in made.layers), made.summary()
 
 
 @pytest.mark.parametrize("use", BY_ARGS)
@@ -273,7 +274,7 @@ def test_settings_are_those_of_the_given_one() -> None:
     args = (torch.tensor([-1, 1]),)
     assert_right(yuzu.yuzu_ism(model, X, made, args=args, output="delta", device="cpu"), model, X, args=args, output="delta")
     (other,) = made._others
-    assert other.settings.conv == "windows" and set(other.decisions["naive"].values()) == {"Conv1d is in terminal_layers"}
+    assert other.settings.conv == "windows" and set(other.decisions.naive.values()) == {"Conv1d is in terminal_layers"}
 
 
 def test_more_ways_than_plans_are_kept_for() -> None:
@@ -332,7 +333,7 @@ def test_what_the_sequence_reaches_runs_naively_and_says_so(use: Callable[..., A
     model, args = built(use), (torch.tensor([1]),)
     with pytest.warns(YuzuWarning, match="runs naively.*(depends on the sequence|data-dependent)"):
         made = yuzu.precompute(model, LENGTH, args=args, device="cpu")
-    assert made.decisions["naive_model"]
+    assert made.decisions.naive_model
 
 
 def test_the_line_is_named() -> None:

@@ -7,7 +7,8 @@ from tests.capture.models import Inspecting, run_graph, seeded
 from tests.laws.random_models import (
     one_hot,
 )
-from yuzu._engine.capture.export import CaptureError, capture
+from yuzu._engine.capture.errors import CaptureError
+from yuzu._engine.rewrite.all import capture
 
 LENGTH = 12
 
@@ -15,7 +16,7 @@ LENGTH = 12
 def test_children_in_order_is_the_second_road() -> None:
     model = seeded(Inspecting).eval()
     graph = capture(model, (4, LENGTH), (), torch.float64)
-    assert graph.road == "children"
+    assert graph.route == "children"
     assert [n.layer for n in graph.nodes if n.kind == "call"] == ["conv", "relu", "head"]
     X = one_hot(2, 4, LENGTH)
     assert torch.allclose(run_graph(graph, model, X), model(X))

@@ -55,7 +55,7 @@ def test_check_says_where_yuzu_is_wrong(monkeypatch):
     module = sys.modules["yuzu.check"]
     model, X = randomized(Branch(refuses=True)).eval(), sequences(1, L)
     original = module.run_planned
-    monkeypatch.setattr(module, "run_planned", lambda *args: original(*args) * 1.01)
+    monkeypatch.setattr(module, "run_planned", lambda *args, **kwargs: original(*args, **kwargs) * 1.01)
     assert "is NOT as naive ISM" in yuzu.check(model, X, device="cpu").summary
     assert "is LESS accurate than naive ISM" in yuzu.check(made(Casts, torch.float32), X, device="cpu").summary
 

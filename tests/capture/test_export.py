@@ -26,7 +26,7 @@ from tests.laws.random_models import (
     relative_error,
     tensors_of,
 )
-from yuzu._engine.capture.export import capture
+from yuzu._engine.rewrite.all import capture
 from yuzu.errors import YuzuWarning
 
 LENGTH = 12

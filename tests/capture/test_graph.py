@@ -11,7 +11,7 @@ from tests.capture.models import Nested, Reused, conv, run_graph, seeded
 from tests.laws.random_models import (
     one_hot,
 )
-from yuzu._engine.capture.export import capture
+from yuzu._engine.rewrite.all import capture
 
 LENGTH = 12
 

@@ -24,7 +24,8 @@ from tests.capture.models import (
 from tests.laws.random_models import (
     one_hot,
 )
-from yuzu._engine.capture.export import CaptureError, capture
+from yuzu._engine.capture.errors import CaptureError
+from yuzu._engine.rewrite.all import capture
 
 LENGTH = 12
 

@@ -136,7 +136,7 @@ def test_func_picks_from_an_object_of_the_same_class(kind: Callable[..., Any]) -
     with warnings.catch_warnings():
         warnings.simplefilter("error", YuzuWarning)
         made = yuzu.precompute(model, LENGTH, device="cpu")
-        assert made.decisions["naive_model"] is None and not made.decisions["naive"]
+        assert made.decisions.naive_model is None and not made.decisions.naive
         for output in ("delta", "l2"):
             found = yuzu.yuzu_ism(model, X, made, func=func, output=output, device="cpu")
             assert_right(found, model, X, func=picked, output=output)

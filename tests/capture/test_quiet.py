@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from yuzu._engine.capture import export as capture_module
-from yuzu._engine.capture.export import capture
+from yuzu._engine.capture.export import loggers_of_torch
 from yuzu._engine.capture.quiet import quiet
+from yuzu._engine.rewrite.all import capture
 
 
 class Speaking(nn.Module):
@@ -81,5 +81,5 @@ def test_the_stream_of_another_thread_stays() -> None:
 
 def test_without_a_console(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
-    with quiet(capture_module._loud()):
+    with quiet(loggers_of_torch()):
         assert sys.stderr is None

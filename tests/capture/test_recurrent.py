@@ -11,9 +11,11 @@ import yuzu
 from tests.capture.models import run_graph
 from tests.oracle import assert_right
 from tests.small_models import sequences
+from yuzu._engine import ops
 from yuzu._engine.capture import recurrent
-from yuzu._engine.capture.export import CaptureError, capture
-from yuzu._engine.capture.recurrent import OPERATIONS, kept_whole, loops_in
+from yuzu._engine.capture.errors import CaptureError
+from yuzu._engine.capture.recurrent import kept_whole, loops_in
+from yuzu._engine.rewrite.all import capture
 
 L, FILTERS, HIDDEN = 24, 5, 4
 KINDS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn_tanh": nn.RNN, "rnn_relu": lambda *a, **k: nn.RNN(*a, nonlinearity="relu", **k)}
@@ -147,7 +149,7 @@ def test_it_is_one_node_with_the_weights_at_hand(name):
     build, kind = MODELS[name]
     model = seeded(build, kind).double()
     graph = capture(model, (4, L), (), torch.float64)
-    found = [node for node in graph.nodes if node.op in OPERATIONS]
+    found = [node for node in graph.nodes if ops.of(node.op).recurrent]
     assert {node.op for node in found} == {f"aten.{name.split(',')[0]}"}
     assert len(found) == (2 if name in ("lstm, both", "lstm, two, one after the other") else 1)
     assert all(node.layer.startswith(("rnn", "top")) for node in found)
@@ -294,7 +296,7 @@ def test_a_long_loop_is_not_traced(name, monkeypatch):
     length = 420 if "cells" not in name else 250
     model = seeded(lambda: Model(run, **layers()))
     traced = []
-    monkeypatch.setattr(sys.modules["yuzu.precompute"], "capture", lambda *args: traced.append(args))
+    monkeypatch.setattr(sys.modules["yuzu._engine.store.making"], "capture", lambda *args: traced.append(args))
     with pytest.warns(yuzu.YuzuWarning, match=r"loops over many steps.* \(line \d+ of test_recurrent.py\)"):
         made = yuzu.precompute(model, length, device="cpu")
     assert not traced
@@ -317,7 +319,7 @@ def test_a_short_loop_is_traced_with_its_cells_whole(name):
     run, layers = LOOPS[name]
     model = seeded(lambda: Model(run, **layers()))
     graph = capture(model, (4, 9), (), torch.float32)
-    assert sum(node.op in OPERATIONS for node in graph.nodes) == (9 if "cells" in name else 0)
+    assert sum(ops.of(node.op).recurrent for node in graph.nodes) == (9 if "cells" in name else 0)
     X = torch.rand(3, 4, 9)
     with torch.no_grad():
         assert torch.allclose(run_graph(graph, model, X), model(X), rtol=1e-4, atol=1e-6)

@@ -13,7 +13,8 @@ from tests.capture.models import Decides, Remembers, assert_right_or_refused, co
 from tests.laws.random_models import (
     one_hot,
 )
-from yuzu._engine.capture.export import CaptureError, capture
+from yuzu._engine.capture.errors import CaptureError
+from yuzu._engine.rewrite.all import capture
 from yuzu.errors import YuzuWarning
 
 LENGTH = 12

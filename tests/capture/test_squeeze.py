@@ -7,7 +7,7 @@ from torch import nn
 import yuzu
 from tests.oracle import assert_right
 from tests.small_models import randomized, sequences
-from yuzu._engine.capture.export import capture
+from yuzu._engine.rewrite.all import capture
 
 L = 20
 

@@ -14,10 +14,10 @@ from tests.laws.random_models import (
     tensors_of,
 )
 from yuzu import models
-from yuzu._engine.capture import export as capture_module
-from yuzu._engine.capture.export import capture
+from yuzu._engine.capture import export
 from yuzu._engine.handlers import contract
 from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.rewrite.all import capture
 
 LENGTH = 12
 
@@ -86,7 +86,7 @@ def test_a_second_trace_would_change_nothing(build: Callable[[], nn.Module], tra
     args = (torch.rand(1, 5, 1, dtype=torch.float64),) if isinstance(model, StarArgs) else ()
     once = capture(model, (4, LENGTH), args, torch.float64)
     assert not traced_twice
-    monkeypatch.setattr(capture_module, "_functional", lambda program: False)
+    monkeypatch.setattr(export, "is_settled", lambda program: False)
     twice = capture(model, (4, LENGTH), args, torch.float64)
     assert traced_twice
     rows = tuple(a.expand(len(X), *a.shape[1:]) for a in args)

@@ -15,8 +15,8 @@ from torch.func import functional_call, stack_module_state, vmap
 import yuzu
 from tests.oracle import assert_right
 from tests.small_models import randomized, sequences
-from yuzu._engine.capture.export import capture
 from yuzu._engine.capture.unrolled_vmap import MOST_MEMBERS, vmap_unrolled
+from yuzu._engine.rewrite.all import capture
 from yuzu.errors import YuzuWarning
 
 LENGTH = 24
@@ -86,7 +86,7 @@ def right_and_planned(model: nn.Module, args: tuple[torch.Tensor, ...] = ()) -> 
         made = yuzu.precompute(model, LENGTH, args=args or None, conv="windows", device="cpu")  # whatever is faster here
         found = yuzu.yuzu_ism(model, X, made, args=args or None, output="delta", device="cpu")
     assert_right(found, model, X, args=args, output="delta")
-    assert made.decisions["naive_model"] is None and not made.decisions["naive"]
+    assert made.decisions.naive_model is None and not made.decisions.naive
     return made
 
 
@@ -95,7 +95,7 @@ def right_and_planned(model: nn.Module, args: tuple[torch.Tensor, ...] = ()) -> 
 def test_members_keep_their_windows(gather: Callable[[torch.Tensor], torch.Tensor], stacked: bool) -> None:
     model = Ensemble(gather, stacked).eval()
     made = right_and_planned(model)
-    convolutions = [row for row in made.decisions["layers"] if any(word.startswith("conv1d") for word in row)]
+    convolutions = [row for row in made.layers if any(word.startswith("conv1d") for word in row)]
     assert len(convolutions) == 6 and all("convolution" in row for row in convolutions), made.summary()
 
 

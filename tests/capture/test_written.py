@@ -10,7 +10,8 @@ from torch import nn
 import yuzu
 from tests.oracle import assert_right
 from tests.small_models import randomized, sequences
-from yuzu._engine.capture.export import CaptureError, capture
+from yuzu._engine.capture.errors import CaptureError
+from yuzu._engine.rewrite.all import capture
 from yuzu.errors import YuzuWarning
 
 LENGTH = 12
@@ -98,7 +99,7 @@ def test_what_is_written_and_not_read_is_in_nobodys_way(use):
         made = yuzu.precompute(model, LENGTH, device="cpu")
         for _ in range(2):
             assert_right(yuzu.yuzu_ism(model, X, made, output="delta", device="cpu"), model, X, output="delta")
-    assert made.decisions["naive_model"] is None and not made.decisions["naive"]
+    assert made.decisions.naive_model is None and not made.decisions.naive
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert torch.equal(model.attribute, attribute) and model.seen is None and model.empty is None
     assert not model.kept and not model.table and model.number == 0

@@ -7,7 +7,6 @@ import contextlib
 import copy
 import functools
 import math
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,11 +20,13 @@ from torch import nn
 import yuzu
 from tests.capturing import capturing_once
 from tests.laws.random_models import one_hot, relative_error
+from yuzu._engine.derived import Derived
 from yuzu._engine.graph import Graph, Weights
 from yuzu._engine.plan.plan import make_plan
 from yuzu._engine.rewrite.batch_first import batch_axes
-from yuzu._engine.run.run import Derived, Run
-from yuzu._engine.tune import measure
+from yuzu._engine.run.run import Run
+from yuzu._engine.store import making
+from yuzu._engine.tune import chunks
 
 L, T, D, H = 24, 8, 8, 2  # letters, tokens, channels, heads
 EXACT = 1e-9
@@ -34,7 +35,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def no_plan_loses_by_the_clock(monkeypatch):
-    monkeypatch.setattr(measure, "WORTH_COMPARING", math.inf)
+    monkeypatch.setattr(chunks, "WORTH_COMPARING", math.inf)
 
 
 @dataclass
@@ -471,7 +472,7 @@ class Prepared:
     @property
     def layers(self):
         """Layer, its module of this file, family and windows, in the order in which they run."""
-        rows = [(row[0].split(" ")[0], *row[2:4]) for row in self.made.decisions["layers"]]
+        rows = [(row[0].split(" ")[0], *row[2:4]) for row in self.made.layers]
         return [(name, name.split(".")[0], *rest) for name, *rest in rows]
 
     def scored(self, X):
@@ -492,7 +493,7 @@ def prepared(group):
     args = (known_padding(2),) if "padded" in group else ()
     with capturing_once(), no_warnings():
         made = yuzu.precompute(model, L, args=args or None, device="cpu")
-        graph = sys.modules["yuzu.precompute"].capture(model, (4, L))
+        graph = making.capture(model, (4, L))
     return Prepared(model, args, graph, made)
 
 
@@ -508,7 +509,7 @@ def test_attention_is_exact(group):
 @pytest.mark.parametrize("group", GROUPS)
 def test_nothing_runs_naively_and_projections_stay_windows(group):
     case = prepared(group)
-    assert case.made.decisions["naive_model"] is None
+    assert case.made.decisions.naive_model is None
     assert not [row for row in case.layers if row[2] == "naive"]
     whole = {module for _, module, _, windows in case.layers if windows.endswith("all")}
     assert not whole & {"conv", "q", "k", "v", "qkv"}

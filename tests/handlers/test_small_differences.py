@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import yuzu
+from tests.capturing import decide
 from tests.laws.random_models import Fn
 from tests.oracle import errors
 from tests.small_models import sequences
@@ -71,10 +72,10 @@ def test_small_differences_keep_their_digits(name: str, device: str, monkeypatch
     X[1, :, 30] = 0  # an N
     truth = yuzu.naive_ism(copy.deepcopy(model).double(), X.double(), output="delta", device="cpu")
     made = yuzu.precompute(model, LENGTH, device=device)
-    assert not [row for row in made.decisions["layers"] if row[2] == "naive"]
+    assert not [row for row in made.layers if row[2] == "naive"]
     found = yuzu.yuzu_ism(model, X, made, output="delta", device=device)
     error, _ = errors(found, truth)
-    made.decisions["sites"] = 7
+    decide(made, sites=7)
     in_chunks, _ = errors(yuzu.yuzu_ism(model, X, made, output="delta", device=device), truth)
     assert in_chunks < 2e-6
 
@@ -157,7 +158,7 @@ def test_a_mutant_that_is_no_number_leaves_the_others_their_digits() -> None:
 
 def test_memory_counts_what_float64_takes() -> None:
     """Of models whose one difference is small or none may be, the former holds wider tensors."""
-    from yuzu._engine.tune.measure import memory_of
+    from yuzu._engine.tune.memory import memory_of
 
     sizes = []
     for activation in (nn.GELU, nn.ReLU):

@@ -12,9 +12,9 @@ from torch import nn
 import yuzu
 from tests.oracle import assert_close, assert_right
 from tests.small_models import randomized, sequences
-from yuzu._engine.capture.export import capture
 from yuzu._engine.layout import ROWS, VALUES
 from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.rewrite.all import capture
 from yuzu.product import apply_product
 
 L, D = 30, 6
@@ -91,8 +91,8 @@ def test_what_follows_is_carried_on_windows(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error", yuzu.YuzuWarning)
         made = yuzu.precompute(model, L, args=args, conv="windows", device="cpu")
-    naive = [row for row in made.decisions["layers"] if row[2] == "naive"]
-    assert made.decisions["naive_model"] is None and not naive
+    naive = [row for row in made.layers if row[2] == "naive"]
+    assert made.decisions.naive_model is None and not naive
     for output in ("delta", "l2"):
         found = yuzu.yuzu_ism(model, X, made, args=args, output=output, device="cpu")
         assert_right(found, model, X, args=args, output=output)

@@ -8,9 +8,9 @@ from torch import nn
 import yuzu
 from tests.oracle import assert_right
 from tests.small_models import randomized, sequences
-from yuzu._engine.capture.export import capture
 from yuzu._engine.handlers import elementwise
 from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.rewrite.all import capture
 
 L = 40
 WIDE = dict(ranges=[(i, i + 28) for i in range(0, 13, 2)])  # zeros, fastISM's default mutation
@@ -160,7 +160,7 @@ def test_not_where_no_zero_gets_through():
     """A batch norm between it and what is not steady moves zeros elsewhere."""
     norm = nn.Sequential(conv(), nn.BatchNorm1d(16), nn.ReLU())
     plan = make_plan(capture(Body(norm, STEEP["normalize"]).double().eval(), (4, L), (), torch.float64))
-    assert not any(r is not None and r.settles and r.node.op == "aten.conv1d" for r in plan.rules)
+    assert not any(r is not None and plan.choices[r.node.index].exact_zeros and r.node.op == "aten.conv1d" for r in plan.rules)
 
 
 def test_another_input_changes_what_is_zero(device):
@@ -189,5 +189,5 @@ def test_only_where_it_may_matter(steady, bias):
     steep = torch.relu if steady else STEEP["normalize"]
     model = Body(conv(bias=bias), steep, 0.0 if bias else None).double().eval()
     plan = make_plan(capture(model, (4, L), (), torch.float64))
-    settling = [r.node.op for r in plan.rules if r is not None and r.settles]
+    settling = [r.node.op for r in plan.rules if r is not None and plan.choices[r.node.index].exact_zeros]
     assert ("aten.conv1d" in settling) == (not steady and not bias)

@@ -36,4 +36,4 @@ class Layers(nn.Module):
 
 def blocks_of(plan):
     """In the order of their convolutions."""
-    return [block for i, block in plan.block_of.items() if i == block.nodes[0]]
+    return [block for i, block in plan.group_of.items() if i == block.nodes[0]]

@@ -2,12 +2,14 @@
 
 import importlib
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 import yuzu
+from tests.capturing import decide
 from tests.kernels.layers import Layers, blocks_of
 from tests.laws.random_models import brute_force, random_model, relative_error, tensors_of
 from tests.oracle import assert_right, errors, oracle
@@ -84,23 +86,21 @@ def test_the_kernel_is_its_formula(name, precision, kernels):
     weight = (torch.randn(taps, cout, cin) / (taps * cin) ** 0.5).to(dtype).to(kernels)
     first = numbers(-(taps - 1) * dilation - 4, -(taps - 1) * dilation + 3)
     first[-1] = held + 5  # nothing is read at all
-    rectified = fused_kernel.Rectified(torch.randn(90 + width, cout).to(kernels), numbers(0, 90)) if rectifies else None
+    rectified = fused_kernel.BeforeReLU(torch.randn(90 + width, cout).to(kernels), numbers(0, 90)) if rectifies else None
     residual = fused_kernel.Residual(torch.randn(len(x), held + 1, cout).to(kernels), numbers(-dilation - 3, 3)) if adds else None
-    stretches = fused_kernel.stretches_of(width, held, taps, dilation, int(first[0]))
+    stretches = fused_kernel.spans_of(width, held, taps, dilation, int(first[0]))
     assert (len(stretches) > 1) == name.startswith("stretches")
     kept = x.clone()
-    found = fused_kernel.convolve(
-        x, weight, first, edits, width, precision, dilation, stride, rectified, residual, torch.float32, stretches
-    )
+    form = fused_kernel.Form(edits, width, dilation, stride, stretches)
+    after = fused_kernel.After(rectified, residual, torch.float32)
+    found = fused_kernel.convolve(x, weight, first, form, precision, after)
     truth = formula(x, weight, first, edits, width, dilation, stride, rectified, residual)
     assert found.shape == truth.shape and found.dtype == torch.float32 and torch.equal(x, kept)
     error = relative_error(found.cpu(), truth)
     # matrix units add up products of bfloat16 with fewer digits than float32 has: 1.1e-6 for 1,280 of them on an H200
     on_gpu = {"high": 2e-3, "medium": 5e-6, "highest": 1e-6}
     assert error < (on_gpu[precision] if kernels == "cuda" else 1e-6)
-    lower = fused_kernel.convolve(
-        x, weight, first, edits, width, precision, dilation, stride, rectified, residual, torch.bfloat16, stretches
-    )
+    lower = fused_kernel.convolve(x, weight, first, form, precision, replace(after, dtype=torch.bfloat16))
     assert lower.dtype == torch.bfloat16 and relative_error(lower.double().cpu(), truth) < 4e-3
 
 
@@ -109,12 +109,12 @@ def test_no_places_beyond_32_bits(monkeypatch, kernels):
     torch.manual_seed(0)
     x, weight = torch.randn(12, 9, 16).to(kernels), torch.randn(3, 16, 16).to(kernels)
     first = torch.full((4,), -2, dtype=torch.int32).to(kernels)
-    found = fused_kernel.convolve(x, weight, first, 3, 11, "highest")
+    found = fused_kernel.convolve(x, weight, first, fused_kernel.Form(3, 11), "highest")
     monkeypatch.setattr(fused_kernel, "MOST_PLACES", 3 * 11 * 16 + 1)
     launched = []
-    original = fused_kernel._stretch_table
-    monkeypatch.setattr(fused_kernel, "_stretch_table", lambda *args: launched.append(args) or original(*args))
-    assert relative_error(fused_kernel.convolve(x, weight, first, 3, 11, "highest"), found) < 1e-6
+    original = fused_kernel._span_table
+    monkeypatch.setattr(fused_kernel, "_span_table", lambda *args: launched.append(args) or original(*args))
+    assert relative_error(fused_kernel.convolve(x, weight, first, fused_kernel.Form(3, 11), "highest"), found) < 1e-6
     assert [mutants for _, _, mutants, *_ in launched] == [3], "one site in a group"
 
 
@@ -165,7 +165,7 @@ def test_models(name, kernels, runs):
     model, X = randomized(MODELS[name](), seed=4).eval(), sequences(1, L)
     X[0, :, 20] = 0  # an N
     made = yuzu.precompute(model, L, conv="fused", device=kernels)
-    assert "fused" in made.decisions["ways"].values()
+    assert "fused" in made.decisions.ways.values()
     before = len(runs)
     assert_right(yuzu.yuzu_ism(model, X, made, **asked(kernels)), model, X, output="delta", device=kernels)
     assert len(runs) > before, "no kernel was launched"
@@ -182,8 +182,8 @@ def test_chunks_across_sequences(sites, kernels, runs, monkeypatch):
     model, X = randomized(Profile(), seed=4).eval(), sequences(3, L)
     X[2, :, 11] = 0
     made = yuzu.precompute(model, L, conv="fused", device=kernels)
-    made.decisions["sites"] = sites
-    ism = importlib.import_module("yuzu.yuzu_ism")
+    decide(made, sites=sites)
+    ism = importlib.import_module("yuzu._engine.store.scoring")
     original, seen = ism.batches, []
 
     def batches(group, at_once, regular, across):
@@ -203,7 +203,7 @@ def test_medium(kernels, runs):
     """Differences stay in bfloat16 between blocks; what leaves them is float32."""
     model, X = randomized(Profile(), seed=4).eval(), sequences(2, L)
     made = yuzu.precompute(model, L, conv="fused", precision="medium", device=kernels)
-    assert made.decisions["precision"] == "medium"
+    assert made.decisions.precision == "medium"
     found = yuzu.yuzu_ism(model, X, made, **asked(kernels))
     for mine, truth in zip(found, oracle(model, X)["delta"], strict=True):
         assert mine.dtype == torch.float32 and 1e-5 < errors(mine, truth)[0] < 2e-2
@@ -250,7 +250,7 @@ def test_saved_for_a_machine_without_kernels(kernels, runs, monkeypatch, tmp_pat
     yuzu.precompute(model, L, conv="fused", device=kernels).save(tmp_path / "made")
     monkeypatch.setattr(kernels_of, "why_not", lambda device: "none here")
     made = yuzu.Precomputation.load(tmp_path / "made", device="cpu")
-    assert "fused" in made.decisions["ways"].values()
+    assert "fused" in made.decisions.ways.values()
     del runs[:]
     assert_right(yuzu.yuzu_ism(model, X, made, **asked("cpu")), model, X, output="delta")
     assert not runs
@@ -261,14 +261,14 @@ def test_asked_for_where_there_are_none(monkeypatch):
     monkeypatch.setattr(kernels_of, "why_not", lambda device: "none here")
     model, X = randomized(Profile(), seed=4).eval(), sequences(1, L)
     made = yuzu.precompute(model, L, conv="fused", device="cpu")
-    assert "fused" not in made.decisions["ways"].values()
+    assert "fused" not in made.decisions.ways.values()
     assert_right(yuzu.yuzu_ism(model, X, made, **asked("cpu")), model, X, output="delta")
 
 
 def test_a_model_in_float64_runs_one_by_one(kernels, runs):
     model, X = randomized(Profile(), seed=4).double().eval(), sequences(1, L, dtype=torch.float64)
     made = yuzu.precompute(model, L, conv="fused", device=kernels)
-    assert "fused" not in made.decisions["ways"].values()
+    assert "fused" not in made.decisions.ways.values()
     assert_right(yuzu.yuzu_ism(model, X, made, **asked(kernels)), model, X, output="delta", device=kernels)
     assert not runs
 
@@ -280,7 +280,7 @@ def test_wrong_kernels_are_not_used(wrong, precision, kernels, monkeypatch):
     model, X = randomized(Profile(), seed=4).eval(), sequences(1, L)
     with pytest.warns(yuzu.YuzuWarning, match="Layers run one by one.*(off by|not finite)"):
         made = yuzu.precompute(model, L, conv="fused", precision=precision, device=kernels)
-    assert "fused" not in made.decisions["ways"].values() and made.decisions["precision"] == precision
+    assert "fused" not in made.decisions.ways.values() and made.decisions.precision == precision
     found = yuzu.yuzu_ism(model, X, made, **asked(kernels))
     if precision == "highest":
         assert_right(found, model, X, output="delta", device=kernels)
@@ -314,10 +314,10 @@ def test_a_launch_that_fails_says_so(kernels, monkeypatch):
     first = torch.zeros(1, dtype=torch.int32).to(kernels)
     monkeypatch.setattr(fused_kernel, "fused_convolution", {(1,): fails})
     with pytest.raises(kernels_of.KernelError, match="Triton fails: ValueError: no room$"):
-        fused_kernel.convolve(x, weight, first, 3, 5, "highest")
+        fused_kernel.convolve(x, weight, first, fused_kernel.Form(3, 5), "highest")
     monkeypatch.setattr(fused_kernel, "MOST_PLACES", 3 * 5 * 16 - 1)
     with pytest.raises(kernels_of.KernelError, match="one site hold 240 numbers"):
-        fused_kernel.convolve(x, weight, first, 3, 5, "highest")
+        fused_kernel.convolve(x, weight, first, fused_kernel.Form(3, 5), "highest")
 
 
 class Rises(nn.Module):

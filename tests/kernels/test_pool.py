@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import yuzu
+from tests.capturing import decide
 from tests.oracle import assert_right
 from tests.small_models import randomized, sequences
 from yuzu._engine.handlers import pool
@@ -66,7 +67,7 @@ def test_pools(name, channels, kernels, launched):
     model, X = randomized(Pooled(POOLS[name], channels), seed=3).eval(), sequences(1, L)
     X[0, :, 20] = 0  # an N
     made = yuzu.precompute(model, L, conv="windows", device=kernels)  # "auto" might find the interpreter too slow
-    assert pool.KERNEL in made.decisions["ways"].values()
+    assert pool.KERNEL in made.decisions.ways.values()
     before = len(launched)
     found = yuzu.yuzu_ism(model, X, made, device=kernels, output="delta")
     assert_right(found, model, X, output="delta", device=kernels)
@@ -77,7 +78,7 @@ def test_pools(name, channels, kernels, launched):
 def test_chunks_and_ranges(sites, kernels, launched):
     model, X = randomized(Pooled(POOLS["overlapping"]), seed=3).eval(), sequences(3, L)
     made = yuzu.precompute(model, L, conv="windows", device=kernels)  # "auto" might find the interpreter too slow
-    made.decisions["sites"] = sites
+    decide(made, sites=sites)
     motif = dict(ranges=[(0, 4), (21, 25), (L - 4, L)], replace_with="TGAC")
     found = yuzu.yuzu_ism(model, X, made, device=kernels, output="delta", **motif)
     letters = torch.eye(4)[:, [3, 2, 0, 1]]
@@ -120,7 +121,7 @@ def test_kernels_that_fail_later(kernels, launched, monkeypatch):
 def test_on_a_cpu_phases_are_chosen():
     model = randomized(Pooled(POOLS["maximum"]), seed=3).eval()
     made = yuzu.precompute(model, L, device="cpu")
-    assert "phases" in made.decisions["ways"].values() and "kernel" not in made.decisions["ways"].values()
+    assert "phases" in made.decisions.ways.values() and "kernel" not in made.decisions.ways.values()
 
 
 def test_what_is_no_number_stays_so(kernels, launched):

@@ -18,7 +18,7 @@ from torch import nn
 
 import yuzu  # noqa: F401  registers every handler
 from tests.laws.random_models import Chunk, Fn, Laboratory, chunks, laboratory_sequences, settle, tensors_of
-from yuzu._engine.run.run import Reference
+from yuzu._engine.reference import Reference
 
 CHANNELS = 6  # after a case's first convolution; divisible by 2 and 3
 

@@ -18,10 +18,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from yuzu._engine.capture.export import capture
+from yuzu._engine.derived import Derived
+from yuzu._engine.edits import Sites
 from yuzu._engine.graph import Graph, Weights, evaluate
 from yuzu._engine.plan.plan import make_plan
-from yuzu._engine.run.run import Derived, Run, Sites
+from yuzu._engine.rewrite.all import capture
+from yuzu._engine.run.run import Run
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")

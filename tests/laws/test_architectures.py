@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import yuzu
+from tests.capturing import decide
 from tests.laws.random_models import (
     CPU,
     Laboratory,
@@ -122,7 +123,7 @@ def test_results_do_not_depend_on_chunks(seed: int) -> None:
     truth = brute_force(model, X, args)
     noise = noise_of(model, X, args, truth)
     for sites in (1, 3, 7, X.shape[2], 10_000):
-        made.decisions["sites"] = sites
+        decide(made, sites=sites)
         for batch_size in (None, 1, 2):
             found = yuzu.yuzu_ism(model, X, made, args=args or None, output="delta", batch_size=batch_size, device="cpu")
             assert_exact(tensors_of(found), truth, noise, (sites, batch_size, drawn.blocks))
@@ -295,7 +296,7 @@ def test_no_convolution_runs_on_the_whole_length_for_mutants(way: str) -> None:
     model, length, n = models.ToyNet(4).eval(), 250, 2
     X = one_hot(n, 4, length, 1, torch.float32)
     made = yuzu.precompute(model, length, device="cpu", conv=way, verify=False)
-    made.decisions["sites"] = length
+    decide(made, sites=length)
     yuzu.yuzu_ism(model, X, made, device="cpu")
     with Convolved() as counted:
         yuzu.yuzu_ism(model, X, made, device="cpu")
@@ -340,7 +341,7 @@ def test_positions_that_no_output_sees_are_not_run() -> None:
     model = Middle().eval()
     X = one_hot(1, 4, 200, 1, torch.float32)
     made = yuzu.precompute(model, 200, device="cpu", conv="windows", verify=False)
-    made.decisions["sites"] = 4
+    decide(made, sites=4)
     with FlopCounterMode(display=False) as middle:
         found = yuzu.yuzu_ism(model, X, made, output="delta", device="cpu", start=86, end=114)
     with FlopCounterMode(display=False) as all_of_it:

@@ -12,10 +12,10 @@ from torch import nn
 import yuzu
 from tests.oracle import assert_close, assert_right, oracle
 from tests.small_models import randomized, sequences
-from yuzu._engine.capture.export import capture
 from yuzu._engine.handlers import contract
 from yuzu._engine.handlers.elementwise import OnRows
 from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.rewrite.all import capture
 from yuzu.product import apply_pairwise
 
 L = 40
@@ -155,8 +155,8 @@ def planned(steep):
 
 def taken_over(plan):
     """By the name of the steep operation: those that it takes over."""
-    rules = [r for r in plan.rules if getattr(r, "inside", None)]
-    return {r.node.op: [n.op for n in r.inside] for r in rules}
+    rules = [r for r in plan.rules if getattr(r, "chain", None)]
+    return {r.node.op: [n.op for n in r.chain] for r in rules}
 
 
 def test_what_is_taken_over_is_not_run():
@@ -191,7 +191,7 @@ def test_a_long_stretch_is_taken_over_in_part():
         return x
 
     plan = planned(many)
-    assert max(len(r.inside) for r in plan.rules if getattr(r, "inside", None)) == 8
+    assert max(len(r.chain) for r in plan.rules if getattr(r, "chain", None)) == 8
 
 
 @pytest.mark.parametrize("name", ["aten.clamp", "aten.log"])

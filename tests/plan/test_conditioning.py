@@ -15,13 +15,14 @@ from tests.laws.random_models import Fn
 from tests.oracle import assert_right
 from tests.small_models import randomized, sequences
 from yuzu import models
-from yuzu._engine.capture.export import capture
+from yuzu._engine.derived import Derived
 from yuzu._engine.graph import Weights
 from yuzu._engine.plan.conditioning import find_fading
 from yuzu._engine.plan.plan import make_plan
-from yuzu._engine.run.bound import Bound
-from yuzu._engine.run.run import Derived, Run
-from yuzu._engine.tune import measure
+from yuzu._engine.rewrite.all import capture
+from yuzu._engine.run.run import Run
+from yuzu._engine.store.in_use import InUse
+from yuzu._engine.tune import memory as tune_memory
 from yuzu.product import apply_pairwise
 
 L, C = 40, 8
@@ -163,7 +164,7 @@ def doubted(monkeypatch):
 def test_sums_need_no_naive_run(end, monkeypatch):
     """Of positive numbers they are exact in float64, however many mutants they nearly vanish in."""
     net, X = model(BETWEEN["nothing"], END[end], -1.2), sequences(2, L)
-    monkeypatch.setattr(Bound, "plan_without", lambda *_: pytest.fail("mutants were run naively"))
+    monkeypatch.setattr(InUse, "plan_without", lambda *_: pytest.fail("mutants were run naively"))
     made = yuzu.precompute(net, L, device="cpu")
     yuzu.yuzu_ism(net, X, made, device="cpu", **HALF)
 
@@ -301,9 +302,9 @@ def test_memory_counts_what_is_kept_in_float64():
     for end in ("power average", "average pool"):
         net = model(BETWEEN["rectified"], END[end])
         plan = make_plan(capture(net, (4, L), (), torch.float32))
-        sizes.append([measure.memory_of(plan, L, 4, 1, itemsize, 3).site for itemsize in (4, 8)])
+        sizes.append([tune_memory.memory_of(plan, L, 4, 1, itemsize, 3).site for itemsize in (4, 8)])
     steady = make_plan(capture(model(BETWEEN["rectified"], lambda: nn.AvgPool1d(4, 2)), (4, L), (), torch.float32))
-    least = measure.memory_of(steady, L, 4, 1, 4, 3).site
+    least = tune_memory.memory_of(steady, L, 4, 1, 4, 3).site
     assert all(single > 1.5 * least for single, _ in sizes)
 
 

@@ -12,9 +12,9 @@ import yuzu
 from tests.oracle import assert_right, errors, oracle
 from tests.small_layers import Model, with_signs
 from tests.small_models import sequences
-from yuzu._engine.capture.export import capture
 from yuzu._engine.handlers.pool import AveragePool
 from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.rewrite.all import capture
 
 # what the check of precompute finds wrong would run naively, and be right all the same
 pytestmark = pytest.mark.filterwarnings("error::yuzu.YuzuWarning")

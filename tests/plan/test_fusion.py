@@ -6,8 +6,8 @@ from torch import nn
 
 from tests.kernels.layers import Layers, blocks_of
 from tests.small_models import randomized
-from yuzu._engine.capture.export import capture
 from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.rewrite.all import capture
 
 L = 48
 

@@ -193,7 +193,7 @@ def test_args_of_another_dtype_are_cast_once(monkeypatch):
     model, X, cells = randomized(Joins("at the end"), seed=3).eval(), sequences(6, L), state(4)
     module = sys.modules["yuzu.saturation_mutagenesis"]
     original, seen = module.ism_of_states, []
-    monkeypatch.setattr(module, "ism_of_states", lambda *a, states, **k: seen.extend(states) or original(*a, states=states, **k))
+    monkeypatch.setattr(module, "ism_of_states", lambda model, made, asked: seen.extend(asked.states) or original(model, made, asked))
     found = apply_pairwise(yuzu.saturation_mutagenesis, model, X, (cells.numpy(),), device="cpu")
     assert all(a.dtype == torch.float32 and a.stride(0) == 0 for (a,) in seen) and len(seen) == 4
     assert torch.equal(found, apply_pairwise(yuzu.saturation_mutagenesis, model, X, (cells.float(),), device="cpu"))

@@ -10,8 +10,8 @@ from torch import nn
 import yuzu
 from tests.oracle import assert_right
 from tests.small_models import sequences
-from yuzu._engine.capture.export import capture
 from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.rewrite.all import capture
 from yuzu._engine.window import WIDTHS, Window
 
 

@@ -9,10 +9,12 @@ from torch import nn
 
 from tests.laws.random_models import CPU, one_hot
 from tests.windows import hull
-from yuzu._engine.capture.export import capture
+from yuzu._engine.derived import Derived
+from yuzu._engine.edits import Sites
 from yuzu._engine.graph import Weights
 from yuzu._engine.plan.plan import make_plan
-from yuzu._engine.run.run import Derived, Run, Sites
+from yuzu._engine.rewrite.all import capture
+from yuzu._engine.run.run import Run
 
 
 class Stack(nn.Module):

@@ -10,7 +10,8 @@ import yuzu
 from tests.oracle import assert_right
 from tests.small_models import randomized, sequences
 from yuzu import precompute, yuzu_ism
-from yuzu._engine.capture.export import CaptureError, capture
+from yuzu._engine.capture.errors import CaptureError
+from yuzu._engine.rewrite.all import capture
 
 L = 30
 
@@ -103,7 +104,7 @@ def test_parts_run_by_themselves(name, output, device):
     X = sequences(3, L)
     args = (torch.linspace(-1, 2, 6).view(3, 2).double().to(X.dtype),) if name in ("with a cell", "beside another input") else None
     model, made, warned, found = scored(APART[name], X, device, args, output=output)
-    assert not warned and not any("naive" in str(row) for row in made.decisions["layers"])
+    assert not warned and not any("naive" in str(row) for row in made.layers)
     assert_right(found, model, X, args=args or (), output=output, device=device)
 
 

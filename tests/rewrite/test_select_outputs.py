@@ -10,7 +10,7 @@ import yuzu
 from tests.oracle import FLOAT64, assert_close, oracle
 from tests.small_layers import Model
 from tests.small_models import sequences
-from yuzu._engine.run.bound import PLANS_KEPT
+from yuzu._engine.store.in_use import PLANS_KEPT
 
 # what the check of precompute finds wrong would run naively, and be right all the same
 pytestmark = pytest.mark.filterwarnings("error::yuzu.YuzuWarning")
@@ -48,12 +48,12 @@ def test_outputs_that_nobody_asked_for(name, model, target):
 def test_only_the_chosen_rows_are_multiplied():
     model = nn.Sequential(nn.Conv1d(4, 6, 5), nn.Flatten(), nn.Linear(6 * (L - 4), 50), nn.Tanh()).eval()
     bound = yuzu.precompute(model, L).bind(model, L, 4, (), torch.device("cpu"))
-    narrowed = bound.narrowed([3, -1])
+    narrowed = bound.for_outputs([3, -1])
     shapes = [node.shape for node in narrowed.plan.graph.nodes]
     assert (2, 6 * (L - 4)) in shapes and (50, 6 * (L - 4)) not in shapes
     assert narrowed.plan.graph.nodes[-1].shape == (None, 2)
-    assert bound.narrowed(slice(None)) is None, "all of them"
-    assert bound.narrowed([50]) is None, "there is none"
+    assert bound.for_outputs(slice(None)) is None, "all of them"
+    assert bound.for_outputs([50]) is None, "there is none"
 
 
 def test_plans_of_some_outputs_are_kept_in_bounds():
@@ -67,8 +67,8 @@ def test_plans_of_some_outputs_are_kept_in_bounds():
     for target in [*range(outputs), 0]:
         found = yuzu.yuzu_ism(model, X, made, output="delta", target=target, device="cpu")
         assert_close(found, truth[..., target], FLOAT64, FLOAT64)
-        assert len(bound._narrowed) <= PLANS_KEPT
-    assert len(bound._narrowed) == PLANS_KEPT and list(bound._narrowed)[-1] == (0,)
+        assert len(bound._of_outputs) <= PLANS_KEPT
+    assert len(bound._of_outputs) == PLANS_KEPT and bound._of_outputs.keys()[-1] == (0,)
 
 
 def test_a_weight_that_is_used_twice_is_not_narrowed():
@@ -85,12 +85,12 @@ def test_a_weight_that_is_used_twice_is_not_narrowed():
 def test_plans_for_some_outputs_remember_windows_within_the_bounds_of_one(monkeypatch):
     model, X = nn.Sequential(nn.Conv1d(4, 6, 9), nn.Flatten(), nn.Linear(6 * (L - 8), 30)).eval(), sequences(1, L)
     made = yuzu.precompute(model, L, device="cpu")
-    bound = made._bound[0][2]
+    bound = made._used.values()[0][0].used
     remembered = bound.plan.remembered
     for target in range(12):
         found = yuzu.yuzu_ism(model, X, made, output="delta", target=target, device="cpu")
         assert_close(found, oracle(model, X, target=target)["delta"], 1e-5, 1e-5)
-    plans = [other.plan for other in bound._narrowed.values()]
+    plans = [other.plan for (other,) in bound._of_outputs.values()]
     assert len(plans) == 12 and all(plan.remembered is remembered for plan in plans)
     assert len({mine for mine, _ in remembered._kept}) > 1, "each plan finds its own"
     monkeypatch.setattr("yuzu._engine.plan.plan.WINDOWS_BYTES", remembered._bytes // 2)

@@ -8,8 +8,8 @@ from torch import nn
 import yuzu
 from tests.oracle import oracle
 from tests.small_models import randomized, sequences
-from yuzu._engine.capture.export import capture
 from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.rewrite.all import capture
 
 L = 20
 
@@ -115,7 +115,7 @@ def test_some_outputs_only(how, target):
     found = yuzu.yuzu_ism(model, X, args=(state,), output="delta", target=target, device="cpu")
     assert torch.allclose(found, oracle(model, X, args=(state,))["delta"][:, :, :, target], atol=1e-10)
     made = yuzu.precompute(model, L, args=(state[:1],), device="cpu")
-    assert made.bind(model, L, 4, (state[:1],), torch.device("cpu")).narrowed(target) is not None
+    assert made.bind(model, L, 4, (state[:1],), torch.device("cpu")).for_outputs(target) is not None
 
 
 def test_weights_that_change_are_seen():

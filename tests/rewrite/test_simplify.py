@@ -14,10 +14,10 @@ from tests.laws.random_models import (
     laboratory_sequences,
     tensors_of,
 )
-from yuzu._engine.capture import export as capture_module
-from yuzu._engine.capture.export import capture
 from yuzu._engine.graph import Graph, refs_of
 from yuzu._engine.plan.plan import make_plan
+from yuzu._engine.rewrite import all as rewrite
+from yuzu._engine.rewrite.all import capture
 from yuzu._engine.rewrite.simplify import simplify
 
 LENGTH = 12
@@ -92,9 +92,9 @@ def test_simplify_never_changes_a_value(kind: str, monkeypatch: pytest.MonkeyPat
         before.append(([dataclasses.replace(n) for n in nodes], list(outputs)))
         return simplify(nodes, outputs)
 
-    monkeypatch.setattr(capture_module, "simplify", watched)
+    monkeypatch.setattr(rewrite, "simplify", watched)
     simple = capture(model, (4, LENGTH), (), torch.float64)
-    plain = Graph(*before[-1], simple.rebuild, simple.container, simple.road)
+    plain = Graph(*before[-1], simple.rebuild, simple.container, simple.route)
     for batch in (1, 4):
         X = torch.rand(batch, 4, LENGTH, dtype=torch.float64)
         with torch.no_grad():

@@ -11,7 +11,7 @@ from tests.oracle import assert_right, errors, oracle
 from tests.small_layers import Model
 from tests.small_models import sequences
 from yuzu._engine.edits import Mutations, batches
-from yuzu._engine.run.bound import Bound
+from yuzu._engine.store.in_use import InUse
 
 # what the check of precompute finds wrong would run naively, and be right all the same
 pytestmark = pytest.mark.filterwarnings("error::yuzu.YuzuWarning")
@@ -20,7 +20,7 @@ L = 40
 
 
 def test_the_middle_and_the_ends_get_chunks_of_their_own():
-    mutations = Mutations(4, 100, 0, None, None, None)
+    mutations = Mutations.asked(4, 100)
     (group,) = mutations.groups((torch.arange(200) % 4).view(2, 100))
     regular = np.zeros(100, dtype=bool)
     regular[10:95] = True
@@ -67,7 +67,7 @@ def test_sums_written_over_one_of_their_terms(sign):
 @pytest.mark.parametrize("number", [1, 3])
 def test_chunks_of_the_middle_and_of_the_ends(sites, number, monkeypatch):
     """Both ends, borders between chunks, several sequences, an N: whatever the size of a chunk."""
-    monkeypatch.setattr(Bound, "sites_at_once", lambda self, mutations, references=1, laid_out=0: sites)
+    monkeypatch.setattr(InUse, "sites_at_once", lambda self, mutations, references=1, laid_out=0: sites)
 
     def forward(x, first, second, linear):
         y = F.max_pool1d(first(x).relu(), 3, 2, 1)

@@ -8,7 +8,7 @@ from torch import nn
 import yuzu
 from tests.oracle import assert_right
 from tests.small_layers import Model
-from yuzu._engine.run.bound import Bound
+from yuzu._engine.store.in_use import InUse
 
 # what the check of precompute finds wrong would run naively, and be right all the same
 pytestmark = pytest.mark.filterwarnings("error::yuzu.YuzuWarning")
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("error::yuzu.YuzuWarning")
 @pytest.mark.parametrize("conv", ["auto", "windows", "fold", "banded", "blocks", "whole", "cyclic"])
 def test_what_is_infinite_where_a_crop_throws_it_away_spoils_nothing(conv, monkeypatch):
     """Mutants from 13 to 33 have the logarithm of a negative number at 23, which no output reads."""
-    monkeypatch.setattr(Bound, "sites_at_once", lambda self, mutations, references=1, laid_out=0: 7)
+    monkeypatch.setattr(InUse, "sites_at_once", lambda self, mutations, references=1, laid_out=0: 7)
 
     def forward(x, first, second):
         y = first(x)

@@ -8,7 +8,7 @@ import yuzu
 from tests.oracle import assert_close, assert_right
 from tests.small_layers import Model, chain, flattened
 from tests.small_models import sequences
-from yuzu._engine.run.bound import PLANS_KEPT
+from yuzu._engine.store.in_use import PLANS_KEPT
 
 # what the check of precompute finds wrong would run naively, and be right all the same
 pytestmark = pytest.mark.filterwarnings("error::yuzu.YuzuWarning")
@@ -112,8 +112,8 @@ def test_the_first_call_finds_weights_laid_out(device):
 
 def test_plans_with_nodes_run_naively_do_not_pile_up():
     model = nn.Sequential(*(nn.Conv1d(4, 4, 3, padding=1) for _ in range(PLANS_KEPT + 3))).eval()
-    bound = yuzu.precompute(model, L, device="cpu")._bound[0][2]
+    bound = yuzu.precompute(model, L, device="cpu")._used.values()[0][0].used
     convolutions = [node.index for node in bound.plan.graph.nodes if node.op == "aten.conv1d"]
     for node in convolutions:
         assert bound.plan_without([node], "its value is infinite").naive.keys() == {node}
-    assert list(bound._naive_plans) == [(node,) for node in convolutions[-PLANS_KEPT:]]
+    assert bound._naive_plans.keys() == [(node,) for node in convolutions[-PLANS_KEPT:]]

@@ -31,7 +31,7 @@ torch.set_num_threads(1)
 model = Dilated().eval()
 X = torch.nn.functional.one_hot(torch.randint(4, (1, 300)), 4).mT.float()
 made = yuzu.precompute(model, 300, max_memory=64 << 20, device="cpu", conv="windows", verify=False)
-made.decisions["sites"] = 1
+decide(made, sites=1)
 with torch.no_grad():
     model(X)
 before = held("VmRSS")

@@ -11,9 +11,9 @@ import yuzu
 from tests.covering import covering
 from tests.oracle import assert_close, errors, oracle
 from yuzu._engine.edits import Mutations
-from yuzu._engine.run.bound import Bound
 from yuzu._engine.run.run import Run
-from yuzu.yuzu_ism import _Job
+from yuzu._engine.store.in_use import InUse
+from yuzu._engine.store.scoring import Job
 
 L = 60
 WAYS = ["auto", "windows", "fold", "banded", "blocks", "whole", "winograd", "cyclic"]
@@ -78,7 +78,7 @@ def test_neighbours_stay_finite(name, channels, conv, output, device):
     model, X = Fragile(OPERATIONS[name], channels).double(), only_a(2).double()
     X[1, :, 30] = 0  # an N
     made = yuzu.precompute(model, L, conv=conv, device=device)
-    assert made.decisions["naive_model"] is None
+    assert made.decisions.naive_model is None
     found = yuzu.yuzu_ism(model, X, made, output=output, device=device)
     assert_same_pattern(found, oracle(model, X)[output], 1e-9)
 
@@ -111,7 +111,7 @@ PLACES = [(60, 0), (60, 1), (60, -1), (60, -3), (7, 0), (7, 3), (7, -1), (3, 1)]
 )
 def test_at_the_ends_in_short_sequences_and_among_several_outputs(conv, where, readers, output, device, monkeypatch):
     length, place = where
-    monkeypatch.setattr(Bound, "sites_at_once", lambda self, mutations, references=1, laid_out=0: 5)
+    monkeypatch.setattr(InUse, "sites_at_once", lambda self, mutations, references=1, laid_out=0: 5)
     torch.manual_seed(0)
     model, X = Several(place, readers).double(), torch.zeros(3, 4, length, dtype=torch.float64)
     with torch.no_grad():
@@ -153,8 +153,8 @@ def test_parts_of_it(asked, device):
 
 def test_chunks_of_few_sites(monkeypatch):
     torch.manual_seed(0)
-    monkeypatch.setattr(Bound, "sites_at_once", lambda self, mutations, references=1, laid_out=0: 7)
-    monkeypatch.setattr(Bound, "naive_batch", property(lambda self: 2))
+    monkeypatch.setattr(InUse, "sites_at_once", lambda self, mutations, references=1, laid_out=0: 7)
+    monkeypatch.setattr(InUse, "naive_batch", property(lambda self: 2))
     model, X = Fragile(torch.log, 2).double(), only_a(2).double()
     found = yuzu.yuzu_ism(model, X, yuzu.precompute(model, L, device="cpu"), output="delta", device="cpu")
     assert_same_pattern(found, oracle(model, X)["delta"], 1e-9)
@@ -169,7 +169,7 @@ def test_mutants_run_naively_as_memory_allows(monkeypatch):
     yuzu.yuzu_ism(model, X, made, output="delta", device="cpu")
     assert max(rows) > 6
     bound = made.bind(model, L, 4, (), torch.device("cpu"))
-    each = bound.memory(Mutations(4, L, 0, None, None, None)).sequence
+    each = bound.memory(Mutations.asked(4, L)).sequence
     rows.clear()
     bound.settings = dataclasses.replace(bound.settings, max_memory=7 * each)
     again = yuzu.yuzu_ism(model, X, made, output="delta", device="cpu")
@@ -219,7 +219,7 @@ def test_an_output_that_is_infinite_anyway_costs_nothing(monkeypatch, device):
         raise AssertionError("nothing is to be run again")
 
     torch.manual_seed(0)
-    monkeypatch.setattr(_Job, "naively", never)
+    monkeypatch.setattr(Job, "naively", never)
     model, X = Masked().double(), only_a(2).double()
     made = yuzu.precompute(model, L, device=device)
     for output in ("delta", "prediction"):
@@ -242,7 +242,7 @@ def test_what_lies_beside_a_slice_spoils_no_sum_of_it(monkeypatch, device):
     def never(self, run):
         raise AssertionError("nothing is to be run again")
 
-    monkeypatch.setattr(_Job, "naively", never)
+    monkeypatch.setattr(Job, "naively", never)
     model, X = Beside(), only_a(2).double()
     model.register_buffer("dtype", torch.zeros(1, dtype=torch.float64))
     made = yuzu.precompute(model, L, device=device)

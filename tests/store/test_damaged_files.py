@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import yuzu
+from tests.capturing import decide
 from tests.oracle import assert_right
 from tests.small_models import Net, randomized, sequences
 from tests.store.saved import header_of, json_fields, refuse, with_header
@@ -256,12 +257,12 @@ def test_whatever_a_field_holds(saved, path, captured_once, kind):
     ("naive", {"99999": "why"}, r"decisions\['naive'\] has node 99999"),
     ("naive", {"0": "why"}, r"decisions\['naive'\] has node 0, which is no operation"),
     ("naive", {"4": 5}, r"decisions\['naive'\] cannot be"),
-    ("probes", {"99999": 5}, r"decisions\['probes'\] has node 99999"),
+    ("probing", {"alpha": 2, "probes": {"99999": 5}, "correlation": 1, "condition": 9}, r"decisions\['probing'\]\['probes'\] has node 99999"),
     ("sites", 0, r"decisions\['sites'\] cannot be 0"),
     ("naive_batch", 10**12, r"decisions\['naive_batch'\] is 1000000000000, which is more than a sequence has mutants"),
     ("precision", "medium", r"decisions\['precision'\] is 'medium', where settings\['precision'\] is 'highest'"),
-    ("alpha", 1.5, "Gaussian probes without their condition"),
-    ("condition", math.nan, r"decisions\['condition'\] cannot be nan"),
+    ("probing", {"alpha": 1.5}, r"decisions\['probing'\]: 'condition' is missing"),
+    ("probing", {"alpha": 2, "probes": {}, "correlation": 1, "condition": math.nan}, r"decisions\['probing'\]\['condition'\] cannot be nan"),
 ])
 def test_a_damaged_field_is_named(saved, path, captured_once, field, value, message):
     model, _, data = saved
@@ -270,7 +271,7 @@ def test_a_damaged_field_is_named(saved, path, captured_once, field, value, mess
         yuzu_ism(model, sequences(1, L), Precomputation.load(path))
 
 
-@pytest.mark.parametrize("place, value", [(-1, "x"), (-1, "1.5"), (-1, "-1"), (-1, "99999"), (-1, "0"), (-1, ""), (0, "another layer"), (1, "relu?"), (3, None), (3, 5)])
+@pytest.mark.parametrize("place, value", [("node", "x"), ("node", 1.5), ("node", -1), ("node", 99999), ("node", 0), ("node", None), ("layer", "another layer"), ("operation", "relu?"), ("window", None), ("window", 5)])
 def test_a_damaged_row_of_a_layer_is_named(saved, path, captured_once, place, value):
     model, _, data = saved
 
@@ -287,12 +288,12 @@ def test_a_damaged_row_of_a_layer_is_named(saved, path, captured_once, place, va
 def test_a_way_that_does_not_apply(path, captured_once):
     model, X = randomized(Strided(), seed=2).eval(), sequences(1, L)
     made = precompute(model, L, device="cpu")
-    strided = next(row[-1] for row in made.decisions["layers"] if "stride 2" in row[1])
-    made.decisions["ways"][strided] = "winograd"
+    strided = next(row[-1] for row in made.layers if "stride 2" in row[1])
+    decide(made, ways={**made.decisions.ways, strided: "winograd"})
     made.save(path)
     with pytest.raises(PrecomputationError, match=rf"decisions\['ways'\] has 'winograd' for node {strided} .*, to which that way does not apply"):
         yuzu_ism(model, X, Precomputation.load(path), device="cpu")
-    made.decisions["ways"][strided] = "a way of old"
+    decide(made, ways={**made.decisions.ways, strided: "a way of old"})
     made.save(path)
     with pytest.warns(yuzu.YuzuWarning, match="ways for these layers that they do not have here"):
         found = yuzu_ism(model, X, Precomputation.load(path), output="delta", device="cpu")

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import yuzu
+from tests.capturing import decide
 from tests.oracle import assert_right, assert_same
 from tests.small_models import Net, Profile, randomized, sequences
 from tests.store.saved import header_of
@@ -182,7 +183,7 @@ def test_a_duplicate_is_bound_anew(duplicate, conv):
     made = yuzu.precompute(model, L, conv=conv, device="cpu")
     expected = yuzu.yuzu_ism(model, X, made, device="cpu")
     other = duplicate(made)
-    assert other.settings == made.settings and other.summary() == made.summary() and not other._bound
+    assert other.settings == made.settings and other.summary() == made.summary() and not other._used
     assert torch.equal(yuzu.yuzu_ism(model, X, other, device="cpu"), expected)
 
 
@@ -200,12 +201,12 @@ FINGERPRINT = """
 import torch, yuzu
 from tests.store.test_files import Sized
 torch.manual_seed(0)
-print(yuzu.precompute(Sized(), 20, device="cpu").decisions["fingerprint"])
+print(yuzu.precompute(Sized(), 20, device="cpu").decisions.fingerprint)
 """
 
 
 def test_a_fingerprint_is_the_same_in_every_process():
-    here = yuzu.precompute(Sized(), 20, device="cpu").decisions["fingerprint"]
+    here = yuzu.precompute(Sized(), 20, device="cpu").decisions.fingerprint
     environment = {**os.environ, "PYTHONPATH": os.path.abspath(f"{__file__}/../../..")}
     command = [sys.executable, "-W", "ignore", "-c", FINGERPRINT]
     there = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
@@ -226,8 +227,8 @@ def test_ways_of_a_rule_of_a_users_own(saved, path):
     """Where the rule is not there, or has other ways now, its way is passed over."""
     model, precomputation, _ = saved
     made = copy.deepcopy(precomputation)
-    made.decisions["ways"]["3"] = "a user's own"
+    decide(made, ways={**made.decisions.ways, 3: "a user's own"})
     made.save(path)
     loaded = Precomputation.load(path)
-    assert loaded.decisions["ways"] == made.decisions["ways"]
+    assert loaded.decisions.ways == made.decisions.ways
     assert_right(yuzu_ism(model, sequences(1, L), loaded, output="delta"), model, sequences(1, L), output="delta")

@@ -1,5 +1,6 @@
 """`precompute` measures what products in bfloat16 do to a few mutants, and leaves them where they are plainly wrong."""
 
+
 import importlib
 
 import numpy as np
@@ -11,12 +12,13 @@ import yuzu
 from tests.laws.random_models import random_model
 from tests.oracle import assert_right, errors, oracle
 from tests.small_models import sequences
-from yuzu._engine.capture.export import capture
+from yuzu._engine.derived import Derived
 from yuzu._engine.graph import Weights
 from yuzu._engine.handlers import dense
 from yuzu._engine.kernels import products as lowered_products
 from yuzu._engine.plan.plan import make_plan
-from yuzu._engine.run.run import Derived, Run
+from yuzu._engine.rewrite.all import capture
+from yuzu._engine.run.run import Run
 from yuzu._engine.tune.verify import compare, error_of_products
 from yuzu._engine.ways import call as convolution_call
 from yuzu._engine.ways import convolution as convolution_ways
@@ -58,7 +60,7 @@ def test_wrong_products_are_not_used(name, conv, broken_bfloat16, device, tmp_pa
     model, X = MODELS[name](), sequences(2, L)
     with pytest.warns(yuzu.YuzuWarning, match=r"precision='medium' is as 'highest'.*off by \d+%"):
         made = yuzu.precompute(model, L, precision="medium", conv=conv, device=device)
-    assert made.settings.precision == "medium" and made.decisions["precision"] == "highest"
+    assert made.settings.precision == "medium" and made.decisions.precision == "highest"
     assert "'medium' products are far off here, so they are 'highest'" in made.summary()
     found = yuzu.yuzu_ism(model, X, made, output="delta", device=device)
     made.save(tmp_path / "made.yuzu")
@@ -78,7 +80,7 @@ def test_wrong_products_are_not_used(name, conv, broken_bfloat16, device, tmp_pa
 def test_right_products_are_used(name, conv, device):
     model, X = MODELS[name](), sequences(2, L)
     made = yuzu.precompute(model, L, precision="medium", conv=conv, device=device)
-    assert made.decisions["precision"] == "medium" and "far off" not in made.summary()
+    assert made.decisions.precision == "medium" and "far off" not in made.summary()
     assert 1e-5 < errors(yuzu.yuzu_ism(model, X, made, output="delta", device=device), oracle(model, X)["delta"])[0] < 2e-2
 
 
@@ -103,16 +105,16 @@ def test_kernels_of_few_channels_are_not_lowered_on_a_cpu(channels, precision, e
 @pytest.mark.filterwarnings("error::yuzu.YuzuWarning")
 def test_without_verification_nothing_is_measured(broken_bfloat16):
     made = yuzu.precompute(convolutions(), L, precision="medium", verify=False, device="cpu")
-    assert made.decisions["precision"] == "medium"
+    assert made.decisions.precision == "medium"
 
 
 @pytest.mark.filterwarnings("error::yuzu.YuzuWarning")
 @pytest.mark.parametrize(("lowered", "full"), [(2.0, 1.9), (np.inf, np.inf)])
 def test_differences_that_no_precision_gets_right(lowered, full, monkeypatch):
     """They are rounding of a large reference, or too large for float32: nothing is gained by float32 products."""
-    module = importlib.import_module("yuzu.precompute")  # the function hides it
+    module = importlib.import_module("yuzu._engine.tune.ladder")
     monkeypatch.setattr(module, "error_of_products", lambda run, X, v: lowered if run.precision == "medium" else full)
-    assert yuzu.precompute(convolutions(), L, precision="medium", device="cpu").decisions["precision"] == "medium"
+    assert yuzu.precompute(convolutions(), L, precision="medium", device="cpu").decisions.precision == "medium"
 
 
 def measured(model, precision, X, args=()):
@@ -120,9 +122,7 @@ def measured(model, precision, X, args=()):
     x, rest = X[:1].float(), tuple(a[:1].float() if a.is_floating_point() else a[:1] for a in args)
     model = model.float()
     plan = make_plan(capture(model, x.shape[1:], rest, torch.float32), precision)
-    plan.precision = "medium"  # the verdict holds what lowered products are compared with
     verdict = compare(model, plan, x, rest, CPU, keep=True)
-    plan.precision = precision
     run = Run(plan, Weights(model, CPU), Derived(), CPU)
     run.set_reference(x, rest)
     return verdict, lambda: error_of_products(run, x, verdict)

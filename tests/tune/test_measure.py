@@ -17,7 +17,10 @@ from torch import nn
 import yuzu
 from tests.oracle import assert_right
 from tests.small_models import sequences
-from yuzu._engine.tune import measure
+from yuzu._engine.tune import chunks, clock
+from yuzu._engine.tune import memory as tune_memory
+from yuzu._engine.tune import ways as trial_ways
+from yuzu._engine.tune.examples import Examples, span_of
 from yuzu._engine.tune.verify import few_places
 
 CPU = torch.device("cpu")
@@ -30,8 +33,9 @@ class Machine:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls, self.pages = 0, 0
-        monkeypatch.setattr(measure, "_seconds", lambda function, device: function())
-        monkeypatch.setattr(measure, "_new_pages", lambda: self.pages)
+        for module in (clock, chunks):
+            monkeypatch.setattr(module, "seconds_of", lambda function, device: function())
+            monkeypatch.setattr(module, "new_pages", lambda: self.pages)
 
     def work(self, seconds: list[float], pages: tuple[int, ...] = (0,)) -> Any:
         left = iter(range(10**6))
@@ -51,44 +55,44 @@ def machine(monkeypatch):
 
 
 def test_a_way_is_judged_after_its_first_call(machine):
-    assert measure._least_seconds(machine.work([0.1, 0.001]), CPU, 0.002) == 0.001
+    assert clock.least_seconds(machine.work([0.1, 0.001]), CPU, 0.002) == 0.001
 
 
 def test_a_way_that_does_not_fit_is_not_chosen(machine):
     def work() -> float:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    assert measure._least_seconds(work, CPU, 1.0) == math.inf
+    assert clock.least_seconds(work, CPU, 1.0) == math.inf
 
 
 def test_a_way_is_judged_when_it_asks_for_no_more_memory(machine):
     """As ToyNet's: 13 ms while pages are new, 1.3 after; an earlier way that found its memory took 3."""
     work = machine.work([0.02, 0.013, 0.012, 0.0013], (5000, 4000, 4000, 0))
-    assert measure._least_seconds(work, CPU, 0.003) == 0.0013
+    assert clock.least_seconds(work, CPU, 0.003) == 0.0013
 
 
 def test_a_way_that_always_asks_for_memory_is_not_tried_for_ever(machine):
-    assert measure._least_seconds(machine.work([0.02], (5000,)), CPU, math.inf) == 0.02
+    assert clock.least_seconds(machine.work([0.02], (5000,)), CPU, math.inf) == 0.02
     assert machine.calls < 12
 
 
 @pytest.mark.parametrize(("seconds", "most"), [(0.5, 1), (0.01, 2)])
 def test_a_hopeless_way_is_given_up_early(machine, seconds, most):
-    found = measure._least_seconds(machine.work([seconds]), CPU, 0.004)
+    found = clock.least_seconds(machine.work([seconds]), CPU, 0.004)
     assert found in (seconds, math.inf) and machine.calls <= most
 
 
 def test_no_garbage_is_collected_while_a_call_is_timed():
     seen = []
     assert gc.isenabled()
-    assert measure._seconds(lambda: seen.append(gc.isenabled()), CPU) >= 0
+    assert clock.seconds_of(lambda: seen.append(gc.isenabled()), CPU) >= 0
     assert seen == [False] and gc.isenabled()
     with pytest.raises(ZeroDivisionError):
-        measure._seconds(lambda: 1 // 0, CPU)
+        clock.seconds_of(lambda: 1 // 0, CPU)
     assert gc.isenabled()
     gc.disable()
     try:
-        measure._seconds(lambda: None, CPU)
+        clock.seconds_of(lambda: None, CPU)
         assert not gc.isenabled(), "whoever switched it off wants it off"
     finally:
         gc.enable()
@@ -106,35 +110,35 @@ def test_rivals_are_tried_again_with_more_sites(monkeypatch, budget, again):
         many = {way: 0.02 for way in ways} | {"fold": 0.009, "banded": 0.008}
         return {way: (few if count == trials[0][0] else many)[way] for way in ways}
 
-    monkeypatch.setattr(measure, "_times", times)
-    monkeypatch.setattr(measure, "AGAIN_SECONDS", budget)
-    monkeypatch.setattr(measure, "TRIAL_PRODUCTS", {"cpu": 1.0})
-    monkeypatch.setattr(measure, "CACHE_TARGET", {"cpu": 1 << 16})  # a chunk of few sites
+    monkeypatch.setattr(trial_ways, "times_of", times)
+    monkeypatch.setattr(trial_ways, "AGAIN_SECONDS", budget)
+    monkeypatch.setattr(trial_ways, "TRIAL_PRODUCTS", {"cpu": 1.0})
+    monkeypatch.setitem(tune_memory.CACHE_TARGET, "cpu", 1 << 16)  # a chunk of few sites
     length = 300
     model = nn.Sequential(nn.Conv1d(4, 16, 5, padding=2), nn.ReLU(), nn.Conv1d(16, 16, 5, padding=2)).eval()
     made = yuzu.precompute(model, length, device="cpu")
     (first, ways), *others = trials
     assert {"fold", "banded", "windows"} <= set(ways)
     assert [set(rivals) for _, rivals in others] == ([{"fold", "banded"}] if again else [])
-    assert all(count > measure.MORE_SITES * first for count, _ in others)
-    assert set(made.decisions["ways"].values()) >= {"banded" if again else "fold"}
+    assert all(count > trial_ways.MORE_SITES * first for count, _ in others)
+    assert set(made.decisions.ways.values()) >= {"banded" if again else "fold"}
 
 
 def costs(monkeypatch: pytest.MonkeyPatch, found: dict[int, list[float]]) -> list[int]:
     """Has each chunk size cost its next seconds for a site, the last for ever; the sizes tried, in order."""
     tried: list[int] = []
 
-    def cost(run: Any, edits: int, n_choices: int, length: int, size: int, seed: int, hopeless: float) -> tuple[float, list[float]]:
+    def cost(run: Any, examples: Any, size: int, hopeless: float) -> tuple[float, list[float]]:
         tried.append(size)
         return found[size][min(tried.count(size), len(found[size])) - 1], [float(size)]
 
-    monkeypatch.setattr(measure, "cost_of_chunk", cost)
+    monkeypatch.setattr(chunks, "cost_of_chunk", cost)
     return tried
 
 
 def choose(first: int, most: int = 10**6, length: int = 1024, spent: float = 0.0) -> tuple[int, list[float], float]:
     plan = SimpleNamespace(reach=lambda positions, width: (np.ones(len(positions), dtype=bool),) * 2, sensing=None)
-    return measure.choose_chunk(SimpleNamespace(plan=plan), 3, 4, length, first, most, 0, spent)
+    return chunks.choose_chunk(SimpleNamespace(plan=plan), Examples(4, length, 3), first, most, spent)
 
 
 def test_the_chunk_size_that_costs_least(monkeypatch):
@@ -173,12 +177,12 @@ def test_the_search_is_shorter_where_ways_took_long(monkeypatch, spent, sizes):
     """A run of each size takes 0.04 s, and four times that must be left for another; a trial takes 0.1 s."""
     tried: list[int] = []
 
-    def cost(run: Any, edits: int, n_choices: int, length: int, size: int, *rest: Any) -> tuple[float, list[float]]:
+    def cost(run: Any, examples: Any, size: int, *rest: Any) -> tuple[float, list[float]]:
         tried.append(size)
         return 0.04 / size, []
 
-    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: 0.1 * len(tried)))
-    monkeypatch.setattr(measure, "cost_of_chunk", cost)
+    monkeypatch.setattr(chunks, "time", SimpleNamespace(perf_counter=lambda: 0.1 * len(tried)))
+    monkeypatch.setattr(chunks, "cost_of_chunk", cost)
     choose(1, spent=spent)
     assert len(tried) == sizes
 
@@ -189,7 +193,7 @@ def test_a_chunk_is_timed_until_it_settles(machine, monkeypatch, pages):
     seconds = [0.05, 0.04, 0.02, 0.01, 0.012]
     work = machine.work(seconds, (pages, pages, pages, 0))
     run = SimpleNamespace(plan=SimpleNamespace(graph=SimpleNamespace(nodes=[0, 1])), chunk=lambda sites: work(), device=CPU, seconds=None)
-    least, shares = measure._chunk_seconds(run, None, math.inf)
+    least, shares = chunks._chunk_seconds(run, None, math.inf)
     assert least == 0.01 and shares == [0.0, 0.0] and run.seconds is None
     assert machine.calls <= 8
 
@@ -199,14 +203,14 @@ def test_a_chunk_is_timed_until_it_settles(machine, monkeypatch, pages):
 def test_a_site_costs_its_part_of_the_sites_there_are(monkeypatch, size, sequences):
     """A chunk may hold several short sequences; the trial has the sites of those of its reference."""
     model = pooled(nn.Conv1d(4, 16, 9, padding=4), nn.ReLU())
-    plan = yuzu.precompute(model, 100, conv="windows", verify=False, device="cpu")._bound[0][2].plan
+    plan = yuzu.precompute(model, 100, conv="windows", verify=False, device="cpu")._used.values()[0][0].used.plan
     reference = SimpleNamespace(batch=sequences)
     run = SimpleNamespace(plan=plan, device=CPU, value=lambda i: torch.zeros(1, 4, 1000), reference=reference)
     trials: list[Any] = []
-    monkeypatch.setattr(measure, "_chunk_seconds", lambda *given: (trials.append(given), (0.5, []))[1])
-    cost, _ = measure.cost_of_chunk(run, 3, 4, 100, size, 0, hopeless=1e-3)
+    monkeypatch.setattr(chunks, "_chunk_seconds", lambda *given: (trials.append(given), (0.5, []))[1])
+    cost, _ = chunks.cost_of_chunk(run, Examples(4, 100, 3), size, hopeless=1e-3)
     count = sequences * min(size, 100)
-    assert cost == (0.5 + measure.CHUNK_OVERHEAD) / count
+    assert cost == (0.5 + chunks.CHUNK_OVERHEAD) / count
     ((_, sites, hopeless),) = trials
     assert hopeless == 1e-3 * count, "a trial is hopeless by the seconds of the sites that it has"
     assert len(sites.position) == len(sites.sequence) == len(sites.difference) == len(sites.codes) == count
@@ -217,9 +221,9 @@ def test_a_site_costs_its_part_of_the_sites_there_are(monkeypatch, size, sequenc
 def batches_of_a_model(monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float], most: int = 10**6) -> tuple[Any, list[int]]:
     """What comparing finds for a plan of 1 ms a mutant and a model with these seconds for a batch, and what it runs."""
     ran: list[int] = []
-    monkeypatch.setattr(measure, "_seconds", lambda function, device: (function(), seconds[ran[-1]])[1])
+    monkeypatch.setattr(chunks, "seconds_of", lambda function, device: (function(), seconds[ran[-1]])[1])
     model = lambda x: ran.append(len(x))  # noqa: E731
-    found = measure.naive_is_faster(model, torch.zeros(1, 4, 5), (), CPU, 1e-3, most)
+    found = chunks.naive_is_faster(model, torch.zeros(1, 4, 5), (), CPU, 1e-3, most)
     return found, list(dict.fromkeys(ran))
 
 
@@ -232,14 +236,14 @@ def test_a_model_that_loses_plainly_is_not_run_in_large_batches(monkeypatch):
 def test_a_batch_of_the_model_takes_more_than_the_model(monkeypatch):
     """Its mutants are made and its scores are written; of a short sequence it has few mutants to share that."""
     found, _ = batches_of_a_model(monkeypatch, {1: 0.02, 16: 0.05, 128: 0.1, 512: 0.3})
-    assert found == (pytest.approx((0.3 + measure.CHUNK_OVERHEAD) / 512), 512)
+    assert found == (pytest.approx((0.3 + chunks.CHUNK_OVERHEAD) / 512), 512)
     assert batches_of_a_model(monkeypatch, {1: 0.0009, 16: 0.0159}, most=16)[0] is None
 
 
 def test_a_batch_holds_mutants_of_one_sequence(monkeypatch):
     most: list[int] = []
-    monkeypatch.setattr(measure, "WORTH_COMPARING", 0.0)
-    monkeypatch.setattr(measure, "naive_is_faster", lambda *args: most.append(args[-1]))
+    monkeypatch.setattr(chunks, "WORTH_COMPARING", 0.0)
+    monkeypatch.setattr(chunks, "naive_is_faster", lambda *args: most.append(args[-1]))
     yuzu.precompute(pooled(nn.Conv1d(4, 16, 3)), 20, device="cpu")
     assert most == [60]
 
@@ -261,14 +265,14 @@ def pooled(*layers: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("length", [12, 24])
 def test_little_memory_where_the_middle_is_stepped_over(length, monkeypatch):
     """With room for one site its windows are those of a position that a stride reads."""
-    monkeypatch.setattr(measure, "WORTH_COMPARING", math.inf)  # on a busy machine the model itself may be faster
+    monkeypatch.setattr(chunks, "WORTH_COMPARING", math.inf)  # on a busy machine the model itself may be faster
     model = pooled(nn.Conv1d(4, 16, 1, stride=3), nn.ReLU(), nn.Conv1d(16, 16, 3, padding=1), nn.ReLU())
     with pytest.raises(yuzu.YuzuError) as refused:
         yuzu.precompute(model, length, max_memory=1, device="cpu")
     least = int(str(refused.value).split("least that works is ")[1].split()[0])
     made = yuzu.precompute(model, length, max_memory=least, device="cpu")
-    assert made.decisions["sites"] == 1
-    plan = made._bound[0][2].plan
+    assert made.decisions.sites == 1
+    plan = made._used.values()[0][0].used.plan
     assert plan.reached(length, 1).tolist() == list(range(0, length, 3))
 
 
@@ -278,13 +282,13 @@ def test_what_a_cropping_model_takes_is_measured_where_it_reads():
     plans = []
     for model in (crop, whole):
         made = yuzu.precompute(model, 1000, device="cpu")
-        plans.append(made._bound[0][2].plan)
-    of_crop, of_whole = (measure.memory_of(plan, 1000, 4, 1, 4, 3) for plan in plans)
+        plans.append(made._used.values()[0][0].used.plan)
+    of_crop, of_whole = (tune_memory.memory_of(plan, 1000, 4, 1, 4, 3) for plan in plans)
     assert of_crop.site == of_whole.site and of_crop.block == of_whole.block
     assert plans[0].reached(1000, 1).tolist() == list(range(40, 360))
     assert plans[0].reached(1000, 5).tolist() == list(range(36, 360))
-    assert measure._span(plans[0], 1000) < 320 < measure._span(plans[1], 1000)
-    sites = measure.example_sites(plans[0], 500, 3, 4, 1000, SimpleNamespace(device=CPU, value=lambda i: torch.zeros(1, 4, 1000)), 0)
+    assert span_of(plans[0], 1000) < 320 < span_of(plans[1], 1000)
+    sites = Examples(4, 1000, 3).sites(SimpleNamespace(plan=plans[0], device=CPU, value=lambda i: torch.zeros(1, 4, 1000)), 500)
     assert sites.position.tolist() == list(range(40, 360))
 
 
@@ -316,5 +320,5 @@ def test_a_cropping_model_is_verified_where_it_reads():
     right = yuzu.naive_ism(model, X, output="delta", device="cpu", start=30, end=370)
     assert torch.allclose(found, right, atol=1e-6)
     assert (found[:, :, :10] == 0).all() and (found[:, :, -10:] == 0).all()
-    places = few_places(made._bound[0][2].plan, 1000)
+    places = few_places(made._used.values()[0][0].used.plan, 1000)
     assert places == (0, 40, 200, 359, 500, 999)

@@ -10,7 +10,7 @@ from tests.oracle import assert_close, assert_right
 from tests.small_models import Net, Profile, randomized, sequences
 from yuzu import precompute, yuzu_ism
 from yuzu._engine.edits import Mutations
-from yuzu.yuzu_ism import _Job
+from yuzu._engine.store.scoring import Job
 
 L = 30
 
@@ -103,12 +103,12 @@ def test_ways_that_lay_out_too_much_are_not_taken(device):
     least = least_memory(model, device=device)
     with pytest.warns(yuzu.YuzuWarning, match=r"conv='whole' does not fit .*: 2, 1.* run by 'windows'"):
         made = precompute(model, L, conv="whole", max_memory=least, device=device)
-    assert set(made.decisions["ways"].values()) == {"windows"}
-    bound = made._bound[0][2]
-    assert bound.memory(Mutations(4, L, 0, None, None, None)).least <= least
+    assert set(made.decisions.ways.values()) == {"windows"}
+    bound = made._used.values()[0][0].used
+    assert bound.memory(Mutations.asked(4, L)).least <= least
     assert_right(yuzu_ism(model, X, made, output="delta", device=device), model, X, output="delta", device=device)
     free = precompute(model, L, conv="whole", max_memory=100 * least, device=device)
-    assert "whole" in free.decisions["ways"].values()
+    assert "whole" in free.decisions.ways.values()
 
 
 def test_wide_ranges_within_max_memory(device):
@@ -119,18 +119,18 @@ def test_wide_ranges_within_max_memory(device):
     wide, widest = ([(p, p + width) for p in range(3)] for width in (30, 390))
 
     def memory(made, ranges):
-        return made._bound[0][2].memory(Mutations(4, length, 0, None, ranges, None))
+        return made._used.values()[0][0].used.memory(Mutations.asked(4, length, ranges=ranges))
 
     free = precompute(model, length, conv="whole", device=device)
     windows = precompute(model, length, conv="windows", device=device)
     assert memory(free, wide).least > memory(windows, wide).least
     made = precompute(model, length, conv="whole", max_memory=memory(free, wide).least - 1, device=device)
-    assert "whole" in made.decisions["ways"].values()
+    assert "whole" in made.decisions.ways.values()
     assert_right(yuzu_ism(model, X, made, ranges=wide, device=device), model, X, ranges=wide, device=device)
-    edits = Mutations(4, length, 0, None, wide, None)
-    fitted = made._bound[0][2].fitting(edits)
-    assert fitted.memory(edits).least <= made.settings.max_memory < made._bound[0][2].memory(edits).least
-    assert fitted is made._bound[0][2].fitting(edits)
+    edits = Mutations.asked(4, length, ranges=wide)
+    fitted = made._used.values()[0][0].used.fitting(edits)
+    assert fitted.memory(edits).least <= made.settings.max_memory < made._used.values()[0][0].used.memory(edits).least
+    assert fitted is made._used.values()[0][0].used.fitting(edits)
     assert_right(yuzu_ism(model, X, made, output="delta", device=device), model, X, output="delta", device=device)
 
     least = memory(windows, widest).least
@@ -144,9 +144,9 @@ def test_wide_ranges_within_max_memory(device):
 def test_memory_limits_a_given_batch_size(monkeypatch, device):
     model, X = randomized(Profile()).eval(), sequences(9, L)
     made = precompute(model, L, max_memory=2 * least_memory(model, device=device), device=device)
-    most = made._bound[0][2].most_sequences(Mutations(4, L, 0, None, None, None))
-    sizes, score = [], _Job.score
-    monkeypatch.setattr(_Job, "score", lambda job, X, *rest: sizes.append(len(X)) or score(job, X, *rest))
+    most = made._used.values()[0][0].used.most_sequences(Mutations.asked(4, L))
+    sizes, score = [], Job.score
+    monkeypatch.setattr(Job, "score", lambda job, X, *rest: sizes.append(len(X)) or score(job, X, *rest))
     found = yuzu_ism(model, X, made, batch_size=9, device=device)
     assert 1 <= max(sizes) <= most < 9 and sum(sizes) == 9
     sizes.clear()

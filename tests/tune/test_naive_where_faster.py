@@ -7,7 +7,7 @@ from torch import nn
 import yuzu
 from tests.oracle import assert_right
 from tests.small_models import sequences
-from yuzu._engine.tune import measure
+from yuzu._engine.tune import chunks
 
 # what the check of precompute finds wrong would run naively, and be right all the same
 pytestmark = pytest.mark.filterwarnings("error::yuzu.YuzuWarning")
@@ -19,9 +19,9 @@ def test_what_carrying_differences_cannot_speed_up_runs_naively(monkeypatch, tmp
     """Attention from the first layer on: the model itself takes less for a mutant than the engine around it."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(4 * L, 64), nn.GELU(), nn.Linear(64, 2)).eval()
     X = sequences(2, L)
-    monkeypatch.setattr(measure, "WORTH_COMPARING", 0.0)
+    monkeypatch.setattr(chunks, "WORTH_COMPARING", 0.0)
     kept = yuzu.precompute(model, L)
-    monkeypatch.setattr(measure, "naive_is_faster", lambda *args: (1e-9, 7))
+    monkeypatch.setattr(chunks, "naive_is_faster", lambda *args: (1e-9, 7))
     precomputation = yuzu.precompute(model, L)
     assert "runs naively: that takes" in precomputation.summary()
     precomputation.save(tmp_path / "naive.yuzu")
@@ -37,6 +37,6 @@ def test_a_model_is_compared_with_itself(device):
     model = nn.Sequential(nn.Conv1d(4, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * (L - 2), 1)).to(device).eval()
     X = sequences(1, L)
     with torch.no_grad():
-        assert measure.naive_is_faster(model, X, (), torch.device(device), 1e-12, 16) is None
-        found = measure.naive_is_faster(model, X, (), torch.device(device), 10.0, 16)
+        assert chunks.naive_is_faster(model, X, (), torch.device(device), 1e-12, 16) is None
+        found = chunks.naive_is_faster(model, X, (), torch.device(device), 10.0, 16)
     assert found is not None and 0 < found[0] < 10 and found[1] == 16

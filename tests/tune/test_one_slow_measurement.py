@@ -9,7 +9,7 @@ import yuzu
 
 def test_one_slow_measurement_does_not_make_a_model_naive(monkeypatch):
     """A busy machine may slow the trial of chunks and not that of the model: it is measured again."""
-    measure = sys.modules["yuzu._engine.tune.measure"]
+    measure = sys.modules["yuzu._engine.tune.chunks"]
     original, calls = measure._chunk_seconds, []
 
     def slow(run, sites, hopeless):
@@ -24,4 +24,4 @@ def test_one_slow_measurement_does_not_make_a_model_naive(monkeypatch):
     monkeypatch.setattr(measure, "naive_is_faster", lambda *a: (naive_yet.append(compared(*a)), naive_yet[0])[1])
     model = nn.Sequential(nn.Conv1d(4, 32, 9, padding=4), nn.ReLU(), nn.Conv1d(32, 32, 9, padding=4), nn.Flatten(), nn.Linear(32 * 400, 3))
     made = yuzu.precompute(model.eval(), 400, device="cpu")
-    assert naive_yet[0] is not None and made.decisions["naive_model"] is None
+    assert naive_yet[0] is not None and made.decisions.naive_model is None

@@ -20,7 +20,7 @@ from yuzu._engine.ways.convolution import WAYS
 from yuzu.taylor import takegrad
 
 L = 60
-precompute_module = importlib.import_module("yuzu.precompute")  # the function hides it
+ladder = importlib.import_module("yuzu._engine.tune.ladder")
 
 
 @pytest.fixture
@@ -57,10 +57,10 @@ def make_wrong(monkeypatch: pytest.MonkeyPatch, name: str, only: torch.dtype | N
 def test_what_is_wrong_only_as_it_is_run_runs_naively(monkeypatch, model, device, name, layer):
     make_wrong(monkeypatch, name)
     conv = name if name in WAYS else "windows"
-    assert yuzu.precompute(model, L, conv=conv, device=device, verify=False).decisions["naive"] == {}
+    assert yuzu.precompute(model, L, conv=conv, device=device, verify=False).decisions.naive == {}
     with pytest.warns(yuzu.YuzuWarning, match=rf"naively on every mutant.*\b{layer} \(.*as it is run here by the way"):
         made = yuzu.precompute(model, L, conv=conv, device=device)
-    assert len(made.decisions["naive"]) == 1 and made.decisions["naive_model"] is None
+    assert len(made.decisions.naive) == 1 and made.decisions.naive_model is None
     assert "naive" in made.summary()
     X = sequences(2, L)
     assert_right(yuzu.yuzu_ism(model, X, made, output="delta", device=device), model, X, output="delta", device=device)
@@ -71,7 +71,7 @@ def test_ways_that_are_wrong_in_the_models_own_dtype_only(monkeypatch, model, de
     make_wrong(monkeypatch, "banded", torch.float32)
     with pytest.warns(yuzu.YuzuWarning, match="in the first of its ways"):
         made = yuzu.precompute(model, L, conv="banded", device=device)
-    assert set(made.decisions["ways"].values()) == {"windows", "slices"} and not made.decisions["naive"]
+    assert set(made.decisions.ways.values()) == {"windows", "slices"} and not made.decisions.naive
     X = sequences(1, L)
     assert_right(yuzu.yuzu_ism(model, X, made, output="delta", device=device), model, X, output="delta", device=device)
 
@@ -81,7 +81,7 @@ def test_nothing_that_is_right_is_left(monkeypatch, model, device):
     make_wrong(monkeypatch, "_by_slices", torch.float32)
     with pytest.warns(yuzu.YuzuWarning, match="wrong on this machine"):
         made = yuzu.precompute(model, L, device=device)
-    assert "wrong on this machine" in made.decisions["naive_model"]
+    assert "wrong on this machine" in made.decisions.naive_model
     X = sequences(1, L)
     assert_right(yuzu.yuzu_ism(model, X, made, output="delta", device=device), model, X, output="delta", device=device)
 
@@ -101,8 +101,8 @@ def test_a_layer_is_blamed_also_where_nothing_is_right(monkeypatch, device):
     make_wrong(monkeypatch, "banded")
     make_wrong(monkeypatch, "_by_slices", torch.float32)
     made = yuzu.precompute(randomized(Branches()).eval(), L, conv="banded", device=device)
-    assert "wrong on this machine" in made.decisions["naive_model"]
-    (reason,) = made.decisions["naive"].values()
+    assert "wrong on this machine" in made.decisions.naive_model
+    (reason,) = made.decisions.naive.values()
     assert "by the way 'banded'" in reason
 
 
@@ -125,11 +125,11 @@ def test_hybrid_ism_runs_nothing_that_is_wrong(monkeypatch, model, device, tmp_p
 def test_what_is_right_is_run_once_more(monkeypatch, model, device, precision, dtype):
     """A chunk of few mutants; nothing is planned anew, or compared by layers."""
     chunks = []
-    right = precompute_module.error_of_products
-    monkeypatch.setattr(precompute_module, "error_of_products", lambda run, *rest: chunks.append(run) or right(run, *rest))
+    right = ladder.error_of_products
+    monkeypatch.setattr(ladder, "error_of_products", lambda run, *rest: chunks.append(run) or right(run, *rest))
     model = model.to(dtype)
     made = yuzu.precompute(model, L, precision=precision, device=device)
-    assert made.decisions["naive"] == {}
+    assert made.decisions.naive == {}
     kernels = torch.device(device).type != "cpu"  # of our own are checked by themselves, where they are chosen
     assert 1 <= len(chunks) - (precision == "medium") <= 1 + kernels
     assert not any(run.once for run in chunks)
@@ -137,5 +137,5 @@ def test_what_is_right_is_run_once_more(monkeypatch, model, device, precision, d
 
 @pytest.mark.filterwarnings("error::yuzu.YuzuWarning")
 def test_gaussian_ways_are_not_compared(monkeypatch, model, device):
-    monkeypatch.setattr(precompute_module, "error_of_products", None)
+    monkeypatch.setattr(ladder, "error_of_products", None)
     yuzu.precompute(model, L, conv="gaussian", alpha=1.5, device=device)

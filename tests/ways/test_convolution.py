@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 import yuzu
+from tests.capturing import decide
 from tests.covering import covering
 from tests.oracle import assert_right, errors, oracle
 from tests.small_layers import Model, chain
 from tests.small_models import sequences
 from yuzu._engine.edits import Mutations
-from yuzu._engine.tune import measure
+from yuzu._engine.tune import ways as trial_ways
 from yuzu._engine.ways import convolution as convolution_ways
 
 # what the check of precompute finds wrong would run naively, and be right all the same
@@ -23,6 +24,11 @@ L = 40
 
 
 @pytest.mark.parametrize("conv", ["auto", "banded", "blocks", "whole", "fold", "windows", "cyclic"])
+def by_way(plan, way):
+    """The plan with a way for every layer that has it."""
+    return plan.with_ways({r.node.index: way for r in plan.rules if r is not None and way in r.all_ways()})
+
+
 def test_medium_precision_where_differences_stay_in_bfloat16(conv, device):
     layers = [
         nn.Conv1d(4, 32, 7, padding=3),
@@ -75,7 +81,7 @@ def test_weights_of_whole_windows_are_counted_and_not_hoarded(device):
     (whole, used), (_, other) = bound("whole"), bound("banded")
     sizes = []
     for width in (1, 20, 60, 100, 30, 2):
-        edits = Mutations(4, 300, 0, None, [(i, i + width) for i in range(50)], None)
+        edits = Mutations.asked(4, 300, ranges=[(i, i + width) for i in range(50)])
         found = yuzu.yuzu_ism(model, X, whole, ranges=[(i, i + width) for i in range(50)], device=device)
         assert found.shape == (1, 50)
         more = used.memory(edits).weights - other.memory(edits).weights
@@ -84,7 +90,7 @@ def test_weights_of_whole_windows_are_counted_and_not_hoarded(device):
         sizes.append(used.derived.nbytes)
     most = 4 * convolution_ways.WHOLE_KEPT * convolution_ways.WHOLE_NUMBERS
     assert sizes[0] < max(sizes) <= 2 * most + 10_000 and sizes[-1] < max(sizes)
-    wide = Mutations(4, 300, 0, None, [(i, i + 250) for i in range(50)], None)
+    wide = Mutations.asked(4, 300, ranges=[(i, i + 250) for i in range(50)])
     assert used.sites_at_once(wide) == other.sites_at_once(wide) > 1
 
 
@@ -120,12 +126,12 @@ def test_products_of_taps_for_what_is_wanted(conv, geometry, cut, device, monkey
     X = sequences(2, L + 20)
     for dtype in (torch.float32, torch.float64):
         precomputation = yuzu.precompute(model.to(dtype), L + 20, conv=conv, device=device)
-        precomputation.decisions["sites"] = 3
+        decide(precomputation, sites=3)
         found = yuzu.yuzu_ism(model, X, precomputation, output="delta", device=device)
         assert_right(found, model, X, output="delta", device=device)
     assert min(yielded) < 0.9, "some of what the windows reach is not wanted"
     precomputation = yuzu.precompute(model.float(), L + 20, conv=conv, precision="medium", device=device)
-    precomputation.decisions["sites"] = 3
+    decide(precomputation, sites=3)
     found = yuzu.yuzu_ism(model, X, precomputation, output="delta", device=device)
     assert errors(found, oracle(model, X)["delta"])[0] < 2e-2
 
@@ -143,7 +149,7 @@ def test_many_taps_are_one_convolution_however_little_is_wanted(monkeypatch):
         model = Model(lambda x, body: body(x)[:, :, 20:-3], nn.Sequential(*layers))
         X = sequences(1, L + 20)
         precomputation = yuzu.precompute(model, L + 20, conv="windows", device="cpu")
-        precomputation.decisions["sites"] = 3
+        decide(precomputation, sites=3)
         assert_right(yuzu.yuzu_ism(model, X, precomputation, output="delta", device="cpu"), model, X, output="delta")
         assert bool(calls) == (kernel <= convolution_ways.MOST_TAPS)
 
@@ -157,20 +163,18 @@ def test_windows_are_remembered_for_ways_that_yield_more_or_less(device):
     ).double()
     X = sequences(1, L + 20).double()
     precomputation = yuzu.precompute(model, L + 20, conv="banded", device=device)
-    precomputation.decisions["sites"] = 3
+    decide(precomputation, sites=3)
     found = [yuzu.yuzu_ism(model, X, precomputation, output="delta", device=device)]
-    plan = precomputation.bind(model, L + 20, 4, (), torch.device(device)).plan
+    bound = precomputation.bind(model, L + 20, 4, (), torch.device(device))
     for way in ("taps", "banded"):
-        for rule in plan.rules:
-            if rule is not None and rule.all_ways():
-                rule.way = way
+        bound.plan = by_way(bound.plan, way)
         found.append(yuzu.yuzu_ism(model, X, precomputation, output="delta", device=device))
     for each in found:
         assert_right(each, model, X, output="delta", device=device)
 
 
 def test_ways_are_tried_where_no_limit_is_set(monkeypatch):
-    monkeypatch.setattr(measure, "TRIAL_PRODUCTS", {})  # as on CUDA
+    monkeypatch.setattr(trial_ways, "TRIAL_PRODUCTS", {})  # as on CUDA
     model = chain(nn.ReLU())
     X = sequences(2, L)
     assert_right(yuzu.yuzu_ism(model.double(), X, output="delta"), model, X, output="delta")

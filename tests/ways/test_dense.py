@@ -1,6 +1,5 @@
 """Ways of running dense layers."""
 
-import importlib
 
 import pytest
 import torch
@@ -12,15 +11,16 @@ from tests.covering import covering
 from tests.oracle import assert_right, errors, oracle
 from tests.small_layers import Model, flattened
 from tests.small_models import sequences
-from yuzu._engine.capture.export import capture
+from yuzu._engine.derived import Derived
 from yuzu._engine.edits import Mutations
 from yuzu._engine.graph import Weights
 from yuzu._engine.handlers import dense
 from yuzu._engine.handlers.dense import DENSE_WAYS
 from yuzu._engine.plan.plan import make_plan
-from yuzu._engine.run.bound import Bound
-from yuzu._engine.run.run import Derived, Run
-from yuzu._engine.tune import measure
+from yuzu._engine.rewrite.all import capture
+from yuzu._engine.run.run import Run
+from yuzu._engine.store.in_use import InUse
+from yuzu._engine.tune.examples import Examples
 
 # what the check of precompute finds wrong would run naively, and be right all the same
 pytestmark = pytest.mark.filterwarnings("error::yuzu.YuzuWarning")
@@ -31,15 +31,19 @@ L = 40
 @pytest.mark.parametrize(
     *covering(way=DENSE_WAYS, spread=[1, 4000, 1 << 24], positions_last=[True, False], given=[(1, 60), (3, 24)])
 )
+def by_way(plan, way):
+    """The plan with a way for every layer that has it."""
+    return plan.with_ways({r.node.index: way for r in plan.rules if r is not None and way in r.all_ways()})
+
+
 def test_dense_layers_by_every_way(way, positions_last, given, spread, monkeypatch):
     number, length = given
     monkeypatch.setattr(dense, "SPREAD_BYTES", spread)  # one site in a block, a few, all
 
-    def bind(self, *args, _bind=Bound.__init__, **kwargs):
+    def bind(self, *args, _bind=InUse.__init__, **kwargs):
         _bind(self, *args, **kwargs)
-        for rule in self.plan.rules if self.plan is not None else []:
-            if rule is not None and way in rule.all_ways():
-                rule.way = way
+        if self.plan is not None:
+            self.plan = by_way(self.plan, way)
 
     def forward(x, conv, linear):
         y = F.max_pool1d(conv(x), 4)
@@ -47,24 +51,21 @@ def test_dense_layers_by_every_way(way, positions_last, given, spread, monkeypat
 
     model = Model(forward, nn.Conv1d(4, 5, 5, padding=2), nn.Linear(5 * (length // 4), 3)).double()
     X = sequences(number, length)
-    monkeypatch.setattr(Bound, "__init__", bind)
+    monkeypatch.setattr(InUse, "__init__", bind)
     precomputation = yuzu.precompute(model, length)
     assert_right(yuzu.yuzu_ism(model, X, precomputation, output="delta"), model, X, output="delta")
     some = yuzu.yuzu_ism(model, X, precomputation, output="delta", start=3, end=-2)
     assert max(errors(some, oracle(model, X, start=3, end=-2)["delta"])) < 1e-10
 
-precompute_module = importlib.import_module("yuzu.precompute")  # yuzu.precompute is the function
-
-
 def test_large_weights_leave_room_for_chunks(monkeypatch):
     """Weights that fill the memory which runs get by themselves: as of models with a dense layer on all positions."""
     model = flattened()
     weights = sum(p.nbytes for p in model.parameters())
-    monkeypatch.setattr(precompute_module, "LEAST_MEMORY", 2 * weights)
+    monkeypatch.setattr("yuzu._engine.settings.LEAST_MEMORY", 2 * weights)
     made = yuzu.precompute(model, L, device="cpu")
     assert made.settings.max_memory == 4 * weights
     bound = made.bind(model, L, 4, (), torch.device("cpu"))
-    mutations = Mutations(4, L, 0, None, None, None)
+    mutations = Mutations.asked(4, L)
     assert bound.memory(mutations).weights > 2 * weights, "all of what would be there"
     assert bound.sites_at_once(mutations) > 1
     strict = yuzu.precompute(model, L, device="cpu", max_memory=3 * weights)
@@ -95,7 +96,7 @@ def test_a_single_chunk_reads_the_whole_weight_as_it_lies(transposed):
         run = Run(make_plan(graph), Weights(model, torch.device("cpu")), derived, torch.device("cpu"))
         run.once = once
         run.set_reference(X, ())
-        sites = measure.example_sites(run.plan, 9, 3, 4, L, run, 0)
+        sites = Examples(4, L, 3).sites(run, 9)
         (change,) = run.chunk(sites)
         changes.append(change.tensor)
         laid_out.append(any("dense" in str(key) for key in derived._kept))

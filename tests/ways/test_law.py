@@ -1,5 +1,7 @@
 """The law for every way of running a convolution, and for lower precision."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -19,13 +21,12 @@ def test_the_law_for_every_way_of_convolving(way: str, name: str) -> None:
     findings = bench_findings(name)
     theirs = findings.laboratory
     laboratory = Laboratory(theirs.model, theirs.X, theirs.args, theirs.graph)  # a plan of its own
-    laboratory.plan.sensing = Sensing(1.5, 0)
+    laboratory.plan = replace(laboratory.plan, sensing=Sensing(1.5, 0))
     everywhere, run = laboratory.plan.windows(np.arange(BENCHES[name].length), 3), laboratory.run()
-    forced = []
-    for rule in laboratory.plan.rules:
-        if isinstance(rule, Convolution):
-            rule.way = way if way in rule.applicable(run, everywhere[rule.sources[0]].width) else "windows"
-            forced.append(rule.way == way)
+    convolutions = [rule for rule in laboratory.plan.rules if isinstance(rule, Convolution)]
+    ways = {r.node.index: r.forced_way(run, way, everywhere[r.sources[0]].width) for r in convolutions}
+    laboratory.plan = laboratory.plan.with_ways(ways)
+    forced = [chosen == way for chosen in ways.values()]
     few = way == "blocks" and name != "convolution"  # which has the layers with channels enough
     wanted = 5 if not few else int(name in ("shorter than the receptive field", "cropped"))
     assert sum(forced) >= wanted, f"{way} applies to {sum(forced)} convolutions only"
@@ -57,7 +58,7 @@ def test_medium_precision_stays_near_the_law(name: str) -> None:
     findings = bench_findings(name)
     theirs = findings.laboratory
     laboratory = Laboratory(theirs.model, theirs.X, theirs.args, theirs.graph)
-    laboratory.plan.precision = "medium"
+    laboratory.plan = replace(laboratory.plan, precision="medium")
     made = [c for c in bench_chunks(name) if c.name in FLOAT32_CHUNKS]
     found = [f"{findings.cases[findings.owners[i]].name}: {text}" for i, text in laboratory.problems(made, torch.float32, 0.04)]
     assert not found, "\n".join(found[:8])

@@ -11,7 +11,7 @@ from tests.oracle import assert_right, errors, oracle
 from tests.small_models import sequences
 from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.kernels import onednn as onednn_products
-from yuzu._engine.tune import measure
+from yuzu._engine.tune import ways as trial_ways
 from yuzu._engine.ways import winograd
 from yuzu._engine.ways.call import Call, Shape
 from yuzu._engine.ways.convolution import WAYS
@@ -103,13 +103,13 @@ def preferred(monkeypatch):
         tried.append(list(ways))
         return {way: 1.0 if way == "winograd" else 2.0 for way in ways}
 
-    monkeypatch.setattr(measure, "_times", seconds)
+    monkeypatch.setattr(trial_ways, "times_of", seconds)
     return tried
 
 
 def ways_of(made, model, length, device):
-    rules = made.bind(model, length, 4, (), torch.device(device)).plan.rules
-    return [rule.way for rule in rules if isinstance(rule, Convolution)]
+    plan = made.bind(model, length, 4, (), torch.device(device)).plan
+    return [plan.choices[rule.node.index].way for rule in plan.rules if isinstance(rule, Convolution)]
 
 
 def test_chosen_for_many_channels_and_by_a_trial(device, preferred):

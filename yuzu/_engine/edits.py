@@ -1,19 +1,90 @@
-"""Which edits are made: every substitution of a stretch of positions, or one replacement at many places."""
+"""The edits that a call asks for, and the mutants that they make: the only place that builds mutants."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 
+from yuzu._engine.checks import check_ranges, check_replacement, check_span
+from yuzu._engine.kept import Kept
 from yuzu._engine.layout import on_device
-from yuzu._engine.request import check_ranges, check_replacement, check_span
-from yuzu._engine.run.run import Sites
 from yuzu.errors import YuzuError, shown
+
+
+@dataclass(frozen=True, eq=False)
+class Sites:
+    """The edits of one chunk: ``S`` sites with ``A`` edits each.
+
+    Attributes
+    ----------
+    sequence: integer array, shape=(S,)
+        Row of the batch each site lies in; never decreasing.
+    position: integer array, shape=(S,)
+        First edited position; never decreasing within a sequence.
+    width: int
+        Number of edited positions.
+    difference: torch.Tensor, shape=(S, A, width, C)
+        Edited minus reference letters.
+    codes: torch.Tensor or None, shape=(S, A)
+        See `Change`.
+    """
+
+    sequence: np.ndarray
+    position: np.ndarray
+    width: int
+    difference: torch.Tensor
+    codes: torch.Tensor | None = None
+
+    @property
+    def only(self) -> int | None:
+        """The sequence that all sites lie in, if it is one."""
+        return int(self.sequence[0]) if self.sequence[0] == self.sequence[-1] else None
+
+    def part(self, keep: slice) -> Sites:
+        """Some of the sites."""
+        codes = None if self.codes is None else self.codes[keep]
+        return Sites(self.sequence[keep], self.position[keep], self.width, self.difference[keep], codes)
+
+    def in_each(self, sequences: int) -> Sites:
+        """The sites of one sequence in each of so many."""
+        sequence = np.repeat(np.arange(sequences), len(self.position))
+        difference = self.difference.repeat(sequences, 1, 1, 1)
+        codes = None if self.codes is None else self.codes.repeat(sequences, 1)
+        return Sites(sequence, np.tile(self.position, sequences), self.width, difference, codes)
+
+
+def substitutions_at(position: np.ndarray, written: torch.Tensor, X: torch.Tensor) -> Sites:
+    """Characters ``(S, A)`` written at positions of one sequence ``(1, C, L)``, over those that are there."""
+    c = X.shape[1]
+    overwritten = X[0, :, torch.from_numpy(position).to(X.device)].argmax(0)[:, None]
+    eye = torch.eye(c, dtype=X.dtype, device=X.device)
+    difference = (eye[written] - eye[overwritten]).unsqueeze(2)
+    sequence = np.zeros(len(position), dtype=np.int64)
+    return Sites(sequence, position, 1, difference, written * (c + 1) + overwritten)
+
+
+def mutants_of(X: torch.Tensor, sites: Sites, replacement: torch.Tensor | None = None) -> torch.Tensor:
+    """The mutants ``(S * A, C, L)`` of sequences ``(B, C, L)``; with a ``replacement`` ``(width, C)`` its own numbers
+    are written, rather than sums that are rounded.
+    """
+    edits, device = sites.difference.shape[1], X.device
+    sequence = torch.from_numpy(sites.sequence).to(device).repeat_interleave(edits)
+    mutants = X.index_select(0, sequence)
+    first = torch.from_numpy(sites.position).to(device).repeat_interleave(edits)[:, None]
+    place = first + torch.arange(sites.width, device=device)
+    row = torch.arange(len(mutants), device=device)[:, None]
+    if replacement is not None:
+        mutants[row, :, place] = replacement.expand(len(mutants), *replacement.shape)
+        return mutants
+    values = mutants[row, :, place] + sites.difference.flatten(0, 1)
+    # over a soft column a letter is written: exactly 0 or 1
+    mutants[row, :, place] = values.round() if sites.codes is None else values
+    return mutants
 
 
 @dataclass(frozen=True)
@@ -27,7 +98,7 @@ class Group:
     edits: int
         Edits at each site.
     coded: bool
-        Whether each edit writes one character over one other, or over none.
+        True if each edit writes one character over one other, or over none.
     """
 
     sequence: np.ndarray
@@ -40,30 +111,45 @@ class Group:
         return Group(self.sequence[keep], self.position[keep], self.slot[keep], self.edits, self.coded)
 
 
+@dataclass(frozen=True, eq=False)
 class Mutations:
-    """The edits that a call asks for.
+    """The edits that a call asks for: every substitution at some positions, or one replacement at many places.
 
     Attributes
     ----------
+    n_choices, length: int
+        Characters and positions of a sequence.
+    positions: integer array
+        First positions of the edits.
     width: int
         Positions that one edit writes.
-    result_shape: tuple
-        Shape of the result of one sequence before the model output's own axes: ``(C, L')``, or ``(R,)``.
+    replacement: torch.Tensor or None, shape=(C, width)
+        The numbers that are written; None for substitutions.
     """
 
-    def __init__(self, n_choices: int, length: int, start: Any, end: Any, ranges: Any, replace_with: Any) -> None:
-        self.n_choices, self.length = n_choices, length
-        self.replacement: torch.Tensor | None = None
-        self._moved: torch.Tensor | None = None
-        if ranges is None and replace_with is None:
-            self.start, self.end = check_span(start, end, length)
-            self.width = 1
-            self.positions = np.arange(self.start, self.end)
-            self.result_shape: tuple[int, ...] = (n_choices, self.end - self.start)
-            return
+    n_choices: int
+    length: int
+    positions: np.ndarray
+    width: int = 1
+    replacement: torch.Tensor | None = None
+    _moved: Kept[tuple[torch.device, torch.dtype], torch.Tensor] = field(default_factory=lambda: Kept(1), repr=False)
+
+    @classmethod
+    def asked(
+        cls,
+        n_choices: int,
+        length: int,
+        start: Any = 0,
+        end: Any = None,
+        ranges: Any = None,
+        replace_with: Any = None,
+    ) -> Mutations:
+        """The edits that a user's arguments ask for; see `yuzu_ism`."""
         if ranges is None:
             first, stop = check_span(start, end, length)
-            self.positions, self.width = np.arange(first, stop), 1
+            positions, width = np.arange(first, stop), 1
+            if replace_with is None:
+                return cls(n_choices, length, positions)
             if isinstance(replace_with, str) and len(replace_with) != 1:
                 raise YuzuError(
                     f"replace_with without ranges is written at single positions, got {shown(replace_with)}, "
@@ -74,21 +160,18 @@ class Mutations:
                 raise YuzuError(
                     f"ranges cannot be combined with start={shown(start)} or end={shown(end)}: leave those out"
                 )
-            self.positions, self.width = check_ranges(ranges, length)
+            positions, width = check_ranges(ranges, length)
         given = np.zeros(n_choices) if replace_with is None else replace_with
-        self.replacement = check_replacement(given, n_choices, self.width)
-        self.result_shape = (len(self.positions),)
+        return cls(n_choices, length, positions, width, check_replacement(given, n_choices, width))
 
-    @classmethod
-    def at(cls, n_choices: int, length: int, positions: np.ndarray) -> Mutations:
-        """Every substitution at some positions, in rising order."""
-        made = cls(n_choices, length, 0, None, None, None)
-        made.positions, made.result_shape = positions, (n_choices, len(positions))
-        return made
+    @property
+    def result_shape(self) -> tuple[int, ...]:
+        """The shape of a sequence's result before the model output's own axes: ``(C, L')``, or ``(R,)``."""
+        return (self.n_choices, len(self.positions)) if self.substitutions else (len(self.positions),)
 
     @property
     def substitutions(self) -> bool:
-        """Whether every substitution is made, rather than one replacement at each place."""
+        """True if every substitution is made, rather than one replacement at each place."""
         return self.replacement is None
 
     @property
@@ -147,34 +230,19 @@ class Mutations:
         return Sites(group.sequence, group.position, 1, difference, codes), written
 
     def _replacement_on(self, X: torch.Tensor) -> torch.Tensor:
-        """What is written, ``(w, C)``, on the device and in the dtype of ``X``; moved there once."""
-        assert self.replacement is not None
-        if self._moved is None or self._moved.device != X.device or self._moved.dtype != X.dtype:
-            self._moved = self.replacement.T.to(X)
-        return self._moved
+        """The replacement ``(width, C)`` on the device and in the dtype of ``X``; moved there once."""
+        replacement = self.replacement
+        assert replacement is not None
+        return self._moved.made((X.device, X.dtype), lambda: replacement.T.to(X))
 
-    def edited(self, X: torch.Tensor, sites: Sites) -> torch.Tensor:
+    def mutants(self, X: torch.Tensor, sites: Sites) -> torch.Tensor:
         """The mutants' sequences ``(S * A, C, L)``."""
-        edits = sites.difference.shape[1]
-        device = X.device
-        sequence = torch.from_numpy(sites.sequence).to(device).repeat_interleave(edits)
-        rows = X.index_select(0, sequence)
-        place = torch.from_numpy(sites.position).to(device).repeat_interleave(edits)[:, None] + torch.arange(
-            sites.width, device=device
-        )
-        row = torch.arange(len(rows), device=device)[:, None]
-        values = rows[row, :, place] + sites.difference.flatten(0, 1)
-        if self.replacement is not None:
-            values = self._replacement_on(X).expand_as(values)
-        elif sites.codes is None:
-            values = values.round()  # what is written over a soft column is a letter: exactly 0 or 1
-        rows[row, :, place] = values
-        return rows
+        return mutants_of(X, sites, None if self.substitutions else self._replacement_on(X))
 
 
 @dataclass(frozen=True)
 class Substitutions:
-    """What can be written over each of ``C`` characters, and over none (the row ``C``).
+    """The characters that can be written over each of ``C``, and over none (the row ``C``).
 
     Attributes
     ----------
@@ -183,7 +251,7 @@ class Substitutions:
     codes: torch.Tensor, shape=(C + 1, C), dtype=torch.int64
         See `Change`.
     differences: torch.Tensor, shape=(C + 1, C, C), dtype=torch.float32
-        What is written, one-hot, minus the character; none is zero.
+        The one-hot letter that is written minus the character; no character is zero.
     """
 
     written: torch.Tensor
@@ -211,19 +279,19 @@ def letters_of(X: torch.Tensor) -> torch.Tensor:
     return torch.where(zeros == c, c, letter)
 
 
-MOSTLY = 0.75  # of the positions lie far from the ends: then chunks of one sequence are the better ones
+MOSTLY = 0.75  # the part of positions that lie far from the ends, from which on chunks of one sequence are better
 
 
 def batches(
     group: Group, sites_at_once: int, regular: np.ndarray | None = None, across: bool = False
 ) -> Iterator[Group]:
-    """A group in chunks; a chunk that spans sequences holds whole ones, so that chunks of neighbouring
-    batches look alike.
+    """A group in chunks; a chunk that spans sequences holds all sites of each, so that chunks of
+    neighbouring batches look alike.
 
     ``regular`` tells which positions lie far from the ends. Where a chunk is of one sequence, the others get chunks of
     their own: in the middle all windows are evenly spaced, and nothing has to be moved to line them up. Where most
-    positions do not, and chunks may go ``across`` sequences, one holds the same stretch of each: of neighbouring
-    positions the ends, and what the output needs, leave about as much.
+    positions do not, and chunks may go ``across`` sequences, a chunk holds the same positions of each: the windows of
+    neighbouring positions are cut by the ends, and by the output's needs, in about the same way.
     """
     if across and regular is not None and group.sequence[-1:] != group.sequence[:1]:
         if regular[group.slot].mean() < MOSTLY:

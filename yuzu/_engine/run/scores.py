@@ -1,8 +1,8 @@
-"""From the model's outputs, or their differences, to what the user asked for."""
+"""From the model's outputs, or their differences, to the scores that the user asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,38 +10,33 @@ import torch
 from torch.utils import _pytree as pytree
 
 from yuzu._engine.capture.outputs import map_tensors
+from yuzu._engine.checks import to_user
 from yuzu._engine.freed_memory import allow
 from yuzu._engine.layout import on_device
-from yuzu.errors import YuzuError, shown
+from yuzu._engine.request import Request, Selection
+from yuzu.errors import YuzuError
 
 
-class Selection:
-    """``func`` and ``target``: what of the model's output is scored."""
+class Outputs:
+    """Finds the tensors that are scored in what a model returns, and puts their results into the same container.
 
-    def __init__(self, func: Callable[[Any], Any] | None, target: Any) -> None:
-        if func is not None and not callable(func):
-            raise YuzuError(f"func must be callable, got {type(func).__name__}")
-        if target is not None and not isinstance(
-            target, int | np.integer | slice | list | tuple | np.ndarray | torch.Tensor
-        ):
-            raise YuzuError(f"target must be an int, a slice or a list of ints, got {type(target).__name__}")
-        target = _plain(target)
-        if isinstance(target, bool | float | complex):
-            raise YuzuError(f"target must be an int, a slice or a list of ints, got {type(target).__name__}")
-        if isinstance(target, list) and not (
-            target and all(isinstance(t, int | np.integer) and not isinstance(t, bool) for t in target)
-        ):
-            raise YuzuError(f"target must be a non-empty list of ints, got {shown(target)}")
-        self.func, self.target = func, target
-        self.spec: Any = None
-        self.others: dict[int, Any] = {}  # what the output holds besides tensors, by place
+    Parameters
+    ----------
+    selection: Selection
+    """
+
+    def __init__(self, selection: Selection) -> None:
+        self.selection = selection
+        self._spec: Any = None
+        self._others: dict[int, Any] = {}  # values in the output that are no tensors, by place
 
     def leaves(self, output: Any) -> list[torch.Tensor]:
-        """The tensors that are scored, of the whole output for a batch as the model returns it."""
-        if self.func is not None:
+        """The tensors that are scored, of the full output for a batch as the model returns it."""
+        func, target = self.selection.func, self.selection.target
+        if func is not None:
             # func may work in place, and some of these values are read again
-            output = self.func(map_tensors(torch.Tensor.clone, output))
-        leaves, self.spec = pytree.tree_flatten(output)
+            output = func(map_tensors(torch.Tensor.clone, output))
+        leaves, self._spec = pytree.tree_flatten(output)
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         if not tensors:
             raise YuzuError(
@@ -49,56 +44,31 @@ class Selection:
                 "score; give a func that picks the tensors"
             )
         check_real(tensors)
-        self.others = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)}
-        if self.target is not None:
+        self._others = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)}
+        if target is not None:
             if len(tensors) > 1:
                 raise YuzuError(
                     f"target needs a single output tensor, the model returns {len(tensors)}; select one with func"
                 )
-            tensors = [self.pick(tensors[0], 1)]
+            tensors = [self.selection.pick(tensors[0], 1)]
         return tensors
 
     def check(self, leaves: Sequence[torch.Tensor], rows: int) -> None:
-        """Every scored tensor must have one row a sequence."""
+        """Refuse scored tensors that do not have one row a sequence."""
         for leaf in leaves:
             if leaf.dim() == 0 or leaf.shape[0] != rows:
-                where = "func must return" if self.func is not None else "the model must return"
+                where = "func must return" if self.selection.func is not None else "the model must return"
                 raise YuzuError(
                     f"{where} one row for each sequence on the first axis, got shape {tuple(leaf.shape)} for {rows} "
                     "sequences"
                 )
 
-    def pick(self, tensor: torch.Tensor, axis: int) -> torch.Tensor:
-        """``target`` on the axis of a tensor that is the output's first after the batch."""
-        target = self.target
-        if target is None:
-            return tensor
-        if tensor.dim() <= axis:
-            raise YuzuError(f"target={shown(target)} does not exist: the output has no axis after the batch")
-        size = tensor.shape[axis]
-        if isinstance(target, slice):
-            chosen = list(range(size))[target]
-            if not chosen:
-                raise YuzuError(f"target={shown(target)} selects nothing of an output of size {size}")
-            index = torch.tensor(chosen, device=tensor.device)
-            return tensor.index_select(axis, index)
-        for t in [target] if isinstance(target, int | np.integer) else target:
-            if not -size <= t < size:
-                raise YuzuError(
-                    f"target={shown(target)} does not exist: the output has size {size} on its first axis after the "
-                    "batch"
-                )
-        if isinstance(target, int | np.integer):
-            return tensor.select(axis, int(target))
-        index = torch.tensor([int(t) % size for t in target], device=tensor.device)
-        return tensor.index_select(axis, index)
-
-
-def _plain(target: Any) -> Any:
-    """A target without arrays: one without axes is an int, others and tuples are lists."""
-    if isinstance(target, np.ndarray | torch.Tensor):
-        return target.tolist()
-    return [_plain(t) for t in target] if isinstance(target, list | tuple) else target
+    def packed(self, values: Sequence[Any]) -> Any:
+        """Values of the scored tensors in the model's own container (after ``func``), in which the rest stays."""
+        rest = iter(values)
+        count = len(values) + len(self._others)
+        leaves = [self._others[i] if i in self._others else next(rest) for i in range(count)]
+        return pytree.tree_unflatten(leaves, self._spec)
 
 
 def check_real(tensors: Sequence[torch.Tensor]) -> None:
@@ -117,51 +87,43 @@ class Results:
 
     Parameters
     ----------
-    n, states: int
-        Number of sequences, and of values of the inputs after them.
-    shape: tuple
-        ``(C, L')`` or ``(R,)``.
-    dtype: torch.dtype
+    request: Request
     """
 
-    def __init__(self, n: int, states: int, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        self.n, self.states, self.shape, self.dtype = n, states, shape, dtype
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.dtype = result_dtype(request.X.dtype)
         self.tensors: list[torch.Tensor] = []
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(C, L')`` or ``(R,)``."""
+        return self.request.mutations.result_shape
 
     def of_state(self, state: int, shapes: list[tuple[int, ...]]) -> list[torch.Tensor]:
         """Those of one state, ``(n, *shape, O...)``; ``shapes`` lists the outputs' ``O...``."""
         if not self.tensors:
-            self.tensors = [
-                torch.zeros(self.n, self.states, *self.shape, *s, dtype=self.dtype, device="cpu") for s in shapes
-            ]
+            lead = len(self.request.X), len(self.request.states), *self.shape
+            self.tensors = [torch.zeros(*lead, *s, dtype=self.dtype, device="cpu") for s in shapes]
             allow(sum(tensor.nbytes for tensor in self.tensors))
         return [tensor[:, state] for tensor in self.tensors]
 
-    def packed(self, selection: Selection, output: str, convert: Callable[[torch.Tensor], Any]) -> Any:
-        """All of it in the model's own container (after ``func``); what are no tensors there stay as they are."""
-        values = [convert(tensor) for tensor in self.tensors]
-        if output == "l2":
-            return values[0]
-        rest = iter(values)
-        count = len(values) + len(selection.others)
-        leaves = [selection.others[i] if i in selection.others else next(rest) for i in range(count)]
-        return pytree.tree_unflatten(leaves, selection.spec)
+    def scores(self) -> list[Scores]:
+        """One `Scores` for each state, to fill its results."""
+        return [Scores(self, state) for state in range(len(self.request.states))]
+
+    def to_user(self, outputs: Outputs, stacked: bool) -> Any:
+        """All of it in the model's own container; of the one state alone unless ``stacked``."""
+        tensors = self.tensors if stacked else [tensor[:, 0] for tensor in self.tensors]
+        values = [to_user(tensor, self.request.as_numpy) for tensor in tensors]
+        return values[0] if self.request.output == "l2" else outputs.packed(values)
 
 
 class Scores:
-    """Fills the results of one state chunk by chunk.
+    """Fills the results of one state chunk by chunk."""
 
-    Parameters
-    ----------
-    output: str
-        ``"l2"``, ``"delta"`` or ``"prediction"``.
-    results: Results
-    state: int
-        Which of its states. Default 0.
-    """
-
-    def __init__(self, output: str, results: Results, state: int = 0) -> None:
-        self.output, self.shape, self.dtype = output, results.shape, results.dtype
+    def __init__(self, results: Results, state: int = 0) -> None:
+        self.output, self.shape, self.dtype = results.request.output, results.shape, results.dtype
         self._whole, self._state = results, state
         self._results: list[torch.Tensor] = []
         self._batch: list[torch.Tensor] = []
@@ -275,14 +237,14 @@ def result_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def difference(mutant: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """``mutant - reference``, in float32 where they are truth values or whole numbers."""
+    """``mutant - reference``, in float32 where they are booleans or integers."""
     if not reference.is_floating_point():
         mutant, reference = mutant.float(), reference.float()
     return mutant - reference
 
 
 def scored(mutant: torch.Tensor, reference: torch.Tensor, output: str) -> torch.Tensor:
-    """What `Scores.write` takes for an ``output``: the mutant's own value where the prediction is asked for, as the
-    difference from an infinite reference is no number.
+    """The tensor that `Scores.write` takes for an ``output``: the mutant's own value for predictions, since the
+    difference from an infinite reference is NaN.
     """
     return mutant if output == "prediction" else difference(mutant, reference)

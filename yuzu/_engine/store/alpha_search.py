@@ -1,56 +1,62 @@
-"""How many Gaussian probes a nonzero: the search of the Yuzu paper (Schreiber, Lu and Noble 2022)."""
+"""The number of Gaussian probes for each nonzero: the search of the Yuzu paper (Schreiber, Lu and Noble 2022)."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from yuzu._engine.edits import Mutations
-from yuzu._engine.run.bound import Bound
-from yuzu._engine.run.scores import Selection
-from yuzu._engine.store.precomputation import Precomputation
+from yuzu._engine.request import Args, Request
+from yuzu._engine.run.naive import run_naively
+from yuzu._engine.settings import NAIVE_BATCH
+from yuzu._engine.store.decisions import Decisions, Probing
+from yuzu._engine.store.in_use import InUse
+from yuzu._engine.store.scoring import run_planned
 from yuzu._engine.ways.compressed_sensing import Sensing
 from yuzu.errors import warn_user
-from yuzu.naive_ism import run_naively
-from yuzu.yuzu_ism import run_planned
 
 BADLY_CONDITIONED = 100  # condition numbers that lose two digits and more of the seven of float32
 
 
-def search_alpha(
-    made: Precomputation, bound: Bound, X: torch.Tensor, args: tuple[torch.Tensor, ...], device: torch.device
-) -> None:
-    """Raise ``alpha`` until the correlation with naive ISM reaches the threshold, as in the Yuzu paper.
+def search_alpha(used: InUse, X: torch.Tensor, args: Args) -> InUse:
+    """Raise ``alpha`` until the correlation with naive ISM reaches the threshold, as in the Yuzu paper; and decide so.
 
     All positions are scored, for the probes' load is that of a real run; some are compared, for running all
     naively would take longer than the probes can save.
     """
-    s, plan = made.settings, bound.plan
+    s, plan = used.settings, used.plan
     assert plan is not None
     places = np.unique(np.linspace(0, s.seq_len - 1, min(s.seq_len, 33)).round().astype(np.int64))
-    some = Mutations.at(s.n_choices, s.seq_len, places)
-    everything = Mutations(s.n_choices, s.seq_len, 0, None, None, None)
-    truth = run_naively(bound.twin(), X, args, some, Selection(None, None), "l2", 128, device, False, False)
+    everything = Request(X, [args], Mutations.asked(s.n_choices, s.seq_len), used.device)
+    some = replace(everything, mutations=Mutations(s.n_choices, s.seq_len, places))
+    truth = run_naively(used.evaluation_copy(), some, NAIVE_BATCH)
     alphas = [s.alpha] if s.alpha is not None else [round(1 + 0.01 * i, 2) for i in range(51)]
-    correlation, condition = 0.0, 1.0
+    sensing, correlation = plan.sensing, 0.0
     for alpha in alphas:
-        plan.sensing = Sensing(alpha, s.random_state)
-        found = run_planned(bound, X, [args], everything, Selection(None, None), "l2", None, device, False, False)
-        correlation = _correlation(found[:, 0][:, :, places], truth)
-        condition = plan.sensing.condition
+        sensing = Sensing(alpha, s.random_state)
+        used = used.with_plan(plan.with_sensing(sensing))
+        found = run_planned(used, everything, stacked=False)
+        correlation = _correlation(found[:, :, places], truth)
         if correlation >= s.threshold:
             break
-    sensing = plan.sensing
     assert sensing is not None
-    made.decisions.update(
-        alpha=sensing.alpha, probes=dict(sensing.probes), correlation=correlation, condition=condition
-    )
-    for row in made.decisions["layers"]:
-        row[4] = str(sensing.probes[row[-1]]) if row[-1] in sensing.probes else row[4]
     if correlation < s.threshold:
-        warn_user(_too_low(sensing.alpha, condition, correlation, s.threshold))
+        warn_user(_too_low(sensing.alpha, sensing.condition, correlation, s.threshold))
+    probes = {int(node): count for node, count in sensing.probes.items()}
+    used.decisions = _decided(used.decisions, Probing(sensing.alpha, probes, correlation, sensing.condition))
+    return used
+
+
+def _decided(decisions: Decisions, probing: Probing) -> Decisions:
+    """Decisions with the probes, which the layers' rows show."""
+    layers = [
+        layer._replace(probes=str(probing.probes[layer.node])) if layer.node in probing.probes else layer
+        for layer in decisions.layers
+    ]
+    return replace(decisions, probing=probing, layers=tuple(layers))
 
 
 def _too_low(alpha: float, condition: float, correlation: float, threshold: float) -> str:

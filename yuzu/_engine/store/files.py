@@ -1,6 +1,4 @@
-"""Precomputations on disk: safetensors, with everything but arrays as JSON in its header. Reading executes
-nothing.
-"""
+"""Precomputations on disk: safetensors, with everything but arrays as JSON in its header. Reading executes nothing."""
 
 from __future__ import annotations
 
@@ -15,31 +13,31 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from yuzu._engine.checks import FLOATS
 from yuzu._engine.files import written_whole
-from yuzu._engine.request import FLOATS
-from yuzu._engine.store.settings import CONV, PRECISIONS, Settings
-from yuzu._engine.tune.report import COLUMNS
+from yuzu._engine.settings import CONV, PRECISIONS, Settings
+from yuzu._engine.store.decisions import Decisions, Layer, Probing
 from yuzu.errors import PrecomputationError
 
 FORMAT_NAME = "yuzu precomputation"
-FORMAT_VERSION = 5  # a change of what the graph is rewritten to is one, too: decisions count its nodes
+FORMAT_VERSION = 6  # decisions count the graph's nodes: another rewriting of graphs is another version
 
 
-def write(path: Path, settings: Settings, decisions: dict[str, Any], arrays: dict[str, torch.Tensor]) -> None:
-    """Write a precomputation; the file appears whole or not at all."""
+def write(path: Path, settings: Settings, decisions: Decisions, arrays: dict[str, torch.Tensor]) -> None:
+    """Write a precomputation; the file appears complete or not at all."""
     header = {
         "format": FORMAT_NAME,
         "version": str(FORMAT_VERSION),
         "torch": torch.__version__,
         "settings": json.dumps(dataclasses.asdict(settings)),
-        "decisions": json.dumps(decisions),
+        "decisions": json.dumps(_stored(decisions)),
     }
     arrays = arrays or {"empty": torch.zeros(1, device="cpu")}
     with written_whole(path) as part:
         save_file({k: v.contiguous() for k, v in arrays.items()}, part, header)
 
 
-def read(path: Path) -> tuple[Settings, dict[str, Any], dict[str, torch.Tensor]]:
+def read(path: Path) -> tuple[Settings, Decisions, dict[str, torch.Tensor]]:
     """Settings, decisions and arrays from a file.
 
     Raises
@@ -70,11 +68,8 @@ def read(path: Path) -> tuple[Settings, dict[str, Any], dict[str, torch.Tensor]]
         raise PrecomputationError(f"{path} is damaged: it holds matrices that are not finite numbers; {again}")
     try:
         _check_names("the header", header, ("format", "version", "torch", "settings", "decisions"))
-        stored, decisions = json.loads(header["settings"]), json.loads(header["decisions"])
-        _check_settings(stored)
-        _check_decisions(decisions)
-        stored["args"] = tuple((tuple(shape), dtype) for shape, dtype in stored["args"])
-        settings = Settings(**stored)
+        settings = _settings(json.loads(header["settings"]))
+        decisions = _decisions(json.loads(header["decisions"]))
     except (KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
         raise PrecomputationError(f"{path} is a damaged Yuzu precomputation ({error}); {again}") from error
     return settings, decisions, arrays
@@ -87,7 +82,7 @@ def _of_version(version: Any) -> str:
 
 
 def _why_unreadable(path: Path) -> str:
-    """Of a file that cannot be read as safetensors, which is eight bytes with the length of a header, least byte first,
+    """The reason why a file cannot be read as safetensors: eight bytes with the length of a header, least byte first,
     then the header, a JSON object, then arrays.
     """
     with open(path, "rb") as file:
@@ -95,7 +90,7 @@ def _why_unreadable(path: Path) -> str:
         length, size = int.from_bytes(head[:8], "little"), path.stat().st_size
         if any(head[4:8]) or head[8:] not in (b"", b"{"):  # no header is as long as 4 GB
             return "is not a Yuzu precomputation"
-        if size < 8 + length:  # of less than nine bytes, too
+        if size < 8 + length:  # also a file of less than nine bytes
             return "is truncated"
         file.seek(8)
         header = file.read(length)
@@ -114,13 +109,14 @@ def _why_unreadable(path: Path) -> str:
 
 
 def _is(value: Any, kind: type | tuple[type, ...], least: float = -math.inf, most: float = math.inf) -> bool:
-    """Whether a value read from JSON is of a type, and a number within bounds; true and false are no numbers."""
+    """Tell whether a value read from JSON is of a type, and a number within bounds; true and false are no numbers."""
     if isinstance(value, bool) or not isinstance(value, kind):
         return False
     return not isinstance(value, int | float) or least <= value <= most
 
 
-def _check_settings(s: Any) -> None:
+def _settings(s: Any) -> Settings:
+    """Settings from JSON, after a check of every field's type and bounds."""
     good = {
         "seq_len": lambda v: _is(v, int, 1),
         "n_choices": lambda v: _is(v, int, 2),
@@ -135,34 +131,69 @@ def _check_settings(s: Any) -> None:
         "random_state": lambda v: _is(v, int, 0, 2**64 - 1),  # seeds of PyTorch
     }
     _check_fields("settings", s, good)
+    return Settings(**{**s, "args": tuple((tuple(shape), dtype) for shape, dtype in s["args"])})
 
 
-def _check_decisions(d: Any) -> None:
-    def numbered(values: Callable[[Any], bool]) -> Callable[[Any], bool]:
-        return lambda v: isinstance(v, dict) and all(is_number(k) and values(item) for k, item in v.items())
+def _stored(decisions: Decisions) -> dict[str, Any]:
+    """Decisions as JSON has them: layers as objects, and numbers of nodes as text where they are keys."""
+    stored = {field.name: getattr(decisions, field.name) for field in dataclasses.fields(decisions)}
+    stored |= {"naive": dict(decisions.naive), "ways": dict(decisions.ways)}
+    stored["layers"] = [layer._asdict() for layer in decisions.layers]
+    if decisions.probing is not None:
+        stored["probing"] = {**vars(decisions.probing), "probes": dict(decisions.probing.probes)}
+    return stored
 
+
+def _decisions(d: Any) -> Decisions:
+    """Decisions from JSON, after a check of every field's type and bounds."""
     good = {
         "fingerprint": lambda v: _is(v, str),
-        "naive_model": lambda v: v is None or _is(v, str),
-        "branches": lambda v: isinstance(v, list) and all(_is_texts(pair, 2) for pair in v),
         "precision": lambda v: v in PRECISIONS,
-        "naive": numbered(lambda v: _is(v, str)),
-        "ways": numbered(lambda v: _is(v, str)),  # of a user's own rules, too; unknown ones are passed over
+        "branches": lambda v: isinstance(v, list) and all(_is_pair(pair) for pair in v),
+        "naive_model": lambda v: v is None or _is(v, str),
+        "disagrees": lambda v: isinstance(v, bool),
+        "naive": _numbered(lambda v: _is(v, str)),
+        "ways": _numbered(lambda v: _is(v, str)),  # also ways of a user's own rules; unknown ones are skipped
         "sites": lambda v: _is(v, int, 1),
         "naive_batch": lambda v: _is(v, int, 1),
-        "layers": lambda v: isinstance(v, list) and all(_is_row(row, len(COLUMNS) + 1) for row in v),
-        "probes": numbered(lambda v: _is(v, int, 1)),
-        "alpha": lambda v: v is None or _is(v, (int, float), 1, 1e3),
-        "correlation": lambda v: v is None or _is(v, (int, float), -1.001, 1.001),
-        "condition": lambda v: v is None or _is(v, (int, float), 1),
+        "layers": lambda v: isinstance(v, list) and all(map(_is_layer, v)),
+        "probing": lambda v: v is None or isinstance(v, dict),
     }
     _check_fields("decisions", d, good)
-    if d["alpha"] is not None and (d["correlation"] is None or d["condition"] is None):
-        raise ValueError("decisions have Gaussian probes without their condition")
+    return Decisions(
+        **{
+            **d,
+            "branches": tuple((how, result) for how, result in d["branches"]),
+            "naive": _by_number(d["naive"]),
+            "ways": _by_number(d["ways"]),
+            "layers": tuple(Layer(**layer) for layer in d["layers"]),
+            "probing": None if d["probing"] is None else _probing(d["probing"]),
+        }
+    )
+
+
+def _probing(p: dict[str, Any]) -> Probing:
+    good = {
+        "alpha": lambda v: _is(v, (int, float), 1, 1e3),
+        "probes": _numbered(lambda v: _is(v, int, 1)),
+        "correlation": lambda v: _is(v, (int, float), -1.001, 1.001),
+        "condition": lambda v: _is(v, (int, float), 1),
+    }
+    _check_fields("decisions['probing']", p, good)
+    return Probing(**{**p, "probes": _by_number(p["probes"])})
+
+
+def _numbered(values: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """A check of an object whose keys are numbers of nodes."""
+    return lambda v: isinstance(v, dict) and all(is_number(k) and values(item) for k, item in v.items())
+
+
+def _by_number(fields: dict[str, Any]) -> dict[int, Any]:
+    return {int(number): value for number, value in fields.items()}
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is a node's number, as `str` writes it."""
+    """Tell whether a text is a node's number, as `str` writes it."""
     return text.isascii() and text.isdecimal() and text == str(int(text[:20]))
 
 
@@ -179,8 +210,7 @@ def _check_fields(name: str, fields: Any, good: dict[str, Callable[[Any], bool]]
     _check_names(name, fields, good)
     for key, fits in good.items():
         value = fields[key]
-        hashable = isinstance(value, str | int | float | type(None))
-        if not (fits(value) if hashable or key in ("args", "branches", "naive", "ways", "layers", "probes") else False):
+        if not fits(value):
             raise ValueError(f"{name}[{key!r}] cannot be {value!r}"[:200])
 
 
@@ -196,10 +226,12 @@ def _is_input(value: Any) -> bool:
     return all(_is(size, int, 0) for size in value[0])
 
 
-def _is_texts(value: Any, length: int) -> bool:
-    return isinstance(value, list) and len(value) == length and all(isinstance(item, str) for item in value)
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(item, str) for item in value)
 
 
-def _is_row(value: Any, length: int) -> bool:
-    """A layer's row in a summary, with its node's number at the end."""
-    return _is_texts(value, length) and is_number(value[-1])
+def _is_layer(value: Any) -> bool:
+    """A layer's row in a summary, with its node's number."""
+    if not isinstance(value, dict) or set(value) != set(Layer._fields):
+        return False
+    return _is(value["node"], int, 0) and all(isinstance(v, str) for name, v in value.items() if name != "node")

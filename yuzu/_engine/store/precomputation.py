@@ -1,61 +1,68 @@
-"""What `precompute` found out, kept and put to use with a model."""
+"""The result of `precompute`, and its use with a model."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import threading
-import weakref
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple
 
 import torch
 
 from yuzu._engine.capture.branches import Branches
-from yuzu._engine.capture.export import CaptureError, capture
+from yuzu._engine.capture.errors import CaptureError
 from yuzu._engine.capture.model_copy import model_dtype
 from yuzu._engine.capture.structure import structure_key
-from yuzu._engine.graph import Graph, Node
+from yuzu._engine.checks import argument_kinds, check_device, check_path, describe_inputs, looks_transposed
+from yuzu._engine.graph import Graph
+from yuzu._engine.kept import Kept
 from yuzu._engine.plan.plan import Plan, make_plan
-from yuzu._engine.request import argument_kinds, check_device, check_path, describe_inputs, looks_transposed
-from yuzu._engine.run.bound import Bound
+from yuzu._engine.request import Args
+from yuzu._engine.rewrite.all import capture
+from yuzu._engine.settings import Settings
 from yuzu._engine.store import files as precomputation_files
 from yuzu._engine.store import summary
-from yuzu._engine.store.files import is_number
-from yuzu._engine.store.settings import NAIVE_BATCH, Settings
-from yuzu._engine.tune.report import COLUMNS
-from yuzu._engine.ways.compressed_sensing import SEEDS_OF_A_STATE, Sensing
+from yuzu._engine.store.decisions import Decisions, Layer
+from yuzu._engine.store.in_use import InUse
+from yuzu._engine.store.validation import check_nodes, damaged
+from yuzu._engine.ways.compressed_sensing import Sensing
 from yuzu.errors import PrecomputationError, YuzuError, warn_user
 
-Args = tuple[torch.Tensor, ...]
-MOST_BRANCHES = 8  # each holds what it derives from the model's weights
+MOST_BRANCHES = 8  # each holds tensors that are derived from the model's weights
 
 
 class OtherValues(PrecomputationError):
     """The model decides by values that are others here, and so computes in another way."""
 
 
+class _Known(NamedTuple):
+    """A use with a model whose structure was so when it was made."""
+
+    structure: str
+    used: InUse
+
+
 class Precomputation:
-    """What `precompute` found out: how to run each layer, and how many mutants to carry at once. Holds
-    nothing of the weights.
+    """The result of `precompute`: how to run each layer, and how many mutants to carry at once. It holds nothing of
+    the weights.
 
     ``print`` it, or call `summary`, for what it decided and why; `save` and `load` it.
     """
 
-    def __init__(
-        self, settings: Settings, decisions: dict[str, Any], arrays: dict[str, torch.Tensor] | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, decisions: Decisions, arrays: dict[str, torch.Tensor] | None = None) -> None:
         self.settings = settings
         self.arrays = arrays or {}
         self.decisions = decisions
-        self._bound: list[tuple[weakref.ref[torch.nn.Module], str, Bound]] = []
+        # by the model's id and the device, as long as the model lives
+        self._used: Kept[tuple[int, torch.device], tuple[_Known, ...]] = Kept()
         self._others: list[Precomputation] = []  # for other values that the model decides by
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What `save` writes: a copy, or another process, binds it to a model anew."""
+        """The state that `save` writes, too: a copy, or another process, binds it to a model anew."""
         return {"settings": self.settings, "decisions": self.decisions, "arrays": self._arrays()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -71,6 +78,20 @@ class Precomputation:
         """Number of characters it is for."""
         return self.settings.n_choices
 
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """How each operation is run, in order: the rows of `summary`, with named fields.
+
+        Examples
+        --------
+        >>> import torch, yuzu
+        >>> model = torch.nn.Sequential(torch.nn.Conv1d(4, 8, 5), torch.nn.ReLU())
+        >>> made = yuzu.precompute(model, 50, device="cpu")
+        >>> [(layer.operation, layer.window) for layer in made.layers]
+        [('conv1d', '1 -> 5'), ('relu', '5 -> 5')]
+        """
+        return self.decisions.layers
+
     def save(self, path: str | Path) -> None:
         """Write it to a file: safetensors (the Gaussian way's matrices, if it is used) with a JSON header,
         without code.
@@ -79,7 +100,7 @@ class Precomputation:
 
     def _arrays(self) -> dict[str, torch.Tensor]:
         """The Gaussian way's matrices: those that a plan has drawn, or that came from a file."""
-        plans = [bound.plan for _, _, bound in list(self._bound)]
+        plans = [one.used.plan for known in self._used.values() for one in known]
         drawn = [plan.sensing for plan in plans if plan is not None and plan.sensing is not None]
         return drawn[0].arrays() if drawn else self.arrays
 
@@ -122,8 +143,8 @@ class Precomputation:
         shown = ("seq_len", "n_choices", "conv", "precision", "device")
         return f"Precomputation({', '.join(f'{name}={getattr(s, name)!r}' for name in shown)})"
 
-    def bind(self, model: torch.nn.Module, seq_len: int, n_choices: int, args: Args, device: torch.device) -> Bound:
-        """This precomputation with a model, after checking that it is for it.
+    def bind(self, model: torch.nn.Module, seq_len: int, n_choices: int, args: Args, device: torch.device) -> InUse:
+        """This precomputation in use with a model, after checking that it is for it.
 
         Raises
         ------
@@ -156,30 +177,27 @@ class Precomputation:
             "pass args of the same shapes and dtypes",
         )
         key = structure_key(model)
-        here = [
-            bound
-            for made in (self, *self._others)
-            for reference, known, bound in list(made._bound)
-            if reference() is model and known == key and bound.device == device
-        ]
-        for bound in here:
-            if bound.fits(args):
-                return bound
-        if sum(bound.branches.by_args for bound in here) >= MOST_BRANCHES:
+        place = id(model), device
+        known = [one for made in (self, *self._others) for one in made._used.get(place) or ()]
+        here = [one.used for one in known if one.structure == key]
+        for used in here:
+            if used.fits(args):
+                return used
+        if sum(used.branches.by_args for used in here) >= MOST_BRANCHES:
             warn_user(
                 f"{type(model).__name__} branches on values in args in more than {MOST_BRANCHES} ways: rows with "
                 "further values run naively, mutant by mutant"
             )
-            return Bound(model, None, self, device)
+            return InUse(model, None, self.settings, self.decisions, device)
         unfit = None
         for made in (self, *self._others):
             try:
-                bound = made._bind(model, args, device)
+                used = made._bind(model, args, device)
             except OtherValues as error:
                 unfit = unfit or error
                 continue
-            made.keep(model, key, bound)
-            return bound
+            made.keep(model, key, used)
+            return used
         assert unfit is not None
         raise unfit
 
@@ -188,23 +206,22 @@ class Precomputation:
         with self._lock:
             self._others = [*self._others, other][-MOST_BRANCHES:]
 
-    def keep(self, model: torch.nn.Module, key: str, bound: Bound) -> None:
-        """Remember a bound model for the next call, as long as it lives; on each device as it was last, but for the
-        ways that args lead it.
+    def keep(self, model: torch.nn.Module, key: str, used: InUse) -> None:
+        """Remember a use for the next call, as long as the model lives: the last one on each device, and beside it
+        those with other branches that args choose.
         """
+        place = id(model), used.device
         with self._lock:
-            alive = [b for b in list(self._bound) if b[0]() is not None]
-            same = [b for b in alive if b[0]() is model and b[2].device == bound.device]
-            if bound.branches.by_args:
-                same = [b for b in same if b[1] != key or not b[2].branches.by_args]
-            self._bound[:] = [b for b in alive if b not in same]
-            self._bound.append((weakref.ref(model, functools.partial(_forget, self._bound)), key, bound))
+            known = self._used.get(place) or ()
+            beside = [one for one in known if one.structure == key and one.used.branches.by_args]
+            stay = beside if used.branches.by_args else []
+            self._used.put(place, (*stay, _Known(key, used)), owner=model)
 
     def _refuse(self, wrong: bool, made_for: str, remedy: str) -> None:
         if wrong:
             raise PrecomputationError(f"precomputation was made for {made_for}; {remedy}")
 
-    def _bind(self, model: torch.nn.Module, args: Args, device: torch.device) -> Bound:
+    def _bind(self, model: torch.nn.Module, args: Args, device: torch.device) -> InUse:
         s, d = self.settings, self.decisions
         graph: Graph | None = None
         try:
@@ -213,100 +230,39 @@ class Precomputation:
         except CaptureError as error:
             branches = error.branches
         other, remedy = "a model of another architecture", "call precompute for this model"
-        if graph is not None and branches and d["fingerprint"] == structure_fingerprint(model):
-            graph, branches = None, Branches()  # it could not be captured with the values that it decided by then
+        if graph is not None and branches and d.fingerprint == structure_fingerprint(model):
+            graph, branches = (
+                None,
+                Branches(),
+            )  # it could not be captured with the values that it decided by at that time
         words = branch_words(model, branches, graph)
-        differs = [(a, b) for a, b in zip(d["branches"][1:], words[1:], strict=False) if a != b]
-        if d["branches"] and words and differs and differs[0][0][0] == differs[0][1][0]:
-            self._refuse(d["branches"][0][0] != words[0][0], other, remedy)
-            if d["branches"][0][1] != words[0][1]:  # else it is run in the same way with other weights or numbers
+        differs = [(a, b) for a, b in zip(d.branches[1:], words[1:], strict=False) if a != b]
+        if d.branches and words and differs and differs[0][0][0] == differs[0][1][0]:
+            self._refuse(d.branches[0][0] != words[0][0], other, remedy)
+            if d.branches[0][1] != words[0][1]:  # else it is run in the same way with other weights or numbers
                 raise OtherValues(
                     "precomputation was made for other values of what the model's forward decides by (in args, or in "
                     "its buffers); call precompute with these"
                 )
         else:
             fingerprint = graph.fingerprint() if graph is not None else structure_fingerprint(model)
-            self._refuse(fingerprint != d["fingerprint"], other, remedy)
-        _check_nodes(graph, s, d, self.arrays)
+            self._refuse(fingerprint != d.fingerprint, other, remedy)
+        check_nodes(graph, s, d, self.arrays)
         plan = None
-        if graph is not None and d["naive_model"] is None:
-            plan = make_plan(graph, d["precision"], {int(i): r for i, r in d["naive"].items()})
-            _warn_of_missing_handlers(plan, d["layers"])
-            apply_ways(plan, {int(i): w for i, w in d["ways"].items()})
-            if d["alpha"] is not None:
-                plan.sensing = Sensing(d["alpha"], s.random_state, self.arrays)
-        bound = Bound(model, plan, self, device, branches=branches if graph is not None else None)
-        if plan is not None and (least := bound.least_memory()) > s.max_memory:
-            _damaged(f"settings['max_memory'] is {s.max_memory}, and the least that works is {least}")
-        return bound
+        if graph is not None and d.naive_model is None:
+            sensing = None if d.probing is None else Sensing(d.probing.alpha, s.random_state, self.arrays)
+            plan = dataclasses.replace(make_plan(graph, d.precision, d.naive), sensing=sensing)
+            _warn_of_missing_handlers(plan, d.layers)
+            plan = with_saved_ways(plan, d.ways)
+        used = InUse(model, plan, s, d, device, branches=branches if graph is not None else None)
+        if plan is not None and (least := used.least_memory()) > s.max_memory:
+            damaged(f"settings['max_memory'] is {s.max_memory}, and the least that works is {least}")
+        return used
 
 
-def _check_nodes(
-    graph: Graph | None, settings: Settings, decisions: dict[str, Any], arrays: dict[str, torch.Tensor]
-) -> None:
-    """Refuse decisions that are not about this graph, or not about what was asked for: of a damaged file."""
-    nodes = graph.nodes if graph is not None else []
-
-    def node_of(field: str, number: str, called: bool = True, mutated: bool = True) -> Node:
-        if int(number) >= len(nodes):
-            _damaged(f"{field} has node {number[:20]}, where the model's graph has {len(nodes)} nodes")
-        node = nodes[int(number)]
-        if (called and node.kind != "call") or (mutated and not node.mutated):
-            _damaged(f"{field} has node {number}, which is no operation that a mutation changes")
-        return node
-
-    for number in decisions["naive"]:
-        node_of("decisions['naive']", number, mutated=False)
-    for number in decisions["ways"]:  # also of nodes that have a rule where they were made, and none here
-        node_of("decisions['ways']", number, called=False, mutated=False)
-    for number in decisions["probes"]:
-        node_of("decisions['probes']", number)
-    seen = set()
-    for row in decisions["layers"]:
-        node = node_of("decisions['layers']", row[-1])
-        operation = node.op.removeprefix("aten.")
-        if row[0] != node.layer or row[1].split(" (")[0] != operation or node.index in seen:
-            _damaged(
-                f"decisions['layers'] has {row[:2]!r} for node {row[-1]}, which is {[node.layer, operation]!r}"
-                + (" and has a row already" if node.index in seen else "")
-            )
-        seen.add(node.index)
-    if decisions["precision"] not in (settings.precision, "highest"):
-        asked = settings.precision
-        _damaged(f"decisions['precision'] is {decisions['precision']!r}, where settings['precision'] is {asked!r}")
-    if decisions["naive_batch"] > max(NAIVE_BATCH, settings.seq_len * settings.n_choices):
-        _damaged(f"decisions['naive_batch'] is {decisions['naive_batch']}, which is more than a sequence has mutants")
-    probing = "gaussian" in decisions["ways"].values()
-    if (probing or decisions["alpha"] is not None) and settings.conv != "gaussian":
-        _damaged(f"decisions have Gaussian probes, where settings['conv'] is {settings.conv!r}")
-    if probing and decisions["alpha"] is None:
-        _damaged("decisions['ways'] has Gaussian probes, and decisions['alpha'] is None")
-    if decisions["alpha"] is not None and settings.random_state * SEEDS_OF_A_STATE + len(nodes) >= 2**64:
-        _damaged(f"settings['random_state'] is {settings.random_state}, which is too large for Gaussian probes")
-    if arrays and decisions["alpha"] is None:
-        _damaged("it holds matrices of Gaussian probes, and decisions['alpha'] is None")
-    for name, array in arrays.items():
-        part, *place = name.split(".")
-        if part not in ("encode", "decode") or len(place) != 4 or not all(map(is_number, place[:2])):
-            _damaged(f"it holds {name[:80]!r}, which is no matrix of Gaussian probes")
-        node_of(f"the matrix {name[:80]!r}", place[0])
-        other = {"encode": "decode", "decode": "encode"}[part]
-        if ".".join([other, *place]) not in arrays:
-            _damaged(f"it holds the matrix {name[:80]!r} without the one to {other}")
-        if array.dim() != 3 or f"torch.{place[3]}" != str(array.dtype) or str(array.dtype) != settings.dtype:
-            _damaged(
-                f"the matrix {name[:80]!r} has shape {tuple(array.shape)} and dtype {array.dtype}, want three axes and "
-                f"{settings.dtype}"
-            )
-
-
-def _damaged(why: str) -> NoReturn:
-    raise PrecomputationError(f"the precomputation is damaged: {why}; make it again with precompute and save")
-
-
-def _warn_of_missing_handlers(plan: Plan, layers: list[list[str]]) -> None:
-    """Where operations had handlers when the precomputation was made, and have none now."""
-    handled = {int(row[-1]) for row in layers if not row[COLUMNS.index("why naive")]}
+def _warn_of_missing_handlers(plan: Plan, layers: tuple[Layer, ...]) -> None:
+    """Warn of operations that had handlers when the precomputation was made, and have none now."""
+    handled = {layer.node for layer in layers if not layer.why_naive}
     if missing := [plan.graph.nodes[i].label for i in plan.reasons if i in handled]:
         warn_user(
             f"These layers had handlers when the precomputation was made, and run naively here: {', '.join(missing)}. "
@@ -314,34 +270,28 @@ def _warn_of_missing_handlers(plan: Plan, layers: list[list[str]]) -> None:
         )
 
 
-def _forget(bound: list[tuple[weakref.ref[torch.nn.Module], str, Bound]], dead: weakref.ref[torch.nn.Module]) -> None:
-    """Without the lock, which whoever holds may be collecting garbage; no other thread splits a removal."""
-    for one in [b for b in list(bound) if b[0] is dead]:
-        bound.remove(one)
-
-
-def branch_words(model: torch.nn.Module, branches: Branches, graph: Graph | None) -> list[list[str]]:
+def branch_words(model: torch.nn.Module, branches: Branches, graph: Graph | None) -> tuple[tuple[str, str], ...]:
     """How a model is recognised that decides by values: its structure, and a digest of the graph without names of
-    weights; then of each decision how it is made and what it was. Nothing for other models.
+    weights; then how each decision is made, and its result. Nothing for other models.
     """
     if not branches:
-        return []
+        return ()
     computes = "" if graph is None else graph.fingerprint(names=False)
-    return [[structure_fingerprint(model), computes], *branches.words()]
+    return (structure_fingerprint(model), computes), *((how, result) for how, result in branches.words())
 
 
 def structure_fingerprint(model: torch.nn.Module) -> str:
-    """For a model that cannot be captured: its modules and the shapes of its weights."""
+    """A digest of a model that cannot be captured: its modules and the shapes of its weights."""
     rows = [(n, type(m).__qualname__, m.extra_repr()) for n, m in model.named_modules()]
     shapes = [(n, tuple(t.shape)) for n, t in model.state_dict(keep_vars=True).items() if isinstance(t, torch.Tensor)]
     return hashlib.sha256(json.dumps([rows, shapes]).encode()).hexdigest()
 
 
-def apply_ways(plan: Plan, ways: dict[int, str]) -> None:
-    """Set how each layer that can be run in several ways is run. A way that its rule does not know, which may be of a
-    user's own, is passed over: all of a rule's ways are exact.
+def with_saved_ways(plan: Plan, ways: Mapping[int, str]) -> Plan:
+    """The plan with saved ways. A way that its rule does not know, perhaps a user's own, is skipped:
+    all of a rule's ways are exact.
     """
-    passed: dict[str, None] = {}
+    passed, known = dict[str, None](), dict[int, str]()
     length = next(
         layout.length for node, layout in zip(plan.graph.nodes, plan.layouts, strict=True) if node.kind == "sequence"
     )
@@ -357,10 +307,11 @@ def apply_ways(plan: Plan, ways: dict[int, str]) -> None:
         window = middle[rule.sources[0]]
         if not rule.fits(way, window.width if window is not None else 1):
             label = plan.graph.nodes[index].label
-            _damaged(f"decisions['ways'] has {way!r} for node {index} ({label}), to which that way does not apply")
-        rule.way = way
+            damaged(f"decisions['ways'] has {way!r} for node {index} ({label}), to which that way does not apply")
+        known[index] = way
     if passed:
         warn_user(
             f"The precomputation has ways for these layers that they do not have here, and they run by the first of "
             f"theirs, exact but perhaps slower: {', '.join(passed)}. Make it again with precompute and save"
         )
+    return plan.with_ways(known)

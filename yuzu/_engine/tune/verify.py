@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,13 @@ from yuzu._engine.capture.double import InDouble, in_double, names_dtypes
 from yuzu._engine.capture.model_copy import evaluation_copy
 from yuzu._engine.capture.outputs import tensors_in
 from yuzu._engine.capture.rows import on_rows
+from yuzu._engine.derived import Derived
+from yuzu._engine.edits import Sites, mutants_of, substitutions_at
 from yuzu._engine.freed_memory import give_back
 from yuzu._engine.gate import running
 from yuzu._engine.graph import Weights, evaluate
-from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.plan.plan import Plan
-from yuzu._engine.run.run import Derived, Run, Sites
+from yuzu._engine.run.run import Run
 
 # relative to the largest value; rounding stays far below, a wrong window far above
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 0.1}
@@ -71,8 +72,7 @@ def compare(
     Both run in float64 where a copy of the model does so as a whole, and its graph gives what it gives; else both run
     as they are. Of a graph in several dtypes, whose clashes float64 hides, the handlers run as they are besides.
     """
-    given = plan.precision
-    plan.precision = "highest"
+    plan = replace(plan, precision="highest")
     try:
         verdict = _in_double(model, plan, X, args, device, keep, as_run)
         several = len(_dtypes(plan)) > 1
@@ -88,8 +88,6 @@ def compare(
         raise
     except Exception as error:  # of the graph itself: the model runs naively
         return Verdict(-1, f"{type(error).__name__}: {error}")
-    finally:
-        plan.precision = given
 
 
 @dataclass(frozen=True)
@@ -175,7 +173,7 @@ def _run_few(plan: Plan, terms: _Terms, device: torch.device, as_run: bool) -> t
 
 def _compare(plan: Plan, terms: _Terms, device: torch.device, keep: bool, as_run: bool) -> Verdict:
     places = few_places(plan, terms.x.shape[2])
-    mutants = edited_rows(terms.x, few_sites(terms.x, places))
+    mutants = mutants_of(terms.x, few_sites(terms.x, places))
     rows = [a.expand(len(mutants), *a.shape[1:]) for a in terms.rest]
     truth = _leaves_by_rows(terms.runs, mutants, rows, 1 if 2 * bytes_of_a_mutant(plan) > MUCH else 2)
     found = _run_few(plan, terms, device, as_run)
@@ -240,9 +238,7 @@ def bytes_of_a_mutant(plan: Plan) -> int:
     """
     numbers = [0]
     for node, rule in zip(plan.graph.nodes, plan.rules, strict=True):
-        if isinstance(rule, Convolution):
-            g = rule.geometry
-            numbers.append(g.kernel * rule.channels[0] * g.output_length)
+        numbers.append(0 if rule is None else rule.unfolded())
         if node.batched and node.shape is not None:
             numbers.append(4 * math.prod(s for s in node.shape if s is not None and s > 0))
     return torch.float64.itemsize * max(numbers)
@@ -256,8 +252,7 @@ def outputs_of(run: Run, sites: Sites) -> list[torch.Tensor]:
     for i in range(0, count, at_once):
         give_back()
         here = slice(i, i + at_once)
-        codes = None if sites.codes is None else sites.codes[here]
-        run.chunk(Sites(sites.sequence[here], sites.position[here], sites.width, sites.difference[here], codes))
+        run.chunk(sites.part(here))
         parts.append([run.whole_value(o) for o in _tensor_outputs(run.plan)])
     return [torch.cat(some) if some[0].dim() and at_once < count else some[0] for some in zip(*parts, strict=True)]
 
@@ -343,16 +338,4 @@ def few_sites(X: torch.Tensor, places: Sequence[int]) -> Sites:
     position = np.array(places)
     letter = X[0].argmax(0)[torch.from_numpy(position).to(X.device)]
     steps = torch.arange(1, min(c - 1, 2) + 1, device=X.device)
-    others = (letter[:, None] + steps) % c
-    eye = torch.eye(c, dtype=X.dtype, device=X.device)
-    difference = (eye[others] - eye[letter][:, None]).unsqueeze(2)
-    return Sites(np.zeros(len(position), dtype=np.int64), position, 1, difference, others * (c + 1) + letter[:, None])
-
-
-def edited_rows(X: torch.Tensor, sites: Sites) -> torch.Tensor:
-    """The mutants of one sequence that substitutions at ``sites`` make."""
-    edits = sites.difference.shape[1]
-    rows = X.repeat(len(sites.position) * edits, 1, 1)
-    place = torch.from_numpy(sites.position).to(X.device).repeat_interleave(edits)
-    rows[torch.arange(len(rows), device=X.device), :, place] += sites.difference.flatten(0, 2)
-    return rows
+    return substitutions_at(position, (letter[:, None] + steps) % c, X)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.plan.plan import Plan
-from yuzu._engine.run.run import Run
 
 COLUMNS = ("layer", "operation", "handler", "window", "probes", "way", "time", "why naive")
 
 
-def rows(plan: Plan, run: Run, seconds: list[float]) -> list[list[str]]:
+def rows(plan: Plan, edits: int, seconds: list[float]) -> list[list[str]]:
     """One row for each operation that a mutation changes, with the node's number after the columns."""
     shape = next(n.shape for n in plan.graph.nodes if n.kind == "sequence")
     assert shape is not None and shape[2] is not None
@@ -26,12 +24,10 @@ def rows(plan: Plan, run: Run, seconds: list[float]) -> list[list[str]]:
         window = windows[node.index]
         after = str(window.width) if window is not None else "all"
         first_layer = rule is not None and rule.sources and plan.graph.nodes[rule.sources[0]].kind == "sequence"
-        way = rule.way if rule is not None else ""
-        probes = ""
-        if isinstance(rule, Convolution):
-            way = "table" if first_layer and rule.geometry.stride == 1 and rule.groups == 1 else rule.way
-            if way == "cyclic" and window is not None:
-                probes = str((before[0] + rule.geometry.reach) * run.sites.difference.shape[1])
+        way, probes = plan.choices[node.index].way, None
+        if rule is not None:
+            way = rule.shown_way(way, bool(first_layer))
+            probes = rule.probes(way, before[0], edits) if window is not None and before else None
         detail = rule.detail() if rule is not None else ""
         found.append(
             [
@@ -39,7 +35,7 @@ def rows(plan: Plan, run: Run, seconds: list[float]) -> list[list[str]]:
                 node.op.removeprefix("aten.") + (f" ({detail})" if detail else ""),
                 rule.family if rule is not None else "naive",
                 f"{max(before) if before else 'all'} -> {after}",
-                probes,
+                "" if probes is None else str(probes),
                 way,
                 f"{seconds[node.index] / total:.0%}",
                 plan.reasons.get(node.index, ""),

@@ -1,7 +1,7 @@
 """Recognises an index that each row of a batch has for itself: ``x[torch.arange(len(x)), :, place]``.
 
-The numbers of the rows depend on the size of the batch, but what is picked does not. The operation becomes one that
-makes them itself, from whatever batch it is given.
+The numbers of the rows depend on the size of the batch, but the values that are picked do not. The operation becomes
+one that makes the numbers itself, for the batch that it is given.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
+from yuzu._engine import ops
 from yuzu._engine.graph import Node, Ref
 
-RESHAPES = {"aten.unsqueeze", "aten.view", "aten.reshape", "aten._unsafe_view", "aten.to", "aten._to_copy"}
-WHOLE_NUMBERS = (torch.int64, torch.int32)
+INTEGERS = (torch.int64, torch.int32)
 
 
 class PickInRows:
-    """As a node's target: ``x[rows, ...]`` with more indices on ``axes``, and the rows' numbers with ``rank`` axes."""
+    """A node's target: ``x[rows, ...]`` with more indices on ``axes``, and the rows' numbers with ``rank`` axes."""
 
     def __init__(self, axes: tuple[int, ...], rank: int) -> None:
         self.axes, self.rank = axes, rank
@@ -35,7 +35,7 @@ class PickInRows:
 
 
 def find_row_indices(nodes: list[Node]) -> None:
-    """Have the nodes that pick by numbers of rows make these themselves."""
+    """Let the nodes that pick by numbers of rows make these themselves."""
     for node in nodes:
         if node.op != "aten.index" or not node.shape or node.shape[0] is not None or node.args[1][0] is None:
             continue
@@ -49,18 +49,24 @@ def find_row_indices(nodes: list[Node]) -> None:
             node.args, node.kwargs = (node.args[0], *(ref for _, ref in given)), {}
 
 
+def _keeps_numbers(node: Node) -> bool:
+    """Return whether a node gives its numbers another shape or dtype."""
+    facts = ops.of(node.op)
+    return facts.reshapes or (facts.casts and node.op != "aten.type_as") or node.op == "aten.unsqueeze"
+
+
 def _beside_rows(index: Node, rank: int) -> bool:
-    """Whether an index has its own numbers for each row, or the same for all."""
+    """Return whether an index has its own numbers for each row, or the same for all."""
     shape = index.shape or ()
     own = len(shape) == rank and shape[0] in (None, 1)
-    return index.dtype in WHOLE_NUMBERS and (own or len(shape) < rank) and -1 not in shape
+    return index.dtype in INTEGERS and (own or len(shape) < rank) and -1 not in shape
 
 
 def _numbers_rows(node: Node, nodes: list[Node]) -> bool:
-    """Whether a node is 0, 1, 2 ... for the rows of the batch, with axes of one element behind."""
-    while node.op in RESHAPES and node.shape and node.shape[0] is None and all(s == 1 for s in node.shape[1:]):
+    """Return whether a node is 0, 1, 2 ... for the rows of the batch, with axes of one element after that."""
+    while _keeps_numbers(node) and node.shape and node.shape[0] is None and all(s == 1 for s in node.shape[1:]):
         node = nodes[node.args[0].index]
-    if node.op != "aten.arange" or node.dtype not in WHOLE_NUMBERS:
+    if node.op != "aten.arange" or node.dtype not in INTEGERS:
         return False
     end = node.named("end")
     size = nodes[end.index] if isinstance(end, Ref) else node

@@ -1,0 +1,180 @@
+"""Tunes a plan on the machine at hand: the ways of its layers, how many positions are carried at once, and whether the
+model itself is faster.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from yuzu._engine.derived import Derived
+from yuzu._engine.freed_memory import keep_freed_memory
+from yuzu._engine.graph import Weights
+from yuzu._engine.kernels.precision import products
+from yuzu._engine.plan import table
+from yuzu._engine.plan.plan import Plan
+from yuzu._engine.run.run import Run
+from yuzu._engine.tune import chunks
+from yuzu._engine.tune.ladder import Attempt, Trial, descend, verified
+from yuzu._engine.tune.memory import CACHE_TARGET, Memory, most_sites
+from yuzu._engine.tune.subject import RunsNaively, Subject
+from yuzu._engine.tune.ways import choose_ways, make_fit
+from yuzu._engine.ways.compressed_sensing import Sensing
+from yuzu.errors import warn_user
+
+PLAINLY = 0.6  # naive ISM in this part of the seconds that differences take is faster, without another trial
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """A plan that was tuned.
+
+    Attributes
+    ----------
+    plan: Plan
+    ways: dict of int to str
+        Of the layers that can be run in several.
+    sites: int
+        Positions that are carried at once.
+    rows: list of list of str
+        Of a summary.
+    derived: Derived
+        Weights that were laid out on the way, for the first call.
+    """
+
+    plan: Plan
+    ways: dict[int, str]
+    sites: int
+    rows: list[list[str]]
+    derived: Derived
+
+
+@dataclass(frozen=True, eq=False)
+class _Sizes:
+    """Sites that a first chunk and the largest one hold; and the seconds that the model takes for the mutants of one,
+    at most.
+    """
+
+    first: int
+    most: int
+    naively: float
+
+
+def tune(subject: Subject, plan: Plan, verify: bool, stage: Callable[[str], None]) -> Tuned:
+    """Tune a plan; to ``verify`` it, compare it with naive ISM before, and then as it will be run.
+
+    Raises
+    ------
+    RunsNaively
+        If no way of running it is right here, or the model itself is faster.
+    YuzuError
+        If the user allows too little memory.
+    """
+    s, device = subject.settings, subject.device
+    verdict = None
+    if verify:
+        stage("comparing with naive ISM")
+        plan, verdict = verified(subject, plan)
+    keep_freed_memory()
+    if s.conv == "gaussian":
+        plan = plan.with_sensing(Sensing(s.alpha or 1.0, s.random_state))
+    derived = Derived()
+    run = Run(plan, Weights(subject.model, device), derived, device)
+    begin = time.perf_counter()
+    run.set_reference(*subject.on_device())
+    forward = time.perf_counter() - begin
+    memory = subject.memory(plan)
+    subject.refuse_too_little(memory.least)
+    most = most_sites(memory, s.max_memory, device)
+    target = CACHE_TARGET.get(device.type, CACHE_TARGET["cpu"])
+    sizes = _Sizes(max(min(target // max(memory.block, 1), most), 1), most, forward * subject.edits)
+
+    stage("trying ways to run each layer")
+    begin = time.perf_counter()
+    run = _choose_ways(subject, sizes, run)
+    if verdict is not None:
+        trial = Trial(subject, verdict, lambda run: _choose_ways(subject, sizes, run))
+        run = descend(trial, Attempt(run)).run
+        del trial, verdict  # which may be large
+    _warn_naive_layers(run.plan)
+    subject.refuse_too_little(subject.memory(run.plan).least)  # more layers may run naively now
+    spent = time.perf_counter() - begin
+    stage("trying how many mutants to run at once")
+    with products(run.plan.precision, device):
+        count, seconds = _sites(subject, sizes, run, spent)
+        return Tuned(run.plan, run.plan.ways(), count, table.rows(run.plan, subject.edits, seconds), derived)
+
+
+def _choose_ways(subject: Subject, sizes: _Sizes, run: Run) -> Run:
+    """A run by the fastest ways, or by the one that the user asked for where it fits into the memory."""
+    s, asked = subject.settings, subject.asked_memory
+    forced = None if s.conv == "auto" else s.conv
+    of_sequence = sizes.naively * s.seq_len
+    ways = choose_ways(run, forced, subject.examples, sizes.first, sizes.most, of_sequence)
+    if asked is not None:
+        ways, changed = make_fit(run.plan, ways, subject.memory, asked)
+        if changed and forced:
+            layers = ", ".join(run.plan.graph.nodes[i].label for i in changed)
+            warn_user(f"conv={forced!r} does not fit into max_memory={asked}: {layers} run by 'windows'")
+    return run.of_plan(run.plan.with_ways(ways))
+
+
+def _sites(subject: Subject, sizes: _Sizes, run: Run, spent: float) -> tuple[int, list[float]]:
+    """The number of sites that costs least, and the seconds of each node then; ``spent`` are the seconds that trials of
+    ways took.
+    """
+    s = subject.settings
+    memory = subject.memory(run.plan)
+    most = most_sites(memory, s.max_memory, run.device)
+    # larger than ways are tried with: products of many rows are shared among threads
+    start = min(2 * sizes.first, most)
+    count, seconds, cost = chunks.choose_chunk(run, subject.examples, start, most, spent, sizes.naively)
+    if s.conv == "auto" and cost * s.seq_len > chunks.WORTH_COMPARING:
+        _compare_with_model(subject, run, memory, count, cost)
+    return count, seconds
+
+
+def _compare_with_model(subject: Subject, run: Run, memory: Memory, count: int, cost: float) -> None:
+    """Have the model run naively if that is faster than chunks of ``count`` sites, which take ``cost`` for each."""
+    s, edits, device = subject.settings, subject.edits, subject.device
+    at_once = s.max_memory // max(memory.sequence, 1)
+    # a batch of the model holds mutants of one sequence
+    most_rows = max(min(at_once, edits * s.seq_len), 1)
+    naively = chunks.naive_is_faster(
+        subject.evaluation_copy(), subject.X, subject.args, device, cost / edits, most_rows
+    )
+    if naively is None:
+        return
+    # a chunk that takes long would be run once more, in full
+    long = count < chunks.FEWER_SITES and count * cost > chunks.LONG_RUN
+    if not (long and naively[0] < PLAINLY * cost / edits):  # a busy machine may have slowed the one and not the other
+        # and a chunk of several short sequences costs less than the chunks of each
+        several = max(min(count // s.seq_len, at_once, chunks.MOST_SEQUENCES), 1)
+        run.set_reference(*subject.on_device(several))
+        cost = min(cost, chunks.cost_of_chunk(run, subject.examples, count)[0])
+        run.set_reference(*subject.on_device())
+    if naively[0] < cost / edits:
+        seconds, batch = naively
+        layers = _naive_layers(run.plan)
+        reason = (
+            f"that takes {1e3 * seconds:.3g} ms a mutant on {device.type}, carrying differences "
+            f"{1e3 * cost / edits:.3g} ms"
+        )
+        raise RunsNaively(reason + (f". Naive in any case: {layers}" if layers else ""), batch, run.plan)
+
+
+def _warn_naive_layers(plan: Plan) -> None:
+    if layers := _naive_layers(plan):
+        warn_user(
+            "These layers, and those that follow them, run naively on every mutant: results are exact but gain little. "
+            f"{layers}"
+        )
+
+
+def _naive_layers(plan: Plan) -> str:
+    """The layers that nobody asked to run naively, and why they do; empty if there are none."""
+    roots = [(i, r) for i, r in plan.reasons.items() if "which runs naively" not in r and "terminal_layers" not in r]
+    nodes = [(plan.graph.nodes[i], reason) for i, reason in roots[:5]]
+    layers = "; ".join(f"{f'{n.layer} ({n.op})' if n.layer else n.op}: {reason}" for n, reason in nodes)
+    return layers + (f"; and {len(roots) - 5} more" if len(roots) > 5 else "")
