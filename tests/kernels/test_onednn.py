@@ -6,6 +6,7 @@ from torch import nn
 
 import yuzu
 from tests.oracle import assert_right
+from tests.small_layers import by_way
 from tests.small_models import sequences
 from yuzu._engine.kernels import onednn as onednn_products
 from yuzu._engine.kernels import products as lowered_products
@@ -19,11 +20,6 @@ needs_onednn = pytest.mark.skipif(
 
 
 @pytest.fixture
-def by_way(plan, way):
-    """The plan with a way for every layer that has it."""
-    return plan.with_ways({r.node.index: way for r in plan.rules if r is not None and way in r.all_ways()})
-
-
 def faster(monkeypatch):
     """As on a processor where oneDNN is faster, with small products, too; counts what it is asked for."""
     monkeypatch.setattr(onednn_products, "is_faster", lambda: True)

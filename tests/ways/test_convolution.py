@@ -11,7 +11,7 @@ import yuzu
 from tests.capturing import decide
 from tests.covering import covering
 from tests.oracle import assert_right, errors, oracle
-from tests.small_layers import Model, chain
+from tests.small_layers import Model, by_way, chain
 from tests.small_models import sequences
 from yuzu._engine.edits import Mutations
 from yuzu._engine.tune import ways as trial_ways
@@ -21,11 +21,6 @@ from yuzu._engine.ways import convolution as convolution_ways
 pytestmark = pytest.mark.filterwarnings("error::yuzu.YuzuWarning")
 
 L = 40
-
-
-def by_way(plan, way):
-    """The plan with a way for every layer that has it."""
-    return plan.with_ways({r.node.index: way for r in plan.rules if r is not None and way in r.all_ways()})
 
 
 @pytest.mark.parametrize("conv", ["auto", "banded", "blocks", "whole", "fold", "windows", "cyclic"])

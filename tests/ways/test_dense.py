@@ -9,7 +9,7 @@ from torch import nn
 import yuzu
 from tests.covering import covering
 from tests.oracle import assert_right, errors, oracle
-from tests.small_layers import Model, flattened
+from tests.small_layers import Model, by_way, flattened
 from tests.small_models import sequences
 from yuzu._engine.derived import Derived
 from yuzu._engine.edits import Mutations
@@ -31,11 +31,6 @@ L = 40
 @pytest.mark.parametrize(
     *covering(way=DENSE_WAYS, spread=[1, 4000, 1 << 24], positions_last=[True, False], given=[(1, 60), (3, 24)])
 )
-def by_way(plan, way):
-    """The plan with a way for every layer that has it."""
-    return plan.with_ways({r.node.index: way for r in plan.rules if r is not None and way in r.all_ways()})
-
-
 def test_dense_layers_by_every_way(way, positions_last, given, spread, monkeypatch):
     number, length = given
     monkeypatch.setattr(dense, "SPREAD_BYTES", spread)  # one site in a block, a few, all
@@ -56,6 +51,7 @@ def test_dense_layers_by_every_way(way, positions_last, given, spread, monkeypat
     assert_right(yuzu.yuzu_ism(model, X, precomputation, output="delta"), model, X, output="delta")
     some = yuzu.yuzu_ism(model, X, precomputation, output="delta", start=3, end=-2)
     assert max(errors(some, oracle(model, X, start=3, end=-2)["delta"])) < 1e-10
+
 
 def test_large_weights_leave_room_for_chunks(monkeypatch):
     """Weights that fill the memory which runs get by themselves: as of models with a dense layer on all positions."""
