@@ -6,6 +6,7 @@ there is such a device. With ``YUZU_TEST_DEVICES=cuda`` they are collected anywh
 """
 
 import gc
+import math
 import os
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # pictures are drawn where there is no screen
@@ -66,11 +67,13 @@ def device(request):
 
 
 @pytest.fixture(autouse=True)
-def plans_are_not_compared_with_small_models(monkeypatch):
-    """By the clock, and on a busy machine, a plan of a small model may lose to the model; tests are about the plan."""
+def plans_are_not_compared_with_the_model(monkeypatch):
+    """By the clock a plan may lose to the model on a busy machine. Tests are about the plan; those of the comparison set
+    this themselves.
+    """
     from yuzu._engine.tune import chunks
 
-    monkeypatch.setattr(chunks, "WORTH_COMPARING", max(chunks.WORTH_COMPARING, 2.0))
+    monkeypatch.setattr(chunks, "WORTH_COMPARING", math.inf)
 
 
 @pytest.fixture(autouse=True)

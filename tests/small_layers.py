@@ -37,3 +37,8 @@ def chain(*layers, tail=True):
 def flattened(channels=6, out=40):
     layers = nn.Conv1d(4, channels, 5, padding=2), nn.ReLU(), nn.Flatten(), nn.Linear(channels * L, out)
     return nn.Sequential(*layers).eval()
+
+
+def by_way(plan, way):
+    """The plan with a way for every layer that has it."""
+    return plan.with_ways({r.node.index: way for r in plan.rules if r is not None and way in r.all_ways()})

@@ -1,5 +1,6 @@
 """A forward that decides by values which no sequence reaches: it is captured, and other values are never run by its plan."""
 
+import contextlib
 import copy
 import warnings
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.overrides import _get_current_function_mode_stack
 
 import yuzu
 from tests.oracle import assert_right, assert_same
@@ -396,6 +398,15 @@ def test_the_model_is_untouched(use: Callable[..., Any]) -> None:
     yuzu.yuzu_ism(model, X, args=args, device="cpu")
     yuzu.yuzu_ism(model, X, args=args, device="cpu")
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("use", [head_by_list, by_all_rows, by_sequence])
+def test_no_mode_of_torch_stays_in_force(use: Callable[..., Any]) -> None:
+    """An export that fails leaves its own function mode behind, and all later calls of torch went through ours."""
+    before = _get_current_function_mode_stack()  # that of a device which is pretended
+    with contextlib.suppress(CaptureError):
+        capture(built(use), (4, LENGTH), (torch.tensor([1]),), torch.float32)
+    assert _get_current_function_mode_stack() == before
 
 
 def test_a_value_that_is_a_symbol_needs_no_other_plan() -> None:

@@ -6,6 +6,7 @@ from torch import nn
 
 import yuzu
 from tests.oracle import assert_right
+from tests.small_layers import by_way
 from tests.small_models import sequences
 from tests.ways.by_way import by_way
 from yuzu._engine.kernels import onednn as onednn_products

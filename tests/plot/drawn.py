@@ -1,14 +1,6 @@
 """What was drawn."""
 
-import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np
-import pytest
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 def drawn(ax):

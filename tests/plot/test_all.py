@@ -32,14 +32,6 @@ CASES = {
 every = pytest.mark.parametrize("name", CASES)
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # so that no test finds what an earlier one, also of another file, has changed
-        yield
-    plt.close("all")
-
-
 def first_axes(result):
     return result[0] if isinstance(result, tuple) else result
 

@@ -13,12 +13,6 @@ from yuzu.plot import plot_attribution, plot_ism  # noqa: E402
 from yuzu.plot.artists import strongest  # noqa: E402
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 def random_case(n_choices=4, length=30, seed=0):
     rng = np.random.default_rng(seed)
     observed = np.eye(n_choices)[rng.integers(0, n_choices, length)].T

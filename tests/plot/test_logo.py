@@ -13,12 +13,6 @@ from yuzu.plot import DNA_COLORS, plot_attribution, plot_logo  # noqa: E402
 from yuzu.plot.artists import glyph  # noqa: E402
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 def random_case(n_choices=4, length=30, seed=0):
     """A one-hot sequence, deltas that are 0 at it, and the mean effect at each position."""
     rng = np.random.default_rng(seed)

@@ -11,7 +11,7 @@ import yuzu
 from tests.capturing import decide
 from tests.covering import covering
 from tests.oracle import assert_right, errors, oracle
-from tests.small_layers import Model, chain
+from tests.small_layers import Model, by_way, chain
 from tests.small_models import sequences
 from tests.ways.by_way import by_way
 from yuzu._engine.edits import Mutations

@@ -9,7 +9,7 @@ from torch import nn
 import yuzu
 from tests.covering import covering
 from tests.oracle import assert_right, errors, oracle
-from tests.small_layers import Model, flattened
+from tests.small_layers import Model, by_way, flattened
 from tests.small_models import sequences
 from tests.ways.by_way import by_way
 from yuzu._engine.derived import Derived
@@ -52,6 +52,7 @@ def test_dense_layers_by_every_way(way, positions_last, given, spread, monkeypat
     assert_right(yuzu.yuzu_ism(model, X, precomputation, output="delta"), model, X, output="delta")
     some = yuzu.yuzu_ism(model, X, precomputation, output="delta", start=3, end=-2)
     assert max(errors(some, oracle(model, X, start=3, end=-2)["delta"])) < 1e-10
+
 
 def test_large_weights_leave_room_for_chunks(monkeypatch):
     """Weights that fill the memory which runs get by themselves: as of models with a dense layer on all positions."""

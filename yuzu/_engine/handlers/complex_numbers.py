@@ -42,9 +42,7 @@ class ComplexConvolution(Reading):
         return f"kernel {self.geometry.kernel}, complex"
 
 
-@handles(
-    "aten.view_as_real", "aten.view_as_complex", "aten._conj", "aten.resolve_conj", "aten._neg_view", "aten.resolve_neg"
-)
+@handles("aten.view_as_real", "aten.view_as_complex", "aten._conj", "aten.resolve_conj", "aten._neg_view")
 def parts(view: View) -> Rule | str:
     node, layout = view.node, view.layout(view.node.args[0])
     takes_last = node.op == "aten.view_as_complex" and layout.axis == view.rank
