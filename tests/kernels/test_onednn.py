@@ -8,7 +8,6 @@ import yuzu
 from tests.oracle import assert_right
 from tests.small_layers import by_way
 from tests.small_models import sequences
-from tests.ways.by_way import by_way
 from yuzu._engine.kernels import onednn as onednn_products
 from yuzu._engine.kernels import products as lowered_products
 from yuzu._engine.kernels.precision import fastest_products, products

@@ -13,7 +13,6 @@ from tests.covering import covering
 from tests.oracle import assert_right, errors, oracle
 from tests.small_layers import Model, by_way, chain
 from tests.small_models import sequences
-from tests.ways.by_way import by_way
 from yuzu._engine.edits import Mutations
 from yuzu._engine.tune import ways as trial_ways
 from yuzu._engine.ways import convolution as convolution_ways

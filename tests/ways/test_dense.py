@@ -11,7 +11,6 @@ from tests.covering import covering
 from tests.oracle import assert_right, errors, oracle
 from tests.small_layers import Model, by_way, flattened
 from tests.small_models import sequences
-from tests.ways.by_way import by_way
 from yuzu._engine.derived import Derived
 from yuzu._engine.edits import Mutations
 from yuzu._engine.graph import Weights
