@@ -352,6 +352,15 @@ def flip(view: View) -> Rule | str:
     return Mirrored(view, layout, [a for a in axes if a != layout.axis])
 
 
+class Converted(Rearranged):
+    """Another dtype. The tensor that a dtype is taken from changes nothing, so it is no source."""
+
+    def __init__(self, view: View, layout: Layout, rearrange: Callable[..., torch.Tensor]) -> None:
+        super().__init__(view, layout, rearrange)
+        source = view.node.args[0]
+        self.sources, self.source_layouts = [source.index], [view.layout(source)]
+
+
 @handles("aten.to", "aten._to_copy", "aten.type_as")
 def convert(view: View) -> Rule | str:
     """A change of dtype between floating point types."""
@@ -359,7 +368,4 @@ def convert(view: View) -> Rule | str:
     if node.mutated and not (source.floating and node.floating):
         return pointwise(view)
     dtype: Any = node.dtype
-    rule = Rearranged(view, view.layout(node.args[0]) if node.mutated else ROWS, lambda rows: rows.to(dtype))
-    # the tensor whose dtype is taken changes nothing
-    rule.sources, rule.source_layouts = [source.index], [view.layout(node.args[0])]
-    return rule
+    return Converted(view, view.layout(node.args[0]) if node.mutated else ROWS, lambda rows: rows.to(dtype))
