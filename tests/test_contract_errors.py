@@ -330,7 +330,7 @@ class Spectrum(torch.nn.Module):
 @pytest.mark.parametrize("call", [call for call in CALLS if call != "predict"])
 def test_complex_outputs(call, monkeypatch):
     """Their imaginary part was once dropped."""
-    monkeypatch.setattr("yuzu._engine.store.kept.precompute", None)  # no work
+    monkeypatch.setattr("yuzu._engine.store.obtain.make", None)  # no work
     with pytest.raises(YuzuError, match=r"real.*complex64.*func.*\.abs\(\)"):
         CALLS[call][1](Spectrum(), GOOD)
 

@@ -10,6 +10,7 @@ from torch import nn
 
 import yuzu
 from yuzu._engine.capture.rows import depends_on_batch
+from yuzu._engine.run import naive
 from yuzu.errors import YuzuWarning
 
 L = 20
@@ -146,7 +147,7 @@ def test_larger_models_do_not_depend_on_their_batch(dtype):
         assert not depends_on_batch(model, sequences(1, 200).to(dtype), ())
 
 
-def test_what_it_costs():
+def test_what_it_costs(monkeypatch):
     """Two small batches more in `naive_ism`, and none in `precompute` where every layer has a handler."""
     rows = []
     model, X = randomized(Model(torch.relu)).eval(), sequences(2, L)
@@ -155,16 +156,13 @@ def test_what_it_costs():
     hook.remove()
     assert rows == [1, 2, 1] + 2 * [1, 3 * L]
     assert errors(result, oracle(model, X)["delta"])[0] < 1e-5
-    original, asked = yuzu.naive_ism.__globals__["depends_on_batch"], []
-    yuzu.naive_ism.__globals__["depends_on_batch"] = lambda *args: asked.append(1) or original(*args)
-    try:
-        yuzu.precompute(model, L, device="cpu")
-        assert not asked
-        with pytest.warns(YuzuWarning, match="run naively"):
-            yuzu.precompute(Model(lambda h: h.sort(2)[0]).eval(), L, device="cpu")
-        assert asked
-    finally:
-        yuzu.naive_ism.__globals__["depends_on_batch"] = original
+    original, asked = naive.depends_on_batch, []
+    monkeypatch.setattr(naive, "depends_on_batch", lambda *args: asked.append(1) or original(*args))
+    yuzu.precompute(model, L, device="cpu")
+    assert not asked
+    with pytest.warns(YuzuWarning, match="run naively"):
+        yuzu.precompute(Model(lambda h: h.sort(2)[0]).eval(), L, device="cpu")
+    assert asked
 
 
 def test_batches_are_as_small_as_asked_for():

@@ -119,7 +119,7 @@ def hybrid_ism(
     request = Request(X, [extra], mutations, found, Selection(func), "delta", batch_size, verbose)
     one = predict_first("X_0", model, X, extra, func, device=found)
     chosen = check_tracks(tracks, flat_outputs(one, 1).shape[1])
-    parts = obtain_each(model, precomputation, replace(request, selection=Selection()))
+    parts = obtain_each(model, precomputation, request, scored=False)
     if len(parts) == 1:
         result = _of_part(model, precomputation, parts[0].used, request, chosen)
     else:

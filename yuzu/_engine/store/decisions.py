@@ -15,7 +15,7 @@ class Layer(NamedTuple):
     Attributes
     ----------
     layer, operation: str
-        The module's path in the model, and the operation, such as ``"conv1d"``.
+        The module's path in the model, and the operation, such as ``"conv1d (kernel 5)"``.
     handler: str
         The family of its handler, or ``"naive"``.
     window: str

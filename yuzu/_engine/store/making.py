@@ -24,8 +24,9 @@ from yuzu._engine.run.run import Derived
 from yuzu._engine.settings import Wanted
 from yuzu._engine.store.alpha_search import search_alpha
 from yuzu._engine.store.decisions import Decisions, Layer
+from yuzu._engine.store.identity import branch_words, structure_fingerprint
 from yuzu._engine.store.in_use import InUse
-from yuzu._engine.store.precomputation import Precomputation, branch_words, structure_fingerprint
+from yuzu._engine.store.precomputation import Precomputation
 from yuzu._engine.tune import measure
 from yuzu._engine.tune.subject import RunsNaively, Subject, warn_naive_model
 from yuzu._engine.tune.tuning import Tuned, tune

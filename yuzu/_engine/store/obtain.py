@@ -34,12 +34,12 @@ def inputs_of(precomputation: Any) -> Kinds | None:
     return precomputation.settings.args if isinstance(precomputation, Precomputation) else None
 
 
-def obtain(model: torch.nn.Module, precomputation: Any, request: Request) -> InUse:
+def obtain(model: torch.nn.Module, precomputation: Any, request: Request, scored: bool = True) -> InUse:
     """The given precomputation in use with the model, or one made now, or the one kept from the last call with the same
     model, for the request's first state.
 
     Before one is made the model runs on the first sequence, to find inputs that do not fit, and outputs that cannot be
-    scored.
+    scored (if they are to be ``scored`` as the request says).
     """
     X, args, device = request.X, request.states[0], request.device
     n_choices, seq_len = X.shape[1:]
@@ -56,8 +56,9 @@ def obtain(model: torch.nn.Module, precomputation: Any, request: Request) -> InU
     made = (None if kept is None else kept.get(key)) or _fitting(model, key, request)
     if made is None:
         output, outputs = try_model(evaluation_copy(model, device), X, args, device, "X_0"), Outputs(request.selection)
-        with torch.no_grad():
-            outputs.check(outputs.leaves(output), 1)
+        if scored:
+            with torch.no_grad():
+                outputs.check(outputs.leaves(output), 1)
         del output, outputs
         settings = Settings(seq_len, n_choices, dtype, kinds, device.type, memory_for(model, device))
         made = make(model, Wanted(settings, tuple(a[:1] for a in args), device))
@@ -74,12 +75,12 @@ class Part:
     states: list[int]
 
 
-def obtain_each(model: torch.nn.Module, precomputation: Any, request: Request) -> list[Part]:
+def obtain_each(model: torch.nn.Module, precomputation: Any, request: Request, scored: bool = True) -> list[Part]:
     """`obtain` for each of the sequences with each state of the other inputs: mostly one for all of them, and several
     where the model's forward decides by those inputs.
     """
     states, n = request.states, len(request.X)
-    used = obtain(model, precomputation, request)
+    used = obtain(model, precomputation, request, scored)
     if not used.branches.by_args:
         return [Part(used, list(range(n)), list(range(len(states))))]
     pairs = [(s, row) for s in range(len(states)) for row in range(n)]
@@ -94,7 +95,7 @@ def obtain_each(model: torch.nn.Module, precomputation: Any, request: Request) -
         if pairs:
             row = pairs[0][1]
             one = replace(request, X=request.X[row : row + 1], states=[_row(states, pairs[0])])
-            used = obtain(model, precomputation, one)
+            used = obtain(model, precomputation, one, scored)
     return found
 
 

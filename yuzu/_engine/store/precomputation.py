@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +23,7 @@ from yuzu._engine.settings import Settings
 from yuzu._engine.store import files as precomputation_files
 from yuzu._engine.store import summary
 from yuzu._engine.store.decisions import Decisions, Layer
+from yuzu._engine.store.identity import branch_words, structure_fingerprint
 from yuzu._engine.store.in_use import InUse
 from yuzu._engine.store.validation import check_nodes, damaged
 from yuzu._engine.ways.compressed_sensing import Sensing
@@ -87,7 +86,7 @@ class Precomputation:
         >>> model = torch.nn.Sequential(torch.nn.Conv1d(4, 8, 5), torch.nn.ReLU())
         >>> made = yuzu.precompute(model, 50, device="cpu")
         >>> [(layer.operation, layer.window) for layer in made.layers]
-        [('conv1d', '1 -> 5'), ('relu', '5 -> 5')]
+        [('conv1d (kernel 5)', '1 -> 5'), ('relu', '5 -> 5')]
         """
         return self.decisions.layers
 
@@ -267,23 +266,6 @@ def _warn_of_missing_handlers(plan: Plan, layers: tuple[Layer, ...]) -> None:
             f"These layers had handlers when the precomputation was made, and run naively here: {', '.join(missing)}. "
             "Register the handlers first (yuzu.handles)"
         )
-
-
-def branch_words(model: torch.nn.Module, branches: Branches, graph: Graph | None) -> tuple[tuple[str, str], ...]:
-    """How a model is recognised that decides by values: its structure, and a digest of the graph without names of
-    weights; then how each decision is made, and its result. Nothing for other models.
-    """
-    if not branches:
-        return ()
-    computes = "" if graph is None else graph.fingerprint(names=False)
-    return (structure_fingerprint(model), computes), *((how, result) for how, result in branches.words())
-
-
-def structure_fingerprint(model: torch.nn.Module) -> str:
-    """A digest of a model that cannot be captured: its modules and the shapes of its weights."""
-    rows = [(n, type(m).__qualname__, m.extra_repr()) for n, m in model.named_modules()]
-    shapes = [(n, tuple(t.shape)) for n, t in model.state_dict(keep_vars=True).items() if isinstance(t, torch.Tensor)]
-    return hashlib.sha256(json.dumps([rows, shapes]).encode()).hexdigest()
 
 
 def apply_ways(plan: Plan, ways: Mapping[int, str]) -> None:
