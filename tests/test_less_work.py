@@ -46,7 +46,7 @@ class Model(nn.Module):
 def operations(model, length=L, dtype=torch.float64):
     """The operations of a model in the order in which its changes go through them."""
     precomputation = yuzu.precompute(model.to(dtype), length)
-    return [row[1].split(" ")[0] for row in precomputation.layers]
+    return [layer.operation.split(" ")[0] for layer in precomputation.layers]
 
 
 def with_signs(model):
