@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # Where pip's own index holds torch with CUDA and the CPU build is wanted, pass PyTorch's CPU index: make test TORCH_INDEX=URL
 TORCH_INDEX ?=
 
-.PHONY: demo test test-pretended-cuda lint docs benchmark benchmark-full figures train tutorials clean
+.PHONY: demo test test-quick test-pretended-cuda lint docs benchmark benchmark-full figures train tutorials clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml setup.py constraints.txt
@@ -23,7 +23,17 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@# one thread for each worker: threads that wait for one another on busy cores are many times slower
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+# a case or more of every family, way, route and file: for every day, under a minute on two quiet cores
+QUICK := tests/capture/test_export.py tests/capture/test_refused.py tests/capture/test_branches.py tests/rewrite/test_simplify.py \
+	tests/handlers/test_convolution.py tests/handlers/test_pool.py tests/handlers/test_elementwise.py tests/handlers/test_norms.py \
+	tests/handlers/test_merge.py tests/handlers/test_view.py tests/handlers/test_dense.py tests/ways/test_every_exact_way.py \
+	tests/ways/test_dense.py tests/plan/test_windows.py tests/plan/test_fusion.py tests/run/test_chunks.py tests/store/test_files.py \
+	tests/store/test_kept.py tests/store/test_refused.py tests/tune/test_verify.py tests/test_precompute.py tests/test_check.py \
+	tests/test_yuzu_ism_outputs.py tests/test_yuzu_ism_positions.py tests/test_bad_arguments.py tests/test_hybrid_ism.py
+test-quick: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -k "not law_in_float64" $(QUICK) $(ARGS)
 
 # the tests on CUDA where there is none, on a device that computes on the CPU: finds tensors of two devices, and no speed
 test-pretended-cuda: $(STAMP)
@@ -32,6 +42,7 @@ test-pretended-cuda: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # the site, in build/site; fails on a broken link, a page that is not in the menu or a name without a docstring
 docs: $(STAMP)

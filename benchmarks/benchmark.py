@@ -63,8 +63,8 @@ PEERS = ("naive", "tangermeme", "published", "fastism")
 NEED_BPNET_LITE = ("bpnet-lite", "ChromBPNet")
 TANGERMEME_LENGTH = 4000  # its raw outputs of all mutants of a longer sequence do not fit into memory
 QUICK_SECONDS = {"published yuzu": 300}  # beyond them a peer is stopped, and its row says so; 600 for the others
-QUICK_ALPHA = 1.05  # of the published Yuzu in the quick run: about what its own search finds, which takes longer
-MEMORY_SHARE = 0.9  # of the free memory, for one peer: beyond it the peer fails, not the machine
+QUICK_ALPHA = 1.05  # the published Yuzu's alpha in the quick run, close to the result of its own, longer search
+MEMORY_SHARE = 0.9  # share of the free memory for one peer: beyond it the peer fails, not the machine
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def default_cores() -> int:
 
 
 def bfloat16_instructions() -> bool:
-    """Whether the CPU multiplies bfloat16 matrices: without, bfloat16 products are slower, not faster."""
+    """True if the CPU multiplies bfloat16 matrices; without that, bfloat16 products are slower, not faster."""
     try:
         flags = next(line for line in open("/proc/cpuinfo") if line.startswith("flags")).split()
     except (OSError, StopIteration):
@@ -116,7 +116,7 @@ def bfloat16_instructions() -> bool:
 
 
 def machine(options: argparse.Namespace) -> dict[str, Any]:
-    """What the results were measured on."""
+    """The machine that the results were measured on."""
     try:
         cpu = next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
     except (OSError, StopIteration):
@@ -141,7 +141,7 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
 
 def peers_of(case: Case, options: argparse.Namespace) -> Iterator[Peer]:
     """The rows of a case between the two runs of yuzu, in the order in which they run."""
-    home = "tangermeme" if case.model in NEED_BPNET_LITE else "main"  # where bpnet-lite is
+    home = "tangermeme" if case.model in NEED_BPNET_LITE else "main"  # bpnet-lite is installed there
     device = options.device
     if "naive" in case.peers:
         yield Peer("naive", "run_naive.py", home, {})
@@ -160,7 +160,7 @@ def peers_of(case: Case, options: argparse.Namespace) -> Iterator[Peer]:
 
 
 def cases(options: argparse.Namespace) -> Iterator[Case]:
-    """What to measure, the table first."""
+    """The cases to measure, the table first."""
     cuda = options.device == "cuda"
     names = options.only or [*TABLE, *(MORE if options.full else ()), *(CUDA_ONLY if cuda else ())]
     chosen = PEERS if options.full else PEERS[:-1]  # fastISM takes minutes for one sequence
@@ -291,7 +291,7 @@ class Runner:
         return self.rows
 
     def call(self, peer: Peer, **changes: Any) -> dict[str, Any]:
-        """What a runner printed, or why it did not."""
+        """Run a runner, and return the results that it printed, or the reason why it printed none."""
         scores = str(self.folder / f"{peer.label}.npz")
         job = {**self.job, "scores_file": scores, **peer.settings, **changes}
         (self.folder / "job.json").write_text(json.dumps(job))
@@ -348,7 +348,7 @@ class Runner:
 
 
 def confined(cores: int, device: str) -> Callable[[], None]:
-    """What a peer's process does first: keep to the first ``cores`` cores, and to a share of the free memory."""
+    """Prepare a peer's process: keep to the first ``cores`` cores, and to a share of the free memory."""
     chosen = available_cores()[:cores]
     pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:

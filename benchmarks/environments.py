@@ -48,7 +48,7 @@ def python_of(name: str) -> str:
     shutil.rmtree(folder, ignore_errors=True)
     _call([sys.executable, "-m", "venv", str(folder)])
     with_needs, alone = PACKAGES[name]
-    # where pip's own index holds torch with CUDA and the CPU build is wanted, the Makefile passes PyTorch's index on
+    # the Makefile passes PyTorch's index on, for the CPU build if pip's own index holds torch with CUDA
     index = os.environ.get("TORCH_INDEX")
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(CONSTRAINTS)]
     _call([*pip, *(["--extra-index-url", index] if index else []), *with_needs])

@@ -17,7 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from yuzu._engine.kernels.fused import Rectified, Residual, Tile, convolve, stretches_of
+from yuzu._engine.kernels.fused import After, BeforeReLU, Form, Residual, Tile, convolve, spans_of
 
 EDITS, LENGTH = 3, 2114
 LAYERS = {  # channels, sites, width before, dilation
@@ -66,21 +66,21 @@ def milliseconds(work, repeats: int = 5) -> float:
 
 
 def layer(channels: int, sites: int, held: int, dilation: int, precision: str):
-    """What runs a residual layer with a tile; its useful multiply-adds, and its bytes."""
+    """A function that runs a residual layer with a tile; its useful multiply-adds, and its bytes."""
     dtype = torch.bfloat16 if precision == "medium" else torch.float32
     width, device = held + 2 * dilation, "cuda"
     x = torch.randn(sites * EDITS, held, channels, device=device).to(dtype)
     weight = (torch.randn(3, channels, channels, device=device) / (3 * channels) ** 0.5).to(dtype)
     reference = torch.randn(1, LENGTH, channels, device=device)
     numbers = torch.arange(sites, dtype=torch.int32, device=device)
-    rectified = Rectified(reference, numbers % (LENGTH - width))
+    relu = BeforeReLU(reference, numbers % (LENGTH - width))
     residual = Residual(x, torch.full_like(numbers, -dilation))
     first = torch.full_like(numbers, -2 * dilation)
-    stretches = stretches_of(width, held, 3, dilation, -2 * dilation)
+    spans = spans_of(width, held, 3, dilation, -2 * dilation)
 
     def work(tile: Tile) -> torch.Tensor:
-        kept = rectified, residual, None, stretches, tile
-        return convolve(x, weight, first, EDITS, width, precision, dilation, 1, *kept)
+        form = Form(EDITS, width, dilation, spans=spans)
+        return convolve(x, weight, first, form, precision, After(relu, residual), tile)
 
     multiply_adds = x.shape[0] * held * 3 * channels**2
     return work, multiply_adds, x.shape[0] * (held + width) * channels * x.element_size()

@@ -40,7 +40,7 @@ KERNELS_SHOWN = 12
 
 
 def milliseconds(work: Callable[[], object]) -> list[float]:
-    """Of some calls, each with the GPU's work done."""
+    """The milliseconds of some calls, each until the GPU has finished."""
     found = []
     for _ in range(CALLS):
         begin = time.perf_counter()

@@ -25,11 +25,11 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 MIB = 1 << 20
-SECONDS = 900  # of one architecture
+SECONDS = 900  # at most, for one architecture
 
 
 def positions_of(length: int, count: int) -> list[tuple[int, int]]:
-    """Stretches of ``count`` positions at both ends and in the middle of a sequence; all of it if it is no longer."""
+    """Ranges of ``count`` positions at both ends and in the middle of a sequence; all of a short one."""
     if 3 * count >= length:
         return [(0, length)]
     middle = (length - count) // 2

@@ -53,4 +53,4 @@ def shown(row: dict[str, Any]) -> list[float] | str:
     if "seconds" not in row:
         return "not available" if row["failure"].startswith("not available") else "not measured"
     low, high = row["range"]
-    return [low, row["seconds_per_sequence"], high]  # of which the middle one is the median
+    return [low, row["seconds_per_sequence"], high]  # the middle one is the median

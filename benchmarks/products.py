@@ -31,7 +31,7 @@ from torch import nn
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "cpu-products.json"
 BATCHES = (8, 32, 128, 512)
-GENES = 50  # of a cell state
+GENES = 50  # numbers in a cell state
 
 
 class Cells(nn.Module):

@@ -1,4 +1,4 @@
-"""Where yuzu must arrive, and whether a measured case does."""
+"""Targets for speed and memory, and a check of measured cases against them."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Layer:
     Attributes
     ----------
     name : str
-        What stands at the left.
+        The text at the left.
     length : int
         Positions after the layer.
     window : tuple of two ints
@@ -139,7 +139,7 @@ def draw_delta(ax: Axes, layers: list[Layer]) -> None:
     for row, layer in enumerate(layers):
         draw_row(ax, x, row, layer, range(*layer.window), DELTA)
         if layer.linear is False:
-            # What the non-linear layer reads of the reference: the positions under its result's window.
+            # The non-linear layer reads the reference at the positions under its result's window.
             first, last = (edge * layer.scale for edge in layer.window)
             y = row_y(row - 1)
             ax.add_patch(
@@ -175,7 +175,7 @@ def draw_naive(ax: Axes, layers: list[Layer]) -> None:
 
 
 def write_notes(ax: Axes, layers: list[Layer]) -> None:
-    """What happens in each layer, beside the differences."""
+    """Write beside the differences what happens in each layer."""
     notes = {
         0: "one letter differs",
         1: "linear: needs D alone;\nthe window grows by 4",

@@ -136,17 +136,17 @@ def _place_in(leaves: list[Any]) -> str | None:
 
 def _export_on_the_cpu() -> None:
     """``torch.export`` knows the CPU's tensors only: it gets those, and the program is put on the device."""
-    from yuzu._engine.capture import export as capture
+    from yuzu._engine.capture import routes
     from yuzu._engine.capture.model_copy import evaluation_copy
 
-    original = capture._export
+    original = routes.run_export
 
-    def export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], **options: Any) -> Any:
+    def export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], *rest: Any, **options: Any) -> Any:
         with torch._C.DisableTorchFunction():
             if not any(isinstance(t, Pretended) for t in [*module.parameters(), *module.buffers(), *inputs]):
-                return original(module, inputs, **options)
-        twin = evaluation_copy(module)
-        for part in twin.modules():
+                return original(module, inputs, *rest, **options)
+        copied = evaluation_copy(module)
+        for part in copied.modules():
             for held in (part._parameters, part._buffers, part.__dict__):
                 for key, value in list(held.items()):
                     if isinstance(value, Pretended):
@@ -154,14 +154,14 @@ def _export_on_the_cpu() -> None:
                         is_parameter = held is part._parameters
                         held[key] = torch.nn.Parameter(plain, value.requires_grad) if is_parameter else plain
         with torch._C.DisableTorchFunction():
-            program = original(twin, tuple(stripped(t) for t in inputs), **options)
+            program, branches = original(copied, tuple(stripped(t) for t in inputs), *rest, **options)
         program._constants.update({key: _pretended(value) for key, value in program.constants.items()})
         for node in program.graph.nodes:
             if node.op == "call_function" and node.kwargs.get("device") is not None:
                 node.kwargs = {**node.kwargs, "device": CUDA}
-        return program
+        return program, branches
 
-    capture._export = export
+    routes.run_export = export
 
 
 def install() -> None:

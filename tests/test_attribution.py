@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from conftest import sequences
 
 import yuzu
+from tests.small_models import sequences
 from yuzu.attribution import hypothetical, mean_effect, projected
 from yuzu.modisco import to_modisco
 from yuzu.sequence import decode, one_hot_encode

@@ -121,12 +121,12 @@ def test_split_as_chrombpnet(case, tmp_path_factory):
 
 
 @settings(max_examples=300, deadline=None)
-@given(case=anywhere(), stretch=st.sampled_from([1, 7, 1 << 16]))
-def test_the_nearest_summit_wins(case, stretch, tmp_path_factory):
+@given(case=anywhere(), piece=st.sampled_from([1, 7, 1 << 16]))
+def test_the_nearest_summit_wins(case, piece, tmp_path_factory):
     regions, scores = case
     path = tmp_path_factory.getbasetemp() / "nearest.bw"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules["yuzu.bigwig"], "_STRETCH", stretch)
+        patch.setattr(sys.modules["yuzu.bigwig"], "_PIECE", piece)
         write_bigwig(path, regions, scores, SIZES)
     forward = np.where(regions.flipped[:, None], scores[:, ::-1], scores)
     assert_same(read(path), nearest_by_force(regions, forward, SIZES))

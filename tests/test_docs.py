@@ -64,6 +64,13 @@ def test_links_in_the_readme_lead_somewhere():
     assert targets and not missing
 
 
+def test_files_that_the_architecture_names_are_there():
+    named = re.findall(r"`([\w/]+(?:\.py|/))`", (DOCS / "architecture.md").read_text())
+    rooms = [ROOT, *(ROOT / "yuzu" / "_engine").glob("*/")]
+    missing = [name for name in named if not any((room / name).exists() for room in rooms)]
+    assert len(named) > 40 and not missing
+
+
 def public_names():
     """Of the package, and of the modules that it shows."""
     for name in yuzu.__all__:
@@ -77,6 +84,17 @@ def public_names():
             value = getattr(found, name)
             if callable(value):
                 yield f"yuzu.{module}.{name}"
+
+
+def test_public_functions_have_examples():
+    missing = []
+    for name in public_names():
+        found = yuzu
+        for part in name.split(".")[1:]:
+            found = getattr(found, part)
+        if not isinstance(found, type) and ">>>" not in (found.__doc__ or ""):
+            missing.append(name)
+    assert not missing
 
 
 def test_the_reference_has_every_public_name():

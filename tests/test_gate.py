@@ -6,9 +6,10 @@ import time
 
 import pytest
 import torch
-from conftest import Profile, assert_same, randomized, sequences
 
 import yuzu
+from tests.oracle import assert_same
+from tests.small_models import Profile, randomized, sequences
 from yuzu._engine.gate import running, tracing
 
 L = 40

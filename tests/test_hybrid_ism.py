@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import oracle, sequences
 from torch import nn
 
 import yuzu
+from tests.oracle import oracle
+from tests.small_models import sequences
 from yuzu import taylor
 from yuzu._engine.edits import Mutations, letters_of
 from yuzu._engine.run.run import Run
-from yuzu._engine.tune import measure
+from yuzu._engine.tune import memory as tune_memory
 
 L = 40
 
@@ -207,7 +208,7 @@ def test_results_do_not_depend_on_the_chunks(target, monkeypatch):
     model, X, cell = Joined().double().eval(), sequences(3, L, dtype=torch.float64), torch.randn(3, 3).double()
     X[1, :, 7] = 0
     whole = yuzu.hybrid_ism(model, X, args=(cell,), device="cpu")
-    monkeypatch.setitem(measure.CACHE_TARGET, "cpu", target)
+    monkeypatch.setitem(tune_memory.CACHE_TARGET, "cpu", target)
     counts = []
     original = Run.chunk
     monkeypatch.setattr(Run, "chunk", lambda self, sites: counts.append(len(sites.sequence)) or original(self, sites))
@@ -220,7 +221,7 @@ def test_memory_that_may_be_used(monkeypatch):
     """Of a chunk and of the references of a batch."""
     model, X = Attention().double().eval(), sequences(8, L, dtype=torch.float64)
     unlimited = yuzu.precompute(model, L, device="cpu")
-    least = measure.memory_of(unlimited._used.values()[0][0].used.plan, L, 4, 1, X.element_size(), 4).least
+    least = tune_memory.memory_of(unlimited._used.values()[0][0].used.plan, L, 4, 1, X.element_size(), 4).least
     counts, rows = [], []
     chunk, set_reference = Run.chunk, Run.set_reference
     monkeypatch.setattr(Run, "chunk", lambda self, sites: counts.append(len(sites.sequence)) or chunk(self, sites))
@@ -248,7 +249,7 @@ def test_letters_are_moved_once_for_all_chunks_of_a_batch(monkeypatch):
     module = sys.modules["yuzu.hybrid_ism"]
     monkeypatch.setattr(module, "letters_of", lambda X: letters_of(X).as_subclass(Letters))
     monkeypatch.setattr(Mutations, "sites", lambda self, *args: given.append(args) or sites(self, *args))
-    monkeypatch.setitem(measure.CACHE_TARGET, "cpu", 1)
+    monkeypatch.setitem(tune_memory.CACHE_TARGET, "cpu", 1)
     yuzu.hybrid_ism(Attention().eval(), sequences(4, L), batch_size=2, device="cpu")
     assert len(given) == 4 * L and len(moved) == 2
 

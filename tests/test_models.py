@@ -136,7 +136,7 @@ def test_bpnet_honours_n_layers_and_kernel_size():
 def test_length_of_the_dense_models(name, shortest):
     model = build(name, seq_len=shortest)
     assert model(sequences(2, shortest)).shape == (2, *SHAPES[name])
-    with pytest.raises(YuzuError, match=f"seq_len: got {shortest - 1}, of which {name}.*at least {shortest}"):
+    with pytest.raises(YuzuError, match=f"seq_len: got {shortest - 1}, which the pooling of {name} .*at least {shortest}"):
         build(name, seq_len=shortest - 1)
     with pytest.raises(YuzuError, match=f"seq_len: got None.*dense layers of {name}.*at least {shortest}"):
         getattr(models, name)(4)
@@ -238,7 +238,7 @@ def test_beluga_by_hand():
 
 def test_beluga_length():
     assert small_beluga(seq_len=310).eval()(sequences(1, 310)).shape == (1, 5)
-    with pytest.raises(YuzuError, match="seq_len: got 309, of which Beluga's pooling leaves.*least 310"):
+    with pytest.raises(YuzuError, match="seq_len: got 309, which the pooling of Beluga .*least 310"):
         small_beluga(seq_len=309)
 
 

@@ -57,6 +57,6 @@ def test_two_devices_do_not_go_together():
 
 
 def test_tests_on_cuda_run_on_it():
-    tests = [str(HERE / f"test_{name}.py") for name in ("small_differences", "saturation_mutagenesis", "taylor")]
+    tests = [str(HERE / f"{name}.py") for name in ("handlers/test_small_differences", "test_saturation_mutagenesis", "test_taylor")]
     done = run("-m", "pytest", "-q", "-p", "pretended_cuda", "-p", "no:cacheprovider", "-n", "0", "-k", "cuda", *tests)
     assert done.returncode == 0 and " passed" in done.stdout and "skipped" not in done.stdout, done.stdout[-3000:]

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from conftest import sequences
 from torch import nn
 
 import yuzu
+from tests.small_models import sequences
 from yuzu.product import apply_pairwise, apply_product
 
 L = 24

@@ -6,10 +6,10 @@ import sys
 import time
 
 import pytest
-from conftest import sequences
 from torch import nn
 
 import yuzu
+from tests.small_models import sequences
 from yuzu._engine import progress
 
 

@@ -6,10 +6,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import Net, oracle, sequences
 from torch import nn
 
 import yuzu
+from tests.oracle import oracle
+from tests.small_models import Net, sequences
 
 L = 30
 

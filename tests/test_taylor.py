@@ -5,10 +5,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import Net, oracle, sequences
 from torch import nn
 
 import yuzu
+from tests.oracle import oracle
+from tests.small_models import Net, sequences
 from yuzu import taylor
 
 L = 12

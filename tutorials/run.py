@@ -4,7 +4,8 @@
 
 Each runs in a temporary folder, in a kernel of the Python that runs this script, with one thread: threads that wait
 for one another on busy cores make times meaningless. What differs from run to run without meaning (timestamps,
-versions of the kernel) is not kept. Needs the extra `test`.
+versions of the kernel) is not kept. Needs `pip install nbclient ipykernel`, and what the
+notebooks draw and read with.
 """
 
 from __future__ import annotations

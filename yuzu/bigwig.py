@@ -1,9 +1,9 @@
 """Projected scores as a BigWig, which genome browsers show as a dynseq track and fi-nemo reads.
 
-A base that several windows cover gets one value, that of the window whose summit is nearest, as ChromBPNet splits them:
-between two summits ``a < b`` the windows meet at ``(a + b) // 2``, which belongs to the second. In other words, the
-distance of base ``p`` is ``|p + 1/2 - summit|``, and of two summits equally far the one on the right has it. Of windows
-with the same summit the one in the first row has it.
+A base that several windows cover gets the value of the window whose summit is nearest, as in ChromBPNet: between two
+summits ``a < b`` the windows meet at ``(a + b) // 2``, which belongs to the second. The distance of base ``p`` is
+``|p + 1/2 - summit|``. Of two summits equally far, the one on the right has the base; of two windows with the same
+summit, the one in the first row.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ import numpy as np
 import torch
 
 from yuzu._engine.files import written_whole
+from yuzu._engine.text_files import text_lines, whole_number
 from yuzu.errors import YuzuError, one_line
 from yuzu.regions import Regions
-from yuzu.sequence import text_lines, whole_number
 
 __all__ = ["write_bigwig"]
 
-_STRETCH = 1 << 16  # bases handed to pyBigWig at once: few and large blocks, little memory
-_ROWS = 1024  # rows that are checked at once
+_PIECE = 1 << 16  # bases that pyBigWig gets at once: few large blocks, little memory
+_ROWS = 1024  # rows checked at once
 _FREE = np.iinfo(np.int64).max
 
 
 def write_bigwig(path: str | os.PathLike[str], regions: Regions, scores: Any, chromosome_sizes: Any) -> None:
     """Write projected scores to a BigWig, each base once.
 
-    Only scores of the letters that stand there fit a BigWig; those of all letters go to `yuzu.modisco.to_modisco`.
-    Browsers show the file with the genome as a *dynseq* track (WashU, UCSC, HiGlass, igv.js). Bases that no window
-    covers have no value. Regions may stand in any order and overlap: `yuzu.bigwig` says which value stands there. The
-    memory needed besides the scores does not grow with the genome.
+    A BigWig has one number for each base: the score of the reference letter. Scores of all letters go to
+    `yuzu.modisco.to_modisco`. Browsers show the file with the genome as a *dynseq* track (WashU, UCSC, HiGlass,
+    igv.js). Bases that no window covers have no value. Regions may be in any order, and overlap: a base gets the value
+    of the window whose summit is nearest. The memory needed beside the scores does not grow with the genome.
 
     Parameters
     ----------
@@ -46,9 +46,9 @@ def write_bigwig(path: str | os.PathLike[str], regions: Regions, scores: Any, ch
         The windows scored, all of length L: ``regions`` of what `yuzu.regions.one_hot_regions` gave. Scores of regions
         with ``flipped``, read from the minus strand, are turned back.
     scores : torch.Tensor or numpy.ndarray, shape=(n, L) or (n, C, L)
-        Projected scores of one output, row for row those of `regions`, in the order they were scored. Scores
-        ``(n, C, L)``, as `yuzu.attribution.projected` and `yuzu.attribution.mean_effect` give them, are summed over
-        the letters. They are stored as float32.
+        Projected scores of one output, with the rows of `regions`. Scores ``(n, C, L)``, as
+        `yuzu.attribution.projected` and `yuzu.attribution.mean_effect` give them, are summed over the letters. They
+        are stored as float32.
     chromosome_sizes : mapping of str to int, or str or os.PathLike
         The length of each chromosome of the genome, at least those of `regions`; or a file with names and lengths in
         its first two columns: chrom.sizes, or the index ``.fai`` of a FASTA file.
@@ -85,21 +85,23 @@ def write_bigwig(path: str | os.PathLike[str], regions: Regions, scores: Any, ch
         with _said_of(path):
             bases = 0
             with contextlib.closing(pyBigWig.open(str(part), "w")) as file:
-                # Sorted by name: readers search the list of chromosomes as if it was, and values come in its order.
+                # Readers search the list of chromosomes by bisection, so it must be sorted; values follow its order.
                 file.addHeader(sorted(sizes.items()))
                 for name in sorted(set(regions.chromosomes.tolist())):
                     rows = np.flatnonzero(regions.chromosomes == name)
-                    for start, stretch in _stretches(_nearest(rows, regions, values)):
-                        file.addEntries(name, start, values=stretch.tolist(), span=1, step=1)
-                        bases += len(stretch)
-            with contextlib.closing(pyBigWig.open(str(part))) as file:  # what fails at the end is printed, not raised
+                    for start, piece in _joined(_nearest(rows, regions, values)):
+                        file.addEntries(name, start, values=piece.tolist(), span=1, step=1)
+                        bases += len(piece)
+            with contextlib.closing(
+                pyBigWig.open(str(part))
+            ) as file:  # pyBigWig prints an error at the end, and raises none
                 if file.header()["nBasesCovered"] != bases:
-                    raise RuntimeError("it is not whole")
+                    raise RuntimeError("it is not complete")
 
 
 @contextlib.contextmanager
 def _said_of(path: Any) -> Iterator[None]:
-    """Name the file in pyBigWig's errors, which are of Python's own kinds and name a temporary one, or none."""
+    """Name the file in pyBigWig's errors, which name a temporary file or none."""
     try:
         yield
     except (RuntimeError, UnicodeError) as error:
@@ -116,7 +118,9 @@ def _checked_scores(scores: Any, regions: Regions) -> np.ndarray:
     """The scores as an array, ``(n, L)`` or ``(n, C, L)``."""
     if isinstance(scores, torch.Tensor):
         scores = scores.detach().cpu()
-        values = (scores.float() if scores.dtype == torch.bfloat16 else scores).numpy()  # numpy has no bfloat16
+        values: np.ndarray = (
+            scores.float() if scores.dtype == torch.bfloat16 else scores
+        ).numpy()  # numpy has no bfloat16
     elif isinstance(scores, np.ndarray):
         values = scores
     else:
@@ -164,7 +168,7 @@ def _sizes(chromosome_sizes: Any) -> dict[str, int]:
             if size is None:
                 raise YuzuError(
                     f"{where}: got {columns[0][:40]!r} of length {text[:40]!r} in column 2, want a chromosome and its "
-                    "length as a whole number"
+                    "length as an integer"
                 )
             pairs.append((where, columns[0].strip(), size))
     else:
@@ -196,11 +200,11 @@ def _check_windows(regions: Regions, sizes: dict[str, int]) -> None:
 
 
 def _nearest(rows: np.ndarray, regions: Regions, values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Starts and values of pieces of one chromosome, from left to right, that together have each covered base once.
+    """Starts and values of pieces of one chromosome, from left to right, which together have each covered base once.
 
-    Windows come by their starts. What lies left of the next start is final; and as all windows are of one length, the
-    last one covers whatever else is not. So the state is that of one window: per base its value and the rank of the
-    region it is of.
+    Windows are taken by their starts. Bases left of the next start are final. All windows have one length, so the last
+    one covers all bases that are not. The state is therefore that of one window: for each base its value, and the rank
+    of its region.
     """
     starts, summits = regions.starts, regions.summits
     length = values.shape[-1]
@@ -217,7 +221,7 @@ def _nearest(rows: np.ndarray, regions: Regions, values: np.ndarray) -> Iterator
             chosen = np.concatenate([chosen[final:], np.zeros(final, dtype=np.float32)])
         origin = start
         positions = np.arange(start, start + length)
-        # The smallest rank wins: by the distance, twice as large to be whole; then a summit on the right; then the row.
+        # The smallest rank wins: by twice the distance, an integer; then a summit on the right; then the row.
         rank = (2 * np.abs(2 * positions + 1 - 2 * summit) + (summit <= positions)) * len(regions) + row
         nearer = rank < best
         best[nearer] = rank[nearer]
@@ -226,11 +230,11 @@ def _nearest(rows: np.ndarray, regions: Regions, values: np.ndarray) -> Iterator
     yield origin, chosen
 
 
-def _stretches(pieces: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
-    """The same, pieces that touch being joined to about `_STRETCH` bases."""
+def _joined(pieces: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
+    """Join pieces that touch, up to about `_PIECE` bases."""
     start, held, bases = 0, [np.zeros(0, dtype=np.float32)], 0
     for first, piece in pieces:
-        if bases and (first != start + bases or bases >= _STRETCH):
+        if bases and (first != start + bases or bases >= _PIECE):
             yield start, np.concatenate(held)
             held, bases = [], 0
         if not bases:
@@ -239,3 +243,7 @@ def _stretches(pieces: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, 
         bases += len(piece)
     if bases:
         yield start, np.concatenate(held)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

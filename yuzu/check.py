@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from yuzu._engine.arrays import AnyArray, Device
 from yuzu._engine.capture.double import SeeDtypes, in_double
 from yuzu._engine.capture.model_copy import evaluation_copy, model_dtype
 from yuzu._engine.checks import check_args, check_count, check_device, check_model, check_sequences
@@ -18,6 +19,7 @@ from yuzu._engine.request import Args, Request
 from yuzu._engine.run.naive import mixes_rows, run_naively, try_model
 from yuzu._engine.settings import NAIVE_BATCH
 from yuzu._engine.store.obtain import inputs_of, obtain
+from yuzu._engine.store.precomputation import Precomputation
 from yuzu._engine.store.scoring import run_planned
 
 PROMISED = 1e-5  # relative error in float32; naive ISM's where that is larger
@@ -100,12 +102,12 @@ def _first_line(error: BaseException) -> str:
 
 def check(
     model: torch.nn.Module,
-    X_0: Any,
-    precomputation: Any = None,
+    X_0: AnyArray,
+    precomputation: Precomputation | None = None,
     *,
     args: tuple[Any, ...] | None = None,
     positions: int = 32,
-    device: Any = None,
+    device: Device = None,
 ) -> Check:
     """Compare `yuzu_ism` with `naive_ism`, and both with float64 naive ISM, on some positions of the first
     sequence.
@@ -121,6 +123,15 @@ def check(
     -------
     Check
         Relative L2 and largest error against float64 of each, the seconds each took, and a sentence.
+
+    Examples
+    --------
+    >>> import yuzu
+    >>> from yuzu.examples import load_ctcf_model, load_ctcf_peaks
+    >>> model, X = load_ctcf_model(), load_ctcf_peaks().X[:2]  # (2, 4, 100)
+    >>> found = yuzu.check(model, X, positions=8)
+    >>> found.yuzu_relative_error < 1e-5
+    True
     """
     check_model(model)
     dtype = model_dtype(model)

@@ -1,4 +1,4 @@
-"""A trained model and real sequences that ship with yuzu, to try things on.
+"""A trained model and real sequences, which come with yuzu.
 
 The model tells binding sites of CTCF from those of PU.1. `tutorials/train_ctcf_model.py` made both files in
 `yuzu/data`, from public ChIP-seq peaks.
@@ -28,15 +28,20 @@ PEAKS_FILE = "ctcf_peaks.fa"
 class CTCFClassifier(torch.nn.Module):
     """A small convolutional classifier: CTCF against PU.1 binding sites.
 
-    Two convolutions with batch normalization and ReLU, the first wide enough for the CTCF motif, max pooling
-    between them, the maximum over positions after them, and a linear layer. Takes one-hot DNA of shape
-    `(n, 4, L)` with any L of at least 5, and returns the logit that the sequence is a CTCF site rather than a
-    PU.1 site, shape `(n, 1)`.
+    It has two convolutions with batch normalization and ReLU, the first wide enough for the CTCF motif; max pooling
+    between them; the maximum over positions after them; and a linear layer. It takes one-hot DNA of shape `(n, 4, L)`
+    with L of at least 5, and returns the logit of a CTCF site against a PU.1 site, shape `(n, 1)`.
 
     Parameters
     ----------
     n_filters : int
         The filters of each convolution. Default: 64, the size of the weights that ship with yuzu.
+
+    Examples
+    --------
+    >>> import torch
+    >>> CTCFClassifier().eval()(torch.zeros(2, 4, 100)).shape
+    torch.Size([2, 1])
     """
 
     def __init__(self, n_filters: int = 64) -> None:
@@ -52,7 +57,8 @@ class CTCFClassifier(torch.nn.Module):
     def forward(self, X: torch.Tensor) -> torch.Tensor:
         hidden = self.pool(torch.relu(self.norm1(self.conv1(X))))
         hidden = torch.relu(self.norm2(self.conv2(self.dropout(hidden))))
-        return self.head(hidden.amax(dim=-1))
+        logits: torch.Tensor = self.head(hidden.amax(dim=-1))
+        return logits
 
 
 class CTCFPeaks(NamedTuple):
@@ -77,12 +83,12 @@ class CTCFPeaks(NamedTuple):
 
 
 def load_ctcf_model() -> CTCFClassifier:
-    """The trained classifier, on the CPU and in evaluation mode.
+    """Load the trained classifier, on the CPU and in evaluation mode.
 
     Returns
     -------
     CTCFClassifier
-        With the weights that ship with yuzu, float32.
+        The model with its trained weights, float32.
 
     Examples
     --------
@@ -97,14 +103,21 @@ def load_ctcf_model() -> CTCFClassifier:
 
 
 def load_ctcf_peaks() -> CTCFPeaks:
-    """Forty real peaks of a chromosome that the classifier was not trained on: 30 of CTCF, 10 of PU.1.
+    """Load forty real peaks of a chromosome that the classifier was not trained on: 30 of CTCF, 10 of PU.1.
 
-    Drawn at random from the held-out peaks, whatever the classifier makes of them.
+    They were drawn at random from the held-out peaks, and not chosen by the classifier's result.
 
     Returns
     -------
     CTCFPeaks
         The named tuple `(names, sequences, labels, X)`.
+
+    Examples
+    --------
+    >>> from yuzu.examples import load_ctcf_peaks
+    >>> peaks = load_ctcf_peaks()
+    >>> peaks.names[0], tuple(peaks.X.shape), int(peaks.labels.sum())
+    ('chr1:26027254-26027354', (40, 4, 100), 30)
     """
     with _shipped(PEAKS_FILE) as path:
         headers, sequences = read_fasta(path)
@@ -116,7 +129,7 @@ def load_ctcf_peaks() -> CTCFPeaks:
 
 @contextlib.contextmanager
 def _shipped(name: str) -> Iterator[Path]:
-    """The path of a file that ships with yuzu; where it is gone, or damaged, so is the installation."""
+    """The path of a file that comes with yuzu; an error if it is missing or damaged."""
     try:
         with as_file(files("yuzu") / "data" / name) as path:
             yield path
@@ -124,3 +137,7 @@ def _shipped(name: str) -> Iterator[Path]:
         raise YuzuError(
             f"{name}, which ships with yuzu, cannot be read ({one_line(error)}); install yuzu anew"
         ) from error
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

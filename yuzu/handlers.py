@@ -30,3 +30,7 @@ __all__ = [
     "check_law",
     "handles",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

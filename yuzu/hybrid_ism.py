@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from yuzu._engine.capture.export import CaptureError
+from yuzu._engine.arrays import Array, Device
+from yuzu._engine.capture.errors import CaptureError
 from yuzu._engine.capture.model_copy import model_dtype
 from yuzu._engine.checks import (
     check_args,
@@ -21,6 +22,7 @@ from yuzu._engine.checks import (
     check_sequences,
     to_user,
 )
+from yuzu._engine.derived import Derived
 from yuzu._engine.edits import Mutations, batches, letters_of
 from yuzu._engine.freed_memory import bounded, give_back, keep_freed_memory
 from yuzu._engine.gate import running
@@ -33,12 +35,15 @@ from yuzu._engine.plan.local_part import LocalPart, local_part
 from yuzu._engine.plan.plan import Plan, make_plan
 from yuzu._engine.progress import tqdm
 from yuzu._engine.request import Request, Selection
-from yuzu._engine.run.run import Derived, Run
+from yuzu._engine.run.run import Run
 from yuzu._engine.run.scores import Results, Scores
 from yuzu._engine.store.in_use import InUse
 from yuzu._engine.store.obtain import inputs_of, obtain_each
+from yuzu._engine.store.precomputation import Precomputation
 from yuzu._engine.store.states import put_together
-from yuzu._engine.tune import measure
+from yuzu._engine.tune.examples import Examples
+from yuzu._engine.tune.memory import CACHE_TARGET, Memory, memory_of, most_sites
+from yuzu._engine.tune.ways import choose_ways
 from yuzu._engine.ways.compressed_sensing import SENSING_WAYS
 from yuzu.errors import warn_user
 from yuzu.predict import predict_first
@@ -52,8 +57,8 @@ SLOPES_BYTES = 1 << 28  # that gradients at the border may take; more tracks are
 @torch.inference_mode(False)  # which has no gradients
 def hybrid_ism(
     model: torch.nn.Module,
-    X_0: Any,
-    precomputation: Any = None,
+    X_0: Array,
+    precomputation: Precomputation | None = None,
     *,
     args: tuple[Any, ...] | None = None,
     tracks: int | Sequence[int] | None = None,
@@ -61,9 +66,9 @@ def hybrid_ism(
     start: int | None = 0,
     end: int | None = None,
     batch_size: int = 8,
-    device: Any = None,
+    device: Device = None,
     verbose: bool = False,
-) -> Any:
+) -> Array:
     """Approximate in-silico saturation mutagenesis: between Taylor ISM and ISM in time and in accuracy.
 
     Where a mutation reaches a window only (convolutions, pools, activations: the local part) its effect is computed
@@ -98,6 +103,14 @@ def hybrid_ism(
     -----
     YuzuWarning
         Where the model's operations cannot be captured: then it is Taylor ISM.
+
+    Examples
+    --------
+    >>> import yuzu
+    >>> from yuzu.examples import load_ctcf_model, load_ctcf_peaks
+    >>> model, X = load_ctcf_model(), load_ctcf_peaks().X[:2]  # (2, 4, 100)
+    >>> yuzu.hybrid_ism(model, X, tracks=0).shape  # (n, tracks, C, L)
+    torch.Size([2, 1, 4, 100])
     """
     check_model(model)
     dtype, found = model_dtype(model), check_device(device)
@@ -118,7 +131,8 @@ def hybrid_ism(
             rows = replace(request, X=X[part.rows], states=[tuple(a[part.rows] for a in extra)])
             results.append(_of_part(model, precomputation, part.used, rows, chosen))
         result = put_together(parts, results, len(X), None)
-    return to_user(result, isinstance(X_0, np.ndarray))
+    scores: Array = to_user(result, isinstance(X_0, np.ndarray))
+    return scores
 
 
 def _of_part(
@@ -137,7 +151,7 @@ def _of_part(
         scores = takegrad(X, model, tracks, "tism", device, args=args, func=func, batch_size=request.batch_size or 1)
         return scores[..., first:stop].contiguous()
     if func is None and local_part(plan).whole:
-        exact = {"precomputation": precomputation, "device": device, "verbose": request.verbose}
+        exact: dict[str, Any] = {"precomputation": precomputation, "device": device, "verbose": request.verbose}
         return taylor_shaped_ism(X, model, tracks, first, stop, args=args or None, **exact)
     keep_freed_memory()
     hybrid = _Hybrid(model, plan, used, request)
@@ -205,7 +219,9 @@ class _Hybrid:
             run.set_reference(x, args)
         values, slopes = self._slopes(part, x, args, tracks)
         tables = [_table(s, run.plan.layouts[o]) for s, o in zip(slopes, part.graph.output_nodes, strict=True)]
-        at_once = self._sites_at_once(part, run, tables)
+        if not self.timed:
+            part, run = self._timed_ways(part, run, self._sites_at_once(run, tables), infinite)
+        at_once = self._sites_at_once(run, tables)
         letters_there = letters.to(self.device)  # once, not for each chunk, which would wait for the copy
         reachable, regular = run.plan.reach(self.mutations.positions, 1)
         scores.begin(first, [values])
@@ -225,9 +241,8 @@ class _Hybrid:
         def cut() -> tuple[LocalPart, Run]:
             plan = self.plan.without(dict.fromkeys(infinite, "its reference is infinite")) if infinite else self.plan
             part = local_part(plan)
-            local = make_plan(part.graph, plan.precision)
             # probes hold the mutants of a whole plan's chunks, and are prepared with it
-            local.take_ways(plan, enumerate(part.kept), but=SENSING_WAYS)
+            local = make_plan(part.graph, plan.precision).with_ways_of(plan, enumerate(part.kept), but=SENSING_WAYS)
             return part, Run(local, self.weights, self.derived, self.device)
 
         return self._cut.made(infinite, cut)
@@ -255,41 +270,43 @@ class _Hybrid:
             pieces = [found for _, found in gradients(flat, [values[i] for i in part.border])]
         return flat.detach(), [torch.cat(parts) for parts in zip(*pieces, strict=True)]
 
-    def _memory(self, plan: Plan, itemsize: int) -> measure.Memory:
+    def _memory(self, plan: Plan, itemsize: int) -> Memory:
         """The memory of substitutions in a plan; at an N all of them may be made."""
         m = self.mutations
-        return measure.memory_of(plan, m.length, m.n_choices, 1, itemsize, m.n_choices)
+        return memory_of(plan, m.length, m.n_choices, 1, itemsize, m.n_choices)
 
-    def _sites_at_once(self, part: LocalPart, run: Run, tables: list[torch.Tensor]) -> int:
-        """How many sites fill the cache, the gradients on their windows included; and ways for the local part."""
-        m, plan, c = self.mutations, run.plan, self.mutations.n_choices
+    def _timed_ways(self, part: LocalPart, run: Run, most: int, infinite: tuple[int, ...]) -> tuple[LocalPart, Run]:
+        """The part with the fastest ways, which other parts and later batches take over."""
+        m = self.mutations
+        ways = choose_ways(run, None, Examples(m.n_choices, m.length, m.n_choices - 1), most, most)
+        self.plan = self.plan.with_ways({part.kept[i]: way for i, way in ways.items()})
+        self._cut.forget(lambda _: True)
+        self._cut.made(infinite, lambda: (part, run.of_plan(run.plan.with_ways(ways))))
+        self.timed = True
+        return self._prepared(infinite)
 
-        def most() -> int:
-            memory = self._memory(plan, tables[0].element_size())
-            middle = plan.windows(np.array([m.length // 2]), 1)
-            slopes = 0
-            for table, o in zip(tables, plan.graph.output_nodes, strict=True):
-                window = middle[o]
-                if window is not None:
-                    slopes = max(slopes, window.width * table[0, 0].numel() * table.element_size())
-            of_all = memory.sequence * len(tables[0])
-            block, site = max(memory.block, slopes), memory.site + slopes
-            memory = replace(memory, block=block, site=site, sequence=of_all)
-            target = measure.CACHE_TARGET.get(run.device.type, measure.CACHE_TARGET["cpu"])
-            return max(min(target // max(block, 1), measure.most_sites(memory, self.limit, run.device)), 1)
-
-        if not self.timed:
-            measure.choose_ways(run, None, c - 1, c, m.length, most(), most(), 0)
-            self.plan.take_ways(plan, ((place, i) for i, place in enumerate(part.kept)))
-            self.timed = True
-        return most()
+    def _sites_at_once(self, run: Run, tables: list[torch.Tensor]) -> int:
+        """How many sites fill the cache, the gradients on their windows included."""
+        plan, memory = run.plan, self._memory(run.plan, tables[0].element_size())
+        middle = plan.windows(np.array([self.mutations.length // 2]), 1)
+        slopes = 0
+        for table, o in zip(tables, plan.graph.output_nodes, strict=True):
+            window = middle[o]
+            if window is not None:
+                slopes = max(slopes, window.width * table[0, 0].numel() * table.element_size())
+        of_all = memory.sequence * len(tables[0])
+        block, site = max(memory.block, slopes), memory.site + slopes
+        memory = replace(memory, block=block, site=site, sequence=of_all)
+        target = CACHE_TARGET.get(run.device.type, CACHE_TARGET["cpu"])
+        return max(min(target // max(block, 1), most_sites(memory, self.limit, run.device)), 1)
 
 
 def _table(slopes: torch.Tensor, layout: Layout) -> torch.Tensor:
     """Gradients ``(T, n, ...)`` with positions first and tracks last: ``(n, P, R, T)``."""
     table = layout.position_first(slopes.flatten(0, 1))  # (T * n, P, ...)
     table = table.flatten(2) if table.dim() > 2 else table.unsqueeze(2)
-    return table.unflatten(0, slopes.shape[:2]).permute(1, 2, 3, 0).contiguous()
+    result: torch.Tensor = table.unflatten(0, slopes.shape[:2]).permute(1, 2, 3, 0).contiguous()
+    return result
 
 
 def _along(run: Run, change: Change, table: torch.Tensor) -> torch.Tensor:

@@ -14,9 +14,11 @@ from yuzu._engine.files import written_whole
 from yuzu.errors import YuzuError
 from yuzu.sequence import DNA, dna_order, reorder_alphabet
 
+__all__ = ["ModiscoFiles", "to_modisco"]
+
 
 class ModiscoFiles(NamedTuple):
-    """Where the sequences and their scores were written."""
+    """The paths of the two files that `to_modisco` wrote: sequences and scores."""
 
     sequences: Path
     attributions: Path
@@ -27,12 +29,12 @@ def to_modisco(path: str | Path, X: Any, scores: Any, alphabet: str | Sequence[s
 
     ``modisco motifs -s PATH.ohe.npz -a PATH.attr.npz -n 2000 -o motifs.h5`` reads them. Both hold one array, ``arr_0``,
     of shape ``(N, 4, L)``: the one-hot sequences as int8, the scores as float32, both in the order ``ACGT`` that
-    TF-MoDISco takes for granted. The names are those of bpnet-lite.
+    TF-MoDISco expects. The file names are those of bpnet-lite.
 
     Parameters
     ----------
     path: str or Path
-        Without an ending: ``.ohe.npz`` and ``.attr.npz`` are added. Its folder must exist.
+        The files' common path, to which ``.ohe.npz`` and ``.attr.npz`` are added. Its folder must exist.
     X: torch.Tensor or numpy.ndarray, shape=(N, 4, L)
         One-hot sequences over ``alphabet``; all-zero columns are ``N``.
     scores: torch.Tensor or numpy.ndarray, shape=(N, 4, L)
@@ -49,9 +51,19 @@ def to_modisco(path: str | Path, X: Any, scores: Any, alphabet: str | Sequence[s
     Raises
     ------
     ValueError
-        For other shapes, other than 4 letters, an alphabet that is not DNA's, soft sequences, values that are not
-        finite; and for scores that are plainly not hypothetical: projected ones (0 at every other letter), or plain
-        differences (0 at every reference).
+        If shapes differ, the alphabet is not that of DNA, sequences are not one-hot, or scores are not finite. Also if
+        the scores are plainly not hypothetical: projected ones (0 at every other letter), or plain differences (0 at
+        every reference).
+
+    Examples
+    --------
+    >>> import pathlib, tempfile, torch, yuzu
+    >>> from yuzu.examples import load_ctcf_model, load_ctcf_peaks
+    >>> model, X = load_ctcf_model(), load_ctcf_peaks().X[:2]
+    >>> scores = yuzu.attribution.hypothetical(yuzu.yuzu_ism(model, X, output="delta", target=0))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     [path.name for path in to_modisco(pathlib.Path(folder) / "ctcf", X, scores)]
+    ['ctcf.ohe.npz', 'ctcf.attr.npz']
     """
     letters = dna_order(alphabet)
     sequences = _array("X", X)
@@ -96,3 +108,7 @@ def _array(name: str, value: Any) -> np.ndarray:
 def _save(path: Path, array: np.ndarray) -> None:
     with written_whole(path) as part, open(part, "wb") as file:
         np.savez_compressed(file, array)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

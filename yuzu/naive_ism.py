@@ -3,12 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 
+from yuzu._engine.arrays import Array, Device
 from yuzu._engine.request import Arguments
 from yuzu._engine.run.naive import naive_ism_of_states
+
+
+@overload
+def naive_ism(
+    model: torch.nn.Module,
+    X_0: Array,
+    *,
+    args: tuple[Any, ...] | None = None,
+    output: Literal["l2"] = "l2",
+    target: Any = None,
+    func: Callable[[Any], Any] | None = None,
+    start: int | None = 0,
+    end: int | None = None,
+    ranges: Any = None,
+    replace_with: Any = None,
+    batch_size: int = 128,
+    device: Device = None,
+    verbose: bool = False,
+) -> Array: ...
+
+
+@overload
+def naive_ism(
+    model: torch.nn.Module,
+    X_0: Array,
+    *,
+    args: tuple[Any, ...] | None = None,
+    output: str,
+    target: Any = None,
+    func: Callable[[Any], Any] | None = None,
+    start: int | None = 0,
+    end: int | None = None,
+    ranges: Any = None,
+    replace_with: Any = None,
+    batch_size: int = 128,
+    device: Device = None,
+    verbose: bool = False,
+) -> Array | Any: ...
 
 
 def naive_ism(
@@ -37,6 +76,16 @@ def naive_ism(
     batch_size: int
         Mutants in one forward pass. Default 128. One at a time, with a warning, where what the model returns for a
         sequence depends on the others in its batch.
+
+    Examples
+    --------
+    >>> import yuzu
+    >>> from yuzu.examples import load_ctcf_model, load_ctcf_peaks
+    >>> model, X = load_ctcf_model(), load_ctcf_peaks().X[:2]  # (2, 4, 100)
+    >>> import torch
+    >>> naive = yuzu.naive_ism(model, X, start=45, end=55)
+    >>> torch.allclose(naive, yuzu.yuzu_ism(model, X, start=45, end=55), atol=1e-4)
+    True
     """
     arguments = Arguments(
         X_0,

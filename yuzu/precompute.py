@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from yuzu._engine.arrays import Device
 from yuzu._engine.capture.model_copy import model_dtype
 from yuzu._engine.checks import argument_kinds, check_args, check_choice, check_count, check_device, check_model
 from yuzu._engine.settings import CONV, PRECISIONS, Settings, Wanted, memory_for
@@ -28,7 +29,7 @@ def precompute(
     precision: str = "highest",
     terminal_layers: tuple[type, ...] | list[type] = (),
     max_memory: int | None = None,
-    device: Any = None,
+    device: Device = None,
     random_state: int | None = None,
     verify: bool = True,
     verbose: bool = False,
@@ -88,6 +89,17 @@ def precompute(
     ------
     ValueError
         For wrong arguments; naming the least that works if ``max_memory`` is too small.
+
+    Examples
+    --------
+    >>> import yuzu
+    >>> from yuzu.examples import load_ctcf_model, load_ctcf_peaks
+    >>> model, X = load_ctcf_model(), load_ctcf_peaks().X[:2]  # (2, 4, 100)
+    >>> precomputation = yuzu.precompute(model, seq_len=100, device="cpu")
+    >>> precomputation
+    Precomputation(seq_len=100, n_choices=4, conv='auto', precision='highest', device='cpu')
+    >>> yuzu.yuzu_ism(model, X, precomputation).shape
+    torch.Size([2, 4, 100])
     """
     check_model(model)
     if getattr(seq_len, "shape", ()):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from yuzu._engine.arrays import Array, Device
 from yuzu._engine.capture.model_copy import evaluation_copy, model_dtype
 from yuzu._engine.capture.rows import on_rows
 from yuzu._engine.checks import (
@@ -31,14 +32,14 @@ from yuzu.errors import YuzuError
 
 def predict(
     model: torch.nn.Module,
-    X: Any,
+    X: Array,
     args: tuple[Any, ...] | None = None,
     func: Callable[[Any], Any] | None = None,
     batch_size: int = 32,
     dtype: str | torch.dtype | None = None,
-    device: Any = None,
+    device: Device = None,
     verbose: bool = False,
-) -> Any:
+) -> Array | Any:
     """Run a model on sequences, a batch at a time; tangermeme's function of that name.
 
     The model runs with evaluation semantics and is never changed; it stays where it is.
@@ -71,6 +72,16 @@ def predict(
     ------
     ValueError
         For bad input, before any work, and for an output without a row for each sequence.
+
+    Examples
+    --------
+    >>> import yuzu
+    >>> from yuzu.examples import load_ctcf_model, load_ctcf_peaks
+    >>> model, X = load_ctcf_model(), load_ctcf_peaks().X[:2]  # (2, 4, 100)
+    >>> yuzu.predict(model, X).shape
+    torch.Size([2, 1])
+    >>> yuzu.predict(model, X.numpy(), func=lambda y: y.sigmoid()).shape
+    (2, 1)
     """
     asked = _Asked("X", X, args, func, dtype, device)
     return _predicted(model, asked, check_count("batch_size", batch_size), verbose)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from yuzu._engine.arrays import Array, Device
 from yuzu._engine.checks import check_args, check_count, check_device, check_model, check_sequences, to_user
 from yuzu._engine.progress import tqdm
 from yuzu._engine.request import Arguments
@@ -34,6 +35,8 @@ def _saturation_mutagenesis(model: torch.nn.Module, X: Any, states: States, aske
     return saturation_mutagenesis_of_states(model, X, states, Asked(**asked))
 
 
+__all__ = ["apply_pairwise", "apply_product"]
+
 # functions that score the same sequences with many states at once
 SHARING: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
     (yuzu_ism, _yuzu_ism),
@@ -44,14 +47,14 @@ SHARING: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
 def apply_pairwise(
     func: Callable[..., Any],
     model: torch.nn.Module,
-    X: Any,
+    X: Array,
     args: Sequence[Any],
     batch_size: int = 32,
-    device: Any = None,
+    device: Device = None,
     additional_func_kwargs: dict[str, Any] | None = None,
     verbose: bool = False,
     **kwargs: Any,
-) -> Any:
+) -> Array | Any:
     """Apply a function to every sequence with every row of the other inputs, which belong together row by row.
 
     With `yuzu.yuzu_ism` and `yuzu.saturation_mutagenesis` what does not depend on the other inputs is computed once for
@@ -88,6 +91,19 @@ def apply_pairwise(
     ------
     ValueError
         For bad input, before any work.
+
+    Examples
+    --------
+    >>> import torch, yuzu
+    >>> class Cells(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.conv, self.head = torch.nn.Conv1d(4, 8, 5), torch.nn.Linear(11, 1)
+    ...     def forward(self, x, cell):
+    ...         return self.head(torch.cat([self.conv(x).amax(2), cell], dim=1))
+    >>> X = torch.eye(4)[torch.randint(4, (2, 30))].transpose(1, 2)
+    >>> yuzu.product.apply_pairwise(yuzu.yuzu_ism, Cells(), X, (torch.rand(5, 3),)).shape  # two sequences, five cells
+    torch.Size([2, 5, 4, 30])
     """
     sequences, extra = _check(X, args)
     as_numpy = isinstance(X, np.ndarray)
@@ -105,14 +121,14 @@ def apply_pairwise(
 def apply_product(
     func: Callable[..., Any],
     model: torch.nn.Module,
-    X: Any,
+    X: Array,
     args: Sequence[Any],
     batch_size: int = 32,
-    device: Any = None,
+    device: Device = None,
     additional_func_kwargs: dict[str, Any] | None = None,
     verbose: bool = False,
     **kwargs: Any,
-) -> Any:
+) -> Array | Any:
     """Apply a function to every sequence with every row of every other input.
 
     The parameters are those of `apply_pairwise`, except that each of ``args`` may have its own number of rows.
@@ -126,6 +142,20 @@ def apply_product(
     ------
     ValueError
         For bad input, before any work.
+
+    Examples
+    --------
+    >>> import torch, yuzu
+    >>> class Cells(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.conv, self.head = torch.nn.Conv1d(4, 8, 5), torch.nn.Linear(11, 1)
+    ...     def forward(self, x, cell, dose):
+    ...         return self.head(torch.cat([self.conv(x).amax(2), cell, dose], dim=1))
+    >>> X = torch.eye(4)[torch.randint(4, (2, 30))].transpose(1, 2)
+    >>> states = torch.rand(5, 2), torch.rand(3, 1)  # five cells, three doses
+    >>> yuzu.product.apply_product(yuzu.yuzu_ism, Cells(), X, states).shape
+    torch.Size([2, 5, 3, 4, 30])
     """
     sequences, extra = _check(X, args)
     as_numpy = isinstance(X, np.ndarray)
@@ -252,3 +282,7 @@ def _lists(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_lists(v) for v in value]
     return {k: _lists(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

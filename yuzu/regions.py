@@ -1,4 +1,4 @@
-"""Regions of a genome: BED and narrowPeak files, and the one-hot sequences that stand there.
+"""Regions of a genome: BED and narrowPeak files, and their one-hot sequences.
 
 Coordinates are those of BED everywhere: 0-based, the end not included. A summit is the 0-based position of one base on
 the chromosome, not an offset. A window of width ``w`` on a summit is ``[summit - w // 2, summit - w // 2 + w)``, as
@@ -7,29 +7,29 @@ ChromBPNet and bpnet-lite have it.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import inspect
 import os
 import re
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from yuzu._engine.fasta_index import check_packing, index_of
+from yuzu._engine.alphabets import DNA, IUPAC
+from yuzu._engine.bed import check_measures, looks_like_narrow_peak, row_of
 from yuzu._engine.files import written_whole
+from yuzu._engine.genome import opened_genome
+from yuzu._engine.text_files import text_lines
 from yuzu.errors import YuzuError, one_line, warn_user
-from yuzu.sequence import DNA, IUPAC, dna_order, one_hot_encode, text_lines, whole_number
+from yuzu.sequence import dna_order, one_hot_encode
 
 __all__ = ["Dropped", "OneHotRegions", "Regions", "one_hot_regions", "read_regions", "write_bed"]
 
-_COMPLEMENT = str.maketrans("ACGT", "TGCA")  # the others are columns of zeros on either strand
-_AT_ONCE = 4096  # windows that are encoded at once: what is needed besides the result stays small
+_COMPLEMENT = str.maketrans("ACGT", "TGCA")  # other letters are columns of zeros on either strand
+_AT_ONCE = 4096  # windows encoded at once, so that little memory is needed beside the result
 
 _NO_CHROMOSOME = "the genome has no such chromosome"
 _OUTSIDE = "the window runs over an end of its chromosome"
@@ -53,8 +53,8 @@ class Regions:
     lines : sequence of str, length n, optional
         The lines that `write_bed` writes. Default: the columns given, as BED3, BED6 or narrowPeak.
     flipped : sequence of bool, length n, optional
-        Whether the sequences and scores of a region run from its end to its start, which `one_hot_regions` says of
-        regions on the minus strand that it reverse-complemented. Default: none does.
+        True for a region whose sequence and scores run from its end to its start: `one_hot_regions` sets it for
+        regions on the minus strand that it reverse-complements. Default: False for each.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class Regions:
     Raises
     ------
     YuzuError
-        If a column has another length or type, or a region is not as said above.
+        If a column has another length or type, or a region has impossible coordinates.
 
     Examples
     --------
@@ -109,7 +109,7 @@ class Regions:
             raise YuzuError(f"flipped: got {self.flipped.dtype} of shape {self.flipped.shape}, want bool of ({n},)")
 
     def _lines(self, with_summits: bool, with_strands: bool) -> list[str]:
-        """One line of the shortest format that holds what was given."""
+        """A line for each region, in the shortest format that holds the columns given."""
         found = []
         for row in range(len(self)):
             start = self.starts[row]
@@ -125,7 +125,7 @@ class Regions:
         return len(self.chromosomes)
 
     def __getitem__(self, rows: Any) -> Regions:
-        """Some of the regions: by a slice, a mask ``(n,)`` or a list of row numbers, in the order asked for."""
+        """Select regions by a slice, a mask ``(n,)`` or a list of row numbers, in that order."""
         if not isinstance(rows, slice):
             rows = np.asarray(rows)
             rows = rows if rows.size else rows.astype(np.int64)  # numpy has [] as floats
@@ -157,7 +157,7 @@ def _texts(name: str, values: Any, n: int | None = None) -> np.ndarray:
 def _positions(name: str, values: Any, n: int) -> np.ndarray:
     column = np.asarray(values)
     if column.shape != (n,) or (column.dtype.kind not in "iu" and n):
-        raise YuzuError(f"{name}: got {column.dtype} of shape {column.shape}, want whole numbers of shape ({n},)")
+        raise YuzuError(f"{name}: got {column.dtype} of shape {column.shape}, want integers of shape ({n},)")
     return column.astype(np.int64)
 
 
@@ -167,22 +167,22 @@ def _positions(name: str, values: Any, n: int) -> np.ndarray:
 def read_regions(path: str | os.PathLike[str], summits: bool | None = None) -> Regions:
     """Read a BED or narrowPeak file, plain or gzipped (told from its first bytes, not from its name).
 
-    Lines that are blank or start with ``#``, ``track`` or ``browser`` are skipped. Columns stand between tabs, or
-    between blanks in a line without tabs. The first three are chromosome, start and end (0-based, the end not
-    included); the fourth is the name, the sixth the strand, the tenth of a narrowPeak the summit's offset from the
-    start. Others are kept in `Regions.lines` and not looked at. Whole numbers may be spelled as tables have them, such
-    as ``4.0`` or ``4e2``; anything else in their columns is an error, and so is a column that begins with ``4`` and
-    goes on with ``4.0``, of which no single program can have written both.
+    Lines that are blank or start with ``#``, ``track`` or ``browser`` are skipped. Tabs separate the columns, or blanks
+    in a line without tabs. The first three columns are chromosome, start and end (0-based, the end not included). The
+    fourth is the name, the sixth the strand, and the tenth of a narrowPeak the summit's offset from the start. Other
+    columns are kept in `Regions.lines` and not read. Integers may be spelled as tables have them, such as ``4.0`` or
+    ``4e2``; anything else is an error. So is a column with ``4`` in its first row and ``4.0`` in a later one, which no
+    single program writes.
 
     Parameters
     ----------
     path : str or os.PathLike
         The file.
     summits : bool or None, optional
-        Whether the tenth column is the summit's offset, -1 where there is none; such a region, and every region with
-        False, has its midpoint as summit. Default is None: True for files of ten columns whose first row has numbers,
-        "." or nothing in columns 7 to 9, as narrowPeak and ChromBPNet's background regions have. BED of ten columns,
-        the ninth being a single number, looks the same: pass False.
+        True reads the tenth column as the summit's offset, -1 for none. A region without a summit, and every region
+        with False, has its midpoint as summit. Default is None: True for files of ten columns whose first row has
+        numbers, "." or nothing in columns 7 to 9, as in narrowPeak and ChromBPNet's background regions. BED of ten
+        columns with a single number in the ninth looks the same: pass False.
 
     Returns
     -------
@@ -192,8 +192,8 @@ def read_regions(path: str | os.PathLike[str], summits: bool | None = None) -> R
     Raises
     ------
     YuzuError
-        If a line is malformed, with the file, the line and the column; also if lines have different numbers of
-        columns, and if there is no region in the file or it is damaged.
+        If a line is malformed; the message names file, line and column. Also if lines have different numbers of
+        columns, if there is no region in the file, or if the file is damaged.
     OSError
         If the file cannot be opened.
 
@@ -201,10 +201,20 @@ def read_regions(path: str | os.PathLike[str], summits: bool | None = None) -> R
     -----
     YuzuWarning
         If column 10 may hold summits, but the file is no narrowPeak: with None they are not read.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "peaks.bed"
+    ...     _ = path.write_text("chr1\\t10\\t14\\nchr2\\t20\\t26\\n")
+    ...     regions = read_regions(path)
+    >>> regions, regions.summits.tolist()
+    (Regions(2 of 'chr1', 'chr2'), [12, 23])
     """
     if summits is not None and not isinstance(summits, bool):
         raise YuzuError(f"summits: got {summits!r}, want True, False or None")
-    rows: list[tuple] = []
+    rows: list[tuple[str, int, int, int, str, str, str]] = []
     first, width, told = 0, 0, summits is not None
     plain: list[int] = []  # columns that begin with a number spelled with digits only
     for number, line in text_lines(path, "BED"):
@@ -214,17 +224,17 @@ def read_regions(path: str | os.PathLike[str], summits: bool | None = None) -> R
         where = f"{path}, line {number}"
         if not rows:
             first, width = number, len(columns)
-            summits = _looks_like_narrow_peak(columns, where) if summits is None else summits
+            summits = looks_like_narrow_peak(columns, where) if summits is None else summits
             plain = [place for place, cell in enumerate(columns, 1) if re.fullmatch("[+-]?[0-9]+", cell)]
         if len(columns) != width:
             raise YuzuError(f"{where}: got {len(columns)} columns, want {width} as on line {first}")
         if summits and not told:
-            _check_measures(columns, first, where)
-        rows.append((*_row(columns, summits, where), line))
+            check_measures(columns, first, where)
+        rows.append((*row_of(columns, summits, where), line))
         for place in (2, 3, 10) if summits else (2, 3):
             if place in plain and re.search("[.eE]", columns[place - 1]):
                 raise YuzuError(
-                    f"{where}: got {columns[place - 1][:40]!r} in column {place}, want a whole number in digits, as on "
+                    f"{where}: got {columns[place - 1][:40]!r} in column {place}, want an integer in digits, as on "
                     f"line {first}"
                 )
     if not rows:
@@ -233,109 +243,34 @@ def read_regions(path: str | os.PathLike[str], summits: bool | None = None) -> R
     return Regions(chromosomes, starts, ends, positions, names, strands, lines)
 
 
-# In columns 7 to 9, which hold a signal and two p-values: numbers, or what tables have for a missing one
-_MEASURE = re.compile(
-    r"|[.]|[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)(e[+-]?[0-9]+)?|[+-]?(inf|infinity|nan)|na|n/a|none|null|<na>", re.I
-)
-_COLOR = re.compile(r"[0-9]+,[0-9]+,[0-9]+,?")  # as BED has it in column 9
-_CHOOSE = "pass summits=True if column 10 is the summit's offset, else summits=False"
-
-
-def _looks_like_narrow_peak(columns: list[str], where: str) -> bool:
-    """Whether the first row is one of a narrowPeak; a warning where its column 10 may be a summit all the same."""
-    if len(columns) < 10:
-        return False
-    measures = all(map(_MEASURE.fullmatch, columns[6:9]))
-    if len(columns) == 10 and measures:
-        return True
-    if len(columns) == 10 and not _COLOR.fullmatch(columns[8]):
-        warn_user(
-            f"{where}: got ten columns, but {columns[6:9]} in columns 7 to 9, where narrowPeak has numbers; column 10 "
-            f"is not read, and windows are centred on the regions' midpoints. To be sure, {_CHOOSE}"
-        )
-    if len(columns) > 10 and measures and not _has_blocks(columns) and whole_number(columns[9]) is not None:
-        warn_user(
-            f"{where}: got {len(columns)} columns, narrowPeak has ten; column 10 is not read, and windows are centred "
-            f"on the regions' midpoints. To be sure, {_CHOOSE}"
-        )
-    return False
-
-
-def _has_blocks(columns: list[str]) -> bool:
-    """Whether a row is of BED12: its column 10 is the number of items in the next two."""
-    items = [[item for item in column.split(",") if item] for column in columns[10:12]]
-    return len(items) == 2 and all(len(listed) == whole_number(columns[9]) for listed in items)
-
-
-def _check_measures(columns: list[str], first: int, where: str) -> None:
-    for place, cell in enumerate(columns[6:9], 7):
-        if not _MEASURE.fullmatch(cell):
-            raise YuzuError(
-                f"{where}: got {cell[:40]!r} in column {place}, want a number, for line {first} looks like narrowPeak; "
-                f"{_CHOOSE}"
-            )
-
-
-def _row(columns: list[str], summits: bool | None, where: str) -> tuple[str, int, int, int, str, str]:
-    """Chromosome, start, end, summit, name and strand."""
-    if len(columns) < 3 or not columns[0]:
-        got = [cell[:40] for cell in columns[:3]]
-        raise YuzuError(f"{where}: not BED; got {got}, want chromosome, start and end between tabs or blanks")
-    if len(columns[0].split()) > 1:
-        raise YuzuError(
-            f"{where}: got {columns[0][:40]!r} in column 1, want a chromosome; columns stand between tabs where a line "
-            "has one, and else between blanks"
-        )
-    start = _count(columns[1], "start as a whole number, 0 or more, in column 2", where)
-    end = _count(columns[2], "end as a whole number, 0 or more, in column 3", where)
-    if end <= start:
-        raise YuzuError(f"{where}: got end {end}, want more than the start {start}, in column 3")
-    name = (columns[3] if len(columns) > 3 else "") or "."
-    strand = (columns[5] if len(columns) > 5 else "") or "."
-    if strand not in ("+", "-", "."):
-        raise YuzuError(f"{where}: got {strand[:40]!r} in column 6, want the strand '+', '-' or '.'")
-    summit = (start + end) // 2
-    if summits:
-        if len(columns) < 10:
-            raise YuzuError(f"{where}: got {len(columns)} columns, want the summit in column 10; or pass summits=False")
-        if whole_number(columns[9]) != -1:
-            want = "the summit's offset or -1 in column 10 as a whole number, 0 or more; or pass summits=False"
-            summit = start + _count(columns[9], want, where)
-        if summit >= end:
-            raise YuzuError(
-                f"{where}: got {columns[9]} in column 10, want the summit's offset from the start, less than the "
-                f"region's width {end - start}; pass summits=False if the column is something else"
-            )
-    return columns[0], start, end, summit, name, strand
-
-
-def _count(text: str, want: str, where: str) -> int:
-    value = whole_number(text)
-    if value is None or value < 0:
-        header = "; is this a header? Start it with '#'" if re.fullmatch(r"[A-Za-z_]+", text) else ""
-        raise YuzuError(f"{where}: got {text[:40]!r}, want {want}{header}")
-    return value
-
-
 def write_bed(path: str | os.PathLike[str], regions: Regions) -> None:
-    """Write the rows of regions as they stood in the file they were read from, in the order of `regions`.
+    """Write regions as BED, each with the line of the file that it was read from.
 
-    So ``write_bed("kept.bed", found.regions)``, with `found` of `one_hot_regions`, has a row for each row of
-    ``found.X``, which is what fi-nemo and others ask for; all columns are kept, windows are not written.
+    ``write_bed("kept.bed", found.regions)``, with `found` of `one_hot_regions`, writes a row for each row of
+    ``found.X``, as fi-nemo and others ask for. All columns of the original file are kept; windows are not written.
 
     Parameters
     ----------
     path : str or os.PathLike
         The file, gzipped if its name ends in ".gz". It is written whole or not at all.
     regions : Regions
-        What to write; regions that were not read from a file are written as BED3, BED6 or narrowPeak.
+        Regions to write. Those that were not read from a file are written as BED3, BED6 or narrowPeak.
 
     Raises
     ------
     YuzuError
-        If `regions` is something else.
+        If `regions` is no `Regions`.
     OSError
         If the file cannot be written.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "kept.bed"
+    ...     write_bed(path, Regions(["chr1"], [10], [14], names=["peak"]))
+    ...     path.read_text()
+    'chr1\\t10\\t14\\tpeak\\t0\\t.\\n'
     """
     if not isinstance(regions, Regions):
         raise YuzuError(f"regions: got {type(regions).__name__}, want yuzu.regions.Regions")
@@ -357,7 +292,7 @@ class Dropped(NamedTuple):
 
 
 class OneHotRegions(NamedTuple):
-    """What `one_hot_regions` gives: the first two have a row for each region kept, `kept` one for each passed.
+    """The result of `one_hot_regions`: `X` and `regions` have a row for each region kept, `kept` one for each passed.
 
     Attributes
     ----------
@@ -367,9 +302,9 @@ class OneHotRegions(NamedTuple):
         The regions kept, in the order passed. Their starts and ends are those of the windows, their lines the
         original ones.
     kept : numpy.ndarray of bool, shape=(number of regions passed,)
-        Which regions were kept: cuts other arrays about them to the rows of `X`.
+        True for each region that was kept. It cuts other arrays about the regions to the rows of `X`.
     dropped : list of Dropped
-        The row of each other region and the reason.
+        The row of each region that was dropped, and the reason.
     """
 
     X: torch.Tensor
@@ -389,18 +324,18 @@ def one_hot_regions(
 ) -> OneHotRegions:
     """One-hot encode the sequences of regions, and say which regions had to be dropped.
 
-    A region is dropped, never cut or padded, if the genome lacks its chromosome, if its window runs over an end of the
-    chromosome, or if it has too many unknown letters; one warning says how many were dropped and why.
+    A region is dropped if the genome lacks its chromosome, if its window runs over an end of the chromosome, or if it
+    has too many unknown letters. Windows are never cut or padded. One warning says how many were dropped and why.
 
     Parameters
     ----------
     regions : Regions, or str or os.PathLike
         As `read_regions` gives them, or the BED or narrowPeak file to read.
     genome : str or os.PathLike, pyfaidx.Fasta, or mapping of str to str
-        A FASTA file, which is opened with pyfaidx and gets an index ``.fai`` beside it where there is none that fits (a
-        temporary one where it cannot be written); or the opened file; or the sequences by chromosome. Lower case (soft
-        masks) is read as upper case. A record's lines are all of one length but its last, and end with LF or CRLF; one
-        blank line may follow it.
+        A FASTA file, which pyfaidx opens; or the opened file; or the sequences by chromosome. A file without a fitting
+        index ``.fai`` beside it gets one, or a temporary one if that cannot be written. Lower case (soft masks) is read
+        as upper case. A record's lines must have one length, but for the last, and end with LF or CRLF; one blank line
+        may follow the record.
     width : int or None, optional
         The length of the windows, centred on the summits: ``[summit - width // 2, summit - width // 2 + width)``.
         Default is None: the regions as they are, which must all be of one length.
@@ -409,7 +344,7 @@ def one_hot_regions(
     dtype : torch.dtype, optional
         Default is torch.float32; torch.int8 is a quarter of it.
     reverse_complement : bool, optional
-        Whether regions on the minus strand are read from that strand; ``regions.flipped`` of the result says so, and
+        True reads regions on the minus strand from that strand. ``regions.flipped`` of the result marks them, and
         `yuzu.bigwig.write_bigwig` turns their scores back. Default is False: all are read from the plus strand.
     max_unknown : float, optional
         The largest fraction of letters other than A, C, G and T in a window, between 0 and 1. Default is 1: any.
@@ -422,8 +357,8 @@ def one_hot_regions(
     Raises
     ------
     YuzuError
-        If no region is left, an argument is not as said above, the genome has something that is no letter of
-        DNA (N and the other letters of IUPAC are), or is no FASTA that can be indexed, with the line and the record.
+        If no region is left, an argument is wrong, or the genome has characters other than the letters of IUPAC. Also
+        if the file is no FASTA that can be indexed; the message names line and record.
     ImportError
         If `genome` is a file and pyfaidx is not installed.
     OSError
@@ -454,7 +389,7 @@ def one_hot_regions(
         got = "none" if isinstance(regions, Regions) else type(regions).__name__
         raise YuzuError(f"regions: got {got}, want Regions with at least one row, or a BED file")
     starts, ends = _windows(regions, width)
-    with _opened(genome) as chromosomes:
+    with opened_genome(genome) as chromosomes:
         texts, dropped = _fetch(regions.chromosomes, starts, ends, chromosomes, max_unknown)
         _report(dropped, len(regions), chromosomes)
     gone = {drop.row for drop in dropped}
@@ -472,7 +407,7 @@ def one_hot_regions(
 
 
 def _windows(regions: Regions, width: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Starts and ends, which may lie outside of the chromosomes."""
+    """Starts and ends of the windows, which may lie outside of the chromosomes."""
     if width is None:
         widths = regions.ends - regions.starts
         if (widths != widths[0]).any():
@@ -483,99 +418,15 @@ def _windows(regions: Regions, width: int | None) -> tuple[np.ndarray, np.ndarra
             )
         return regions.starts, regions.ends
     if not isinstance(width, (int, np.integer)) or isinstance(width, bool) or width < 1:
-        raise YuzuError(f"width: got {width!r}, want a whole number, 1 or more, or None")
+        raise YuzuError(f"width: got {width!r}, want an integer, 1 or more, or None")
     starts = regions.summits - width // 2
     return starts, starts + width
-
-
-@contextlib.contextmanager
-def _opened(genome: Any) -> Iterator[Any]:
-    """The sequences by chromosome, each with a length and slices; a file is closed afterwards."""
-    if not isinstance(genome, (str, os.PathLike)):
-        if not (hasattr(genome, "keys") and hasattr(genome, "__getitem__")):
-            raise YuzuError(
-                f"genome: got {type(genome).__name__}, want a FASTA file, a pyfaidx.Fasta or sequences by chromosome"
-            )
-        yield genome
-        return
-    try:
-        import pyfaidx
-    except ImportError as error:
-        raise ImportError("a FASTA file is opened with pyfaidx: pip install pyfaidx") from error
-    path = os.fspath(genome)
-    packed = check_packing(path)  # a file that is missing raises as it does elsewhere
-    named = path.lower().endswith((".gz", ".bgz"))  # pyfaidx unpacks by the ending of the name
-    if packed == "bgzip" and named:
-        opened = _opened_packed(path, pyfaidx)
-    elif packed is not None or named:
-        raise YuzuError(_how_to_unpack(path, packed, named))
-    else:
-        opened = _opened_plain(path, pyfaidx)
-    with opened as fasta:
-        yield fasta
-
-
-@contextlib.contextmanager
-def _opened_plain(path: str, pyfaidx: Any) -> Iterator[Any]:
-    with index_of(path) as index:
-        try:
-            fasta = pyfaidx.Fasta(path, indexname=index, rebuild=False)
-        except (OSError, ValueError, AssertionError) as error:
-            raise YuzuError(f"genome: {path} cannot be read with its index {index}: {one_line(error)}") from error
-    with fasta:
-        yield fasta
-
-
-@contextlib.contextmanager
-def _opened_packed(path: str, pyfaidx: Any) -> Iterator[Any]:
-    """One packed by bgzip, which pyfaidx indexes by itself. Its indexes cannot be looked at as those of others: they
-    have to be younger than the file is in this place, which `cp -p` and unpacking do not hide.
-    """
-    status, beside = os.stat(path), [Path(path + ending) for ending in (".fai", ".gzi")]
-    since = max(status.st_mtime_ns, status.st_ctime_ns)
-    try:
-        with contextlib.ExitStack() as opened:
-            if all(index.is_file() and index.stat().st_mtime_ns >= since for index in beside):
-                fasta = pyfaidx.Fasta(path, rebuild=False)
-            elif "gzi_indexname" not in inspect.signature(pyfaidx.Fasta).parameters:  # before version 0.9
-                fasta = pyfaidx.Fasta(path)
-            else:
-                folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="yuzu")))
-                made = [folder / index.name for index in beside]
-                fasta = pyfaidx.Fasta(path, indexname=str(made[0]), gzi_indexname=str(made[1]))
-                with contextlib.suppress(OSError):  # where they cannot be written, the next call makes them again
-                    for index, new in zip(beside, made, strict=True):
-                        with written_whole(index) as part:
-                            part.write_bytes(new.read_bytes())
-    except ImportError as error:
-        raise YuzuError(
-            f"genome: got {path}, which is compressed; unpack it with 'gunzip', or pack it with 'bgzip' and install "
-            "biopython"
-        ) from error
-    except Exception as error:  # of many kinds, where the file is damaged or no FASTA
-        raise YuzuError(
-            f"genome: got {path}, want FASTA packed with bgzip, whole and in lines of one length ({one_line(error)}); "
-            "unpack it with 'gunzip', and what is wrong is said by its line"
-        ) from error
-    with fasta:
-        yield fasta
-
-
-def _how_to_unpack(path: str, packed: str | None, named: bool) -> str:
-    if packed is None:
-        return f"genome: got {path}, which is not compressed, whatever its name says; rename it without the ending"
-    if packed == "bgzip":
-        return f"genome: got {path}, which is packed with bgzip; rename it to end in '.gz', or unpack it"
-    return (
-        f"genome: got {path}, which is compressed ({packed}); unpack it, with 'gunzip' where it is gzip, or pack it "
-        "with 'bgzip' and install biopython"
-    )
 
 
 def _fetch(
     names: np.ndarray, starts: np.ndarray, ends: np.ndarray, genome: Mapping[str, Any], max_unknown: float
 ) -> tuple[list[str], list[Dropped]]:
-    """The sequences of the windows in upper case, and the windows without one."""
+    """The sequences of the windows in upper case, and the windows that have none."""
     lengths = {name: len(genome[name]) if name in genome else None for name in dict.fromkeys(names.tolist())}
     texts, dropped = [], []
     for row, (name, start, end) in enumerate(zip(names.tolist(), starts.tolist(), ends.tolist(), strict=True)):
@@ -588,7 +439,7 @@ def _fetch(
             continue
         try:
             text = str(genome[name][start:end]).upper()
-        except Exception as error:  # of many kinds: of a damaged file, or one that is closed
+        except Exception as error:  # pyfaidx raises many kinds for a damaged or closed file
             raise YuzuError(f"genome: {place} cannot be read ({type(error).__name__}: {one_line(error)})") from error
         if len(text) != end - start:
             raise YuzuError(
@@ -607,7 +458,7 @@ def _fetch(
 
 
 def _report(dropped: list[Dropped], n: int, genome: Any) -> None:
-    """One warning about all regions that were dropped; an error if that is all there are."""
+    """Warn once about the regions that were dropped; raise an error if none is left."""
     if not dropped:
         return
     counts = Counter(drop.reason.split(":")[0] for drop in dropped)
@@ -619,3 +470,7 @@ def _report(dropped: list[Dropped], n: int, genome: Any) -> None:
     raise YuzuError(
         f"regions: all {n} were dropped, {why}; the first is row 0, {dropped[0].reason}; the genome has {has}, ..."
     )
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

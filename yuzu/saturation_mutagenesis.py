@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from yuzu._engine.arrays import Array, Device
 from yuzu._engine.capture.model_copy import model_dtype
 from yuzu._engine.checks import check_args, check_count, check_model, check_sequences, to_user
 from yuzu._engine.edits import letters_of
@@ -34,6 +35,64 @@ class SaturationMutagenesisRawResult(NamedTuple):
 
     y0: Any
     y_hat: Any
+
+
+@overload
+def saturation_mutagenesis(
+    model: torch.nn.Module,
+    X: Array,
+    args: tuple[Any, ...] | None = None,
+    start: int = 0,
+    end: int = -1,
+    batch_size: int = 32,
+    target: Any = None,
+    hypothetical: bool = False,
+    raw_outputs: Literal[False] = False,
+    dtype: str | torch.dtype | None = None,
+    device: Device = None,
+    verbose: bool = False,
+    func: Callable[[Any], Any] | None = None,
+    fast: bool = True,
+) -> Array: ...
+
+
+@overload
+def saturation_mutagenesis(
+    model: torch.nn.Module,
+    X: Array,
+    args: tuple[Any, ...] | None = None,
+    start: int = 0,
+    end: int = -1,
+    batch_size: int = 32,
+    target: Any = None,
+    hypothetical: bool = False,
+    *,
+    raw_outputs: Literal[True],
+    dtype: str | torch.dtype | None = None,
+    device: Device = None,
+    verbose: bool = False,
+    func: Callable[[Any], Any] | None = None,
+    fast: bool = True,
+) -> SaturationMutagenesisRawResult: ...
+
+
+@overload
+def saturation_mutagenesis(
+    model: torch.nn.Module,
+    X: Array,
+    args: tuple[Any, ...] | None = None,
+    start: int = 0,
+    end: int = -1,
+    batch_size: int = 32,
+    target: Any = None,
+    hypothetical: bool = False,
+    raw_outputs: bool = False,
+    dtype: str | torch.dtype | None = None,
+    device: Device = None,
+    verbose: bool = False,
+    func: Callable[[Any], Any] | None = None,
+    fast: bool = True,
+) -> Array | SaturationMutagenesisRawResult: ...
 
 
 def saturation_mutagenesis(
@@ -98,6 +157,17 @@ def saturation_mutagenesis(
     ------
     ValueError
         For bad input; also where the model returns several tensors and ``raw_outputs`` is False.
+
+    Examples
+    --------
+    >>> import yuzu
+    >>> from yuzu.examples import load_ctcf_model, load_ctcf_peaks
+    >>> model, X = load_ctcf_model(), load_ctcf_peaks().X[:2]  # (2, 4, 100)
+    >>> yuzu.saturation_mutagenesis(model, X, target=0).shape
+    torch.Size([2, 4, 100])
+    >>> raw = yuzu.saturation_mutagenesis(model, X, start=40, end=50, raw_outputs=True)
+    >>> raw.y0.shape, raw.y_hat.shape
+    (torch.Size([2, 1]), torch.Size([2, 4, 10, 1]))
     """
     asked = Asked(
         start=start,

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import re
-import zlib
-from collections.abc import Iterator, Sequence
-from decimal import Decimal
+from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
-from yuzu._engine.alphabets import DNA, PROTEIN, unknown_letter
+from yuzu._engine.alphabets import DNA as DNA
+from yuzu._engine.alphabets import IUPAC as IUPAC
+from yuzu._engine.alphabets import LUA_DNA as LUA_DNA
+from yuzu._engine.alphabets import PROTEIN as PROTEIN
+from yuzu._engine.alphabets import RNA as RNA
+from yuzu._engine.alphabets import unknown_letter
+from yuzu._engine.text_files import text_lines
+from yuzu._engine.text_files import whole_number as whole_number
 from yuzu.errors import YuzuError, shown
 
 __all__ = [
@@ -27,14 +31,8 @@ __all__ = [
     "one_hot_encode",
     "read_fasta",
     "reorder_alphabet",
-    "text_lines",
-    "whole_number",
 ]
 
-LUA_DNA = "AGCT"  # of models trained in Lua Torch and converted: DeepSEA, Beluga
-RNA = "ACGU"
-
-IUPAC = "NRYSWKMBDHV"  # letters that stand for more than one base
 
 _INVALID = 255
 
@@ -159,7 +157,7 @@ def decode(
     alphabet : str, or list or tuple of single characters, optional
         As for `one_hot_encode`. Default is "ACGT".
     unknown : str or None, optional
-        Its first character stands for all-zero columns; with "" they raise. Default is None, as for
+        Its first character is written for all-zero columns; with "" they raise an error. Default is None, as for
         `one_hot_encode`.
 
     Returns
@@ -170,7 +168,7 @@ def decode(
     Raises
     ------
     YuzuError
-        If the shape is another one or a column is not one-hot.
+        If `X` has another shape, or a column that is not one-hot.
 
     Examples
     --------
@@ -179,7 +177,7 @@ def decode(
     """
     letters, unknown_letters = _check_alphabet(alphabet, unknown)
     if not isinstance(X, torch.Tensor):
-        array = np.array(X)  # a copy: torch takes neither flipped nor read-only arrays well
+        array = np.array(X)  # a copy, for torch refuses flipped arrays and warns of read-only ones
         if array.dtype.kind not in "biuf":
             raise YuzuError(f"X: got {type(X).__name__} of {array.dtype}, want a tensor or array of numbers")
     values = X.detach().cpu() if isinstance(X, torch.Tensor) else torch.from_numpy(array)
@@ -211,14 +209,14 @@ def reorder_alphabet(
 ) -> _Array:
     """Put the channels of sequences or scores in the order of another alphabet.
 
-    Nearly everyone has DNA in the order ACGT; models trained in Lua Torch (DeepSEA, Beluga) have AGCT, `LUA_DNA`.
+    Most models read DNA in the order ACGT. Those trained in Lua Torch (DeepSEA, Beluga) read AGCT, `LUA_DNA`.
 
     Parameters
     ----------
     X : torch.Tensor or numpy.ndarray
-        Any dtype; the channels are on axis `dim`, as in sequences `(n, C, L)` or scores `(n, C, L)`.
+        Sequences or scores, such as `(n, C, L)`, of any dtype. The channels are on axis `dim`.
     from_alphabet, to_alphabet : str, or list or tuple of single characters
-        The order that the channels have, and the one they shall have: the same characters, in either case.
+        The present order of the channels, and the wanted one: the same characters, in either case.
     dim : int, optional
         The axis of the channels. Default is -2: `(C, L)` and `(n, C, L)`. Scores `(n, C, L, tracks)` need 1.
 
@@ -254,17 +252,27 @@ def reorder_alphabet(
 
 
 def dna_order(alphabet: str | Sequence[str]) -> str:
-    """The alphabet as an upper-case str, if it is the letters of DNA in some order.
+    """Check that an alphabet holds the letters of DNA in some order, and return it as an upper-case str.
 
     Parameters
     ----------
     alphabet : str, or list or tuple of single characters
         Such as "ACGT", or "AGCT" for models trained in Lua Torch.
 
+    Returns
+    -------
+    str
+        The letters, such as "AGCT".
+
     Raises
     ------
     YuzuError
-        If it is another alphabet.
+        If the alphabet has other letters.
+
+    Examples
+    --------
+    >>> dna_order(["a", "g", "c", "t"])
+    'AGCT'
     """
     letters = _check_alphabet(alphabet, "")[0]
     if sorted(letters) != sorted(DNA):
@@ -273,12 +281,12 @@ def dna_order(alphabet: str | Sequence[str]) -> str:
 
 
 class Fasta(NamedTuple):
-    """What a FASTA file holds, record by record.
+    """The records of a FASTA file: a name and a sequence for each.
 
     Attributes
     ----------
     names : list of str
-        The header lines without ">" and surrounding blanks.
+        Header lines, without ">" and surrounding blanks.
     sequences : list of str
         The sequences, each joined to one line, case kept.
     """
@@ -305,9 +313,18 @@ def read_fasta(path: str | os.PathLike[str]) -> Fasta:
     Raises
     ------
     YuzuError
-        If the file is empty, damaged or not FASTA, or a record has no sequence; with the file and the line.
+        If the file is empty, damaged or not FASTA, or a record has no sequence. The message names file and line.
     OSError
         If the file cannot be opened.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "peaks.fa"
+    ...     _ = path.write_text(">first\\nACGT\\nAC\\n>second\\nTTTT\\n")
+    ...     read_fasta(path)
+    Fasta(names=['first', 'second'], sequences=['ACGTAC', 'TTTT'])
     """
     names: list[str] = []
     parts: list[list[str]] = []
@@ -335,65 +352,5 @@ def read_fasta(path: str | os.PathLike[str]) -> Fasta:
     return Fasta(names, ["".join(part) for part in parts])
 
 
-_WHOLE = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
-_DIGITS = 15  # of the largest that is read
-
-
-def whole_number(text: str) -> int | None:
-    """The whole number that a cell of a table holds, however it is spelled; None if it holds something else.
-
-    Parameters
-    ----------
-    text : str
-        Such as "4", "+4", " 4 ", "4.0" (as pandas writes a column with a missing value) or "4e2". Not "4.5", "1,000",
-        "nan" or "", nor numbers of more than 15 digits.
-
-    Examples
-    --------
-    >>> [whole_number(text) for text in ("4", "4.0", "4e2", "-1", "4.5", "nan", "")]
-    [4, 4, 400, -1, None, None, None]
-    """
-    text = text.strip()
-    if not _WHOLE.fullmatch(text):
-        return None
-    value = Decimal(text)
-    if abs(value) >= 10**_DIGITS or value != value.to_integral_value():
-        return None
-    return int(value)
-
-
-def text_lines(path: str | os.PathLike[str], kind: str) -> Iterator[tuple[int, str]]:
-    """The lines of a text file, plain or gzipped, that are not blank, without their ends.
-
-    Parameters
-    ----------
-    path : str or os.PathLike
-        The file, in UTF-8. That it is gzipped is told from its first bytes. Lines may end as on Windows.
-    kind : str
-        What it should be, such as "FASTA", for the error.
-
-    Yields
-    ------
-    tuple of int and str
-        The number of the line, counted from 1, and the line.
-
-    Raises
-    ------
-    YuzuError
-        If the file is not text, or damaged gzip.
-    OSError
-        If the file cannot be opened.
-    """
-    with open(path, "rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"
-    number = 0
-    opener = gzip.open if zipped else open
-    try:
-        with opener(path, "rt", encoding="utf-8-sig") as text:
-            for number, line in enumerate(text, 1):
-                if line.strip():
-                    yield number, line.rstrip("\n")
-    except UnicodeDecodeError as error:
-        raise YuzuError(f"{path}, after line {number}: not {kind}, not even text ({error})") from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise YuzuError(f"{path}, after line {number}: damaged gzip file ({error})") from error
+def __dir__() -> list[str]:
+    return sorted(__all__)

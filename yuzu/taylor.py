@@ -5,14 +5,13 @@ experiments with first-order Taylor expansion*, iScience 2024) needs one backwar
 ``L (C - 1)`` forward passes. With ``g`` the gradient of an output at the sequence ``x``, ``g_b`` its value at character
 ``b`` of a position, ``r`` the reference character there and ``p`` a baseline, the outputs are, at every position:
 
-================  ===================================================================================================
-``local``         ``g_b``: the gradient itself
-``corrected``     ``g_b - mean(g)``: without its part off the simplex of one-hot letters (Majdandzic et al. 2023)
-``hypothetical``  ``g_b - sum(p g)``: what character ``b`` would contribute against the baseline, were it there
-``global``        ``(x_b - p_b) g_b``: gradient times difference from the baseline; its sum over the characters is
-                  the hypothetical attribution of the reference character
-``tism``          ``g_b - g_r``: the expected change of the output when ``b`` is written over ``r``
-================  ===================================================================================================
+| output | at character ``b`` |
+|---|---|
+| ``local`` | ``g_b``: the gradient itself |
+| ``corrected`` | ``g_b - mean(g)``: without its part off the simplex of one-hot letters (Majdandzic et al. 2023) |
+| ``hypothetical`` | ``g_b - sum(p g)``: the contribution of character ``b`` against the baseline, were it there |
+| ``global`` | ``(x_b - p_b) g_b``: gradient times difference; its sum is the ``hypothetical`` of ``r`` |
+| ``tism`` | ``g_b - g_r``: the expected change of the output when ``b`` is written over ``r`` |
 
 ``tism`` is exact for a linear model. `correct_multipliers` makes the same of any score in place of the gradient: of
 DeepLIFT's multipliers (`deepliftshap`), and of ISM (`ism`), whose ``tism`` it is itself and whose ``hypothetical``
@@ -25,12 +24,14 @@ import contextlib
 import importlib
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils import _pytree as pytree
 
+from yuzu._engine.arrays import Array, Device
 from yuzu._engine.capture.model_copy import evaluation_copy, model_dtype, on_copies
 from yuzu._engine.checks import (
     check_args,
@@ -48,10 +49,13 @@ from yuzu._engine.gradients import backward_in_evaluation, check_tracks, flat_ou
 from yuzu._engine.kernels.precision import products
 from yuzu._engine.progress import tqdm
 from yuzu._engine.run.naive import explained, try_model
+from yuzu._engine.store.precomputation import Precomputation
 from yuzu.attribution import hypothetical, mean_effect
 from yuzu.errors import YuzuError
 from yuzu.predict import predict_first
 from yuzu.yuzu_ism import yuzu_ism
+
+__all__ = ["correct_multipliers", "deepliftshap", "ism", "takegrad"]
 
 OUTPUTS = ("local", "global", "corrected", "hypothetical", "tism")
 ISM_OUTPUTS = ("ism", "predictions", "ism_attributions", "mean_effects")
@@ -59,18 +63,18 @@ ISM_OUTPUTS = ("ism", "predictions", "ism_attributions", "mean_effects")
 
 @torch.inference_mode(False)  # which has no gradients
 def takegrad(
-    x: Any,
+    x: Array,
     model: torch.nn.Module,
     tracks: int | Sequence[int] | None = None,
     output: str = "corrected",
-    device: Any = None,
+    device: Device = None,
     baseline: Any = None,
     *,
     args: tuple[Any, ...] | None = None,
     func: Callable[[Any], Any] | None = None,
     batch_size: int = 32,
     verbose: bool = False,
-) -> Any:
+) -> Array:
     """Gradients of a model's outputs at sequences, as attributions; see the module for the formulas.
 
     Parameters
@@ -106,6 +110,14 @@ def takegrad(
     ------
     ValueError
         For bad input, before any work, and for tracks that do not exist or do not depend on the sequence.
+
+    Examples
+    --------
+    >>> import yuzu
+    >>> from yuzu.examples import load_ctcf_model, load_ctcf_peaks
+    >>> model, X = load_ctcf_model(), load_ctcf_peaks().X[:2]  # (2, 4, 100)
+    >>> yuzu.taylor.takegrad(X, model, output="tism").shape  # (n, tracks, C, L)
+    torch.Size([2, 1, 4, 100])
     """
     check_model(model)
     check_choice("output", output, OUTPUTS)
@@ -124,7 +136,8 @@ def takegrad(
         wrong = explained(clone, X, extra, found, "x")
         parts.append(_gradients(clone, X[rows].to(found), rest, func, tracks, wrong).cpu())
     result = correct_multipliers(torch.cat(parts), output, X, base)
-    return to_user(result, isinstance(x, np.ndarray))
+    scores: Array = to_user(result, isinstance(x, np.ndarray))
+    return scores
 
 
 def _gradients(
@@ -167,6 +180,18 @@ def _check_baseline(baseline: Any, X: torch.Tensor) -> torch.Tensor | None:
     return found
 
 
+@overload
+def correct_multipliers(
+    grad: torch.Tensor, output: str, x: Any, baseline: Any = None, channel_axis: int = -2
+) -> torch.Tensor: ...
+
+
+@overload
+def correct_multipliers(
+    grad: npt.NDArray[Any], output: str, x: Any, baseline: Any = None, channel_axis: int = -2
+) -> npt.NDArray[Any]: ...
+
+
 def correct_multipliers(grad: Any, output: str, x: Any, baseline: Any = None, channel_axis: int = -2) -> Any:
     """One of the outputs above, made of gradients or of any other score of every character.
 
@@ -191,6 +216,16 @@ def correct_multipliers(grad: Any, output: str, x: Any, baseline: Any = None, ch
     ------
     ValueError
         For an unknown output and shapes that do not fit.
+
+    Examples
+    --------
+    >>> import yuzu
+    >>> from yuzu.examples import load_ctcf_model, load_ctcf_peaks
+    >>> model, X = load_ctcf_model(), load_ctcf_peaks().X[:2]  # (2, 4, 100)
+    >>> gradient = yuzu.taylor.takegrad(X, model, output="local")
+    >>> tism = yuzu.taylor.correct_multipliers(gradient, "tism", X)
+    >>> bool((tism[:, 0][X == 1] == 0).all())
+    True
     """
     check_choice("output", output, OUTPUTS)
     if not isinstance(grad, torch.Tensor | np.ndarray):
@@ -233,7 +268,7 @@ def correct_multipliers(grad: Any, output: str, x: Any, baseline: Any = None, ch
 
 
 def ism(
-    x: Any,
+    x: Array,
     model: torch.nn.Module,
     tracks: int | Sequence[int] | None = None,
     start: int | None = 0,
@@ -242,10 +277,10 @@ def ism(
     *,
     args: tuple[Any, ...] | None = None,
     func: Callable[[Any], Any] | None = None,
-    precomputation: Any = None,
-    device: Any = None,
+    precomputation: Precomputation | None = None,
+    device: Device = None,
     verbose: bool = False,
-) -> Any:
+) -> Array:
     """Exact ISM (`yuzu_ism`) in the shape and under the names of `takegrad`.
 
     Parameters
@@ -270,6 +305,14 @@ def ism(
     ------
     ValueError
         For bad input.
+
+    Examples
+    --------
+    >>> import yuzu
+    >>> from yuzu.examples import load_ctcf_model, load_ctcf_peaks
+    >>> model, X = load_ctcf_model(), load_ctcf_peaks().X[:2]  # (2, 4, 100)
+    >>> yuzu.taylor.ism(X, model, tracks=0, start=40, end=50).shape  # (n, tracks, C, L')
+    torch.Size([2, 1, 4, 10])
     """
     check_choice("output", output, ISM_OUTPUTS)
     check_model(model)
@@ -279,7 +322,14 @@ def ism(
     # for a single (n, T) tensor the engine computes only these tracks
     single = isinstance(one, torch.Tensor) and one.ndim == 2
     chosen = None if tracks is None else check_tracks(tracks, flat_outputs(one, 1).shape[1])
-    settings = {"args": args, "func": func, "start": start, "end": end, "device": device, "verbose": verbose}
+    settings: dict[str, Any] = {
+        "args": args,
+        "func": func,
+        "start": start,
+        "end": end,
+        "device": device,
+        "verbose": verbose,
+    }
     found = yuzu_ism(model, X, precomputation, output=kind, target=chosen if single else None, **settings)
     leaves = zip(pytree.tree_leaves(found), pytree.tree_leaves(one), strict=True)
     parts = [v for v, y in leaves if isinstance(y, torch.Tensor) and y.is_floating_point()]
@@ -290,16 +340,17 @@ def ism(
     elif output == "mean_effects":
         first, stop, _ = slice(start, end).indices(X.shape[2])
         scores = mean_effect(scores, X[:, :, first:stop])
-    return to_user(scores.permute(0, 3, 1, 2).contiguous(), isinstance(x, np.ndarray))
+    result: Array = to_user(scores.permute(0, 3, 1, 2).contiguous(), isinstance(x, np.ndarray))
+    return result
 
 
 @torch.inference_mode(False)
 def deepliftshap(
-    x: Any,
+    x: Array,
     model: torch.nn.Module,
     tracks: int | Sequence[int] | None = None,
     output: str = "hypothetical",
-    device: Any = None,
+    device: Device = None,
     baseline: Any = None,
     *,
     args: tuple[Any, ...] | None = None,
@@ -308,7 +359,7 @@ def deepliftshap(
     batch_size: int = 32,
     verbose: bool = False,
     **settings: Any,
-) -> Any:
+) -> Array:
     """DeepLIFT/SHAP through tangermeme (``pip install tangermeme``), with the outputs of `takegrad`.
 
     Its multipliers take the place of the gradient. Without a ``baseline`` they are those against ``n_shuffles``
@@ -336,6 +387,14 @@ def deepliftshap(
         For bad input.
     ImportError
         Where tangermeme is not installed.
+
+    Examples
+    --------
+    >>> import yuzu
+    >>> from yuzu.examples import load_ctcf_model, load_ctcf_peaks
+    >>> model, X = load_ctcf_model(), load_ctcf_peaks().X[:2]  # (2, 4, 100)
+    >>> yuzu.taylor.deepliftshap(X, model, n_shuffles=5).shape  # doctest: +SKIP
+    torch.Size([2, 1, 4, 100])
     """
     check_model(model)
     check_choice("output", output, OUTPUTS)
@@ -380,4 +439,9 @@ def deepliftshap(
             for i in range(multipliers.shape[1])
         ]
         results.append(torch.stack(each).mean(0))
-    return to_user(torch.stack(results, 1), isinstance(x, np.ndarray))
+    result: Array = to_user(torch.stack(results, 1), isinstance(x, np.ndarray))
+    return result
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -3,13 +3,78 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 
+from yuzu._engine.arrays import Array, Device
 from yuzu._engine.request import Arguments
+from yuzu._engine.store.precomputation import Precomputation
 from yuzu._engine.store.scoring import Timings
 from yuzu._engine.store.states import ism_of_states
+
+
+@overload
+def yuzu_ism(
+    model: torch.nn.Module,
+    X_0: Array,
+    precomputation: Precomputation | None = None,
+    *,
+    args: tuple[Any, ...] | None = None,
+    output: Literal["l2"] = "l2",
+    target: Any = None,
+    func: Callable[[Any], Any] | None = None,
+    start: int | None = 0,
+    end: int | None = None,
+    ranges: Any = None,
+    replace_with: Any = None,
+    batch_size: int | None = None,
+    device: Device = None,
+    return_timings: Literal[False] = False,
+    verbose: bool = False,
+) -> Array: ...
+
+
+@overload
+def yuzu_ism(
+    model: torch.nn.Module,
+    X_0: Array,
+    precomputation: Precomputation | None = None,
+    *,
+    args: tuple[Any, ...] | None = None,
+    output: str,
+    target: Any = None,
+    func: Callable[[Any], Any] | None = None,
+    start: int | None = 0,
+    end: int | None = None,
+    ranges: Any = None,
+    replace_with: Any = None,
+    batch_size: int | None = None,
+    device: Device = None,
+    return_timings: Literal[False] = False,
+    verbose: bool = False,
+) -> Array | Any: ...
+
+
+@overload
+def yuzu_ism(
+    model: torch.nn.Module,
+    X_0: Array,
+    precomputation: Precomputation | None = None,
+    *,
+    args: tuple[Any, ...] | None = None,
+    output: str = "l2",
+    target: Any = None,
+    func: Callable[[Any], Any] | None = None,
+    start: int | None = 0,
+    end: int | None = None,
+    ranges: Any = None,
+    replace_with: Any = None,
+    batch_size: int | None = None,
+    device: Device = None,
+    return_timings: Literal[True],
+    verbose: bool = False,
+) -> tuple[Array | Any, list[list[float]], list[list[dict[str, float] | None]]]: ...
 
 
 def yuzu_ism(
@@ -97,6 +162,22 @@ def yuzu_ism(
     call, of `precompute` or of any function that scores, raises glibc's memory thresholds for the whole process, until
     it ends: freed blocks of less than 32 MiB are kept for the next ones. They are returned to the system when the
     process has grown by nearly ``max_memory``; ``ctypes.CDLL(None).malloc_trim(0)`` returns them at once.
+
+    Examples
+    --------
+    >>> import yuzu
+    >>> from yuzu.examples import load_ctcf_model, load_ctcf_peaks
+    >>> model, X = load_ctcf_model(), load_ctcf_peaks().X[:2]  # (2, 4, 100)
+    >>> delta = yuzu.yuzu_ism(model, X, output="delta", target=0)  # (n, C, L), mutant minus reference
+    >>> delta.shape, bool((delta[X == 1] == 0).all())
+    (torch.Size([2, 4, 100]), True)
+
+    Ten positions, and a motif written over two places:
+
+    >>> yuzu.yuzu_ism(model, X, start=40, end=50).shape
+    torch.Size([2, 4, 10])
+    >>> yuzu.yuzu_ism(model, X, ranges=[(10, 17), (60, 67)], replace_with="TGACTCA").shape
+    torch.Size([2, 2])
     """
     timings = Timings() if return_timings else None
     arguments = Arguments(

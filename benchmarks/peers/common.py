@@ -1,4 +1,4 @@
-"""What all peers' runners share: the job they are given, how they time, and what they hand back.
+"""Shared by all peers' runners: the job they get, how they time it, and the results they return.
 
 A runner is started as ``python run_x.py job.json`` in its own environment and prints one line of JSON last. Only
 numpy is needed here: fastISM's environment has no torch.
@@ -20,7 +20,7 @@ import numpy as np
 
 EDITS = 3  # other characters than the reference's, at each position
 MORE_REPEATS = 4  # times as many for calls of milliseconds
-STRETCHES, STRETCH = 8, 4  # positions whose scores are compared with float64: evenly spaced stretches of neighbours
+RUNS, RUN = 8, 4  # runs of neighbours, evenly spaced, whose scores are compared with float64
 
 
 def run(main: Callable[[SimpleNamespace], dict[str, Any]]) -> None:
@@ -63,10 +63,10 @@ def load_model(job: SimpleNamespace, model: Any = None) -> Any:
     return model.eval().to(job.device)
 
 
-def stretches(length: int) -> list[tuple[int, int]]:
+def compared_runs(length: int) -> list[tuple[int, int]]:
     """First and stop of the compared positions; both ends of the sequence are among them."""
-    starts = np.unique(np.linspace(0, length - STRETCH, STRETCHES).round().astype(int))
-    return [(int(start), int(start) + STRETCH) for start in starts]
+    starts = np.unique(np.linspace(0, length - RUN, RUNS).round().astype(int))
+    return [(int(start), int(start) + RUN) for start in starts]
 
 
 def save_scores(job: SimpleNamespace, l2: Any, deltas: Iterable[Any] = (), name: str | None = None) -> None:
@@ -79,7 +79,7 @@ def save_scores(job: SimpleNamespace, l2: Any, deltas: Iterable[Any] = (), name:
     deltas: arrays, each of shape=(4, n_compared, ...)
         For each output tensor the change itself; none for a peer that gives norms only.
     """
-    compared = np.concatenate([np.arange(*stretch) for stretch in stretches(job.length)])
+    compared = np.concatenate([np.arange(*run) for run in compared_runs(job.length)])
     arrays: dict[str, Any] = {f"delta_{i}": np.asarray(delta) for i, delta in enumerate(deltas)}
     np.savez(name or job.scores_file, l2=np.asarray(l2)[:, compared], **arrays)
 
@@ -94,7 +94,7 @@ def compared_deltas(length: int, score: Callable[[int, int], Any]) -> Iterator[n
         Takes the first and the stop position and returns changes ``(n, 4, positions, ...)``, one tensor or a tuple.
     """
     parts = []
-    for first, stop in stretches(length):
+    for first, stop in compared_runs(length):
         found = score(first, stop)
         parts.append(found if isinstance(found, tuple | list) else [found])
     for leaves in zip(*parts, strict=True):

@@ -17,12 +17,12 @@ from common import (
     affordable,
     best_batch,
     compared_deltas,
+    compared_runs,
     load_model,
     load_sequences,
     middle,
     run,
     save_scores,
-    stretches,
     timed,
     timings,
     versions,
@@ -84,7 +84,7 @@ def scattered_norm(deltas: list[np.ndarray], length: int) -> np.ndarray:
     """The norm over all outputs of changes at the compared positions, in a table of all positions."""
     squares = sum((d.astype(np.float64) ** 2).reshape(*d.shape[:2], -1).sum(-1) for d in deltas)
     table = np.full((squares.shape[0], length), np.nan)
-    table[:, np.concatenate([np.arange(*stretch) for stretch in stretches(length)])] = np.sqrt(squares)
+    table[:, np.concatenate([np.arange(*run) for run in compared_runs(length)])] = np.sqrt(squares)
     return table
 
 

@@ -23,12 +23,12 @@ from common import (
     Memory,
     affordable,
     best_batch,
+    compared_runs,
     load_model,
     load_sequences,
     middle,
     run,
     save_scores,
-    stretches,
     timed,
     timings,
     versions,
@@ -96,7 +96,7 @@ def main(job: SimpleNamespace) -> dict[str, Any]:
         y0, mutants = kept["raw"]
         y0, mutants = ([y0], [mutants]) if isinstance(y0, torch.Tensor) else (y0, mutants)
         squares, deltas = 0.0, []
-        compared = np.concatenate([np.arange(*stretch) for stretch in stretches(length)])
+        compared = np.concatenate([np.arange(*run) for run in compared_runs(length)])
         for reference, mutant in zip(y0, mutants, strict=True):
             change = (mutant[0] - reference[0]).numpy()
             squares = squares + (change.reshape(*change.shape[:2], -1).astype(np.float64) ** 2).sum(-1)

@@ -16,7 +16,7 @@ from yuzu._engine.layout import on_device
 from yuzu.errors import YuzuError, shown
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Sites:
     """The edits of one chunk: ``S`` sites with ``A`` edits each.
 

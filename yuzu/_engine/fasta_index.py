@@ -1,9 +1,9 @@
 """The index (``.fai``) with which a genome's FASTA file is read: checked against the file, or made anew.
 
 An index says where each record's letters begin and how long its lines are, so that a window is read without the rest.
-One that belongs to another file would give other letters without a word, however new it is; and a library that makes
-one refuses a file in words of its own. So both are done here. A row of an index has the record's name, the number of
-its letters, the place of the first, and the letters and bytes of a line.
+The index of another file gives wrong letters silently, however new it is, so it is checked here. It is also made here,
+so that errors name the line and the remedy. A row of an index has the record's name, the number of its letters, the
+place of the first, and the letters and bytes of a line.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import BinaryIO, NamedTuple, NoReturn
 from yuzu._engine.files import written_whole
 from yuzu.errors import YuzuError
 
-LARGE = 1 << 24  # bytes from which on an index is believed after a look at it; less is read in a fifth of a second
-CHUNK = 1 << 24  # bytes that are read at once
-LINES_LOOKED_AT = 1000  # of each record, where an index is believed
+LARGE = 1 << 24  # bytes; of larger files an index is only sampled, smaller ones are read in a fifth of a second
+CHUNK = 1 << 24  # bytes read at once
+LINES_LOOKED_AT = 1000  # lines of each record that are sampled
 
 _BOM = b"\xef\xbb\xbf"
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"PK\x03\x04": "zip", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -43,7 +43,7 @@ class Row(NamedTuple):
     line_bytes: int
 
     def place(self, letter: int) -> int:
-        """Where a letter stands in the file."""
+        """The place of a letter in the file."""
         return self.first + letter // self.line * self.line_bytes + letter % self.line
 
     @property
@@ -54,13 +54,15 @@ class Row(NamedTuple):
 
 @contextlib.contextmanager
 def index_of(path: str) -> Iterator[str]:
-    """The path of an index that fits a FASTA file: the one beside it, made or made anew where need be, or a temporary
-    one where that cannot be written.
+    """The path of an index that fits a FASTA file.
+
+    It is the one beside the file, which is made if it is missing or does not fit; or a temporary one if that cannot be
+    written.
 
     Raises
     ------
     YuzuError
-        If the file cannot be indexed, with the line and the record.
+        If the file cannot be indexed; the message names line and record.
     OSError
         If it cannot be opened.
     """
@@ -80,7 +82,7 @@ def index_of(path: str) -> Iterator[str]:
     try:
         _write(beside, content, status)
         written = True
-    except OSError:  # the folder is somebody else's, or full, or the index is open in another program
+    except OSError:  # no permission, no space, or the index is open in another program
         written = False
     if written:
         yield str(beside)
@@ -92,7 +94,7 @@ def index_of(path: str) -> Iterator[str]:
 
 
 def check_packing(path: str) -> str | None:
-    """How a file is packed, by its first bytes: "bgzip", "gzip", "zip", ...; None for one that is not."""
+    """The compression of a file, by its first bytes: "bgzip", "gzip", "zip", ...; None for none."""
     with open(path, "rb") as file:
         head = file.read(18)
     kind = next((kind for magic, kind in _PACKED.items() if head.startswith(magic)), None)
@@ -102,7 +104,9 @@ def check_packing(path: str) -> str | None:
 def _write(path: Path, content: str, status: os.stat_result) -> None:
     with written_whole(path) as part:
         part.write_text(content)
-        if part.stat().st_mtime_ns < status.st_mtime_ns:  # of a genome from the future, that is not to look newer
+        if (
+            part.stat().st_mtime_ns < status.st_mtime_ns
+        ):  # the genome's time lies in the future: the index must not look older than it
             os.utime(part, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
@@ -121,7 +125,7 @@ def _mapped(path: str, file: BinaryIO) -> Iterator[mmap.mmap]:
 
 
 def _kept(path: Path, status: os.stat_result) -> list[Row] | None:
-    """The rows of an index that is not older than its file; None where there is none, or that is no index."""
+    """The rows of an index that is not older than its file; None if there is no such index."""
     try:
         if path.stat().st_mtime_ns < status.st_mtime_ns:
             return None
@@ -135,7 +139,7 @@ def _kept(path: Path, status: os.stat_result) -> list[Row] | None:
 
 
 def _fits(rows: list[Row], data: mmap.mmap) -> bool:
-    """Whether every record stands where an index has it, in lines as it says, and there is nothing else in the file."""
+    """True if the file has every record at the place that the index gives, in lines of that length, and no others."""
     at, size = _start(data), len(data)
     for row in rows:
         if not (0 < row.line < row.line_bytes <= row.line + 2 or row.line == row.line_bytes >= row.letters):
@@ -149,13 +153,13 @@ def _fits(rows: list[Row], data: mmap.mmap) -> bool:
         if data[at + 1 : end_of_header].split(maxsplit=1)[:1] != [row.name.encode()]:
             return False
         at = _skip(_SPACE, data, stop)
-        if at == stop < size:  # letters go on
+        if at == stop < size:  # there are more letters
             return False
     return at == size and len({row.name for row in rows}) == len(rows) > 0
 
 
 def _lines_fit(row: Row, end: int, data: mmap.mmap) -> bool:
-    """Whether some lines of a record, the first and the last among them, begin and end where they should."""
+    """True if a sample of a record's lines, with the first and the last, begin and end at the right places."""
     count = (row.letters - 1) // row.line + 1
     for line in (*range(0, count - 1, max(count // LINES_LOOKED_AT, 1)), count - 1):
         first = row.first + line * row.line_bytes
@@ -171,7 +175,7 @@ def _lines_fit(row: Row, end: int, data: mmap.mmap) -> bool:
 
 
 def _read(path: str, data: mmap.mmap) -> list[Row]:
-    """A row for each record, all of the file being read."""
+    """Read the whole file and make a row for each record."""
     at = _start(data)
     if data[at : at + 1] == b"\r":
         _refuse_carriage_return(path, data, at, None)
@@ -229,7 +233,7 @@ def _record(path: str, data: mmap.mmap, name: str, header: int, first: int, stop
 
 
 def _check_lines(path: str, data: mmap.mmap, row: Row, first: int, stop: int, several: bool) -> None:
-    """Refuse lines of a record that are not as its first, or hold anything but letters."""
+    """Refuse lines of a record that have another length than its first, or anything but letters."""
     block = data[first:stop]
     ends = row.line_bytes - row.line
     feeds = block[row.line_bytes - 1 :: row.line_bytes] if several else b""
@@ -281,7 +285,7 @@ def _refuse(path: str, data: mmap.mmap, at: int, name: str | None, why: str) -> 
 
 
 def _start(data: mmap.mmap) -> int:
-    """Where the first record should begin."""
+    """The place at which the first record should begin."""
     return _skip(_BEFORE_RECORDS, data, len(_BOM) if data[: len(_BOM)] == _BOM else 0)
 
 

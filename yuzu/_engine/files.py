@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: an interrupted run leaves no half a file, and no old one is lost."""
+"""Files that are written whole or not at all: an interrupted run leaves no half file, and keeps the old one."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of ``path`` when all went well and is deleted otherwise.
+    """A path to write to, which replaces ``path`` at the end, or is deleted after an error.
 
     Raises
     ------
     FileNotFoundError, IsADirectoryError, PermissionError
-        With the folder that is missing, that is where the file should be, or that cannot be written in; not with a
-        temporary name.
+        If the folder is missing, a folder has the file's name, or the folder cannot be written to. The message names
+        the file, and not a temporary one.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} in")
@@ -32,7 +32,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield Path(part)
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(part, 0o666 & ~mask)  # a temporary file is the owner's alone
+        os.chmod(part, 0o666 & ~mask)  # a temporary file can be read by its owner only
         os.replace(part, path)
     except BaseException:
         Path(part).unlink(missing_ok=True)

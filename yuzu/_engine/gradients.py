@@ -18,7 +18,7 @@ TRACKS_AT_ONCE = 32
 
 @contextlib.contextmanager
 def backward_in_evaluation(recurrent: bool) -> Iterator[None]:
-    """Without cuDNN where there are recurrent layers, whose backward pass it has in training only; else as it is."""
+    """Turn cuDNN off for recurrent layers, whose backward pass it has in training mode only."""
     if not recurrent or not torch.backends.cudnn.is_available():
         yield
         return
@@ -42,7 +42,7 @@ def flat_outputs(output: Any, rows: int) -> torch.Tensor:
 
 
 def check_tracks(tracks: Any, count: int) -> list[int]:
-    """Places among ``count`` outputs; None means all."""
+    """Check the numbers of some of ``count`` outputs; None means all."""
     if tracks is None:
         return list(range(count))
     listed = isinstance(tracks, Sequence) or (isinstance(tracks, np.ndarray | torch.Tensor) and tracks.ndim > 0)
@@ -60,8 +60,9 @@ def check_tracks(tracks: Any, count: int) -> list[int]:
 
 
 def gradients(values: torch.Tensor, inputs: Sequence[torch.Tensor]) -> Iterator[tuple[int, list[torch.Tensor]]]:
-    """The gradients of each of ``values`` ``(n, T)``, whose rows do not depend on each other: some tracks at a time,
-    the first track's number and for each of ``inputs`` ``(n, ...)`` a tensor ``(t, n, ...)``.
+    """Yield gradients of ``values`` ``(n, T)``, whose rows do not depend on each other, for some tracks at a time.
+
+    Each item is the number of the first track and, for each of ``inputs`` ``(n, ...)``, a tensor ``(t, n, ...)``.
     """
     totals = values.sum(0)
     if not totals.requires_grad:
@@ -85,6 +86,6 @@ def _backward(
     settings = {"retain_graph": True, "allow_unused": True}
     try:
         return list(torch.autograd.grad(totals, inputs, directions, is_grads_batched=True, **settings))
-    except RuntimeError:  # an operation that cannot be batched: one direction at a time, which raises what is amiss
+    except RuntimeError:  # an operation cannot be batched: one direction at a time, which raises any other error
         each = [torch.autograd.grad(totals, inputs, d, **settings) for d in directions]
         return [None if rows[0] is None else torch.stack(rows) for rows in zip(*each, strict=True)]

@@ -1,7 +1,7 @@
-"""The model as a list of operations in order.
+"""A model as a list of operations in order.
 
-A `Graph` holds no weights: parameters and buffers are named, and looked up in the model each time it runs, so
-their current values are the ones used.
+A `Graph` holds no weights. Parameters and buffers are named, and looked up in the model each time the graph runs, so
+that their current values are used.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from typing import Any
 
 import torch
 
+END = 2**63 - 1  # the end of a slice that goes to the last element
+
 
 @dataclass(frozen=True)
 class Ref:
-    """Stands for the value of the node at ``index`` in another node's arguments."""
+    """Stands for the value of the node at ``index`` among the arguments of another node."""
 
     index: int
 
 
 def map_refs(structure: Any, function: Callable[[Ref], Any]) -> Any:
-    """``structure`` (nested tuples, lists, dicts, slices) with ``function`` applied to every `Ref`."""
+    """A structure (nested tuples, lists, dicts, slices) with ``function`` applied to every `Ref`."""
     if isinstance(structure, Ref):
         return function(structure)
     if isinstance(structure, tuple | list):
@@ -38,7 +40,7 @@ def map_refs(structure: Any, function: Callable[[Ref], Any]) -> Any:
 
 
 def with_refs(structure: Any, index_of: Callable[[torch.fx.Node], int]) -> Any:
-    """The arguments of a node of ``torch.fx`` as plain containers, with a `Ref` in the place of every other node."""
+    """The arguments of a node of ``torch.fx`` in plain containers, with a `Ref` instead of every other node."""
     if isinstance(structure, torch.fx.Node):
         return Ref(index_of(structure))
     if isinstance(structure, tuple | list):
@@ -74,24 +76,24 @@ class Node:
         Canonical name of the operation, such as ``"aten.conv1d"`` (without overload); empty unless
         ``"call"``.
     target: callable
-        What computes it.
+        The function that computes it.
     args, kwargs:
-        Its arguments, with `Ref` in the place of other nodes' values.
+        Its arguments, with a `Ref` instead of the value of another node.
     layer: str
         The user's own name of the module it comes from; empty for the model's own ``forward``.
     shape: tuple or None
         Shape of the result, None on the batch's axis, -1 on an axis whose size depends on the batch in
-        another way; None for what is no tensor.
+        another way; None if the result is no tensor.
     dtype: torch.dtype or None
-        Of the result; None for what is no tensor.
+        Dtype of the result; None if that is no tensor.
     mutated: bool
-        Whether it depends on the letters of the mutated sequence.
+        True if it depends on the letters of the mutated sequence.
     batched: bool
-        Whether it depends on any input or on the batch size.
+        True if it depends on any input or on the batch size.
     rows: tuple of int or None
-        Of a weight, the rows that are used; None for all.
+        The rows of a weight that are used; None for all.
     columns: (int, int) or None
-        Of a weight, the first and the stop of what is used of its second axis; None for all.
+        The range of a weight's second axis that is used; None for all.
     """
 
     index: int
@@ -117,22 +119,22 @@ class Node:
 
     @property
     def floating(self) -> bool:
-        """Whether the result is a tensor of floating point or complex numbers: not a mask, nor whole numbers."""
+        """Return whether the result is a tensor of floating point or complex numbers, and not of bools or integers."""
         return self.dtype is not None and (self.dtype.is_floating_point or self.dtype.is_complex)
 
     @property
     def label(self) -> str:
-        """The layer's name, or the operation's where the layer has none."""
+        """The layer's name, or the operation's if the layer has none."""
         return self.layer or self.op.removeprefix("aten.") or self.kind
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
-        """The argument at ``position`` or called ``name``; ``default`` where it was left out."""
+        """The argument at ``position``, or called ``name``; ``default`` if it was left out."""
         if len(self.args) > position:
             return self.args[position]
         return self.kwargs.get(name, default)
 
     def named(self, name: str) -> Any:
-        """The argument that the operation's schema calls ``name``, or its default; None where it has none."""
+        """The argument that the operation's schema calls ``name``, or its default; None if it has no such argument."""
         place, default = self._place_of(name)
         return None if place is None else self.argument(place, name, default)
 
@@ -155,7 +157,7 @@ class Node:
 
 
 class Result:
-    """As a node's target: one of the results of an operation that returns several."""
+    """A node's target: one of the results of an operation that returns several."""
 
     def __init__(self, target: Any, place: int = 0) -> None:
         self.target, self.place = target, place
@@ -168,7 +170,7 @@ class Result:
 
 
 class OfSlice:
-    """As a node's target: a reduction along ``axis`` of what lies from ``start`` to ``stop`` on it."""
+    """A node's target: a reduction along ``axis`` from ``start`` to ``stop``."""
 
     def __init__(self, target: Any, axis: int, start: int, stop: int) -> None:
         self.target, self.axis, self.start, self.stop = target, axis, start, stop
@@ -181,7 +183,7 @@ class OfSlice:
 
 
 def count_readers(nodes: list[Node], outputs: list[Any]) -> list[int]:
-    """How many nodes read each node; being returned counts as being read."""
+    """The number of nodes that read each node; a node that is returned is read once more for that."""
     readers = [0] * len(nodes)
     for node in nodes:
         for i in dict.fromkeys(node.inputs):
@@ -194,17 +196,26 @@ def count_readers(nodes: list[Node], outputs: list[Any]) -> list[int]:
 
 @dataclass
 class Graph:
-    """Operations in order, the nodes whose values the model returns, and how it packs them.
+    """Operations in order, and how the output is made of their values.
 
-    ``outputs`` lists a node index, or a constant wrapped in a 1-tuple, for each leaf of the returned
-    container; ``rebuild`` packs a list of leaves.
+    Attributes
+    ----------
+    nodes: list of Node
+    outputs: list
+        For each leaf of the output, the index of a node, or a tuple with a constant.
+    rebuild: callable
+        Makes the output of a list of its leaves.
+    container: str
+        The containers that the output is made of, in words.
+    route: str
+        How the model was captured.
     """
 
     nodes: list[Node]
     outputs: list[Any]
     rebuild: Callable[[list[Any]], Any]
     container: str
-    road: str
+    route: str
 
     def __post_init__(self) -> None:
         self.consumers: list[list[int]] = [[] for _ in self.nodes]
@@ -218,10 +229,9 @@ class Graph:
         return [i for i in self.outputs if isinstance(i, int)]
 
     def fingerprint(self, names: bool = True) -> str:
-        """A digest of operations, their integer arguments, shapes and connections; and of the ``names`` of weights.
+        """A digest of operations, their integer arguments, shapes and connections, and the ``names`` of weights.
 
-        Floating point arguments, weights and data types are left out: a precomputation does not depend on
-        them.
+        Floating point arguments, weights and dtypes are left out: a precomputation does not depend on them.
         """
 
         def plain(item: Any) -> Any:
@@ -242,12 +252,12 @@ class Graph:
             [n.kind, n.op, _name_of(n), plain(n.args), plain(n.kwargs), key, plain(n.shape)]
             for n, key in zip(self.nodes, keys, strict=True)
         ]
-        text = json.dumps([rows, [str(o) for o in self.outputs], self.container, self.road])
+        text = json.dumps([rows, [str(o) for o in self.outputs], self.container, self.route])
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _name_of(node: Node) -> str:
-    """The operation with its overload; of a function of Python, which says where it lies in memory, its name alone."""
+    """The operation with its overload; only the name of a Python function, as its text has its address in memory."""
     return node.op if inspect.isfunction(node.target) else str(node.target)
 
 
@@ -263,7 +273,7 @@ class Weights:
         if tensor is None:
             tensor = operator.attrgetter(name)(self.model).detach().to(self.device)
             if tensor.is_inference() and not torch.is_inference_mode_enabled():
-                tensor = tensor.clone()  # which autograd may keep for the gradients of `hybrid_ism`
+                tensor = tensor.clone()  # so that autograd may keep it for the gradients of `hybrid_ism`
             self._moved[name] = tensor
         return tensor
 

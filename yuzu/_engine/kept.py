@@ -31,7 +31,8 @@ class Kept(Generic[K, V]):
     most: int or None
         How many values are kept at most. None: any number.
     most_bytes: int or None
-        How many bytes they take together at most, by the ``size`` given to `put`. None: any number.
+        How many bytes they take together at most, by the ``size`` given to `put`, unless the newest alone takes more.
+        None: any number.
 
     Examples
     --------
@@ -70,7 +71,7 @@ class Kept(Generic[K, V]):
             self._drop(key)
             self._entries[key] = _Entry(value, size, reference)
             self._bytes += size
-            while self._too_many():
+            while self._too_many() and len(self._entries) > 1:
                 self._drop(next(iter(self._entries)))
         return value
 

@@ -11,7 +11,7 @@ from yuzu.errors import YuzuError, shown
 
 
 class MixedPrecision(torch.nn.Module):
-    """Runs ``model`` under autocast to ``dtype``; floating point results come back in the dtype of its sequences."""
+    """Runs ``model`` under autocast to ``dtype``, and returns floating point results in the dtype of the sequences."""
 
     def __init__(self, model: torch.nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ def in_dtype(output: Any, dtype: torch.dtype) -> Any:
 
 
 def check_dtype(dtype: Any, own: torch.dtype) -> torch.dtype:
-    """The dtype to run a model of dtype ``own`` in: its own, or one that autocast knows."""
+    """Check the dtype to run a model of dtype ``own`` in: its own, or one that autocast knows."""
     found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if found is None and dtype is None:
         return own

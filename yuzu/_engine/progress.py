@@ -1,5 +1,6 @@
-"""Progress bars: tqdm's, without its complaint in notebooks that lack ipywidgets, where it prints text instead; and the
-stages of a job that takes longer than one expects.
+"""Progress bars, and messages about the stages of a long job.
+
+Bars are those of tqdm, without its warning in notebooks that lack ipywidgets, where it prints text instead.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", TqdmWarning)
     from tqdm.auto import tqdm
 
-PATIENCE = 3.0  # seconds of a job after which it says what it is doing
+PATIENCE = 3.0  # seconds after which a job says what it is doing
 
 
 _hushed: ContextVar[bool] = ContextVar("hushed", default=False)
@@ -27,7 +28,7 @@ _hushed: ContextVar[bool] = ContextVar("hushed", default=False)
 
 @contextlib.contextmanager
 def hushed(quiet: bool = True) -> Iterator[None]:
-    """No stages are said inside, if that is to be ``quiet``."""
+    """Print no stages inside, if ``quiet``."""
     token = _hushed.set(quiet)
     try:
         yield
@@ -36,8 +37,9 @@ def hushed(quiet: bool = True) -> Iterator[None]:
 
 
 class Stages:
-    """Says on standard error which stage of a job is at hand, once the job has taken some seconds (``at_once`` if asked
-    for), and wipes that out at its end. As for all of tqdm's bars ``TQDM_DISABLE=1`` in the environment keeps it quiet.
+    """Prints the present stage of a job on standard error, after some seconds or ``at_once``, and wipes it at the end.
+
+    ``TQDM_DISABLE=1`` in the environment silences it, as all bars of tqdm.
 
     Examples
     --------
@@ -54,9 +56,9 @@ class Stages:
 
     def __enter__(self) -> Stages:
         self._begin = time.perf_counter()
-        self._stream = None if _hushed.get() else sys.stderr  # as it is now: capture replaces it for a while
+        self._stream = None if _hushed.get() else sys.stderr  # capture replaces sys.stderr for a while
         if self._stream is not None and not self.at_once:
-            # a stage may take long by itself: somebody else has to look at the clock
+            # a single stage may take long, so another thread watches the clock
             self._timer = threading.Timer(PATIENCE, self._show)
             self._timer.daemon = True
             self._timer.start()
@@ -81,10 +83,10 @@ class Stages:
 
     def _show(self) -> None:
         with self._lock:
-            if self._stream is None:  # it ended meanwhile
+            if self._stream is None:  # the job has ended meanwhile
                 return
             form = f"{self.job}: {{desc}} [{{elapsed}}]"
-            # with a delay it says nothing before it knows how long it has been
+            # the delay keeps tqdm from printing before its start time is set
             self._bar = tqdm(desc=self._stage, bar_format=form, leave=False, file=self._stream, delay=1e-9)
             if not self._bar.disable:
                 self._bar.start_t -= time.perf_counter() - self._begin
@@ -92,7 +94,7 @@ class Stages:
 
 
 class Bar:
-    """tqdm's bar, which appears when it is first shown: what is wrong with a call is found out before."""
+    """A bar of tqdm that appears when it is first shown, after a call's errors have been raised."""
 
     def __init__(self, total: int, verbose: bool, what: str) -> None:
         self._total, self._verbose, self._what = total, verbose, what
@@ -106,13 +108,13 @@ class Bar:
             self._bar.close()
 
     def show(self) -> tqdm:
-        """Have it appear, if it is to be seen at all."""
+        """Make the bar, which is visible if ``verbose``."""
         if self._bar is None:
             self._bar = tqdm(total=self._total, disable=not self._verbose, desc=self._what, unit="sequence")
         return self._bar
 
     def update(self, sequences: int) -> None:
-        """So many more are done."""
+        """Count so many more sequences as done."""
         self.show().update(sequences)
 
 

@@ -1,6 +1,6 @@
-"""Pictures of attributions, of single substitutions, of many outputs, of two scores side by side, and of timings.
+"""Pictures of attributions, single substitutions, many outputs, pairs of scores, and timings.
 
-Every function takes `ax=`, draws there (default: a new figure), and returns the axes. Needs matplotlib, which is an
+Every function takes `ax=`, draws there (default: a new figure), and returns the axes. They need matplotlib, an
 optional package: ``pip install matplotlib``.
 """
 
@@ -29,3 +29,7 @@ __all__ = [
     "plot_timings",
     "plot_tracks",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

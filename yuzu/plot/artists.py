@@ -1,7 +1,7 @@
-"""What matplotlib draws for yuzu: letters, marks and ticks that choose their form when the picture is drawn.
+"""Letters, marks, maps and ticks for matplotlib, which choose their form when the picture is drawn.
 
-Only then are the sizes known: layout moves axes, and a reader zooms in. Imports matplotlib, so that the functions of
-this package import it late.
+Sizes are known only then, for layout moves axes, and a reader zooms in. This module imports matplotlib, so the
+functions of this package import it when they are called.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import Locator
 from matplotlib.transforms import IdentityTransform
 
-LETTER_WIDTH = 0.92  # of one position, so that neighbours do not touch
-NARROW_LETTER = 4.0  # pixels of a position below which a letter is a pale smudge
-NARROW_MARK = 3.0  # pixels of a position below which dots run into lines that hide the heat map
+LETTER_WIDTH = 0.92  # positions; less than 1, so that neighbours do not touch
+NARROW_LETTER = 4.0  # pixels; letters of narrower positions are pale smudges
+NARROW_MARK = 3.0  # pixels; dots of narrower positions run into lines that hide the heat map
 DOT = 1.8  # points: the diameter of a dot
 MARK_LETTER = 7.0  # points: the height of a letter as mark
 
@@ -53,11 +53,12 @@ def pixels_per_cell(ax: Any) -> np.ndarray:
     if ax is None:
         raise RuntimeError("this is on no axes")
     corners = ax.transData.transform([(0.0, 0.0), (1.0, 1.0)])
-    return np.abs(corners[1] - corners[0])
+    size: np.ndarray = np.abs(corners[1] - corners[0])
+    return size
 
 
 def is_raster(renderer: Any) -> bool:
-    """Whether pixels are drawn; a PDF or SVG is zoomed into later, so that its size says nothing."""
+    """True if pixels are drawn. Readers zoom into a PDF or SVG, so that its size says nothing."""
     return hasattr(renderer, "buffer_rgba")
 
 
@@ -89,7 +90,7 @@ class LetterCollection(PathCollection):
             outline, codes = glyph(letter)
             paths.append(Path(outline * scale + offset, codes))
         super().__init__(paths, linewidths=0, **named)
-        self.set_in_layout(False)  # it is clipped to its axes, and its extent would be sought letter by letter
+        self.set_in_layout(False)  # layout need not measure every letter: all are clipped to the axes
         self._spans = np.stack([positions - 0.5, positions + 0.5, bases, bases + heights], axis=1)
         self._narrow = False
         self._bars: list[Path] = []
@@ -105,7 +106,7 @@ class LetterCollection(PathCollection):
         return self.bars() if self._narrow else super().get_paths()
 
     def draw(self, renderer: Any) -> None:
-        # Not set_paths: it would mark the figure as changed, and interactive windows would draw it for ever.
+        # set_paths would mark the figure as changed, and interactive windows would draw it again and again.
         self._narrow = is_raster(renderer) and pixels_per_cell(self.axes)[0] < NARROW_LETTER
         try:
             super().draw(renderer)
@@ -131,12 +132,12 @@ class ReferenceMarks(PathCollection):
     def __init__(self, letters: Sequence[str], offsets: np.ndarray, mark: str, **named: Any) -> None:
         super().__init__([mark_glyph(letter) for letter in letters], offsets=offsets, linewidths=0, **named)
         self.set_transform(IdentityTransform())  # sizes are in points; only the offsets are in data coordinates
-        self.set_snap(False)  # else matplotlib moves "T" and "I" to whole pixels, some of them bold and some not
+        self.set_snap(False)  # else matplotlib moves "T" and "I" to full pixels, some of them bold and some not
         self._mark = mark
         self._dots: list[Path] | None = None
 
     def form(self, renderer: Any) -> tuple[str, float]:
-        """What to draw, "letters", "dots" or "none", and its height in points."""
+        """The form to draw, "letters", "dots" or "none", and its height in points."""
         pixels = pixels_per_cell(self.axes)
         width, height = pixels / renderer.points_to_pixels(1.0)
         room = min(height * 0.75, width * 0.95)  # letters are about as wide as they are high
@@ -162,11 +163,11 @@ class ReferenceMarks(PathCollection):
 
 
 class MapImage(AxesImage):
-    """A matrix in colours, whose strongest cells are seen however small it is drawn.
+    """A matrix in colours, whose strongest cells show at every size.
 
-    Where several cells fall on one pixel, that with the largest absolute value is drawn. Of matplotlib's own ways,
-    "nearest" drops all but a random one of them, so that a motif may vanish, and "antialiased" blurs both directions
-    as soon as one of them is too small, so that the four rows of DNA run into one another.
+    If several cells fall on one pixel, the one with the largest absolute value is drawn. Matplotlib's own methods do
+    not fit: "nearest" draws a random one of them, so that a motif may vanish. "antialiased" blurs both directions as
+    soon as one of them is too small, so that the four rows of DNA run into one another.
     """
 
     def draw(self, renderer: Any) -> None:
@@ -194,7 +195,7 @@ class MapImage(AxesImage):
 
 
 def strongest(values: np.ndarray, blocks: int, axis: int) -> np.ndarray:
-    """The entry with the largest absolute value of each of so many blocks of neighbours, about equal in size."""
+    """The entry with the largest absolute value in each of so many blocks of neighbours of about equal size."""
     count = values.shape[axis]
     if blocks == count:
         return values

@@ -17,7 +17,7 @@ from yuzu.plot.checks import (
     require_matplotlib,
     single_rows,
 )
-from yuzu.plot.heatmap import draw_ism
+from yuzu.plot.heatmap import MapStyle, draw_ism
 from yuzu.plot.layout import divide, new_axes, show_part, shown_positions, width_for
 from yuzu.plot.logo import draw_logo
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class AttributionAxes(NamedTuple):
-    """What `plot_attribution` drew on.
+    """The axes that `plot_attribution` drew on.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ def plot_attribution(
         A value for each substitution, e.g. one sequence of `yuzu_ism(..., output="delta")`. Finite. It has a
         colour scale of its own, symmetric around zero, which is white. Default: no heat map.
     ax : matplotlib.axes.Axes, optional
-        Where to draw. With a heat map these axes are divided: the logo keeps the upper part. Default: a new
+        The axes to draw on. With a heat map these axes are divided: the logo keeps the upper part. Default: a new
         figure as wide as the sequence asks for.
     reference : str or numpy.ndarray or torch.Tensor, shape (C, L), optional
         The observed sequence, as a string or one-hot; the heat map marks its letters with dots, unless a position is
@@ -99,7 +99,7 @@ def plot_attribution(
     cmap : str or matplotlib.colors.Colormap, optional
         A diverging colour map. Default: blue over white to red.
     colorbar : bool
-        Whether the heat map has a colour bar. Default: True.
+        True draws a colour bar. Default: True.
     title, ylabel, heatmap_label : str, optional
         The title, the label of the logo's y-axis and the label of the colour bar. Defaults: none,
         "attribution", "delta".
@@ -110,7 +110,7 @@ def plot_attribution(
     Returns
     -------
     AttributionAxes
-        The named tuple `(logo, heatmap, colorbar)` of matplotlib axes; None for those that are not there.
+        The named tuple `(logo, heatmap, colorbar)` of matplotlib axes; None for those not drawn.
 
     Raises
     ------
@@ -157,7 +157,8 @@ def plot_attribution(
         return AttributionAxes(ax, None, None)
 
     below, bar = divide(ax, (1.1, 0.06, rows), colorbar)
-    draw_ism(below, bar, values, observed, letters, offset, vmax, cmap, heatmap_label, mark="dots")
+    style = MapStyle(vmax, cmap, heatmap_label, mark="dots")
+    draw_ism(below, bar, values, observed, letters, offset, style)
     below.set_xlabel(show_part(ax, offset, shown, length))
     ax.tick_params(axis="x", labelbottom=False, length=0)
     ax.spines["bottom"].set_visible(False)

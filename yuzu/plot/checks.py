@@ -24,7 +24,7 @@ def require_matplotlib(function: str) -> None:
 
 
 def check_axes(ax: Any) -> None:
-    """Whether `ax` is one matplotlib axes or None; the array that `plt.subplots` returns is taken for one easily."""
+    """Refuse anything but one matplotlib axes or None, such as the array that `plt.subplots` returns."""
     from matplotlib.axes import Axes
 
     if ax is not None and not isinstance(ax, Axes):
@@ -32,7 +32,7 @@ def check_axes(ax: Any) -> None:
 
 
 def as_array(name: str, value: Any) -> np.ndarray:
-    """A float64 copy or view on the CPU, of any shape; finite."""
+    """A float64 copy or view on the CPU, of any shape; an error for NaN and infinity."""
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().double().numpy()
     try:
@@ -47,7 +47,7 @@ def as_array(name: str, value: Any) -> np.ndarray:
 
 
 def as_matrix(name: str, value: Any, shape: tuple[int, ...] | None = None, like: str = "attribution") -> np.ndarray:
-    """The same with the two axes (C, L), and the shape of the argument `like` where `shape` is given."""
+    """A float64 matrix (C, L), of the given `shape`, that of the argument `like`."""
     matrix = as_array(name, value)
     if matrix.ndim != 2 or matrix.size == 0:
         raise YuzuError(f"{name}: got shape {matrix.shape}, want the two axes (C, L), neither of them empty")
@@ -67,8 +67,9 @@ def check_positive(name: str, value: float | None) -> None:
 
 
 def check_offset(offset: Any, start: Any = None) -> int:
-    """The coordinate of the first position: an integer, also of NumPy, or a float that is one. ``start`` is its older
-    name, and counts where it is given.
+    """The coordinate of the first position: an integer of Python or NumPy, or a float without fraction.
+
+    ``start`` is its older name, and counts if it is given.
     """
     name, value = ("offset", offset) if start is None else ("start", start)
     if isinstance(value, float | np.floating) and float(value).is_integer():
@@ -106,10 +107,9 @@ def check_alphabet(alphabet: str | None, n_choices: int) -> str:
 
 
 def reference_rows(reference: Any, letters: str, shape: tuple[int, ...], like: str) -> np.ndarray:
-    """The row of the observed character at each position, shape (L,); -1 where there is none.
+    """The row of the observed character at each position, shape (L,); -1 for none.
 
-    `reference` is a string, with N (X for proteins) where nothing is known, or one-hot with the `shape` of the argument
-    `like`.
+    `reference` is a string, in which N (X for proteins) means none, or one-hot with the `shape` of the argument `like`.
     """
     if isinstance(reference, str):
         if len(reference) != shape[1]:
@@ -127,10 +127,10 @@ def reference_rows(reference: Any, letters: str, shape: tuple[int, ...], like: s
 
 
 def _row(letter: str, letters: str) -> int:
-    """Of a character in upper or lower case, whichever the alphabet has; -1 for others."""
+    """The row of a character, in the case that the alphabet has; -1 for other characters."""
     return next((letters.index(form) for form in (letter, letter.upper(), letter.lower()) if form in letters), -1)
 
 
 def single_rows(chosen: np.ndarray) -> np.ndarray:
-    """The row of the one true entry of each column of booleans (C, L); -1 where there is none, or more than one."""
+    """The row of the one true entry of each column of booleans (C, L); -1 for none, or more than one."""
     return np.where(chosen.sum(axis=0) == 1, chosen.argmax(axis=0), -1)

@@ -14,8 +14,8 @@ from yuzu.plot.layout import new_axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MANY = 20_000  # points: more hide one another, and a PDF of them is slow to show
-SAME_SCALE = 3.0  # largest ratio of two scores' ranges that are taken to be on one scale
+MANY = 20_000  # points; more hide one another, and a PDF of them opens slowly
+SAME_SCALE = 3.0  # largest ratio of two ranges that count as one scale
 COLOR = "#2f79b5"
 
 
@@ -42,14 +42,14 @@ def plot_comparison(
     x, y : numpy.ndarray or torch.Tensor, of any one shape
         The two scores, such as deltas of yuzu and of another method, (n, C, L), of any dtype. Finite.
     ax : matplotlib.axes.Axes, optional
-        Where to draw. Default: a new figure, 4 inches wide.
+        The axes to draw on. Default: a new figure, 4 inches wide.
     xlabel, ylabel, title : str, optional
         Defaults: "x", "y" and no title.
     skip_zeros : bool
-        Whether to leave out, from the picture and the correlations, the entries that are exactly 0 in both. In deltas
-        these are the reference letters, of which every method knows that they change nothing. Default: True.
+        True leaves entries that are exactly 0 in both out of the picture and the correlations. In deltas these are the
+        reference letters, which every method knows to change nothing. Default: True.
     identity : bool, optional
-        Whether to give both axes the same limits and draw the line of equal values. Default: if the largest absolute
+        True gives both axes the same limits and draws the line of equal values. Default: True if the largest absolute
         values of the two differ by a factor of 3 at most.
     style : str
         "points"; "density", hexagons that are darker the more entries fall in, on a logarithmic scale; or "auto", the
@@ -116,7 +116,7 @@ def plot_comparison(
 
 
 def _draw_identity(ax: Axes, left: np.ndarray, right: np.ndarray) -> None:
-    """The same limits on both axes, and the line of equal values."""
+    """Give both axes the same limits, and draw the line of equal values."""
     low, high = min(left.min(), right.min()), max(left.max(), right.max())
     margin = 0.04 * (high - low) or 1.0
     limits = (low - margin, high + margin)
@@ -129,7 +129,7 @@ def _draw_identity(ax: Axes, left: np.ndarray, right: np.ndarray) -> None:
 def _draw_density(ax: Axes, left: np.ndarray, right: np.ndarray) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 
-    # The lightest colour is still seen, so that no single entry is lost.
+    # The lightest colour still shows on white, so that no single entry is lost.
     cmap = LinearSegmentedColormap.from_list("yuzu density", ["#c3d9ea", COLOR, "#08306b"])
     limits = (ax.get_xlim(), ax.get_ylim()) if ax.get_aspect() != "auto" else None
     ax.hexbin(left, right, gridsize=60, bins="log", mincnt=1, cmap=cmap, linewidths=0.2)
@@ -139,7 +139,7 @@ def _draw_density(ax: Axes, left: np.ndarray, right: np.ndarray) -> None:
 
 
 def _write_correlations(ax: Axes, left: np.ndarray, right: np.ndarray) -> None:
-    """Both correlations, in the corner that correlated points leave empty."""
+    """Write both correlations in the corner that correlated points leave empty."""
     from scipy.stats import pearsonr, spearmanr
 
     lines, falls = [], False

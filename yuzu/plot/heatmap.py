@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ MARKS = ("auto", "letters", "dots", "none")
 
 
 class ISMAxes(NamedTuple):
-    """What `plot_ism` drew on.
+    """The axes that `plot_ism` drew on.
 
     Attributes
     ----------
@@ -61,14 +62,14 @@ def plot_ism(
     """Draw the scores of all substitutions as a heat map, with the reference letters marked.
 
     A row for each character and a column for each position, on a colour scale symmetric around zero, which is white.
-    Where several positions fall on one pixel, the score with the largest absolute value is drawn.
+    If several positions fall on one pixel, the score with the largest absolute value is drawn.
 
     Parameters
     ----------
     scores : numpy.ndarray or torch.Tensor, shape (C, L)
         A value for each substitution, e.g. one sequence of `yuzu_ism(..., output="delta")`, of any dtype. Finite.
     ax : matplotlib.axes.Axes, optional
-        Where to draw. The colour bar takes its room from them. Default: a new figure, 0.13 inches wide for each
+        The axes to draw on. The colour bar takes its room from them. Default: a new figure, 0.13 inches wide for each
         position, at least 4 and at most 30 inches.
     reference : str or numpy.ndarray or torch.Tensor, shape (C, L), optional
         The observed sequence, as a string or one-hot. Default: the characters of those positions where `scores` has
@@ -86,7 +87,7 @@ def plot_ism(
     cmap : str or matplotlib.colors.Colormap, optional
         A diverging colour map. Default: blue over white to red.
     colorbar : bool
-        Whether there is a colour bar. Default: True.
+        True draws a colour bar. Default: True.
     title, label : str, optional
         The title and the label of the colour bar. Defaults: none and "delta".
 
@@ -127,29 +128,30 @@ def plot_ism(
     if ax is None:
         ax = new_axes(width_for(values.shape[1]), 0.2 * max(len(values), 4) + 0.6)
     bar = add_bar(ax) if colorbar else None
-    draw_ism(ax, bar, values, observed, letters, offset, vmax, cmap, label, mark)
+    draw_ism(ax, bar, values, observed, letters, offset, MapStyle(vmax, cmap, label, mark))
     if title is not None:
         ax.set_title(title)
     return ISMAxes(ax, bar)
 
 
+@dataclass(frozen=True)
+class MapStyle:
+    """The look of a heat map: its colours, the label of their bar, and the mark of the reference."""
+
+    vmax: float | None
+    cmap: str | Colormap | None
+    label: str | None
+    mark: str
+
+
 def draw_ism(
-    ax: Axes,
-    bar: Axes | None,
-    values: np.ndarray,
-    observed: np.ndarray,
-    letters: str,
-    start: int,
-    vmax: float | None,
-    cmap: str | Colormap | None,
-    label: str | None,
-    mark: str,
+    ax: Axes, bar: Axes | None, values: np.ndarray, observed: np.ndarray, letters: str, start: int, style: MapStyle
 ) -> None:
-    """The heat map of `values`, (C, L), with the rows `observed`, (L,), marked, and its colour bar."""
-    limit = vmax or float(np.abs(values).max()) or 1.0
-    image = draw_map(ax, bar, values, start, (-limit, limit), cmap, label)
-    if mark != "none":
-        mark_reference(ax, image, values, observed, letters, start, mark)
+    """Draw the heat map of `values`, (C, L), with the rows `observed`, (L,), marked, and its colour bar."""
+    limit = style.vmax or float(np.abs(values).max()) or 1.0
+    image = draw_map(ax, bar, values, start, (-limit, limit), style.cmap, style.label)
+    if style.mark != "none":
+        mark_reference(ax, image, values, observed, letters, start, style.mark)
     row = size_in_inches(ax)[1] * 72 / len(values)  # points
     ax.set_yticks(range(len(values)), list(letters), fontsize=float(np.clip(0.85 * row, 3, 8)), family="monospace")
     ax.tick_params(axis="y", length=0)
@@ -164,7 +166,7 @@ def draw_map(
     cmap: str | Colormap | None,
     label: str | None,
 ) -> AxesImage:
-    """A matrix (rows, L) in colours, row 0 on top, and its colour bar if there are axes for it."""
+    """Draw a matrix (rows, L) in colours, row 0 on top, and its colour bar if there are axes for it."""
     from matplotlib.colors import Normalize
 
     from yuzu.plot.artists import MapImage
@@ -196,12 +198,12 @@ def draw_map(
 def mark_reference(
     ax: Axes, image: AxesImage, values: np.ndarray, observed: np.ndarray, letters: str, start: int, mark: str
 ) -> None:
-    """Mark the cell of each observed character; those of row -1 are none."""
+    """Mark the cell of each observed character; row -1 means none."""
     from yuzu.plot.artists import ReferenceMarks
 
     positions = np.flatnonzero(observed >= 0)
     rows = observed[positions]
-    # A mark must stand out from its cell, which is not white where scores of the reference are not 0.
+    # A mark must stand out from its cell, which is coloured if scores of the reference are not 0.
     luminance = image.to_rgba(values[rows, positions])[..., :3] @ [0.299, 0.587, 0.114]
     marks = ReferenceMarks(
         [letters[row] for row in rows],

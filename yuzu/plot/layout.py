@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 GAP = BAR = 0.1  # inches: between heat map and colour bar, and the width of the bar
 BAR_LABELS = 0.55  # inches: the numbers and the label of a colour bar
 POSITION = 0.13  # inches of a position in a new figure
-WIDEST = 30.0  # inches; what is longer gets narrower positions
+WIDEST = 30.0  # inches; longer sequences get narrower positions
 LONGEST, SHOWN = 200, 150  # positions: a longer logo in a new figure shows so many of them
 
 
@@ -33,14 +33,15 @@ def width_for(length: int) -> float:
 
 
 def shown_positions(heights: np.ndarray, zoom: Any, new: bool) -> tuple[int, int]:
-    """The first and the stop of the positions of a logo ``(C, L)`` that are shown: those asked for, else all, or in a
-    ``new`` figure of a long sequence those with the largest scores.
+    """The first and the stop of the positions of a logo ``(C, L)`` that are shown.
+
+    They are those asked for, else all. A ``new`` figure of a long sequence shows those with the largest scores.
     """
     length = heights.shape[1]
-    zoom = check_zoom(zoom, length)
-    if zoom:
-        return zoom
-    if zoom is False or not new or length <= LONGEST:
+    asked = check_zoom(zoom, length)
+    if isinstance(asked, tuple):
+        return asked
+    if asked is False or not new or length <= LONGEST:
         return 0, length
     sums = np.convolve(np.abs(heights).sum(axis=0), np.ones(SHOWN), mode="valid")
     first = int(sums.argmax())
@@ -70,7 +71,7 @@ def divide(ax: Axes, heights: tuple[float, float, float], colorbar: bool) -> tup
     heights : tuple of three floats
         Relative heights of the upper part, the space between, and the lower part.
     colorbar : bool
-        Whether the lower part has a bar at its right.
+        True gives the lower part a bar at its right.
 
     Returns
     -------
@@ -89,8 +90,8 @@ def add_bar(ax: Axes) -> Axes:
 
 def _grid_within(ax: Axes, heights: tuple[float, ...], colorbar: bool) -> GridSpecFromSubplotSpec:
     """A grid in the place of these axes, which keep its first cell; its third column is for the bar."""
-    # Rows and columns of their own keep the parts apart: constrained layout takes hspace and wspace as shares
-    # of the whole figure, which would tear them far apart in a tall one.
+    # Rows and columns of their own keep the parts apart. Constrained layout takes hspace and wspace as shares of the
+    # whole figure, which would be far too much in a tall one.
     columns = [GAP, BAR] if colorbar else []
     if colorbar and ax.figure.get_layout_engine() is None:
         columns.append(BAR_LABELS)  # a layout engine finds this room by itself
@@ -110,7 +111,7 @@ def _add(ax: Axes, cell: SubplotSpec, shared: bool = False) -> Axes:
     figure = ax.figure
     current = figure.gca()
     added = figure.add_subplot(cell, sharex=ax if shared else None)
-    figure.sca(current)  # add_subplot moved pyplot's current axes, which a caller may go on drawing on
+    figure.sca(current)  # add_subplot made its axes pyplot's current ones, and a caller may draw on the others next
     return added
 
 
@@ -125,12 +126,12 @@ def _own_cell(ax: Axes) -> SubplotSpec:
 
 
 def show_positions(ax: Axes, start: int, length: int) -> None:
-    """Limits and ticks of an x-axis of positions: whole numbers, as many as there is room for."""
+    """Set limits and ticks of an x-axis of positions: integers, as many as there is room for."""
     from matplotlib.ticker import MaxNLocator
 
     ax.set_xlim(start - 0.5, start + length - 0.5)
     label = len(f"{start + length - 1:,}") * 0.09 + 0.25  # inches, with some space
     ticks = int(np.clip(size_in_inches(ax)[0] / label, 1, 10))
     ax.xaxis.set_major_locator(MaxNLocator(nbins=ticks, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
-    # Matplotlib's own formatter takes out a common offset, which nobody can read in a genome's coordinates.
+    # Matplotlib's own formatter subtracts a common offset, which makes a genome's coordinates unreadable.
     ax.xaxis.set_major_formatter("{x:,.0f}")

@@ -50,15 +50,16 @@ def plot_logo(
     from zero.
 
     A long sequence is shown where its scores are largest: see ``zoom``. While a position is narrower than 4 pixels, as
-    in a picture of all of 2,000 positions, bars in the letters' colours stand for the letters. They become letters
-    where one zooms in (``ax.set_xlim(900, 1000)``); PDF and SVG always hold letters.
+    in a picture of all 2,000 positions, bars in the letters' colours stand for the letters. They become letters
+    when one zooms in (``ax.set_xlim(900, 1000)``); PDF and SVG always hold letters.
 
     Parameters
     ----------
     attribution : numpy.ndarray or torch.Tensor, shape (C, L)
         The height of each letter at each position, of any dtype. Finite.
     ax : matplotlib.axes.Axes, optional
-        Where to draw. Default: a new figure, 0.13 inches wide for each position, at least 4 and at most 30 inches.
+        The axes to draw on. Default: a new figure, 0.13 inches wide for each position, at least 4 and at most 30
+        inches.
     alphabet : str, optional
         The characters in the order of the rows. Default: `ACGT` for C = 4, `ACDEFGHIKLMNPQRSTVWY` for C = 20.
     colors : dict, optional
@@ -119,7 +120,7 @@ def draw_logo(
     start: int,
     ylim: tuple[float, float] | None,
 ) -> None:
-    """The letters of `heights`, (C, L), with the zero line, limits and ticks; no labels."""
+    """Draw the letters of `heights`, (C, L), with the zero line, limits and ticks; no labels."""
     from matplotlib.ticker import MaxNLocator
 
     from yuzu.plot.artists import LetterCollection

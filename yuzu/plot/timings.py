@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; their lightness differs too.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#444444", "#56B4E9", "#D55E00", "#F0E442")
-GAP = 0.9  # of a bar: the space between models
+GAP = 0.9  # rows: the space between models
+BAND = "#f4f4f4"  # behind the rows of one model
 
 
-class _Bar(NamedTuple):
-    """One bar: where it is, and its seconds or the words that stand in its place."""
+class _Row(NamedTuple):
+    """One method on one model: its place from the top, and its seconds or the words that stand in their place."""
 
     method: str
     model: str
@@ -39,19 +40,20 @@ def plot_timings(
     xlabel: str | None = "seconds",
     legend: bool = True,
 ) -> Axes:
-    """Draw the seconds of several methods on several models as bars on a logarithmic axis.
+    """Draw the seconds of several methods on several models as dots on a logarithmic axis.
 
     Models stand one below another in the order in which they are first named, and the methods within each in the order
-    of `seconds`. Each bar is labelled with its seconds and, with a `baseline`, how many times as fast as that it is
-    (the baseline itself has its seconds alone).
+    of `seconds`. Each dot is labelled with its seconds and, with a `baseline`, how many times as fast as that it is
+    (the baseline itself has its seconds alone). A logarithmic axis has no zero, so that lengths of bars would mean
+    nothing.
 
     Parameters
     ----------
     seconds : mapping from method to mapping from model
-        To a positive number of seconds; to several, of which the bar shows the median and a thin line the range; or to
-        a few words in place of the bar, such as "not measured". A method may lack models: it has no bar there.
+        To a positive number of seconds; to several, of which the dot shows the median and a thin line the range; or to
+        a few words in place of the dot, such as "not measured". A method may lack models: it has no row there.
     ax : matplotlib.axes.Axes, optional
-        Where to draw. Default: a new figure, 8 inches wide and as high as the bars need.
+        The axes to draw on. Default: a new figure, 8 inches wide and as high as the rows need.
     baseline : str, optional
         The method whose seconds are divided by those of the others to give their speed-up, on the models it was
         measured on. Default: none, and no speed-up.
@@ -60,7 +62,7 @@ def plot_timings(
     title, xlabel : str, optional
         Defaults: none and "seconds".
     legend : bool
-        Whether there is a legend below the axes, if there are two methods or more. Default: True.
+        True draws a legend below the axes, if there are two methods or more. Default: True.
 
     Returns
     -------
@@ -87,18 +89,19 @@ def plot_timings(
     table = _check_seconds(seconds)
     if baseline is not None and baseline not in table:
         raise YuzuError(f"baseline: got {shown(baseline)}, want one of the methods {', '.join(map(repr, table))}")
-    bars, centres = _arrange(table)
-    bottom = bars[-1].place + 0.5
+    rows, centres = _arrange(table)
+    bottom = rows[-1].place + 0.5
 
     own = ax is None
     if ax is None:
         ax = new_axes(8.0, 0.16 * bottom + (1.3 if legend and len(table) > 1 else 0.8))
     chosen = {method: COLORS[i % len(COLORS)] for i, method in enumerate(table)} | dict(colors or {})
-    points = size_in_inches(ax)[1] * 72 / (bottom + GAP)  # of a bar
+    points = size_in_inches(ax)[1] * 72 / (bottom + GAP)  # of a row
     font = float(np.clip(0.62 * points, 4.0, 8.0))
-    labels = [_label(bar, table, baseline) for bar in bars]
-    left = _set_limits(ax, bars, labels, font)
-    _draw_bars(ax, bars, labels, chosen, left, font)
+    labels = [_label(row, table, baseline) for row in rows]
+    left = _set_limits(ax, rows, labels, font)
+    _draw_bands(ax, rows)
+    _draw_rows(ax, rows, labels, chosen, left, font)
     ax.set_ylim(bottom + GAP / 2, -GAP / 2)
     ax.set_yticks(list(centres.values()), list(centres), fontsize=8)
     ax.tick_params(axis="y", length=0)
@@ -139,29 +142,29 @@ def _check_seconds(seconds: Any) -> dict[str, dict[str, np.ndarray | str]]:
     return table
 
 
-def _arrange(table: dict[str, dict[str, np.ndarray | str]]) -> tuple[list[_Bar], dict[str, float]]:
-    """The bars from the top, one unit high each, and the centre of each model."""
+def _arrange(table: dict[str, dict[str, np.ndarray | str]]) -> tuple[list[_Row], dict[str, float]]:
+    """The rows from the top, one unit high each, and the centre of each model."""
     models = list(dict.fromkeys(model for row in table.values() for model in row))
-    bars: list[_Bar] = []
+    rows: list[_Row] = []
     centres, top = {}, 0.0
     for model in models:
         methods = [method for method in table if model in table[method]]
         for place, method in enumerate(methods):
             found = table[method][model]
             words = f"{method}: {found}" if isinstance(found, str) else ""
-            bars.append(_Bar(method, model, top + place + 0.5, None if isinstance(found, str) else found, words))
+            rows.append(_Row(method, model, top + place + 0.5, None if isinstance(found, str) else found, words))
         centres[model] = top + len(methods) / 2
         top += len(methods) + GAP
-    return bars, centres
+    return rows, centres
 
 
-def _label(bar: _Bar, table: dict[str, dict[str, np.ndarray | str]], baseline: str | None) -> str:
-    """What stands beside a bar, or in its place."""
-    if bar.seconds is None:
-        return bar.words
-    value = float(np.median(bar.seconds))
+def _label(row: _Row, table: dict[str, dict[str, np.ndarray | str]], baseline: str | None) -> str:
+    """The text beside a dot, or in its place."""
+    if row.seconds is None:
+        return row.words
+    value = float(np.median(row.seconds))
     text = f"{_digits(value)} s"
-    slow = table[baseline].get(bar.model, "") if baseline is not None and baseline != bar.method else ""
+    slow = table[baseline].get(row.model, "") if baseline is not None and baseline != row.method else ""
     return text if isinstance(slow, str) else f"{text}, {_digits(float(np.median(slow)) / value)}×"
 
 
@@ -170,17 +173,17 @@ def _digits(value: float) -> str:
     return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
 
 
-def _set_limits(ax: Axes, bars: list[_Bar], labels: list[str], font: float) -> float:
-    """A logarithmic axis with room for the labels; returns where bars begin."""
+def _set_limits(ax: Axes, rows: list[_Row], labels: list[str], font: float) -> float:
+    """Set a logarithmic axis with room for the labels; returns its left end."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    known = np.concatenate([bar.seconds for bar in bars if bar.seconds is not None])
+    known = np.concatenate([row.seconds for row in rows if row.seconds is not None])
     left = float(known.min()) / 2
     width = size_in_inches(ax)[0] * 72
-    shares = [(len(text) * 0.62 * font + 8) / width for text in labels]
+    shares = [(len(text) * 0.62 * font + 11) / width for text in labels]
     needed = [
-        (0.0 if bar.seconds is None else float(np.log10(bar.seconds.max() / left))) / max(1 - share, 0.2)
-        for bar, share in zip(bars, shares, strict=True)
+        (0.0 if row.seconds is None else float(np.log10(row.seconds.max() / left))) / max(1 - share, 0.2)
+        for row, share in zip(rows, shares, strict=True)
     ]
     decades = max(needed)
     ax.set_xscale("log")
@@ -192,34 +195,38 @@ def _set_limits(ax: Axes, bars: list[_Bar], labels: list[str], font: float) -> f
     return left
 
 
-def _draw_bars(ax: Axes, bars: list[_Bar], labels: list[str], colors: dict[str, str], left: float, font: float) -> None:
-    for bar, label in zip(bars, labels, strict=True):
-        end = left
-        if bar.seconds is not None:
-            value, low, end = float(np.median(bar.seconds)), bar.seconds.min(), float(bar.seconds.max())
-            ax.barh(
-                bar.place,
-                value - left,
-                0.86,
-                left=left,
-                color=colors[bar.method],
-                xerr=[[value - low], [end - value]] if end > low else None,
-                error_kw={"linewidth": 0.7, "ecolor": "#888888"},
-            )
+def _draw_bands(ax: Axes, rows: list[_Row]) -> None:
+    """A pale band behind the rows of each model."""
+    for model in dict.fromkeys(row.model for row in rows):
+        places = [row.place for row in rows if row.model == model]
+        ax.axhspan(min(places) - 0.5, max(places) + 0.5, color=BAND, linewidth=0, zorder=0)
+
+
+def _draw_rows(ax: Axes, rows: list[_Row], labels: list[str], colors: dict[str, str], left: float, font: float) -> None:
+    """A dot for each median, a line for its range, and the label after them."""
+    for row, label in zip(rows, labels, strict=True):
+        end, space = left, 3.0
+        if row.seconds is not None:
+            value, low, end = float(np.median(row.seconds)), float(row.seconds.min()), float(row.seconds.max())
+            color, radius = colors[row.method], 0.36 * font
+            ax.scatter([value], [row.place], s=(2 * radius) ** 2, color=color, linewidths=0, zorder=3)
+            if end > low:
+                ax.hlines(row.place, low, end, color=color, linewidth=1.0, zorder=2)
+            space += radius
         ax.annotate(
             label,
-            (end, bar.place),
-            xytext=(3, 0),
+            (end, row.place),
+            xytext=(space, 0),
             textcoords="offset points",
             va="center",
             fontsize=font,
-            color="black" if bar.seconds is not None else "#444444",
+            color="black" if row.seconds is not None else "#444444",
         )
 
 
 def _draw_legend(ax: Axes, colors: dict[str, str], room: float, below: bool) -> None:
     """The methods in rows below the axes, as many in a row as fit into `room`, in inches."""
-    from matplotlib.patches import Patch
+    from matplotlib.lines import Line2D
     from matplotlib.transforms import ScaledTranslation
 
     widest = max(map(len, colors)) * 8 * 0.55 + 40  # points
@@ -227,7 +234,9 @@ def _draw_legend(ax: Axes, colors: dict[str, str], room: float, below: bool) -> 
     columns = -(-len(colors) // -(-len(colors) // columns))  # rows of equal length
     down = ScaledTranslation(0, -(36 if below else 22) / 72, ax.figure.dpi_scale_trans)
     ax.legend(
-        handles=[Patch(color=color, label=method) for method, color in colors.items()],
+        handles=[
+            Line2D([], [], color=color, label=method, marker="o", linestyle="none") for method, color in colors.items()
+        ],
         loc="upper center",
         bbox_to_anchor=(0.5, 0.0),
         bbox_transform=ax.transAxes + down,

@@ -23,7 +23,7 @@ REDUCTIONS = {"mean_effect": "mean effect", "largest": "largest absolute effect"
 
 
 class TracksAxes(NamedTuple):
-    """What `plot_tracks` drew.
+    """The axes that `plot_tracks` drew on, and the order of the tracks.
 
     Attributes
     ----------
@@ -63,19 +63,19 @@ def plot_tracks(
     (``r = 0``) but other constant ones. Up to 300 tracks are put in the optimal order of the leaves. Memory grows with
     the square of the number of tracks: 14 MB for 919, 450 MB for 5,313.
 
-    Where several tracks or positions fall on one pixel, the value with the largest absolute value is drawn.
+    If several tracks or positions fall on one pixel, the one with the largest absolute value is drawn.
 
     Parameters
     ----------
     scores : numpy.ndarray or torch.Tensor, shape (tracks, L) or (tracks, C, L)
         A value for each track and position, or the differences ``d`` of each substitution, of any dtype. Finite.
     ax : matplotlib.axes.Axes, optional
-        Where to draw. The colour bar takes its room from them. Default: a new figure, up to 14 by 10 inches.
+        The axes to draw on. The colour bar takes its room from them. Default: a new figure, up to 14 by 10 inches.
     labels : sequence of str, optional
         A name for each track, in the order of `scores`. Where there is no room for all, every second, fifth, ... is
         shown. Default: the number of the track, from 0.
     cluster : bool
-        Whether to reorder the tracks; otherwise they stand in the order of `scores`. Default: True.
+        True puts like tracks next to each other; False keeps the order of `scores`. Default: True.
     reduce : str
         How ``C`` characters become one value: "mean_effect", the default, is ``-sum(d) / (C - 1)`` over characters,
         minus the mean of the substitutions, as in `yuzu.attribution.mean_effect`; "largest" is ``max(abs(d))``. Both
@@ -91,7 +91,7 @@ def plot_tracks(
     cmap : str or matplotlib.colors.Colormap, optional
         Default: blue over white to red, or white to red if no value is negative.
     colorbar : bool
-        Whether there is a colour bar. Default: True.
+        True draws a colour bar. Default: True.
     title, label : str, optional
         The title and the label of the colour bar. Defaults: none, and what the colours mean.
 
@@ -159,7 +159,10 @@ def _reduced(array: np.ndarray, reduce: str) -> np.ndarray:
         )
     if array.ndim == 2:
         return array
-    return np.abs(array).max(axis=1) if reduce == "largest" else -array.sum(axis=1) / (array.shape[1] - 1)
+    values: np.ndarray = np.abs(array).max(axis=1)
+    if reduce == "mean_effect":
+        values = -array.sum(axis=1) / (array.shape[1] - 1)
+    return values
 
 
 def _check_labels(labels: Any, tracks: int) -> list[str]:
@@ -187,7 +190,8 @@ def _clustered(values: np.ndarray) -> np.ndarray:
     distance[np.ix_(constant, constant)] = 0.0
     np.fill_diagonal(distance, 0.0)
     tree = linkage(squareform(distance, checks=False), "average", optimal_ordering=tracks <= ORDERED_LEAVES)
-    return leaves_list(tree).astype(np.int64)
+    order: np.ndarray = leaves_list(tree).astype(np.int64)
+    return order
 
 
 def _upper_half(cmap: Colormap) -> Colormap:

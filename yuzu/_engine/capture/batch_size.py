@@ -1,8 +1,8 @@
-"""Finds where the batch size went in a model that makes a plain integer of it, as ``x.reshape(len(x), -1)`` does.
+"""Finds the batch size among the integers of a program, for a model that makes a plain integer of it.
 
-Such a model cannot be traced for any batch size. It is traced for two: an integer that is a multiple of the one in the
-first program and the same multiple of the other in the second is that multiple of the batch size. All else must be the
-same in both.
+Such a model, with ``x.reshape(len(x), -1)`` for example, cannot be traced for any batch size. It is traced for two. An
+integer that is a multiple of the first size in the first program, and the same multiple of the second size in the
+second, is that multiple of the batch size. All else must be the same in both.
 """
 
 from __future__ import annotations
@@ -16,25 +16,26 @@ Shapes = dict[torch.fx.Node, tuple[int | None, ...]]
 
 
 class Unlike(Exception):
-    """What the two programs do not have in common."""
+    """The two programs differ in more than the batch size."""
 
 
 def find_batch_size(program: Any, other: Any, sizes: tuple[int, int]) -> Shapes:
-    """Let a program that was exported for a batch of ``sizes[0]`` read the size from its sequences, like ``other`` that
-    was exported for ``sizes[1]``; the shapes of its nodes, None on the batch's axis and -1 for a multiple of it.
+    """Let a program that was exported for a batch of ``sizes[0]`` take the batch size from its sequences. ``other`` is
+    the same model's program for a batch of ``sizes[1]``. Returns the shapes of the program's nodes, None on the batch's
+    axis and -1 for a multiple of it.
 
     Raises
     ------
     Unlike
-        If they differ in anything else.
+        If the programs differ in anything else.
     """
     graph = program.graph
     mine, theirs = list(graph.nodes), list(other.graph.nodes)
     if [(node.op, node.target) for node in mine] != [(node.op, node.target) for node in theirs]:
-        raise Unlike("other operations")
+        raise Unlike("the operations depend on the batch size")
     for name, value in program.constants.items():
         if isinstance(value, torch.Tensor) and not torch.equal(value, other.constants[name]):
-            raise Unlike("other constants")
+            raise Unlike("the constants depend on the batch size")
     place = {node: i for i, node in enumerate(theirs)}
     inputs = [s.arg.name for s in program.graph_signature.input_specs if s.kind.name == "USER_INPUT"]
     sequences = next(node for node in mine if node.name == inputs[0])
@@ -55,7 +56,7 @@ def find_batch_size(program: Any, other: Any, sizes: tuple[int, int]) -> Shapes:
     def matched(a: Any, b: Any) -> Any:
         if isinstance(a, torch.fx.Node):
             if not isinstance(b, torch.fx.Node) or mine[place[b]] is not a:
-                raise Unlike("other operands")
+                raise Unlike("the operands depend on the batch size")
             return a
         if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
             return type(a)(matched(*both) for both in zip(a, b, strict=True))
@@ -65,11 +66,11 @@ def find_batch_size(program: Any, other: Any, sizes: tuple[int, int]) -> Shapes:
             return a
         if type(a) is int and type(b) is int and a % sizes[0] == 0 and a // sizes[0] * sizes[1] == b:
             return multiple(a // sizes[0])
-        raise Unlike(f"{a!r} and {b!r}")
+        raise Unlike(f"{a!r} becomes {b!r} with the batch size")
 
     def shape(a: Any, b: Any) -> tuple[int | None, ...]:
         if len(a) != len(b):
-            raise Unlike("other shapes")
+            raise Unlike("the numbers of axes depend on the batch size")
         return tuple(x if x == y else None if (x, y) == sizes else -1 for x, y in zip(a, b, strict=True))
 
     shapes: Shapes = {}
@@ -80,5 +81,5 @@ def find_batch_size(program: Any, other: Any, sizes: tuple[int, int]) -> Shapes:
             shapes[node] = shape(values[0].shape, values[1].shape)
     results = [node for node in mine[-1].all_input_nodes if node in shapes]
     if any(shapes[node][:1] != (None,) for node in results):
-        raise Unlike("the batch is not the first axis of what is returned")
+        raise Unlike("the batch is not the first axis of a result")
     return shapes

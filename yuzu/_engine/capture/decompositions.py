@@ -1,8 +1,8 @@
-"""Operations that are taken apart while a model is captured, into those that have handlers.
+"""Operations that are taken apart while a model is captured, into those that handlers know.
 
 Most are composite in PyTorch itself: run eagerly they are exactly these smaller operations, so no value changes. The
-rest are written here with others that do the same: a ``slice_scatter``, which functionalising makes of ``x[:, :, 2:5] =
-y``, is a concatenation, and windows pass through it.
+rest are written here. Functionalising makes ``x[:, :, 2:5] = y`` a ``slice_scatter``, for example, which is the same as
+a concatenation, and windows pass through that.
 """
 
 from __future__ import annotations
@@ -12,30 +12,25 @@ from typing import Any
 
 import torch
 
-from yuzu._engine.handlers import BUILT_IN, registered
+from yuzu._engine import ops
+from yuzu._engine.graph import END
 
 aten = torch.ops.aten
-END = 2**63 - 1
-
-COMPOSITE = (
-    "cosine_similarity pairwise_distance diff trapezoid trapz cumulative_trapezoid take_along_dim nanmean argsort "
-    "msort var_mean std_mean channel_shuffle pixel_shuffle pixel_unshuffle linalg_vecdot hstack vstack dstack "
-    "column_stack atleast_1d atleast_2d atleast_3d broadcast_tensors aminmax rot90 adaptive_avg_pool2d "
-    "adaptive_avg_pool3d logdet kl_div linalg_norm linalg_matrix_norm"
-).split()
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """What each operation is taken apart into, but those that the user registered a handler for."""
+    """A function in the place of each operation that is taken apart, which computes the same by smaller ones.
+
+    An operation that the user has a handler for is not among them: it is left whole.
+    """
     known = torch.export.default_decompositions()
     table: dict[Any, Callable[..., Any]] = {}
-    for name in COMPOSITE:
-        packet = getattr(aten, name)
+    for name in sorted(ops.with_fact("composite")):
+        packet = getattr(aten, name.removeprefix("aten."))
         overloads = (getattr(packet, overload) for overload in packet.overloads())
         table.update({overload: known[overload] for overload in overloads if overload in known})
     table |= OWN
-    kept = set(registered()) - BUILT_IN
-    return {target: made for target, made in table.items() if f"aten.{target._schema.name.split('::')[1]}" not in kept}
+    return {target: function for target, function in table.items() if not ops.has_users_handler(ops.name_of(target))}
 
 
 def _var_mean(x: torch.Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False) -> Any:
@@ -96,7 +91,7 @@ def _inner(x: torch.Tensor, y: torch.Tensor) -> Any:
 
 
 def _tensordot(x: torch.Tensor, y: torch.Tensor, dims_self: list[int], dims_other: list[int]) -> Any:
-    """A product of matrices, of which the first keeps its axes that are left: also that of the batch."""
+    """A product of matrices. The rows of the first are the axes that are left, that of the batch among them."""
     mine, theirs = [a % x.dim() for a in dims_self], [a % y.dim() for a in dims_other]
     free = [a for a in range(x.dim()) if a not in mine]
     free_of_y = [a for a in range(y.dim()) if a not in theirs]

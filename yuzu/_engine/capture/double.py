@@ -1,8 +1,8 @@
-"""Runs in float64 what asks for less by name.
+"""Runs a model in float64 as a whole, also where it names a less precise dtype.
 
-A copy of a model whose weights are float64 is not in float64 as a whole where its ``forward``, or the graph captured of
-it, names a dtype: ``x.float()``, ``torch.zeros(n, dtype=torch.float32)``, a region of autocast. Some of it fails then
-(a product of two dtypes), and some gives other numbers without a word (attention with a mask of another dtype).
+A copy of a model with float64 weights is not in float64 as a whole if its ``forward``, or its captured graph, names a
+dtype: ``x.float()``, ``torch.zeros(n, dtype=torch.float32)``, a region of autocast. Some operations then fail, such as
+a product of two dtypes. Others silently give other numbers, such as attention with a mask of another dtype.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ REINTERPRETS = "aten::view.dtype"  # its dtype says how to read the same bytes
 
 
 class InDouble(TorchDispatchMode):
-    """While it is entered every operation reads and returns float64 in the place of shorter floating point numbers."""
+    """A mode in which operations read and return float64 instead of less precise floating point numbers."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         schema = getattr(func, "_schema", None)
         if schema is None or func.name() == REINTERPRETS:
             return func(*args, **kwargs)
-        if schema.is_mutable:  # what is written over stays what it is
+        if schema.is_mutable:  # a tensor that is written over keeps its dtype
             args = tuple(_widened(a, False) for a in args)
             return func(*args, **{k: _widened(v, False) for k, v in kwargs.items()})
         args, kwargs = tuple(_widened(a) for a in args), {k: _widened(v) for k, v in kwargs.items()}
         result = func(*args, **kwargs)
         if isinstance(result, torch.Tensor) and result.dtype in WIDE and "dtype" in kwargs_of(func):
-            # made of numbers alone, in the default dtype: more digits of these, not of what was rounded
+            # it is made of numbers alone, in the default dtype: make it again of these with more digits
             if kwargs.get("dtype") is None and torch.Tag.nondeterministic_seeded not in func.tags:
                 result = func(*args, **{**kwargs, "dtype": WIDE[result.dtype]})
         return _widened(result)
 
 
 class SeeDtypes(TorchDispatchMode):
-    """While it is entered the dtypes of all results that are floating point numbers are written into ``seen``."""
+    """A mode that collects the floating point dtypes of all results in ``seen``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class SeeDtypes(TorchDispatchMode):
 
 
 def kwargs_of(func: Any) -> set[str]:
-    """The names of the arguments of an operation that are given by name only."""
+    """The names of an operation's keyword-only arguments."""
     return {a.name for a in func._schema.arguments if a.kwarg_only}
 
 
@@ -86,17 +86,19 @@ def in_double(model: Any) -> Any:
 
 
 def names_dtypes(graph: Graph, dtype: torch.dtype) -> bool:
-    """Whether a graph for sequences of a dtype would not be in float64 as a whole if its weights and sequences were."""
+    """Return whether a graph for sequences of a dtype has others by name, and float64 weights would not make it
+    float64.
+    """
 
-    def narrow(item: Any) -> bool:
+    def names_one(item: Any) -> bool:
         if isinstance(item, tuple | list):
-            return any(narrow(i) for i in item)
+            return any(names_one(i) for i in item)
         return isinstance(item, torch.dtype) and item in WIDE
 
     for node in graph.nodes:
         if node.dtype not in WIDE:
             continue
         made_here = node.kind == "constant" or (node.kind == "call" and not node.inputs)
-        if made_here or node.dtype != dtype or narrow([*node.args, *node.kwargs.values()]):
+        if made_here or node.dtype != dtype or names_one([*node.args, *node.kwargs.values()]):
             return True
     return False

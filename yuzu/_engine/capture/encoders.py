@@ -1,8 +1,8 @@
-"""PyTorch's own transformer encoders and decoders, so that they can be traced and compute what they do when they run.
+"""Makes PyTorch's own transformer encoders and decoders traceable, so that a trace computes the same as a run.
 
 Without gradients ``nn.TransformerEncoder`` packs rows that are padded at their end into nested tensors, and returns
-zeros in the padded places; while it is traced it does not. Where a mask but no ``is_causal`` is given it looks whether
-the mask happens to be causal, to choose a faster kernel for the same numbers: a look at values cannot be traced.
+zeros at padded positions; while it is traced it does not. Given a mask without ``is_causal``, it checks whether the
+mask is causal, to choose a faster kernel for the same numbers. Such a check of values cannot be traced.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import nn
 _DECODE = inspect.signature(nn.TransformerDecoder.forward)
 
 
-def make_traceable(twin: nn.Module) -> None:
-    """Have the encoders and decoders of a copy of a model compute without looking at values. Those with a ``forward``
-    of their own are left alone.
+def make_traceable(model: nn.Module) -> None:
+    """Let the encoders and decoders of a copy of a model compute without reading values. Those with a ``forward`` of
+    their own are left alone.
     """
-    for module in twin.modules():
+    for module in model.modules():
         if "forward" in module.__dict__:
             continue
         forward = getattr(type(module), "forward", None)  # scripted modules have none that can be read
@@ -45,14 +45,14 @@ def _encode(
     for layer in self.layers:
         output = layer(output, src_key_padding_mask=padding)
     read = padding.logical_not()
-    # of the rows of a batch each is seen by itself: all of them are packed only where all are padded at the end
+    # each row decides for itself, although PyTorch packs rows only if all of a batch are padded at the end
     at_the_end = (read[:, 1:] & padding[:, :-1].ne(0)).any(1, keepdim=True).logical_not()
     output = output.masked_fill((at_the_end & read.logical_not()).unsqueeze(2), 0.0)
     return output if self.norm is None else self.norm(output)
 
 
 def _packs(self: nn.TransformerEncoder, src: torch.Tensor, mask: torch.Tensor | None) -> bool:
-    """Whether an encoder packs its rows if they are padded at their end, and nowhere else."""
+    """Return whether an encoder packs its rows if they are padded at their end, and nowhere else."""
     return (
         getattr(self, "use_nested_tensor", False)
         and getattr(self, "mask_check", True)

@@ -1,7 +1,7 @@
-"""A stand-in for the user's model, in evaluation mode.
+"""Copies of the user's model in evaluation mode.
 
-Setting flags on the user's model and setting them back is not safe when two threads use it or an error is
-raised half way, so nothing is ever set on it.
+To set a flag on the user's model and set it back is not safe when two threads use the model, or an error is raised in
+between. So nothing is ever set on it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 
 
 def is_packed(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is of a class that runs operations by itself, as quantised weights do: what it holds is in other
-    tensors, and a cast of it is none of these.
+    """Return whether a tensor is of a class that runs operations by itself, as quantised weights do. It holds its
+    numbers in other tensors, which a cast does not reach.
     """
     return type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
 
@@ -39,9 +39,10 @@ def inner_tensors(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
 def _copied_tensors(
     model: torch.nn.Module, device: torch.device | None, dtype: torch.dtype | None, share: bool
 ) -> dict[int, Any]:
-    """A deepcopy memo with a copy of every tensor of the model: a forward may write to any, as those that keep the norm
-    of their weights do. ``copy.deepcopy`` itself refuses what has a gradient, and copies all that a view is a part of.
-    Parameters that are copied as they move are not copied before, nor those that may be shared.
+    """A deepcopy memo with a copy of every tensor of the model, for a forward may write to any of them.
+
+    ``copy.deepcopy`` itself refuses tensors with a gradient, and copies the whole tensor that a view is a part of.
+    Parameters that will be copied when they are moved are not copied here, nor those that may be shared.
     """
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
@@ -59,7 +60,7 @@ def _copied_tensors(
 def _copy_tensors(value: Any, memo: dict[int, Any], depth: int = 0) -> None:
     if id(value) in memo:
         return
-    kind = type(value)  # to be asked what it is, a proxy asks what it stands for, which may be gone
+    kind = type(value)  # isinstance would ask a proxy for its referent, which may be gone
     if issubclass(kind, torch.Tensor) and is_packed(value):
         memo[id(value)] = _copied(value, memo)  # with its attributes, which are its tensors
     elif issubclass(kind, torch.Tensor) and isinstance(value, torch.nn.Parameter):
@@ -73,7 +74,7 @@ def _copy_tensors(value: Any, memo: dict[int, Any], depth: int = 0) -> None:
 
 
 def _copy_modules(model: torch.nn.Module, memo: dict[int, Any]) -> torch.nn.Module:
-    """A copy of the module tree, and of those attributes that ``copy.deepcopy`` can copy."""
+    """A copy of the module tree, and of the attributes that ``copy.deepcopy`` can copy."""
     modules = list(model.modules())
     for module in modules:
         scripted = isinstance(module, torch.jit.ScriptModule)  # most of it does not lie in Python
@@ -85,20 +86,20 @@ def _copy_modules(model: torch.nn.Module, memo: dict[int, Any]) -> torch.nn.Modu
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
-    """A copy, or the value itself where it refuses to be copied; what was begun of one is forgotten."""
+    """A copy, or the value itself if it cannot be copied. Parts of a copy that fails are forgotten."""
     trial: collections.ChainMap[int, Any] = collections.ChainMap({}, memo)
     try:
         found = copy.deepcopy(value, trial)  # type: ignore[arg-type]
     except Exception:  # locks, files, generators; the tree of modules is what matters
         return value
-    kept = trial.maps[0].pop(id(trial), [])  # what deepcopy keeps alive with a memo, by the memo's id
+    kept = trial.maps[0].pop(id(trial), [])  # deepcopy keeps objects alive with a memo, under its id
     memo.setdefault(id(memo), []).extend(kept)
     memo.update(trial.maps[0])
     return found
 
 
 def on_copies(model: Callable[..., Any], X: torch.Tensor, *args: torch.Tensor) -> Any:
-    """What a model returns for copies of its inputs, which a forward may write over."""
+    """A model's output for copies of its inputs, which a forward may write over."""
     return model(X.clone(), *(a.clone() for a in args))
 
 
@@ -110,41 +111,45 @@ def evaluation_copy(
 ) -> torch.nn.Module:
     """A copy of ``model`` in evaluation mode, with its tensors at their values now.
 
-    It shares no tensor and no module with the user's, so running it changes nothing of theirs; to ``share`` parameters
-    is for what is known to write to none.
+    It shares no tensor and no module with the user's, so running it changes nothing of theirs. Only a model that is
+    known to write to none of its parameters may ``share`` these.
     """
     tensors = _copied_tensors(model, device, dtype, share)
     try:
-        twin = copy.deepcopy(model, dict(tensors))
-        if not {id(m) for m in model.modules()}.isdisjoint(map(id, twin.modules())):  # some return themselves
-            twin = _copy_modules(model, tensors)
+        copied = copy.deepcopy(model, dict(tensors))
+        if not {id(m) for m in model.modules()}.isdisjoint(map(id, copied.modules())):  # some return themselves
+            copied = _copy_modules(model, tensors)
     except Exception:  # any attribute may refuse
-        twin = _copy_modules(model, tensors)
-    for module in twin.modules():
+        copied = _copy_modules(model, tensors)
+    for module in copied.modules():
         if isinstance(module, torch.jit.ScriptModule):
             module.training = False
         else:
             module.__dict__["training"] = False
     if device is not None or dtype is not None:
-        _move(twin, device, dtype)
-    return twin
+        _move(copied, device, dtype)
+    return copied
 
 
-def writes_to_parameters(model: torch.nn.Module, twin: torch.nn.Module) -> bool:
-    """Whether a copy, once run, has other parameters than the model: then it must never be run on the model's own."""
-    theirs = dict(twin.named_parameters())
+def writes_to_parameters(model: torch.nn.Module, copied: torch.nn.Module) -> bool:
+    """Return whether a copy, once run, has other parameters than the model. Then it must never be run on the model's
+    own.
+    """
+    theirs = dict(copied.named_parameters())
     return not all(name in theirs and _equal(parameter, theirs[name]) for name, parameter in model.named_parameters())
 
 
 def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two parameters hold the same numbers; packed ones that do not say what is in them may not."""
+    """Return whether two parameters hold the same numbers; unknown, and so False, for packed ones that do not show
+    theirs.
+    """
     if not (is_packed(a) or is_packed(b)):
         return torch.equal(a.detach().to(b.device), b.detach())
     mine, others = inner_tensors(a), inner_tensors(b)
     return bool(mine) and mine.keys() == others.keys() and all(_equal(mine[name], others[name]) for name in mine)
 
 
-def _move(twin: torch.nn.Module, device: torch.device | None, dtype: torch.dtype | None) -> None:
+def _move(model: torch.nn.Module, device: torch.device | None, dtype: torch.dtype | None) -> None:
     """Move the copy's tensors; packed ones keep their dtype."""
 
     def moved(tensor: torch.Tensor) -> torch.Tensor:
@@ -153,7 +158,7 @@ def _move(twin: torch.nn.Module, device: torch.device | None, dtype: torch.dtype
         target = dtype if tensor.is_floating_point() and not is_packed(tensor) else None
         return tensor.detach().to(device=device, dtype=target)
 
-    for module in twin.modules():
+    for module in model.modules():
         for name, parameter in list(module._parameters.items()):
             if parameter is not None:
                 value = moved(parameter)
@@ -174,7 +179,7 @@ def _move(twin: torch.nn.Module, device: torch.device | None, dtype: torch.dtype
 
 
 def held_tensors(module: torch.nn.Module) -> set[int]:
-    """Memory addresses of all tensors that a module holds in any way, also in plain lists, dicts and objects."""
+    """Memory addresses of all tensors that a module holds, including those in plain lists, dicts and objects."""
     found: set[int] = set()
     seen: set[int] = set()
 
@@ -200,8 +205,8 @@ def held_tensors(module: torch.nn.Module) -> set[int]:
 
 
 def model_dtype(model: torch.nn.Module) -> torch.dtype:
-    """The dtype of the first floating point parameter, or else buffer; float32 for a model without any. Weights of
-    eight bits and less are cast before anything reads them.
+    """The dtype of the first floating point parameter, or else buffer; float32 if there is none. Weights of eight bits
+    do not count: models cast them before anything reads them.
     """
     for tensor in itertools.chain(model.parameters(), model.buffers()):
         if tensor.is_floating_point() and tensor.dtype.itemsize > 1:

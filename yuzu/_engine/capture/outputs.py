@@ -1,7 +1,7 @@
-"""What a model returns in objects of its own class: data classes, ``attrs``, subclasses of dict, any with tensors.
+"""Outputs in objects of the user's classes: data classes, ``attrs``, subclasses of dict, any object with tensors.
 
-PyTorch's containers (tuples, lists, dicts, named tuples, what is registered) are not concerned. An object is taken
-apart into its tensors, and put together again with others; no class is registered anywhere.
+An object is taken apart into its tensors, and built again with others; no class is registered anywhere. The containers
+that PyTorch knows (tuples, lists, dicts, named tuples, registered classes) need none of this.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-VALUES = (torch.Tensor, torch.SymInt, torch.SymFloat, torch.SymBool)  # that are taken out
+VALUES = (torch.Tensor, torch.SymInt, torch.SymFloat, torch.SymBool)  # these are taken out
 WHOLE = (torch.nn.Module, torch.device, torch.dtype, type, types.ModuleType, types.BuiltinFunctionType)
-DEEPEST = 16  # objects in objects
+DEEPEST = 16  # levels of objects in objects
 
 
 class Inseparable(Exception):
@@ -28,7 +28,7 @@ class Inseparable(Exception):
 
 @dataclass(frozen=True)
 class _Taken:
-    """In the place of a value that was taken out, its number."""
+    """The number of a value that was taken out, in its place."""
 
     number: int
 
@@ -64,13 +64,13 @@ class Recipe:
 
 
 def taken_apart(output: Any) -> tuple[list[Any], Recipe | None]:
-    """The tensors (and sizes, while tracing) of an output and how it is put together from such; for an output of known
-    containers its leaves, and None.
+    """The tensors (and sizes, while tracing) of an output, and how it is built from them. For an output of containers
+    that PyTorch knows, its leaves and None.
 
     Raises
     ------
     Inseparable
-        If tensors lie where they cannot be exchanged.
+        If tensors are held where they cannot be exchanged.
     """
     leaves = pytree.tree_leaves(output)
     if not any(_is_opaque(leaf) for leaf in leaves):
@@ -82,13 +82,13 @@ def taken_apart(output: Any) -> tuple[list[Any], Recipe | None]:
 
 @contextlib.contextmanager
 def objects_taken_apart(module: torch.nn.Module) -> Iterator[list[Recipe]]:
-    """Let a module return the values of an object alone, and yield how these were put together, call after call."""
+    """Let a module return the values in an object. The yielded list gets a recipe for the object at each call."""
     recipes: list[Recipe] = []
 
     def values_of(module: torch.nn.Module, given: Any, output: Any) -> Any:
         values, recipe = taken_apart(output)
         if recipe is None:
-            return None  # it is returned as it is
+            return None  # the output is returned as it is
         recipes.append(recipe)
         return tuple(values)
 
@@ -100,7 +100,7 @@ def objects_taken_apart(module: torch.nn.Module) -> Iterator[list[Recipe]]:
 
 
 def map_tensors(function: Callable[[torch.Tensor], Any], output: Any) -> Any:
-    """An output with ``function`` applied to every tensor in it, of objects, too, where they can be taken apart."""
+    """An output with ``function`` applied to every tensor, including those in objects that can be taken apart."""
 
     def mapped(value: Any) -> Any:
         return function(value) if isinstance(value, torch.Tensor) else value
@@ -110,7 +110,7 @@ def map_tensors(function: Callable[[torch.Tensor], Any], output: Any) -> Any:
 
 
 def tensors_in(output: Any) -> list[torch.Tensor]:
-    """Every tensor in an output, in order; of objects, too, where they can be taken apart."""
+    """Every tensor in an output, in order, including those in objects that can be taken apart."""
     return [value for value in _apart_if_possible(output)[0] if isinstance(value, torch.Tensor)]
 
 
@@ -122,7 +122,7 @@ def _apart_if_possible(output: Any) -> tuple[list[Any], Recipe | None]:
 
 
 def _is_opaque(leaf: Any) -> bool:
-    """Whether a leaf may hold tensors."""
+    """Return whether a leaf may hold tensors."""
     kind = type(leaf)
     return kind.__module__ != "builtins" and not issubclass(kind, (*VALUES, *WHOLE))
 
@@ -130,8 +130,8 @@ def _is_opaque(leaf: Any) -> bool:
 class _Taking:
     def __init__(self) -> None:
         self.values: list[Any] = []
-        self.numbers: dict[int, int] = {}  # of tensors that an object holds twice, as an item and as an attribute
-        self.objects = 0  # that hold any
+        self.numbers: dict[int, int] = {}  # by id: an object may hold a tensor twice, as an item and as an attribute
+        self.objects = 0  # with tensors
         self.within: set[int] = set()
 
     def part(self, value: Any, depth: int) -> Any:
@@ -169,12 +169,12 @@ class _Taking:
         try:
             _built(found, self.values)
         except Exception as error:  # a class may refuse in any way
-            raise Inseparable(f"the model returns a {type(value).__name__}, of which no other can be made") from error
+            raise Inseparable(f"the model returns a {type(value).__name__}, which cannot be built again") from error
         return found
 
 
 def _holds(part: Any) -> bool:
-    """Whether anything was taken out of a part."""
+    """Return whether anything was taken out of a part."""
     if isinstance(part, _Container):
         return any(_holds(item) for item in part.parts)
     return isinstance(part, _Taken | _Object)
@@ -225,7 +225,7 @@ def _built(part: Any, values: list[Any]) -> Any:
         if isinstance(name, str):
             found.__dict__[name] = _built(item, values)
         else:
-            name.__set__(found, _built(item, values))  # of a frozen class, too
+            name.__set__(found, _built(item, values))  # also in a frozen class
     return found
 
 

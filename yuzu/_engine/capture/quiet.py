@@ -1,4 +1,4 @@
-"""Silence for what one thread prints, logs and warns of; other threads are heard as ever."""
+"""Silences the messages, logs and warnings of one thread, and of no other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class _ThisThread:
-    """What is true in the thread that made it, as long as it is not over."""
+    """Tells whether it is asked in the thread that made it, until it is ``over``."""
 
     def __init__(self) -> None:
         self.thread, self.over = threading.get_ident(), False
@@ -21,16 +21,16 @@ class _ThisThread:
         return not self.over and threading.get_ident() == self.thread
 
     def match(self, text: str) -> bool:
-        """In the place of the regular expression of a filter for warnings, which are asked in the thread that warns."""
+        """Take the place of the regular expression in a filter of warnings, which is asked in the thread that warns."""
         return self.here()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """As a filter of a logger: whether a record is to be kept."""
+        """Return whether a logger keeps a record; this object is one of its filters."""
         return not self.here()
 
 
 class _WithoutOne:
-    """A stream without what one thread writes. Whoever holds on to it has the stream itself once that is over."""
+    """A stream that drops what one thread writes. Once that is over, it is the same as the stream itself."""
 
     def __init__(self, stream: Any, quiet: _ThisThread) -> None:
         self._stream, self._quiet = stream, quiet
@@ -48,7 +48,7 @@ class _WithoutOne:
 
 @contextlib.contextmanager
 def quiet(loggers: list[logging.Logger]) -> Iterator[None]:
-    """Drop what this thread writes to standard error, warns of, or tells some loggers; nothing of other threads."""
+    """Drop this thread's output to standard error, its warnings, and its records in some loggers."""
     me = _ThisThread()
     ignored: Any = ("ignore", me, Warning, None, 0)
     filters, stream = warnings.filters, sys.stderr

@@ -1,18 +1,19 @@
-"""Recurrences while a model is traced: layers and cells are kept whole, and long loops written out are not traced.
+"""Recurrences while a model is traced: layers and cells are kept whole, and long loops are not traced.
 
-PyTorch traces `nn.LSTM`, `nn.GRU` and `nn.RNN` as one operation each, but to know the shape of its result it runs the
-layer step by step on tensors without values, at milliseconds a step. Under `kept_whole` each call of such a layer is an
-operation of ours instead, with the same arguments, that makes empty tensors of the right shapes. For the graph
-`present` has PyTorch's own operation.
+PyTorch traces `nn.LSTM`, `nn.GRU` and `nn.RNN` as one operation each. To know the shape of the result, it runs the
+layer step by step on tensors without values, which takes milliseconds a step. Under `kept_whole` each call of such a
+layer is an operation of ours instead, which has the same arguments and makes empty tensors of the right shapes. In the
+graph, `present` puts PyTorch's own operation in its place.
 
-A loop over positions in ``forward`` would give a graph of thousands of nodes, which gains nothing. It shows in a chain
-of results, each made from the one before by what has run often before: a line of one call of a function, or an
-operation with the same weights. Repetitions beside each other, as of the members of an ensemble, make no such chain.
+A loop over positions in ``forward`` would give a graph of thousands of nodes, which gains nothing. Such a loop shows in
+a chain of results, each made from the one before by something that has run often: a line of a function, or an operation
+with the same weights. Repetitions beside each other, such as the members of an ensemble, make no such chain.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import types
@@ -23,15 +24,15 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from yuzu._engine import ops
 from yuzu._engine.graph import Node
 
-LAYERS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
-CELLS = tuple(f"{name}_cell" for name in LAYERS)
-OPERATIONS = frozenset(f"aten.{name}" for name in (*LAYERS, *CELLS))
-OFTEN = 8  # times that something has run: a model for both strands, or for a few windows, runs all of it as often
-# results of a loop, each from the one before, and of all operations: more would take some seconds to trace
+CELLS = sorted(name.removeprefix("aten.") for name in ops.with_fact("recurrent") if name.endswith("_cell"))
+LAYERS = [name.removesuffix("_cell") for name in CELLS]
+OFTEN = 8  # runs of the same line; a model for both strands, or for a few windows, may run every line so often
+# results in a chain, and of all operations: more would take seconds to trace
 LONG_CHAIN, MANY_RESULTS = 60, 400
-# modules in which no function is a call of the model's own
+# modules whose functions are not the model's own
 BETWEEN = ("torch._", "torch.fx.", "torch.overrides", "torch.export.", "torch.utils.", "torch.nn.functional", __name__)
 
 _library = torch.library.Library("yuzu", "FRAGMENT")
@@ -40,16 +41,16 @@ _ours: dict[Any, dict[str, Any]] = {}  # ours, by overload, for what a module ca
 
 
 class Unrolled(Exception):
-    """A loop of many steps, each on what the one before gave; the message says where."""
+    """A loop of many steps, each on the result of the one before; the message names the line."""
 
 
 def present(target: Any) -> Any:
-    """PyTorch's operation in the place of one of ours; any other target as it is."""
+    """PyTorch's operation instead of one of ours; any other target as it is."""
     return _present.get(target, target)
 
 
 def draws(node: Node) -> bool:
-    """Whether a node is a recurrent layer that drops random values between its layers."""
+    """Return whether a node is a recurrent layer with dropout between its layers, in training."""
     if node.op.removeprefix("aten.") not in LAYERS:
         return False
     given = dict(zip((argument.name for argument in node.target._schema.arguments), node.args, strict=False))
@@ -58,8 +59,8 @@ def draws(node: Node) -> bool:
 
 @contextlib.contextmanager
 def kept_whole(module: torch.nn.Module) -> Iterator[None]:
-    """While a module's ``forward`` is traced, calls of recurrent layers and cells are operations of ours, and a long
-    loop raises `Unrolled`.
+    """Make calls of recurrent layers and cells operations of ours while a module's ``forward`` is traced. A long loop
+    raises `Unrolled`.
     """
     with _within(module, lambda: _Whole(_Chains())):
         yield
@@ -67,7 +68,7 @@ def kept_whole(module: torch.nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def loops_in(module: torch.nn.Module) -> Iterator[list[str]]:
-    """A list that has, once a module's ``forward`` has run, what `Unrolled` would say of it when it is traced."""
+    """A list that gets, when a module's ``forward`` has run, the message of the `Unrolled` that a trace would raise."""
     found: list[str] = []
     with _within(module, lambda: _Whole(_Chains(found), substitutes=False)):
         yield found
@@ -75,28 +76,33 @@ def loops_in(module: torch.nn.Module) -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def _within(module: torch.nn.Module, make: Callable[[], TorchFunctionMode]) -> Iterator[None]:
-    """Enter a mode whenever a module is called: around the tracing it would see that one's own calls."""
-    entered = contextlib.ExitStack()
+    """Enter a mode whenever a module is called. Around the whole tracing, it would see the tracer's own calls.
 
-    def begin(*_: Any) -> None:
-        entered.enter_context(make())
-
-    def end(*_: Any) -> None:
-        entered.close()
-
-    if isinstance(module, torch.jit.ScriptModule):  # none of whose calls Python sees
+    Hooks would not do: while PyTorch exports a module, it does not call them after a ``forward`` that raises, and then
+    leaves modes entered for the rest of the program.
+    """
+    if isinstance(module, torch.jit.ScriptModule):  # Python sees none of its calls
         yield
         return
-    hooks = module.register_forward_pre_hook(begin), module.register_forward_hook(end, always_call=True)
+    attributes, forward = module.__dict__, module.forward
+
+    @functools.wraps(forward)
+    def within(*args: Any, **kwargs: Any) -> Any:
+        with make():
+            return forward(*args, **kwargs)
+
+    before = attributes.get("forward", within)
+    attributes["forward"] = within
     try:
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        del attributes["forward"]
+        if before is not within:
+            attributes["forward"] = before
 
 
 class _Whole(TorchFunctionMode):
-    """Follows what is called, with operations of ours in the place of recurrent layers if it ``substitutes``."""
+    """Follows all calls; if it ``substitutes``, recurrent layers are operations of ours."""
 
     def __init__(self, chains: _Chains, substitutes: bool = True) -> None:
         super().__init__()
@@ -115,11 +121,12 @@ class _Whole(TorchFunctionMode):
 
 
 class _Chains:
-    """How many repetitions, one after the other, led to each result; a long chain goes to ``found``, or is raised."""
+    """Counts the repetitions that led to each result. The message of a long chain goes to ``found``, or is raised."""
 
     def __init__(self, found: list[str] | None = None) -> None:
         self.found = found
-        self._lengths: dict[int, tuple[torch.Tensor, int]] = {}  # by identity, which is the tensor's while it is here
+        # by id; a tensor is kept so that no other gets its id
+        self._lengths: dict[int, tuple[torch.Tensor, int]] = {}
         self._runs: Counter[Any] = Counter()
         self._results = 0
 
@@ -135,7 +142,7 @@ class _Chains:
         for tensor in _tensors(given):
             known = self._lengths.get(id(tensor))
             if known is None:
-                sources.append(id(tensor))  # a weight or an input: no result of anything before
+                sources.append(id(tensor))  # a weight or an input
             else:
                 length = max(length, known[1])
         if not writes:
@@ -152,8 +159,8 @@ class _Chains:
     def _tell(self, frame: types.FrameType | None) -> None:
         self._lengths, self._runs = {}, Counter()
         message = (
-            f"forward loops over many steps, each on what the one before gave{_place(frame)}: they are not traced one "
-            "by one. nn.LSTM, nn.GRU and nn.RNN are kept whole"
+            f"forward loops over many steps, each on the result of the one before{_place(frame)}: such a loop is not "
+            "traced. nn.LSTM, nn.GRU and nn.RNN are kept whole"
         )
         if self.found is None:
             raise Unrolled(message)
@@ -171,7 +178,7 @@ def _tensors(structure: Any) -> Iterator[torch.Tensor]:
 
 
 def _caller() -> types.FrameType | None:
-    """The call of the model's own, or of a module of PyTorch's, that an operation is run in."""
+    """The frame of the model's own function, or of a PyTorch module's, that runs an operation."""
     frame: types.FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__", "").startswith(BETWEEN):
         frame = frame.f_back
@@ -179,7 +186,7 @@ def _caller() -> types.FrameType | None:
 
 
 def _place(frame: types.FrameType | None) -> str:
-    """The line of the user's that led to a call."""
+    """The line of the user's code that led to a call."""
     while frame is not None and frame.f_globals.get("__name__", "").startswith("torch."):
         frame = frame.f_back
     if frame is None or frame.f_globals.get("__name__", "").startswith("yuzu."):
@@ -188,7 +195,7 @@ def _place(frame: types.FrameType | None) -> str:
 
 
 def _of_layer(x: Any, *rest: Any) -> Any:
-    """The results of a layer, without values: of all steps, and the last states."""
+    """Empty results of a layer: those of all steps, and the last states."""
     states, bidirectional = (rest[0], rest[6]) if isinstance(rest[2], bool) else (rest[1], rest[7])
     states = states if isinstance(states, list | tuple) else [states]
     size = states[0].shape[-1] * (2 if bidirectional else 1)
@@ -217,4 +224,4 @@ for _name in LAYERS:
 for _name in CELLS:
     _define(_name, "default", _of_cell)
 
-__all__ = ["OPERATIONS", "Unrolled", "draws", "kept_whole", "loops_in", "present"]
+__all__ = ["Unrolled", "draws", "kept_whole", "loops_in", "present"]

@@ -1,4 +1,4 @@
-"""What a model returns for one sequence: where it drops the axis of a batch of one, and where it depends on others."""
+"""Runs a model on one sequence, and tells whether its output depends on the other sequences of a batch."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from yuzu._engine.capture.outputs import map_tensors, tensors_in
 
 
 def on_rows(model: Callable[..., Any], X: torch.Tensor, *args: torch.Tensor) -> Any:
-    """`on_copies`, with a first axis of one row for one sequence also where the model returns none, as after a
-    ``squeeze()`` without axes: it runs on two such sequences then, of which only the first is returned.
+    """`on_copies`, with an axis of one row for one sequence. Some models drop that axis, by a ``squeeze()`` without
+    axes: these run on the sequence twice, and the first row is returned.
     """
     output = on_copies(model, X, *args)
     spec, tensors = pytree.tree_structure(output), tensors_in(output)
-    # (1,) may be a row, or what is left of one
+    # a result of shape (1,) may be a row, or have lost its axis
     if len(X) != 1 or all(t.dim() > 1 and t.shape[0] == 1 for t in tensors):
         return output
     try:
         doubled = on_copies(model, *(t.expand(2, *t.shape[1:]) for t in (X, *args)))
-    except Exception:  # it works for a batch of one only, or for less memory
+    except Exception:  # it works for a batch of one only, or there is too little memory
         return output
     both = tensors_in(doubled)
     if pytree.tree_structure(doubled) != spec or [t.dim() for t in tensors] == [b.dim() for b in both]:
@@ -34,21 +34,22 @@ def on_rows(model: Callable[..., Any], X: torch.Tensor, *args: torch.Tensor) -> 
     return map_tensors(lambda tensor: tensor[:1], doubled)
 
 
-# By how much of the largest value the same row may be apart by rounding. Batches of one size run through the same
-# kernels: no row's digits depend on what the others hold. Those of batches of one and of two may; more than a little is
-# looked into, and so much is no rounding.
-SAME_SIZE, ANOTHER_SIZE, NO_ROUNDING = 4.0, 64.0, 0.1  # the first two as many times as the dtype's precision
-MOST, LEAST = 1e-3, 1e-10  # of the first two: what is looked into in half precision, and not in double
+# How far the results for the same row may be apart by rounding, relative to the largest value. Batches of one size run
+# through the same kernels, so no row's digits depend on the others. Between batches of one and two, digits may differ:
+# more than a little is looked into, and a difference of NO_ROUNDING is certainly none of rounding.
+SAME_SIZE, ANOTHER_SIZE, NO_ROUNDING = 4.0, 64.0, 0.1  # the first two in units of the dtype's precision
+MOST, LEAST = 1e-3, 1e-10  # bounds of the first two: more is looked into in half precision, less is not in double
 
 
 def depends_on_batch(
     model: Callable[..., Any], X: torch.Tensor, args: Sequence[torch.Tensor], alone: Any = None
 ) -> bool:
-    """Whether what a model returns for a sequence depends on what else is in its batch, as with batch norm by the
-    batch's own statistics, or where one scale quantises all rows; not: whether it is random, or changes with each call.
+    """Return whether a model's output for a sequence depends on the other sequences of its batch, as with batch norm by
+    the batch's statistics, or one quantisation scale for all rows. A model that is random, or changes with each call,
+    does not count.
 
-    A sequence runs alone (``alone`` is what that gave, if it was run before), and beside another. Only where that
-    differs it runs once more in a batch of two, beside itself.
+    A sequence runs alone (``alone`` is the result, if that was run before), and beside another. Only if these differ,
+    it runs once more in a batch of two, beside itself.
     """
     x, rest = X[:1], [a[:1] for a in args]
     other = x.flip(1)
@@ -77,13 +78,13 @@ def depends_on_batch(
                 return _most_apart(twice, again) < NO_ROUNDING * _most_apart(twice, mine)
             if _most_apart(single, twice) > NO_ROUNDING:
                 return not _differ(single, [leaf[0] for leaf in run(row)], ANOTHER_SIZE)
-    except Exception:  # it takes one row only, or returns none; whoever runs it for its rows says so
+    except Exception:  # it takes one row only, or returns none; the caller finds that out
         return False
     return False
 
 
 def _differ(a: list[torch.Tensor], b: list[torch.Tensor], times: float) -> bool:
-    """Whether any of two rows' outputs are apart by so many times the precision of their dtype."""
+    """Return whether outputs for two rows differ by more than ``times`` the precision of their dtype."""
     return any(_apart(s, t) > max(min(times * _precision(s), MOST), LEAST) for s, t in zip(a, b, strict=True))
 
 
@@ -96,9 +97,9 @@ def _most_apart(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
 
 
 def _apart(a: torch.Tensor, b: torch.Tensor) -> float:
-    """The largest difference of two tensors, of the largest value in them."""
+    """The largest difference of two tensors, relative to the largest value in them."""
     if a.shape != b.shape:
-        raise ValueError("not of one shape")
+        raise ValueError("the shapes differ")
     dtype = torch.complex128 if a.is_complex() else torch.float64
     a, b = a.to("cpu", dtype), b.to("cpu", dtype)
     finite = torch.isfinite(a) & torch.isfinite(b)

@@ -1,4 +1,4 @@
-"""What tells two versions of a model apart, but for its weights: a digest of all that decides how it computes."""
+"""A digest of everything that decides how a model computes, except for its weights."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from typing import Any
 import numpy as np
 import torch
 
-# attributes of modules that decide nothing that is not seen elsewhere; Lightning's lead to the whole training
+# attributes of modules that are looked at elsewhere, or lead to all of a training, as Lightning's do
 NO_STRUCTURE = ("training", "_modules", "_flat_weights", "_flat_weight_refs", "_trainer", "_fabric")
 SIMPLE = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.Size, slice, range)
-QUICK = frozenset(SIMPLE)  # most values by far, and every call of `yuzu_ism` waits for this
+QUICK = frozenset(SIMPLE)  # by far the most values; every call of `yuzu_ism` waits for this digest
 CONTAINERS = (dict, list, tuple, set, frozenset)
 EMPTY = (dict, collections.OrderedDict)
-INSTALLED = ("site-packages", "dist-packages")  # folders of what nobody changes while it runs
-STEADY = frozenset({*sys.stdlib_module_names, "torch", "numpy"})  # and modules that are not looked into
-MOST_NUMBERS = 64  # that a forward may read of a tensor as settings: of more, it keeps them
-MOST_HASHED = 1 << 18  # numbers of an array
-DEEPEST = 40  # objects in objects
-# what changes by itself, in training or as numbers are drawn, and decides nothing
-RESTLESS = (
+INSTALLED = ("site-packages", "dist-packages")  # folders of code that nobody changes while it runs
+NOT_LOOKED_INTO = frozenset({*sys.stdlib_module_names, "torch", "numpy"})  # modules that are not looked into
+MOST_NUMBERS = 64  # in a tensor of settings, which a forward may read; a larger one holds data
+MOST_HASHED = 1 << 18  # elements of an array
+DEEPEST = 40  # levels of objects in objects
+# objects that change by themselves, in training or as numbers are drawn, and decide nothing
+CHANGING = (
     logging.Logger,
     torch.optim.Optimizer,
     torch.optim.lr_scheduler.LRScheduler,
@@ -42,26 +42,26 @@ SILENT = frozenset({"__module__", "__doc__", "__dict__", "__weakref__", "__annot
 
 
 def structure_key(model: torch.nn.Module) -> str:
-    """A quick digest of what decides how a model computes: classes with their plain attributes and functions, settings,
-    hooks, shapes and dtypes of its tensors, and which modules and tensors are one and the same.
+    """A quick digest of everything that decides how a model computes: classes with their plain attributes and
+    functions, settings, hooks, shapes and dtypes of tensors, and which modules and tensors are the same object.
 
-    It notices an exchanged layer, a changed setting, and a weight that is no longer shared. It does not read weights:
-    training on does not change it, unless the model counts or writes down what it does.
+    It notices an exchanged layer, a changed setting, and a weight that is no longer shared. It does not read weights,
+    so further training does not change it, unless the model keeps count or a record of its calls.
     """
     return _Digest(model).of(model)
 
 
 class _Digest:
-    """Words for everything a model holds, each thing written out once, however many ways lead to it."""
+    """Describes everything that a model holds; each object once, however many ways lead to it."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        # of each module, tensor and object, which the model holds, where it was met first
+        # by id: when each module, tensor or object was met first
         self.places: dict[int, int] = {}
         self.live = {id(t) for m in model.modules() for t in (*m._parameters.values(), *m._buffers.values())}
-        self.made: list[Any] = []  # for the digest alone: as long as they are there no other has their ids
+        self.made: list[Any] = []  # objects made for the digest, kept so that no other object gets their ids
         self.depth = 0
-        self.outside = False  # of the model: in what its functions close over or read of their modules
-        self.collects = False  # in a list or table there, in which hooks may collect the tensors they see
+        self.outside = False  # true among the values that functions close over, or read from their modules
+        self.collects = False  # true within a list or table there, in which hooks may collect tensors
 
     def of(self, model: torch.nn.Module) -> str:
         digest = hashlib.sha256()
@@ -83,7 +83,7 @@ class _Digest:
             if self.depth > DEEPEST:
                 raise RecursionError
             return self.described(value)
-        except Exception:  # an attribute may raise whatever it likes when it is looked at
+        except Exception:  # an attribute may raise anything when it is read
             return f"{type(value).__qualname__}@{id(value)}"
         finally:
             self.depth -= 1
@@ -112,8 +112,8 @@ class _Digest:
         if isinstance(value, type):
             return f"{value.__module__}.{value.__qualname__}@{id(value)}{self.classes(value)}"
         if isinstance(value, types.ModuleType):
-            return f"{kind}@{id(value)}{'' if _steady(value.__name__) else self.constants(value)}"
-        if isinstance(value, RESTLESS) or inspect.isroutine(value):
+            return f"{kind}@{id(value)}{'' if _is_installed(value.__name__) else self.constants(value)}"
+        if isinstance(value, CHANGING) or inspect.isroutine(value):
             return f"{kind}@{id(value)}"
         if isinstance(value, dict):
             return self.fields(value)
@@ -128,17 +128,17 @@ class _Digest:
         return ",".join([self.plain(item) for item in values if not self.collected(item)])
 
     def collected(self, value: Any) -> bool:
-        """Whether it is not looked at: what hooks write down changes with every call."""
+        """Return whether a value is passed over: a tensor that a hook has collected, which changes with every call."""
         return self.collects and issubclass(type(value), torch.Tensor)
 
     def constants(self, module: types.ModuleType) -> str:
-        """Of a Python module, whose other attributes may lead anywhere."""
+        """The constants of a Python module; its other attributes may lead anywhere."""
         return self.fields({k: v for k, v in vars(module).items() if type(v) in QUICK})
 
     def tensor(self, value: torch.Tensor) -> str:
         read = id(value) not in self.live and type(value) is torch.Tensor and value.numel() <= MOST_NUMBERS
         numbers = value.tolist() if read else ""
-        which = id(value) if self.outside else self.place(value)  # what is no part of the model is not followed by name
+        which = id(value) if self.outside else self.place(value)  # a tensor outside of the model is not known by name
         return f"tensor{which}{tuple(value.shape)}{value.dtype}{value.device.type}{numbers}"
 
     def module(self, module: torch.nn.Module) -> str:
@@ -155,8 +155,8 @@ class _Digest:
         return words
 
     def object(self, value: Any) -> str:
-        """What an object is made of: its attributes and slots, and what pickle would write of one that is not Python's
-        (``functools.partial``, ``collections.deque``).
+        """The attributes and slots of an object. For one that keeps its content elsewhere, such as
+        ``functools.partial`` or ``collections.deque``, also what pickle would write.
         """
         kind = type(value)
         settings = getattr(value, "__dict__", None)
@@ -170,27 +170,27 @@ class _Digest:
             try:
                 parts = value.__reduce_ex__(4)
                 parts = [list(p) if isinstance(p, Iterator) else p for p in parts if p is not settings]
-            except Exception:  # what cannot be pickled
+            except Exception:  # it cannot be pickled
                 return f"{words}@{id(value)}"
             self.made.append(parts)
             words += self.items(parts)
         return words
 
     def classes(self, kind: type) -> str:
-        """A class and what it inherits: functions and settings."""
+        """The functions and settings of a class and its bases."""
         words = []
         for base in kind.__mro__:
-            if not _steady(base.__module__) and base is not object and ("class", base) not in self.places:
+            if not _is_installed(base.__module__) and base is not object and ("class", base) not in self.places:
                 self.places["class", base] = len(self.places)  # type: ignore[index]
                 words.append(self.fields({k: v for k, v in vars(base).items() if k not in SILENT}))
         return "".join(words)
 
     def function(self, function: types.FunctionType) -> str:
-        """Its code, what it closes over, and what it reads of its module."""
+        """The code of a function, the values that it closes over, and those that it reads from its Python module."""
         code = function.__code__
         read = [function.__defaults__, function.__kwdefaults__, function.__dict__]
         read += [cell.cell_contents for cell in function.__closure__ or () if _is_set(cell)]
-        if not any(folder in code.co_filename for folder in INSTALLED) and not _steady(function.__module__):
+        if not any(folder in code.co_filename for folder in INSTALLED) and not _is_installed(function.__module__):
             read += _globals(function.__globals__, code)
         before = self.outside, self.collects
         self.outside = self.collects = True
@@ -200,17 +200,17 @@ class _Digest:
 
 
 def _globals(there: dict[str, Any], code: types.CodeType) -> Iterator[Any]:
-    """Of a Python module, and of those that it imports, what a function reads."""
+    """The values that a function reads from its Python module, and from the modules that this imports."""
     names, attributes = _names_in(code)
     for name in sorted(names & there.keys()):
         yield there[name]
-        if isinstance(there[name], types.ModuleType) and not _steady(there[name].__name__):
+        if isinstance(there[name], types.ModuleType) and not _is_installed(there[name].__name__):
             yield [vars(there[name])[inner] for inner in sorted(attributes & vars(there[name]).keys())]
 
 
 @functools.lru_cache(maxsize=1000)
 def _names_in(code: types.CodeType) -> tuple[frozenset[str], frozenset[str]]:
-    """What a function, or one written in it, looks up in its Python module; and all that it looks up by name."""
+    """The names that a function, or one defined in it, looks up in its Python module; and all attributes' names."""
     names = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     attributes = set(code.co_names)
     for inner in [c for c in code.co_consts if isinstance(c, types.CodeType)]:
@@ -219,8 +219,8 @@ def _names_in(code: types.CodeType) -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(names), frozenset(attributes)
 
 
-def _steady(name: str | None) -> bool:
-    return str(name).partition(".")[0] in STEADY
+def _is_installed(name: str | None) -> bool:
+    return str(name).partition(".")[0] in NOT_LOOKED_INTO
 
 
 def _names(slots: Any) -> list[str]:
@@ -236,12 +236,12 @@ def _is_set(cell: types.CellType) -> bool:
 
 
 def _found(kind: type, name: str) -> Any:
-    """The attribute of a class as it is written; not ``getattr``: a scripted module's forward is one that raises."""
+    """A class's attribute as it is stored. ``getattr`` would raise for the forward of a scripted module."""
     return next((vars(base)[name] for base in kind.__mro__ if name in vars(base)), None)
 
 
 def _hash(array: Any) -> str:
-    """Of a large array, such as a genome on a disk, so many of its numbers, evenly spaced, and which it is."""
+    """A digest of an array; for a large one, such as a genome on a disk, of evenly spaced elements and its id."""
     if array.size <= MOST_HASHED:
         return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
     some = np.ascontiguousarray(array.flat[:: array.size // MOST_HASHED])

@@ -1,7 +1,7 @@
-"""``torch.func.vmap`` over the members of an ensemble as a loop, while a model is captured.
+"""Runs ``torch.func.vmap`` over the members of an ensemble as a loop, while a model is captured.
 
-Tracing sees the operations that ``vmap`` makes of all members at once: convolutions of many groups, products of stacked
-matrices, and the batch on the second axis. A member by itself is made of the operations that handlers know.
+Otherwise a trace has the operations that ``vmap`` makes of all members at once: convolutions with many groups, products
+of stacked matrices, and the batch on the second axis. A member by itself is made of operations that handlers know.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-MOST_MEMBERS = 32  # of more, as when it runs over positions, the graph would be too long
+MOST_MEMBERS = 32  # with more, as in a vmap over positions, the graph would be too long
 
 
 @contextlib.contextmanager
 def vmap_unrolled() -> Iterator[None]:
-    """Let this thread's ``vmap`` run over few members one by one; that of other threads stays as it is."""
+    """Let this thread's ``vmap`` run over a few members one by one; that of other threads stays as it is."""
     apis: Any = importlib.import_module("torch._functorch.apis")
     original = getattr(apis, "vmap_impl", None)
-    if original is None:  # in a PyTorch that has it elsewhere, models are captured as it traces them
+    if original is None:  # a version of PyTorch that has it elsewhere: models are captured as that traces them
         yield
         return
     me, over = threading.get_ident(), False
@@ -48,7 +48,7 @@ def vmap_unrolled() -> Iterator[None]:
 
 
 def _members(in_dims: Any, args: tuple[Any, ...]) -> list[int | None] | None:
-    """The axis of members of each leaf of the arguments; None where they are not few, or ``vmap`` refuses them."""
+    """The axis of members of each leaf of the arguments; None for many members, or arguments that ``vmap`` refuses."""
     leaves, spec = pytree.tree_flatten(args)
     axes = pytree._broadcast_to_and_flatten(in_dims, spec)
     if axes is None:
@@ -59,7 +59,7 @@ def _members(in_dims: Any, args: tuple[Any, ...]) -> list[int | None] | None:
             continue
         if not isinstance(leaf, torch.Tensor) or not isinstance(axis, int) or not -leaf.dim() <= axis < leaf.dim():
             return None
-        sizes.add(leaf.shape[axis] if isinstance(leaf.shape[axis], int) else None)  # as many as there are sequences
+        sizes.add(leaf.shape[axis] if isinstance(leaf.shape[axis], int) else None)  # a symbol: one for each sequence
     few = len(sizes) == 1 and None not in sizes and 0 < next(iter(sizes)) <= MOST_MEMBERS
     return axes if few else None
 
@@ -70,7 +70,7 @@ def _stacked(found: list[Any], out_dims: Any) -> Any:
         out_dims = out_dims[0]
     axes = pytree._broadcast_to_and_flatten(out_dims, spec)
     if axes is None or not all(isinstance(leaf, torch.Tensor) for leaf in leaves):
-        raise ValueError("out_dims of a vmap does not fit what its function returns")
+        raise ValueError("out_dims of a vmap does not fit the output of its function")
     each = [pytree.tree_leaves(one) for one in found]
     whole = [
         leaf if axis is None else torch.stack([one[i] for one in each], axis)

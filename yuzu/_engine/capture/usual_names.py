@@ -1,4 +1,4 @@
-"""Operations under the names that handlers have, where a model or a transform uses a general one."""
+"""Gives operations their usual name, where a model or a transform uses a general one."""
 
 from __future__ import annotations
 

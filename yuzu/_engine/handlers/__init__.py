@@ -22,10 +22,7 @@ from yuzu._engine.handlers import (
 from yuzu._engine.handlers.contract import Rule, View, find_handler, find_rule, handles, registered
 from yuzu._engine.ways import compressed_sensing, winograd
 
-BUILT_IN = frozenset(registered())  # the operations that need no handler of a user's own
-
 __all__ = [
-    "BUILT_IN",
     "Rule",
     "View",
     "affine",

@@ -7,20 +7,18 @@ mutated tensors is ``(R1 + D1)(R2 + D2) - R1 R2 = D1 R2 + (R1 + D1) D2``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from yuzu._engine.choice import ChannelFactor
+from yuzu._engine.context import Context
 from yuzu._engine.graph import Ref, map_refs
-from yuzu._engine.handlers.contract import Rule, View, handles
-from yuzu._engine.handlers.convolution import ChannelFactor
+from yuzu._engine.handlers.contract import Numerics, Rule, View, handles
 from yuzu._engine.handlers.elementwise import common_layout, of_rank, pointwise
-from yuzu._engine.handlers.vanishing import is_zero
+from yuzu._engine.handlers.exact_zeros import is_zero
 from yuzu._engine.layout import CONSTANT, ROWS, Change, Layout, rewindow
 from yuzu._engine.window import Window
-
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
 
 
 class Scaled(Rule):
@@ -29,13 +27,14 @@ class Scaled(Rule):
     family = "elementwise"
     keeps_finite = True
     aliases = True
-    absorbed = False  # by the convolution before or after it, whose kernel has the factor in it
+    recomputable = True
+    numerics = Numerics(well_conditioned=True, keeps_size=True)
 
     def __init__(
         self,
         view: View,
         layout: Layout,
-        factor: Callable[[Run], torch.Tensor | float],
+        factor: Callable[[Context], torch.Tensor | float],
         operand: int | None = None,
         per_channel: ChannelFactor | None = None,
     ) -> None:
@@ -43,17 +42,11 @@ class Scaled(Rule):
         self.factor, self.per_channel = factor, per_channel
         self.reads_reference = operand is not None and view.graph.nodes[operand].batched
 
-    def absorb(self, factors: list[ChannelFactor]) -> None:
-        """Leave the factor to a convolution: one that nothing else reads, or the only reader."""
-        assert self.per_channel is not None
-        factors.append(self.per_channel)
-        self.absorbed = True
-
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         (source,) = self.sources
         assert change is not None
-        if self.absorbed and not run.keep_all:
+        if run.choice(self.node.index).absorbed and not run.keep_all:
             assert change.window is not None and window is not None
             return rewindow(change.tensor, change.window, window)
         factor = self.factor(run)
@@ -72,15 +65,16 @@ class Scaled(Rule):
             return difference.mul_(factor)
         return difference * factor
 
-    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
-        """Of a quotient, which is a product with the inverse here; of a product it is so in any case."""
+    def vanishes(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+        """For a quotient, which is a product with the inverse here; a product makes zeros of zeros anyway."""
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
-        return None if change is None or self.absorbed else is_zero(run, source, layout, change, window)
+        absorbed = run.choice(self.node.index).absorbed
+        return None if change is None or absorbed else is_zero(run, source, layout, change, window)
 
     def knows_zeros(self) -> bool:
         return self.node.op == "aten.div"
 
-    def _on_window(self, run: Run, factor: torch.Tensor, window: Window) -> torch.Tensor:
+    def _on_window(self, run: Context, factor: torch.Tensor, window: Window) -> torch.Tensor:
         """A factor of the result's rank to broadcast against ``(S, A, w, ...)``, cut to the window where it has
         positions.
         """
@@ -92,16 +86,16 @@ class Scaled(Rule):
             return run.of_sites(first)
         return run.made_on_window(("factor", self.node.index), lambda: layout.position_first(factor), window)
 
-    def _ones(self, run: Run, factor: torch.Tensor | float) -> bool:
-        """Whether the factor changes nothing, as signs often do; no device is waited for to know."""
+    def _ones(self, run: Context, factor: torch.Tensor | float) -> bool:
+        """Whether the factor is all ones, as signs often are. No GPU is waited for to find out."""
         if self.per_channel is None or not isinstance(factor, torch.Tensor) or factor.device.type != "cpu":
             return False
         return run.derived(("ones", self.node.index), [factor], lambda: bool((factor == 1).all()))
 
 
 class Linear(Rule):
-    """An operation that is linear in its one mutated operand, on the differences: on windows where its result at a
-    position depends on that position alone, or on whole values.
+    """An operation that is linear in its one mutated operand, run on the differences: on windows if its result at a
+    position depends on that position alone, else on whole values.
     """
 
     reads_reference = False
@@ -109,8 +103,9 @@ class Linear(Rule):
     def __init__(self, view: View, layout: Layout, family: str) -> None:
         super().__init__(view, layout)
         self.family = family
+        self.numerics = Numerics(weighted=family != "reduce", cancels=family == "reduce")
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,), (source,) = changes, self.sources
         assert change is not None
         if window is None:
@@ -121,7 +116,7 @@ class Linear(Rule):
         return self._of(difference, window, run.value)
 
     def _of(self, tensor: torch.Tensor, window: Window | None, other: Callable[[int], Any]) -> torch.Tensor:
-        """The operation on ``(S, A, ...)`` and on ``other`` nodes' values."""
+        """The operation on a tensor ``(S, A, ...)`` and on the values of ``other`` nodes."""
         rows = tensor.flatten(0, 1)
         rows = rows if window is None else self.source_layouts[0].natural(rows)
         result = self._of_rows(rows, other)
@@ -137,7 +132,7 @@ class Linear(Rule):
         return self.node.target(*map_refs(self.node.args, value), **map_refs(self.node.kwargs, value))
 
     def terms(
-        self, run: Run, changes: list[Change | None], window: Window | None
+        self, run: Context, changes: list[Change | None], window: Window | None
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
         if change is None:
@@ -164,8 +159,8 @@ class Linear(Rule):
             there = run.made_on_window(key, of_reference, window)
         return self._of((difference + reference).abs() - reference.abs(), window, absolute), there
 
-    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
-        """Of a sum, where everything that it sums is zero: it is itself a sum of what is not."""
+    def vanishes(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+        """A sum is zero where it counts no term that is not."""
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
         if change is None:
             return None
@@ -204,7 +199,7 @@ def batch_norm(view: View) -> Rule | str:
     layout = view.layout(node.args[0]) if node.mutated else ROWS
     channels = view.rank - 2
 
-    def per_channel(run: Run) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def per_channel(run: Context) -> tuple[torch.Tensor, list[torch.Tensor]]:
         sources = [run.value(variance.index)] + ([run.value(weight.index)] if isinstance(weight, Ref) else [])
 
         def make() -> torch.Tensor:
@@ -213,7 +208,7 @@ def batch_norm(view: View) -> Rule | str:
 
         return run.derived(("batch norm", node.index), sources, make), sources
 
-    def factor(run: Run) -> torch.Tensor:
+    def factor(run: Context) -> torch.Tensor:
         return per_channel(run)[0].reshape(1, -1, *[1] * channels)
 
     return Scaled(view, layout, factor, per_channel=per_channel)
@@ -221,8 +216,8 @@ def batch_norm(view: View) -> Rule | str:
 
 @handles("aten.mul", "aten.div")
 def product(view: View) -> Rule | str:
-    """By something unmutated: a factor. By another mutated tensor: ``D1 R2 + R1 D2 + D1 D2``. Other
-    quotients: on values.
+    """With an unmutated operand it is a factor; with another mutated tensor ``D1 R2 + R1 D2 + D1 D2``. Other
+    quotients run on values.
     """
     node = view.node
     left, right = node.args[0], node.args[1]
@@ -233,7 +228,7 @@ def product(view: View) -> Rule | str:
         return pointwise(view)
     quotient = node.op == "aten.div"
     if not node.floating or any(view.source(ref).dtype != node.dtype for ref in (left, right) if view.mutated(ref)):
-        return pointwise(view)  # a mask changes by its values, not by differences
+        return pointwise(view)  # a mask has values, not differences
     if view.mutated(left) and view.mutated(right):
         return (
             pointwise(view) if quotient or not isinstance(left, Ref) else Product(view, layout, left.index, right.index)
@@ -245,10 +240,10 @@ def product(view: View) -> Rule | str:
     if not node.mutated or view.source(mutated).shape != node.shape:
         return pointwise(view)
 
-    def factor(run: Run) -> torch.Tensor | float:
+    def factor(run: Context) -> torch.Tensor | float:
         value = run.value(other.index) if isinstance(other, Ref) else other
         if quotient and isinstance(value, torch.Tensor):
-            value = value.to(run.value(node.index).dtype)  # of whole numbers the inverse would be float32
+            value = value.to(run.value(node.index).dtype)  # the inverse of integers would be float32
         return 1 / value if quotient else value
 
     if not isinstance(other, Ref):
@@ -259,7 +254,7 @@ def product(view: View) -> Rule | str:
         bool(sizes) and view.layout(other) == CONSTANT and aligned == (1, view.shape[1], *[1] * (view.rank - 2))
     )
 
-    def per_channel(run: Run) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def per_channel(run: Context) -> tuple[torch.Tensor, list[torch.Tensor]]:
         value = factor(run)
         assert isinstance(value, torch.Tensor)
         return value.reshape(-1), [run.value(other.index)]
@@ -271,12 +266,14 @@ class Product(Rule):
     """The product of two mutated tensors."""
 
     family = "merge"
+    recomputable = True
+    numerics = Numerics(well_conditioned=True, cancels=True, multiplies=True)
 
     def __init__(self, view: View, layout: Layout, left: int, right: int) -> None:
         super().__init__(view, layout)
         self.left, self.right = left, right
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         found = dict(zip(self.sources, changes, strict=True))
         layouts = dict(zip(self.sources, self.source_layouts, strict=True))
 
@@ -294,8 +291,8 @@ class Product(Rule):
             return d1 * r2 if d1 is not None else r1 * d2  # type: ignore[operator]
         return d1 * r2 + (r1 + d1) * d2
 
-    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
-        """Where either factor does."""
+    def vanishes(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+        """It is zero where either factor is."""
         found: torch.Tensor | None = None
         for source, layout, change in zip(self.sources, self.source_layouts, changes, strict=True):
             if change is not None:

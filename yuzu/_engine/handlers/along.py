@@ -1,8 +1,8 @@
-"""Operations along some axes that leave all others apart: order statistics, running extremes, Fourier transforms,
+"""Operations along some axes that keep all others apart: order statistics, running extremes, Fourier transforms,
 matrices on the last two axes.
 
-Where none of their axes is that of positions they are local; else they are run on whole mutants. Either way what stands
-before them stays on windows.
+They are local if none of their axes is that of positions. Otherwise they run on whole mutants. Either way the
+operations before them stay on windows.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from yuzu._engine.handlers.elementwise import Local, OnRows, axes_of
 from yuzu._engine.handlers.reduce import reduction
 from yuzu._engine.layout import CONSTANT, ROWS
 
-# that keep their axis, if with another length
+# these keep their axis, perhaps with another length
 KEEPING = "sort topk cummax cummin linalg_cross".split()
-# that take it away, or keep it with a length of 1
+# these drop their axis, or keep it with a length of 1
 REDUCING = "median nanmedian mode kthvalue nansum count_nonzero norm quantile nanquantile".split()
 # linear along one axis, in real and imaginary parts
 FOURIER = "fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft".split()
-# on the last two axes, which are kept or taken away
+# on the last two axes, which are kept or dropped
 MATRICES = (
     "matrix_exp linalg_inv linalg_pinv linalg_cholesky "
     "det linalg_slogdet linalg_svdvals linalg_eigvalsh linalg_solve "

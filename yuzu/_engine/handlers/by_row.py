@@ -1,4 +1,4 @@
-"""What picks, or writes, by an index that each row of the batch has for itself: ``gather``, and ``x[rows, :, place]``.
+"""Picking, or writing, by an index of each row's own: ``gather``, and ``x[rows, :, place]``.
 
 Picking moves numbers, so differences are picked as they are. On the axis of positions a row's places are those of its
 own window: ``D'[j] = D[place[j] - start]``, zero where the window has no such position.
@@ -6,25 +6,23 @@ own window: ``D'[j] = D[place[j] - start]``, zero where the window has no such p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from yuzu._engine.context import Context
 from yuzu._engine.graph import Ref, map_refs
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.elementwise import Local, OnRows, aligned_operand, common_layout, rewindowed
 from yuzu._engine.layout import CONSTANT, ROWS, Change, Layout, on_device
-from yuzu._engine.row_index import PickInRows
+from yuzu._engine.rewrite.row_index import PickInRows
 from yuzu._engine.window import Window
-
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
 
 
 class PickedByRow(Rule):
     """Picks from one mutated tensor, by indices that no mutation changes.
 
-    ``place`` is the one of them that is of positions, if one is: then the result is whole.
+    ``place`` is the index of positions, if one of them is: then the result is whole.
     """
 
     family = "view"
@@ -36,7 +34,7 @@ class PickedByRow(Rule):
         self.indices, self.place = indices, place
         self.reads_reference = any(view.graph.nodes[i].batched for i in indices)
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
         assert change is not None
         grid = run.sites.difference.shape[:2]
@@ -58,8 +56,8 @@ class PickedByRow(Rule):
         result = self._picked(run, rows, None, {self.place: place}).unflatten(0, grid)
         return result.masked_fill_(outside.view(*outside.shape, *[1] * (result.dim() - outside.dim())), 0)
 
-    def _of_rows(self, run: Run, index: int) -> torch.Tensor:
-        """The numbers of each site ``(S or 1, 1, ...)``."""
+    def _of_rows(self, run: Context, index: int) -> torch.Tensor:
+        """The indices of each site ``(S or 1, 1, ...)``."""
         value = run.value(index)
         if run.plan.layouts[index] == CONSTANT:
             assert isinstance(self.node.target, PickInRows)
@@ -67,7 +65,7 @@ class PickedByRow(Rule):
         return run.of_sites(value)
 
     def _picked(
-        self, run: Run, rows: torch.Tensor, window: Window | None = None, own: dict[int, torch.Tensor] | None = None
+        self, run: Context, rows: torch.Tensor, window: Window | None = None, own: dict[int, torch.Tensor] | None = None
     ) -> torch.Tensor:
         """The operation on rows ``(S * A, ...)``, with some indices of their ``own``."""
         grid = (run.sites.difference.shape[0], run.sites.difference.shape[1])
@@ -142,9 +140,7 @@ def write_at(view: View) -> Rule | str:
 
 
 def _why_not(view: View, axis: int, but: Any = None) -> str | None:
-    """Why rows are not treated by themselves by an operation along an axis, whose operands lie on top of each other;
-    None if they are.
-    """
+    """Why an operation along an axis, with operands of one shape, does not keep rows apart; None if it does."""
     if axis == 0:
         return "it works along the batch"
     for ref in view.tensors():
@@ -155,7 +151,7 @@ def _why_not(view: View, axis: int, but: Any = None) -> str | None:
 
 
 def _aligned(view: View, axis: int) -> Rule | str:
-    """Local where the operands have all positions on one axis, other than the operation's."""
+    """A local rule if all operands have their positions on one axis, and the operation works along another."""
     layout = common_layout(view)
     if isinstance(layout, str):
         return layout

@@ -1,23 +1,19 @@
-"""Complex numbers, which differ and are summed as real ones do: made of two real ones, taken apart, convolved."""
+"""Complex numbers: made from two real ones, split into them, and convolved. Their differences add as real ones do."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
+from yuzu._engine.context import Context
 from yuzu._engine.graph import map_refs
 from yuzu._engine.handlers.contract import Reading, Rule, View, handles, setting
 from yuzu._engine.handlers.view import Rearranged
 from yuzu._engine.layout import ROWS, Change, Layout, rewindow
 from yuzu._engine.window import Geometry, Window
 
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
-
 
 class ComplexConvolution(Reading):
-    """A convolution of complex numbers on windows; what it does on another axis than the positions' is as it was."""
+    """A convolution of complex numbers on windows."""
 
     family = "convolution"
     keeps_finite = True
@@ -27,7 +23,7 @@ class ComplexConvolution(Reading):
         super().__init__(view, layout)
         self.geometry = geometry
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,), (source,), (layout,), node = changes, self.sources, self.source_layouts, self.node
         assert change is not None and change.window is not None and window is not None
         read = window.cached(("read", node.index), lambda: self.geometry.read_by(window))
@@ -46,7 +42,7 @@ class ComplexConvolution(Reading):
         return f"kernel {self.geometry.kernel}, complex"
 
 
-@handles("aten.view_as_real", "aten.view_as_complex", "aten._conj", "aten.resolve_conj")
+@handles("aten.view_as_real", "aten.view_as_complex", "aten._conj", "aten.resolve_conj", "aten._neg_view")
 def parts(view: View) -> Rule | str:
     node, layout = view.node, view.layout(view.node.args[0])
     takes_last = node.op == "aten.view_as_complex" and layout.axis == view.rank

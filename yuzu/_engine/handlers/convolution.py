@@ -1,9 +1,7 @@
-"""Convolution: linear, so the difference of the result is the convolution of the difference, without the
-bias.
+"""Convolution. It is linear, so the difference of the result is the convolution of the difference, without the bias.
 
-An output position ``j`` reads the inputs ``j*s - p + t*d``. Exact for every stride, padding, dilation and
-grouping. With stride 1 one of the ways of `convolution_ways` and `compressed_sensing` is used; with a larger
-stride the windows are first aligned to it.
+An output position ``j`` reads the inputs ``j*s - p + t*d``. This is exact for every stride, padding, dilation and
+number of groups. With stride 1 it runs by one of the `ways`; with a larger stride the windows are first aligned to it.
 """
 
 from __future__ import annotations
@@ -11,58 +9,63 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from yuzu._engine.choice import Choice
+from yuzu._engine.context import Context
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.complex_numbers import ComplexConvolution
-from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles, setting, spatial_axis
-from yuzu._engine.handlers.vanishing import count_read, magnitude, nonzero, read
+from yuzu._engine.handlers.contract import (
+    Numerics,
+    Reading,
+    Room,
+    Rule,
+    Sizes,
+    Spans,
+    View,
+    handles,
+    setting,
+    spatial_axis,
+)
+from yuzu._engine.handlers.exact_zeros import TermsOf, count_read, magnitude, nonzero, read
 from yuzu._engine.kernels.products import convolve_rows, lowered_kernel
+from yuzu._engine.kernels.triton import FUSED
 from yuzu._engine.layout import CONSTANT, ROWS, Change, Layout, rewindow
 from yuzu._engine.ways.call import FEW_CHANNELS, Call, Shape
-from yuzu._engine.ways.convolution import WAYS, WayEntry, table
+from yuzu._engine.ways.convolution import WAYS, WayEntry, held_by_blocks, table
 from yuzu._engine.window import Geometry, Integers, Window
 
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
-
-
-FUSED = "fused"  # the way by which a convolution is run together with what follows it: see `fused`
-LONG_HEAD = 16  # taps, and input channels, from which few output channels are computed channels last
-
-# the factors for all channels, and the tensors that they are made from
-ChannelFactor = Callable[["Run"], "tuple[torch.Tensor, list[torch.Tensor]]"]
+LEAST_FUSED_CHANNELS = 16  # before a convolution that runs fused: a product of fewer is mostly zeros
+LONG_HEAD = 16  # from so many taps and input channels on, few output channels are computed with channels last
 
 
 class Convolution(Reading):
     """``conv1d``, or ``conv2d`` with one axis of positions, on windows."""
 
     family = "convolution"
+    default_way = "windows"
     keeps_finite = True
     reads_reference = False
+    absorbs_after = True
+    numerics = Numerics(weighted=True)
 
     def __init__(self, view: View, layout: Layout, geometry: Geometry, groups: int, height: int | None) -> None:
         super().__init__(view, layout)
         self.geometry, self.groups, self.height = geometry, groups, height
-        # a kernel of 1 on the second axis leaves its lines apart: they are carried like edits
+        # a kernel of 1 on the second axis keeps its lines apart: they are carried like edits
         self.lines = height if height is not None and view.shape_of(view.node.args[1])[5 - layout.axis] != height else 1
         self.weight = view.node.args[1].index
         self.kernel_axis = view.layout(view.node.args[0]).axis
-        self.way = "windows"
-        self.steady = False  # whether a small error in its result leaves small errors in all outputs
-        self.lowered_result = False  # whether whatever reads the result can read it in the dtype of lowered products
-        # of affine operations right before and after it, which then have nothing left to do
-        self.factors_before: list[ChannelFactor] = []
-        self.factors_after: list[ChannelFactor] = []
         out, channels, *kernel = view.shape_of(view.node.args[1])
         beside = math.prod(kernel) // geometry.kernel
         self.channels = (channels * groups * beside, out)
+        self.absorbs_before = groups == 1 and height is None
 
     def reference(self, value_of: Callable[[int], Any], device: torch.device) -> Any:
-        """Channels last for few output channels of a long kernel on many input channels, the heads of profile models:
-        oneDNN runs these three to four times faster than with channels first.
+        """The value, computed with channels last for few output channels of a long kernel on many input channels. These
+        are the heads of profile models: oneDNN runs them three to four times faster so than with channels first.
         """
         node, padding = self.node, self.node.argument(4, "padding", 0)
         x, weight = value_of(node.args[0].index), value_of(self.weight)
@@ -78,15 +81,15 @@ class Convolution(Reading):
         return result.squeeze(2).contiguous()
 
     def shape(self, width: int) -> Shape:
-        """The sizes that ways ask for."""
+        """The sizes that the ways ask for."""
         g = self.geometry
         return Shape(width, g.kernel, g.dilation, self.channels[0], self.channels[1], self.groups)
 
-    def applicable(self, run: Run, width: int) -> list[str]:
+    def applicable(self, run: Context, width: int) -> list[str]:
         """The ways that this layer can be run with windows of a width."""
         found = [name for name in WAYS if self.fits(name, width)]
-        block = run.plan.block_of.get(self.node.index)
-        return [*found, FUSED] if block is not None and block.possible(run) else found
+        group = run.plan.group_of.get(self.node.index)
+        return [*found, FUSED] if group is not None and group.possible(run) else found
 
     def all_ways(self) -> tuple[str, ...]:
         return (*WAYS, FUSED)
@@ -96,16 +99,23 @@ class Convolution(Reading):
             return way in (FUSED, "windows")
         return WAYS[way].applies(self.shape(width)) is None
 
-    def ways(self, run: Run, window: Window) -> list[str]:
+    def ways(self, run: Context, window: Window) -> list[str]:
         shape, lowered = self.shape(window.width), run.precision == "medium" or run.value(self.weight).itemsize < 4
         found = self.applicable(run, window.width)
         # TF32 rounds more than may be amplified
-        steady = self.steady and (run.precision == "highest" or run.device.type == "cpu")
+        steady = run.choice(self.node.index).well_conditioned and (
+            run.precision == "highest" or run.device.type == "cpu"
+        )
         exact = [way for way in found if way in WAYS and WAYS[way].exact and (steady or WAYS[way].keeps_zeros)]
         winners = [way for way in exact if WAYS[way].may_win(shape, lowered)] or exact
-        return [FUSED, *winners] if FUSED in found and run.device.type != "cpu" else winners  # so that others are short
+        return (
+            [FUSED, *winners] if FUSED in found and run.device.type != "cpu" else winners
+        )  # first, so that the trials of the others can be short
 
-    def alike(self) -> Hashable:
+    def forced_way(self, run: Context, way: str, width: int) -> str:
+        return way if way in self.applicable(run, width) else self.default_way
+
+    def alike(self, choice: Choice) -> Hashable:
         g = self.geometry
         return (
             "convolution",
@@ -115,32 +125,53 @@ class Convolution(Reading):
             self.channels,
             self.groups,
             self.lines,
-            self.lowered_result,
-            self.steady,
+            choice.low_precision,
+            choice.well_conditioned,
         )
 
-    def akin(self) -> Hashable:
+    def akin(self, choice: Choice) -> Hashable:
         g = self.geometry
-        return "convolution", g.kernel, g.stride, self.channels, self.groups, self.lines, self.steady
+        return "convolution", g.kernel, g.stride, self.channels, self.groups, self.lines, choice.well_conditioned
 
-    def multiply_adds(self, run: Run, width: int) -> int:
+    def multiply_adds(self, run: Context, width: int) -> int:
         return width * run.value(self.weight).numel() * self.lines
 
-    def trial(self, run: Run, window: Window, some: Callable[..., torch.Tensor]) -> Callable[[], object]:
-        block = run.plan.block_of.get(self.node.index)
-        if block is not None and block.possible(run):
-            return block.trial(run, some)  # what follows is part of that way, so it must be of all
-        # at full width, whatever a crop leaves of the result near the ends of the sequence
+    def trial(self, run: Context, window: Window, some: Callable[..., torch.Tensor], way: str) -> Callable[[], object]:
+        group = run.plan.group_of.get(self.node.index)
+        if group is not None and group.possible(run):
+            # the operations after it are part of the fused way, so each way is timed with them
+            return group.trial(run.of_plan(run.plan.with_ways({self.node.index: way})), some)
+        # at full width: near the ends of the sequence a crop may leave less
         kernel, sources = self.scaled_kernel(run)
         x, g = some(window.width, self.channels[0]).to(kernel.dtype), self.geometry
         call = Call(run, ("measure", self.node.index), x, window, kernel, sources, g.dilation, self.groups)
-        call.lowered_result = self.lowered_result
-        return lambda: self._entry.run(call)
+        call.lowered_result = run.choice(self.node.index).low_precision
+        return lambda: _by_itself(way).run(call)
+
+    def room(self, choice: Choice, sizes: Sizes) -> Room:
+        shape, lowers = self.shape(sizes.width), sizes.precision == "medium" and sizes.itemsize == 4
+        kernel = shape.kernel * shape.channels_in * shape.channels_out // shape.groups
+        # laid out anew, and a copy to notice changes; the same of the weight with factors in it
+        copies = 4 if choice.before or choice.after else 2
+        held = _by_itself(choice.way).held(shape, lowers)
+        # of few output channels the first layer and the reference may take blocks, too, whatever the way
+        blocks = held_by_blocks(shape, lowers, wide=False).weights if shape.few and choice.way != "blocks" else 0
+        return Room(weights=copies * kernel + held.weights + blocks, largest=held.of_mutant)
+
+    def unfolded(self) -> int:
+        g = self.geometry
+        return g.kernel * self.channels[0] * g.output_length
 
     @property
-    def _entry(self) -> WayEntry:
-        """The way that is set, where the layer is run by itself."""
-        return WAYS["windows"] if self.way == FUSED else WAYS[self.way]
+    def fused_as(self) -> str:
+        plain = self.groups == 1 and self.height is None and self.node.dtype == torch.float32
+        return "convolution" if plain and self.channels[0] >= LEAST_FUSED_CHANNELS else ""
+
+    def shown_way(self, way: str, first_layer: bool) -> str:
+        return "table" if first_layer and self.geometry.stride == 1 and self.groups == 1 else way
+
+    def probes(self, way: str, width: int, edits: int) -> int | None:
+        return (width + self.geometry.reach) * edits if way == "cyclic" else None
 
     def kernel(self, weight: torch.Tensor) -> torch.Tensor:
         """The weight as ``(Cout, Cin, k)``; a second axis that is read whole counts as channels."""
@@ -148,12 +179,13 @@ class Convolution(Reading):
             weight = weight.movedim(self.kernel_axis, 3).flatten(1, 2)
         return weight
 
-    def scaled_kernel(self, run: Run) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """The kernel, times the factors that were taken over, and the weights that it is made from."""
+    def scaled_kernel(self, run: Context) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The weight times the absorbed factors, and the tensors that it is made from."""
         weight = run.value(self.weight)
-        if not (self.factors_before or self.factors_after) or run.keep_all:
+        choice = run.choice(self.node.index)
+        if not (choice.before or choice.after) or run.keep_all:
             return self.kernel(weight), [weight]
-        before, after = ([f(run) for f in factors] for factors in (self.factors_before, self.factors_after))
+        before, after = ([f(run) for f in factors] for factors in (choice.before, choice.after))
         sources = [weight, *(source for _, found in (*before, *after) for source in found)]
 
         def make() -> torch.Tensor:
@@ -166,7 +198,7 @@ class Convolution(Reading):
 
         return run.derived(("scaled kernel", self.node.index), sources, make), sources
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         assert change is not None and change.window is not None and window is not None
         kernel, sources = self.scaled_kernel(run)
@@ -179,7 +211,8 @@ class Convolution(Reading):
         sites, rows = x.shape[:2]
         geometry = self.geometry
         key = ("convolution", self.node.index, len(sources))
-        lower = self.lowered_result and not run.keep_all
+        choice = run.choice(self.node.index)
+        lower = choice.low_precision and not run.keep_all
         if geometry.stride == 1:
             before = change.window
             first, stop, start = window.cached(
@@ -199,7 +232,7 @@ class Convolution(Reading):
                 (first, stop),
             )
             first_layer = change.codes is not None and self.groups == 1
-            result = table(call) if first_layer else self._entry.run(call)
+            result = table(call) if first_layer else _by_itself(choice.way).run(call)
             width = result.shape[1]
             if width == stop - first:
                 start = start + first
@@ -219,29 +252,31 @@ class Convolution(Reading):
         full = window.cached(("raw", self.node.index, width), lambda: Window.at(start, width))
         return rewindow(result, full, window, disposable=True)
 
-    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
-        (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
+    def vanishes(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+        (change,) = changes
         if change is None or window is None:
             return None
-        read = run, self.node.index, source, layout, self.geometry, change, window, self.groups
-        return self._of_channels(count_read(*read, nonzero) == 0)
+        return self._of_channels(count_read(run, self._terms, change, window, nonzero) == 0)
+
+    @property
+    def _terms(self) -> TermsOf:
+        return TermsOf(self.node.index, self.sources[0], self.source_layouts[0], self.geometry, self.groups)
 
     def terms(
-        self, run: Run, changes: list[Change | None], window: Window | None
+        self, run: Context, changes: list[Change | None], window: Window | None
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """As if all weights were one."""
-        (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
+        """The sums of magnitudes, as if all weights were one."""
+        (change,) = changes
         if change is None or window is None:
             return None
-        for taken_over in () if run.keep_all else self.factors_before:
-            factor = taken_over(run)[0]
+        for absorbed in () if run.keep_all else run.choice(self.node.index).before:
+            factor = absorbed(run)[0]
             change = replace(change, tensor=change.tensor * factor.view(-1, *[1] * (change.tensor.dim() - 4)))
-        g = self.geometry
-        more, there = read(run, self.node.index, source, layout, g, change, window, self.groups, magnitude)
+        more, there = read(run, self._terms, change, window, magnitude)
         return self._of_channels(more), self._of_channels(there)
 
     def _of_channels(self, found: torch.Tensor) -> torch.Tensor:
-        """What is known of each group, for each output channel."""
+        """A tensor with an entry for each group, repeated for each output channel."""
         found = found.repeat_interleave(self.channels[1] // self.groups, 3) if self.groups > 1 else found
         return found if self.height is None else found.unsqueeze(4)
 
@@ -249,8 +284,8 @@ class Convolution(Reading):
         return self.lines == 1 and (self.height is None or self.groups == 1)
 
     def _wanted(self, before: Window, window: Window) -> tuple[tuple[int, int, Integers], Window]:
-        """First and stop of the positions that any site's window has of all that the window before it reaches, and
-        where those begin.
+        """Which of the positions that the window before it reaches are in any site's window (first, and one after the
+        last), and where those begin.
         """
         g = self.geometry
         start = before.start + (g.padding - g.reach)
@@ -271,21 +306,27 @@ class Convolution(Reading):
         return ", ".join(settings)
 
 
+def _by_itself(way: str) -> WayEntry:
+    """The entry of a way for a layer that runs alone."""
+    return WAYS["windows"] if way == FUSED else WAYS[way]
+
+
 class LinearRows(Rule):
     """A linear operation on whole differences: the operation itself, without its bias."""
 
     family = "convolution"
     reads_reference = False
+    numerics = Numerics(weighted=True)
 
     def __init__(self, view: View, bias: int | None) -> None:
         super().__init__(view, ROWS)
         self.bias = bias
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         whole = run.whole(self.sources[0], changes[0])
         return self._of_rows(run, whole.flatten(0, 1), run.value).unflatten(0, whole.shape[:2])
 
-    def _of_rows(self, run: Run, rows: torch.Tensor, weight: Callable[[int], torch.Tensor]) -> torch.Tensor:
+    def _of_rows(self, run: Context, rows: torch.Tensor, weight: Callable[[int], torch.Tensor]) -> torch.Tensor:
         source = self.sources[0]
         args = [
             rows if isinstance(a, Ref) and a.index == source else weight(a.index) if isinstance(a, Ref) else a
@@ -296,7 +337,7 @@ class LinearRows(Rule):
         return self.node.target(*args, **self.node.kwargs)
 
     def terms(
-        self, run: Run, changes: list[Change | None], window: Window | None
+        self, run: Context, changes: list[Change | None], window: Window | None
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
         (change,), (source,) = changes, self.sources
         if change is None:
@@ -360,12 +401,13 @@ def convolution(view: View) -> Rule | str:
 
 
 class TransposedConvolution(Rule):
-    """A transposed convolution: each input writes ``k`` outputs from ``i*s - p`` on. Run on the windows
-    without padding, then cut.
+    """A transposed convolution: each input writes ``k`` outputs from ``i*s - p`` on. It runs on the windows
+    without padding, and the result is cut.
     """
 
     family = "convolution"
     reads_reference = False
+    numerics = Numerics(weighted=True)
 
     def __init__(self, view: View, layout: Layout, geometry: Geometry, groups: int) -> None:
         super().__init__(view, layout)
@@ -387,7 +429,7 @@ class TransposedConvolution(Rule):
         first, stop = max(first, 0), min(stop, g.input_length)
         return [(first, stop) if stop > first else (0, 0)]
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         assert change is not None and window is not None
         return self._of(change, run.value(self.weight), window)
@@ -404,7 +446,7 @@ class TransposedConvolution(Rule):
         return rewindow(result, full, window, disposable=True)
 
     def terms(
-        self, run: Run, changes: list[Change | None], window: Window | None
+        self, run: Context, changes: list[Change | None], window: Window | None
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
         if change is None or change.window is None or window is None:

@@ -1,37 +1,36 @@
 """Linear layers.
 
-On channels: the product itself, on the differences. Over positions (after a flatten, or along the last axis):
-only the window's positions are nonzero, so each site's window is multiplied with the matching slice of the
-weight; sites that share a window share the slice, and the slices are read from the weight where it lies.
+Along channels the product itself runs on the differences. Along positions (after a flatten, or along the last axis)
+only the window's positions are nonzero. So each site's window is multiplied with the matching slice of the weight,
+which is read in place. Sites that share a window share the slice.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
+from yuzu._engine.choice import Choice
+from yuzu._engine.context import Context
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.affine import Linear
-from yuzu._engine.handlers.contract import Rule, View, handles
+from yuzu._engine.handlers.contract import Numerics, Room, Rule, Sizes, View, handles
 from yuzu._engine.handlers.elementwise import Local, OnRows, common_layout
-from yuzu._engine.handlers.vanishing import count_all, is_zero, magnitude, nonzero, read_all
+from yuzu._engine.handlers.exact_zeros import count_all, is_zero, magnitude, nonzero, read_all
 from yuzu._engine.kernels import onednn as onednn_products
 from yuzu._engine.kernels.products import add_product, lowered, lowered_matrix, product
 from yuzu._engine.layout import CONSTANT, ROWS, Change, Layout, on_device, rewindow
 from yuzu._engine.window import Window
 
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
-
-
 DENSE_WAYS = ("slices", "positions")
-PART = 8  # channels around the positions of a weight that are laid out anew at once
-SPREAD_BYTES = 24 << 20  # of the windows of a block where they lie among all positions
+PART = 8  # channels around the positions of a weight that are copied at once
+SPREAD_BYTES = 24 << 20  # of a block's windows, each in its place among all positions
 
 
 class OnChannels(Rule):
@@ -39,12 +38,13 @@ class OnChannels(Rule):
 
     family = "dense"
     reads_reference = False
+    numerics = Numerics(weighted=True)
 
     def __init__(self, view: View, layout: Layout, weight: int, transposed: bool) -> None:
         super().__init__(view, layout)
         self.weight, self.transposed = weight, transposed
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         assert change is not None
         weight = run.value(self.weight)
@@ -61,12 +61,12 @@ class OnChannels(Rule):
         rows = tensor.reshape(-1, tensor.shape[-1])
         return product(rows, matrix).view(*tensor.shape[:-1], matrix.shape[1])
 
-    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+    def vanishes(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
         return None if change is None else is_zero(run, source, layout, change, window).all(-1, keepdim=True)
 
     def terms(
-        self, run: Run, changes: list[Change | None], window: Window | None
+        self, run: Context, changes: list[Change | None], window: Window | None
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
         if change is None:
@@ -85,38 +85,43 @@ class OverPositions(Rule):
     """``x @ W^T`` where ``x``'s last axis holds the positions (with ``outer`` and ``inner`` channels around
     them).
 
-    A mutant reads the slice of the weight that lies at its window. By ``"slices"`` all sites of one window are
-    multiplied with its slice; by ``"positions"`` all sites that reach a position are multiplied with what the weight
-    has there, and summed, so that neighbouring windows do not read the same weights again.
+    A mutant reads the slice of the weight at its window. By ``"slices"`` all sites of one window are multiplied with
+    its slice. By ``"positions"`` all sites that reach a position are multiplied with the weight's rows of that
+    position, and summed, so that neighbouring windows do not read the same weights again.
     """
 
     family = "dense"
     reads_reference = False
-    way = "slices"
+    default_way = "slices"
     shares_among_sites = True
+    numerics = Numerics(weighted=True)
 
     def __init__(self, view: View, weight: int, transposed: bool) -> None:
         super().__init__(view, ROWS)
         self.weight, self.transposed = weight, transposed
+        self.numbers = math.prod(view.shape_of(Ref(weight)))
+
+    def room(self, choice: Choice, sizes: Sizes) -> Room:
+        return Room(weights=2 * self.numbers)
 
     def all_ways(self) -> tuple[str, ...]:
         return DENSE_WAYS
 
-    def ways(self, run: Run, window: Window) -> list[str]:
+    def ways(self, run: Context, window: Window) -> list[str]:
         return ["slices"] if (window.start == window.start[0]).all() else ["slices", "positions"]
 
-    def multiply_adds(self, run: Run, width: int) -> int:
+    def multiply_adds(self, run: Context, width: int) -> int:
         (layout,) = self.source_layouts
         return run.value(self.weight).numel() * width // layout.length
 
-    def trial(self, run: Run, window: Window, some: Callable[..., torch.Tensor]) -> Callable[[], object]:
+    def trial(self, run: Context, window: Window, some: Callable[..., torch.Tensor], way: str) -> Callable[[], object]:
         (layout,) = self.source_layouts
         channels = layout.outer * layout.inner
         others = run.value(self.sources[0])[0].numel() // (layout.length * channels)
         x = some(others, window.width * channels).flatten(1, 2)
-        return lambda: self._product(run, x, window)
+        return lambda: self._product(run, x, window, way)
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         (layout,) = self.source_layouts
         assert change is not None and change.window is not None
@@ -130,10 +135,11 @@ class OverPositions(Rule):
         else:
             before = tensor.shape[3:]
             x = tensor.movedim(2, -1)
-        result = self._product(run, x.reshape(sites, -1, width * channels), change.window)
+        way = run.choice(self.node.index).way
+        result = self._product(run, x.reshape(sites, -1, width * channels), change.window, way)
         return result.view(sites, edits, *before, -1)
 
-    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+    def vanishes(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
         if change is None or (layout.composite and change.tensor.dim() > 5):
             return None  # other axes lie between those that are summed
@@ -141,7 +147,7 @@ class OverPositions(Rule):
         return (count_all(run, source, layout, change, beside, nonzero) == 0).unsqueeze(-1)
 
     def terms(
-        self, run: Run, changes: list[Change | None], window: Window | None
+        self, run: Context, changes: list[Change | None], window: Window | None
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
         if change is None or (layout.composite and change.tensor.dim() > 5):
@@ -150,7 +156,7 @@ class OverPositions(Rule):
         more, there = read_all(run, source, layout, change, beside, magnitude)
         return more.unsqueeze(-1), there.unsqueeze(-1)
 
-    def _product(self, run: Run, x: torch.Tensor, window: Window) -> torch.Tensor:
+    def _product(self, run: Context, x: torch.Tensor, window: Window, way: str) -> torch.Tensor:
         """``(S, M, w * channels)`` times the slice of the weight at each site's window: ``(S, M, out)``."""
         (layout,) = self.source_layouts
         weight = run.value(self.weight)
@@ -173,7 +179,7 @@ class OverPositions(Rule):
             matrix = run.derived(("dense", self.node.index), [weight], position_major)
         runs, order = window.cached(("slices", x.device), lambda: _even_runs(window, x.device))
         x = x if order is None else x.index_select(0, order.there)
-        if self.way == "positions":
+        if way == "positions":
             result = _by_positions(x, matrix, window, order, layout.outer * layout.inner)
         else:
             result = _by_slices(x, matrix, runs, window.width, layout.outer * layout.inner)
@@ -201,8 +207,8 @@ class Order:
 
 
 def _even_runs(window: Window, device: torch.device) -> tuple[list[EvenRun], Order | None]:
-    """Runs of the sites in rising order of their starts; and that order, where it is not their own: several sequences,
-    mirrored windows.
+    """Runs of the sites in rising order of their starts; and that order, if it is not the sites' own, as with several
+    sequences or mirrored windows.
     """
     order = np.argsort(window.start, kind="stable")
     starts, first, counts = np.unique(window.start[order], return_index=True, return_counts=True)
@@ -242,7 +248,7 @@ def _by_slices(x: torch.Tensor, matrix: torch.Tensor, runs: list[EvenRun], width
 
 
 def _by_whole_weight(x: torch.Tensor, matrix: torch.Tensor, window: Window, layout: Layout) -> torch.Tensor:
-    """For few sites, without laying out a weight that may be large: windows stand among zeros."""
+    """The product for few sites: windows are padded with zeros, so that a large weight need not be copied."""
     sites, rows = x.shape[:2]
     spread = x.new_zeros(sites, rows, layout.outer, layout.length, layout.inner)
     for into, windows, start in zip(spread, x, window.start.tolist(), strict=True):
@@ -252,8 +258,8 @@ def _by_whole_weight(x: torch.Tensor, matrix: torch.Tensor, window: Window, layo
 
 
 def _one_by_one(rows: torch.Tensor, slices: torch.Tensor) -> bool:
-    """Whether a product for each slice is faster than a batch of them: PyTorch's are slow on CPUs where products are
-    lowered, and where those of full precision are oneDNN's.
+    """Whether a product for each slice is faster than a batch of products. PyTorch's batches are slow on CPUs in low
+    precision, and where oneDNN runs products of full precision.
     """
     lowers = rows.dtype != slices.dtype and rows.device.type == "cpu"
     return lowers or onednn_products.serves(rows[0], slices[0])
@@ -271,7 +277,7 @@ def _by_positions(
         array if order is None else array[order.sites] for array in (window.start, window.first, window.stop)
     )
     width, outputs = window.width, matrix.shape[1]
-    # neighbours' windows move on together: those that reach a position stand together, and only they have any there
+    # neighbours' windows move on together, so the sites that reach a position lie side by side
     ends = np.maximum.accumulate(np.where(stop > first, stop, start))
     result = x.new_zeros(sites * rows, outputs)
     at = 0
@@ -281,7 +287,7 @@ def _by_positions(
         last = at + max(int(np.searchsorted(sizes, min(SPREAD_BYTES, x.nbytes), "right")), 1)
         starts, some_ends = start[at:last], ends[at:last]
         high = int(starts[-1]) + width
-        # each site's window where it lies among all positions; what is not written is not read
+        # each site's window in its place among all positions; the rest is neither written nor read
         spread = x.new_empty(last - at, rows, (high - low) * channels, dtype=matrix.dtype)
         borders = [0, *(np.flatnonzero(np.diff(starts)) + 1).tolist(), last - at]
         for begin, end in itertools.pairwise(borders):
@@ -320,8 +326,8 @@ def _by_matrix(view: View, x: Ref, weight: int, transposed: bool) -> Rule:
 
 @handles("aten.matmul", "aten.mm", "aten.bmm", "aten.addmm")
 def matrix_product(view: View) -> Rule | str:
-    """By a constant matrix on the right it is a linear layer; otherwise on values, where the batch stays on
-    the first axis.
+    """With a constant matrix on the right it is a linear layer; otherwise it runs on values, if the batch stays on the
+    first axis.
     """
     node = view.node
     if node.op == "aten.addmm":
@@ -336,7 +342,7 @@ def matrix_product(view: View) -> Rule | str:
     if view.mutated(left) and view.layout(right) == CONSTANT and node.op != "aten.addmm" and ranks[0] == view.rank > 2:
         return _by_matrices(view, left, right)
     if view.mutated(left) and view.layout(right) == CONSTANT and ranks[1] == 1 and node.op == "aten.matmul":
-        layout = view.layout(left)  # by a vector: a sum over the last axis, which is gone
+        layout = view.layout(left)  # with a vector it is a sum over the last axis, which it drops
         local = layout.kind == "windows" and not layout.composite and layout.axis < ranks[0] - 1
         linear = node.floating and view.source(left).dtype == node.dtype
         return Linear(view, layout if local else ROWS, "dense") if linear else OnRows(view, widens=False)
@@ -354,8 +360,8 @@ def matrix_product(view: View) -> Rule | str:
 
 
 def _by_matrices(view: View, left: Ref, right: Ref) -> Rule | str:
-    """By a constant matrix for each head or group: on windows unless positions are summed over, or have matrices of
-    their own.
+    """The rule for a constant matrix for each head or group: on windows, unless it sums over positions, or has a matrix
+    for each of them.
     """
     sizes = view.shape_of(right)
     matrices = (*[1] * (view.rank - len(sizes)), *sizes)
@@ -378,9 +384,7 @@ def product_and_sum(view: View) -> Rule | str:
 
 @handles("aten.einsum")
 def einsum(view: View) -> Rule | str:
-    """Local where the position's letter stands in the result and in one operand only; on values where rows
-    stay rows.
-    """
+    """Local if the position's letter is in the result and in one operand only; on values if rows stay rows."""
     node = view.node
     equation, operands = node.args[0].replace(" ", ""), list(node.args[1])
     if "..." in equation or "->" not in equation or len(node.args) > 2:
@@ -398,7 +402,7 @@ def einsum(view: View) -> Rule | str:
             letter = mutated[0][1][layout.axis]
             if letter in result and sum(label.count(letter) for label in labels) == 1:
                 out = Layout("windows", result.index(letter), layout.length)
-        # masks and whole numbers are carried as values, of which nothing is linear
+        # masks and integers are carried as values, so nothing is linear in them
         if node.floating and view.source(mutated[0][0]).dtype == node.dtype:
             return Linear(view, out, "dense")
         if out != ROWS:

@@ -1,39 +1,45 @@
 """Operations on values: the operation on ``R + D``, minus the reference's result.
 
-On windows this is right for every pointwise operation, and for softmax, normalisation and the like along other axes
-than the positions; on whole values for all that treats rows by themselves. Operations with a formula of their own are
-in `formulas` and `affine`.
+On windows this is right for every pointwise operation, and for softmax, normalisation and the like along axes other
+than the positions. On whole values it is right for every operation that keeps rows apart. Operations with a formula of
+their own are in `formulas` and `affine`.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
+from yuzu._engine import ops
+from yuzu._engine.choice import Choice
+from yuzu._engine.context import Context
 from yuzu._engine.graph import Node, Ref, map_refs
-from yuzu._engine.handlers.contract import Rule, View, handles
+from yuzu._engine.handlers.contract import Numerics, Room, Rule, Sizes, View, handles
 from yuzu._engine.layout import CONSTANT, ROWS, Change, Layout, rewindow, widened
 from yuzu._engine.window import Window
 
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
-
-
-# differences beside the values, below which a subtraction in float32 errs by more than some 5e-6 of them
+# size of differences relative to the values; below it a subtraction in float32 errs by more than 5e-6 of them
 SMALL = 0.02
 
 
 class OfValues(Rule):
     """The operation itself on the mutants' values, minus the reference's result.
 
-    Where differences are small beside the values, rounding the values takes most of their digits. Operations of
-    PyTorch's own that are cheap beside products (``widens``) are then run in float64 on float32 values: on CPUs chunk
-    by chunk, on CUDA always, for a GPU is not waited for to know; never where products are less precise anyway. A
-    stretch of operations that is computed anew always is: values between may be smaller than its ends say.
+    If differences are small beside the values, rounding the values costs them most of their digits. PyTorch's own
+    operations that are cheap beside products (``widens``) then run in float64 on float32 values. A CPU decides that for
+    each chunk. A GPU always does so, because deciding would mean waiting for it. Neither does where products are less
+    precise anyway. A chain that is computed anew always runs in float64: values inside it may be smaller than at its
+    ends.
+
+    Attributes
+    ----------
+    chain: tuple of Node
+        The operations before it that are computed anew, in their order.
     """
 
     family = "elementwise"
@@ -41,37 +47,50 @@ class OfValues(Rule):
 
     def __init__(self, view: View, layout: Layout, widens: bool = True) -> None:
         super().__init__(view, layout)
-        self.inside: list[Node] = []  # a stretch that is computed anew
+        self.chain: tuple[Node, ...] = ()
         arguments, _ = pytree.tree_flatten((self.node.args, self.node.kwargs))
         narrowed = any(isinstance(argument, torch.dtype) for argument in arguments)
         self.widens = widens and self.node.op.startswith("aten.") and not narrowed
+        self.numerics = Numerics(on_values=True, may_widen=self.widens, cancels=True)
 
-    def take_over(self, inside: list[Node], nodes: list[Node], layouts: list[Layout]) -> None:
-        """Compute the operations ``inside``, in their order, on the values before them: see `stretches`."""
-        self.inside = inside
-        self.sources = [i for i in self.reads() if nodes[i].mutated]
-        self.source_layouts = [layouts[i] for i in self.sources]
+    def over(self, chain: list[Node], nodes: list[Node], layouts: list[Layout]) -> Rule | None:
+        if type(self) not in (Local, OnRows):  # a user's rule is run as it is
+            return None
+        other = copy.copy(self)
+        object.__setattr__(other, "chain", tuple(chain))
+        sources = [i for i in other.reads() if nodes[i].mutated]
+        object.__setattr__(other, "sources", sources)
+        object.__setattr__(other, "source_layouts", [layouts[i] for i in sources])
+        return other
+
+    def room(self, choice: Choice, sizes: Sizes) -> Room:
+        if sizes.itemsize != 4 or not self.may_widen(sizes.precision, torch.float32, "cpu"):
+            return Room()
+        # beside the first source, the others that a chain reads
+        more = len(self.sources) - 1 if self.chain else 0
+        return Room(tables=2 * sizes.result, blocks=7 + 2 * more)
 
     def reads(self) -> list[int]:
-        """The nodes that it reads as it is run."""
-        inside = {node.index for node in self.inside}
-        read = dict.fromkeys(i for node in (self.node, *reversed(self.inside)) for i in node.inputs)
+        inside = {node.index for node in self.chain}
+        read = dict.fromkeys(i for node in (self.node, *reversed(self.chain)) for i in node.inputs)
         return [i for i in read if i not in inside]
 
     def detail(self) -> str:
-        return f"of {', '.join(node.op.removeprefix('aten.') for node in self.inside)}" if self.inside else ""
+        return f"of {', '.join(node.op.removeprefix('aten.') for node in self.chain)}" if self.chain else ""
 
     def reference(self, value_of: Callable[[int], Any], device: torch.device) -> Any:
-        """Of a stretch in float64, too: what it loses in float32 may be much beside a mutant's value."""
-        if not self.inside or self.node.dtype != torch.float32 or not self.widens or device.type not in ("cpu", "cuda"):
+        """A chain's in float64, too: its rounding to float32 may be large beside a mutant's value."""
+        if not self.chain or self.node.dtype != torch.float32 or not self.widens or device.type not in ("cpu", "cuda"):
             return super().reference(value_of, device)
         result = self._result({}, lambda step, i: _widened(value_of(i), True))
         single = any(value_of(i).dtype == torch.float32 for i in self.sources)  # or the model is run in float64
         return result.to(torch.float32) if single else result
 
     def _result(self, values: dict[int, Any], other: Callable[[Node, int], Any]) -> Any:
-        """The operation on ``values``, which are given away, and on ``other`` nodes' as each operation reads them."""
-        steps = [*self.inside, self.node]
+        """The operation on ``values``, which it may drop, and on the values of ``other`` nodes as each operation reads
+        them.
+        """
+        steps = [*self.chain, self.node]
         last = {i: step.index for step in steps for i in step.inputs}
         for step in steps:
 
@@ -84,14 +103,14 @@ class OfValues(Rule):
         return values.pop(self.node.index)
 
     def may_widen(self, precision: str, dtype: torch.dtype, device: str) -> bool:
-        """Whether small differences of values of this dtype are taken in float64; other devices may have none."""
+        """Whether small differences of values of this dtype are taken in float64, which some devices lack."""
         full = ("highest", "high") if device == "cpu" else ("highest",)
         return self.widens and precision in full and dtype == torch.float32 and device in ("cpu", "cuda")
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         if not self.may_widen(run.precision, run.value(self.node.index).dtype, run.device.type):
             return self._difference(run, changes, window, wide=False)
-        if run.device.type == "cpu" and not self.inside:
+        if run.device.type == "cpu" and not self.chain:
             difference = self._difference(run, changes, window, wide=False)
             if not self._small(run, changes, difference):
                 return difference
@@ -101,36 +120,40 @@ class OfValues(Rule):
     def knows_zeros(self) -> bool:
         return True
 
-    def _less(self, result: torch.Tensor, reference: torch.Tensor, own: Callable[[], torch.Tensor]) -> torch.Tensor:
+    def _less(
+        self, run: Context, result: torch.Tensor, reference: torch.Tensor, own: Callable[[], torch.Tensor]
+    ) -> torch.Tensor:
         """The mutants' result less the reference's; a widened zero is one beside the reference's ``own`` value, too."""
-        difference = result - reference
-        if self.settles and result.dtype != self.node.dtype:
+        difference, exact_zeros = result - reference, run.choice(self.node.index).exact_zeros
+        if exact_zeros and result.dtype != self.node.dtype:
             difference = torch.where(result == 0, -own().to(result.dtype), difference)
         return difference
 
-    def _difference(self, run: Run, changes: list[Change | None], window: Window | None, wide: bool) -> torch.Tensor:
+    def _difference(
+        self, run: Context, changes: list[Change | None], window: Window | None, wide: bool
+    ) -> torch.Tensor:
         raise NotImplementedError
 
-    def _small(self, run: Run, changes: list[Change | None], difference: torch.Tensor) -> bool:
+    def _small(self, run: Context, changes: list[Change | None], difference: torch.Tensor) -> bool:
         def level() -> torch.Tensor:
-            between = [node.index for node in self.inside]
+            between = [node.index for node in self.chain]
             values = (run.value(i) for i in (self.node.index, *between, *self.sources))
             return torch.stack([_size(v) for v in values if v.is_floating_point()]).amax()
 
         size = float(_size(difference))
-        if not math.isfinite(size):  # one mutant's infinity says nothing of the others
+        if not math.isfinite(size):  # one mutant's infinity says nothing about the others
             size = float(_size(difference.nan_to_num(0.0, 0.0, 0.0)))
-        if size == 0:  # nothing changes, or all of it was rounded away
+        if size == 0:  # nothing changes, or rounding took the whole difference
             return any(bool(c.tensor.any()) for c in changes if c is not None and not c.mutant)
         return size < SMALL * float(run.reference.made(("level", self.node.index), level))
 
-    def _reference(self, run: Run) -> torch.Tensor:
+    def _reference(self, run: Context) -> torch.Tensor:
         """The reference's result, from widened values."""
         return self._result({}, lambda step, i: _widened(run.value(i), True))
 
 
 def _size(tensor: torch.Tensor) -> torch.Tensor:
-    """Root of the mean square."""
+    """The root mean square."""
     return torch.linalg.vector_norm(tensor.float()) / math.sqrt(max(tensor.numel(), 1))
 
 
@@ -139,14 +162,17 @@ def _widened(value: Any, wide: bool) -> Any:
 
 
 class OnRows(OfValues):
-    """Any operation that treats every row of the batch by itself, on the mutants' whole values."""
+    """Any operation that keeps the rows of the batch apart, on the mutants' whole values."""
 
     family = "whole values"
+    recomputable = True
 
     def __init__(self, view: View, widens: bool = True) -> None:
         super().__init__(view, ROWS, widens)
 
-    def _difference(self, run: Run, changes: list[Change | None], window: Window | None, wide: bool) -> torch.Tensor:
+    def _difference(
+        self, run: Context, changes: list[Change | None], window: Window | None, wide: bool
+    ) -> torch.Tensor:
         whole = {s: run.mutants(s, change, wide) for s, change in zip(self.sources, changes, strict=True)}
 
         def other(step: Node, i: int) -> Any:
@@ -160,21 +186,25 @@ class OnRows(OfValues):
         key = ("widened", self.node.index)
         reference = run.reference.made(key, lambda: self._reference(run)) if wide else run.value(self.node.index)
         result = result.unflatten(0, run.sites.difference.shape[:2])
-        return self._less(result, run.of_sites(reference), lambda: run.of_sites(run.value(self.node.index)))
+        return self._less(run, result, run.of_sites(reference), lambda: run.of_sites(run.value(self.node.index)))
 
 
 class Local(OfValues):
     """An operation on windows, whose result at a position depends on that position alone, of all its operands.
 
-    With ``broadcast`` unmutated operands lie on top of the result as broadcasting has it, and are cut to the
-    window; without it they are weights and go in as they are.
+    With ``broadcast``, unmutated operands are broadcast against the result, and cut to the window. Without it they are
+    weights, and are passed as they are.
     """
+
+    recomputable = True
 
     def __init__(self, view: View, layout: Layout, broadcast: bool = True, widens: bool = True) -> None:
         super().__init__(view, layout, widens)
-        self.broadcast = broadcast
+        self.broadcast = self.recomputable = broadcast
 
-    def _difference(self, run: Run, changes: list[Change | None], window: Window | None, wide: bool) -> torch.Tensor:
+    def _difference(
+        self, run: Context, changes: list[Change | None], window: Window | None, wide: bool
+    ) -> torch.Tensor:
         assert window is not None
         sites, edits = run.sites.difference.shape[:2]
         values: dict[int, torch.Tensor] = {}
@@ -198,7 +228,7 @@ class Local(OfValues):
             return result - own
         key = ("widened", self.node.index)
         reference = run.made_on_window(key, lambda: self.layout.position_first(self._reference(run)), window)
-        return self._less(result, reference, lambda: own)
+        return self._less(run, result, reference, lambda: own)
 
     def _shape(self, width: int) -> list[int]:
         shape = list(self.node.shape or ())
@@ -211,7 +241,7 @@ class Local(OfValues):
 
 
 def mutant_on_window(
-    run: Run, index: int, layout: Layout, change: Change | None, window: Window, wide: bool = False
+    run: Context, index: int, layout: Layout, change: Change | None, window: Window, wide: bool = False
 ) -> torch.Tensor:
     """The mutants' values of a windowed node on a window: ``(S, A or 1, w, ...)``; of float32 in float64 if
     ``wide``.
@@ -229,9 +259,9 @@ def mutant_on_window(
     return torch.where(changed, moved, reference)
 
 
-def rewindowed(run: Run, index: int, layout: Layout, change: Change, window: Window) -> torch.Tensor:
-    """The change of a windowed node on another window: a difference is zero where there was none, and values (of masks
-    and whole numbers) are the reference's.
+def rewindowed(run: Context, index: int, layout: Layout, change: Change, window: Window) -> torch.Tensor:
+    """The change of a windowed node on another window. Outside its own a difference is zero, and a value (of a mask or
+    an integer) is the reference's.
     """
     if change.mutant:
         return mutant_on_window(run, index, layout, change, window)
@@ -240,7 +270,7 @@ def rewindowed(run: Run, index: int, layout: Layout, change: Change, window: Win
 
 
 def aligned_operand(
-    run: Run, index: int, node: Node, layout: Layout, window: Window, grid: tuple[int, int]
+    run: Context, index: int, node: Node, layout: Layout, window: Window, grid: tuple[int, int]
 ) -> torch.Tensor | Any:
     """The value of an unmutated operand, cut to the window where it has positions, to broadcast against ``(S * A,
     ...)``.
@@ -257,17 +287,11 @@ def aligned_operand(
 
 
 def of_rank(operand: torch.Tensor, node: Node) -> torch.Tensor:
-    """An operand with as many axes as the result, as broadcasting has it: without a batch axis it gets one of 1."""
+    """An operand with as many axes as the result, as broadcasting adds them in front."""
     return operand.reshape(*[1] * (len(node.shape or ()) - operand.dim()), *operand.shape)
 
 
-# Pointwise operations that PyTorch does not tag as such, or did not in some version.
-UNTAGGED = (
-    "hardswish leaky_relu log_sigmoid where masked_fill __and__ __or__ floor_divide fill copy complex polar "
-).split()
-
-
-@handles("pointwise", *(f"aten.{name}" for name in UNTAGGED))
+@handles("pointwise", *ops.with_fact("pointwise"))
 def pointwise(view: View) -> Rule | str:
     """Every operation that PyTorch tags as pointwise, and some that it should."""
     found = common_layout(view)
@@ -279,7 +303,7 @@ def pointwise(view: View) -> Rule | str:
 def common_layout(view: View) -> Layout | str:
     """The layout of the result of a broadcasting operation on several operands, or why there is none.
 
-    Windows where all mutated operands have their positions on the same axis, counted from the last.
+    It is windowed if all mutated operands have their positions on the same axis, counted from the last.
     """
     rank = view.rank
     shape = view.node.shape
@@ -320,7 +344,7 @@ def axes_of(value: Any, rank: int) -> tuple[int, ...]:
 
 @handles("aten.glu", "aten.cumsum", "aten.cumprod", "aten.logcumsumexp")
 def along_one_axis(view: View) -> Rule | str:
-    """Local when their axis is not the axis of positions."""
+    """Local if their axis is not the axis of positions."""
     node = view.node
     axis = node.argument(1, "dim", -1)
     return _along(view, [axis % view.rank])
@@ -336,13 +360,13 @@ def layer_norm(view: View) -> Rule | str:
 
 @handles("aten.embedding", "aten.one_hot")
 def numbered(view: View) -> Rule | str:
-    """A row of a table, or of the unit matrix, for each whole number: its axis comes last."""
+    """A row of a table, or of the unit matrix, for each integer: its axis comes last."""
     args = view.node.args
     return looked_up(view, *args[:2]) if view.node.op == "aten.embedding" else looked_up(view, None, args[0])
 
 
 def looked_up(view: View, table: Any, numbers: Ref) -> Rule | str:
-    """The rule for rows of a table (None: of the unit matrix) in the places of whole numbers."""
+    """The rule for rows of a table (None: of the unit matrix) in the places of integers."""
     if view.layout(table) != CONSTANT:
         return "its table depends on an input"
     if view.source(numbers).dtype in (torch.bool, torch.uint8):

@@ -12,42 +12,41 @@ With ``s = sigmoid``, ``p = softmax(R)`` and ``Z = 1 + sum(p (e^D - 1))``:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 
-from yuzu._engine.handlers.contract import Rule, View, handles
-from yuzu._engine.handlers.convolution import ChannelFactor
+from yuzu._engine.context import Context
+from yuzu._engine.handlers.contract import Numerics, Rule, View, handles
 from yuzu._engine.handlers.elementwise import pointwise
-from yuzu._engine.handlers.vanishing import is_zero
+from yuzu._engine.handlers.exact_zeros import is_zero
 from yuzu._engine.layout import ROWS, Change, Layout, rewindow
 from yuzu._engine.window import Window
 
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
-
 FEW_CLASSES = 16
-SMALLEST = 1e-20  # factors below it are as good as zero
-LARGE = 10.0  # differences above it make e^D swamp the 1 that Z starts from: then plain softmax is the accurate one
+SMALLEST = 1e-20  # smaller factors count as zero
+LARGE = 10.0  # above it e^D swamps the 1 in Z, and plain softmax is more accurate
 
 
 class Formula(Rule):
     """``formula(D, R, f(R))`` on windows ``(S, A, w, ...)`` or whole values ``(S, A, ...)``.
 
-    ``axis`` is the axis of the node's value that the formula works along, if it does; the formula gets its place in
+    If the formula works along an axis of the node's value, ``axis`` is that axis, and the formula gets its place in
     those tensors.
     """
 
     family = "elementwise"
+    recomputable = True
 
     def __init__(
         self, view: View, layout: Layout, formula: Callable[..., torch.Tensor], axis: int | None = None
     ) -> None:
         super().__init__(view, layout)
         self.formula, self.axis = formula, axis
+        self.numerics = Numerics(cancels=True)
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         (source,) = self.sources
         assert change is not None
@@ -63,7 +62,7 @@ class Formula(Rule):
             return self.formula(difference, before, after)
         return self.formula(difference, before, after, self._place(window))
 
-    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+    def vanishes(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
         return None if change is None else is_zero(run, source, layout, change, window)
 
@@ -77,20 +76,24 @@ class Formula(Rule):
         return self.axis + (2 if self.axis < self.layout.axis else 1)
 
 
-class Rectifier(Rule):
+class ReLU(Rule):
     """``relu``; see the formula above.
 
-    A factor ``s`` for each channel right before it can be left to the convolution right after it: differences then come
-    and go divided by ``s``. With ``R' = R / s`` the result is ``max(D, -R') + min(R', 0)`` where ``s > 0``, and
+    The convolution right after it may absorb a factor ``s`` for each channel right before it. Differences then come and
+    go divided by ``s``. With ``R' = R / s`` the result is ``max(D, -R') + min(R', 0)`` where ``s > 0``, and
     ``min(D, -R') + max(R', 0)`` where ``s < 0``.
     """
 
     family = "elementwise"
     keeps_finite = True
-    reads_lowered = True
-    factor: ChannelFactor | None = None  # what differences are divided by
+    reads_low_precision = True
+    passes_factor = True
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    @property
+    def fused_as(self) -> str:
+        return "relu"
+
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         (source,) = self.sources
         assert change is not None
@@ -109,32 +112,33 @@ class Rectifier(Rule):
         low, high, shift = self._tables(run, window, scale, ("low", "high", "shift"), _bounds)
         return torch.clamp(difference.to(low.dtype), low, high).add_(shift)
 
-    def _sum(self, run: Run, difference: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
+    def _sum(self, run: Context, difference: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
         if difference.dtype != below.dtype:  # widened first: operations on mixed dtypes are slow
             return difference.to(below.dtype).add_(below)
-        # part of a wider window is left as it is: what reads the result wants it in one piece, and would copy it
+        # part of a wider window is not written over: the result's readers want it contiguous, and would copy it
         whole = difference.nbytes == difference.untyped_storage().nbytes()
         in_place = whole and run.disposable(self.sources[0])
         return difference.add_(below) if in_place else difference + below
 
-    def _scale(self, run: Run) -> torch.Tensor | None:
+    def _scale(self, run: Context) -> torch.Tensor | None:
         """The factor to broadcast against ``(B, L, C, ...)``, if there is one."""
-        if self.factor is None or run.keep_all:
+        divisor = run.choice(self.node.index).divisor
+        if divisor is None or run.keep_all:
             return None
-        return self.factor(run)[0].reshape(-1, *[1] * (len(self.node.shape or ()) - 3))
+        return divisor(run)[0].reshape(-1, *[1] * (len(self.node.shape or ()) - 3))
 
-    def _positive(self, run: Run, scale: torch.Tensor) -> bool:
+    def _positive(self, run: Context, scale: torch.Tensor) -> bool:
         return run.derived(("positive", self.node.index), [scale], lambda: bool((scale > SMALLEST).all()))
 
     def _tables(
         self,
-        run: Run,
+        run: Context,
         window: Window,
         scale: torch.Tensor | None,
         names: tuple[str, ...],
         make: Callable[..., tuple[torch.Tensor, ...]],
     ) -> list[torch.Tensor]:
-        """What ``make`` gives for the whole reference, made once, on the windows."""
+        """The tables that ``make`` gives for the whole reference, made once, on the windows."""
         reference = run.reference.position_first(self.sources[0], self.source_layouts[0])
         made: list[torch.Tensor] = []
 
@@ -144,7 +148,7 @@ class Rectifier(Rule):
             return made[place]
 
         keys = [(self.node.index, name, scale is None) for name in names]
-        return [run.made_on_window(k, lambda place=place: table(place), window) for place, k in enumerate(keys)]  # type: ignore[misc]
+        return [run.made_on_window(k, functools.partial(table, place), window) for place, k in enumerate(keys)]
 
 
 def _parts(reference: torch.Tensor, scale: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
@@ -154,8 +158,8 @@ def _parts(reference: torch.Tensor, scale: torch.Tensor | None) -> tuple[torch.T
 
 
 def _bounds(reference: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Between what differences are kept, and what is added to them, where some factors are negative, or zero: then the
-    kernel after it multiplies whatever comes by zero, as long as it is finite.
+    """The bounds that differences are clamped to, and the shift that is added, for factors that may be negative or
+    zero. With a zero factor the weight after it multiplies any finite value by zero.
     """
     largest = min(1 / SMALLEST, torch.finfo(reference.dtype).max)
     reference, positive = (reference / scale).nan_to_num(0.0).clamp(-largest, largest), scale > 0
@@ -164,7 +168,7 @@ def _bounds(reference: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor,
 
 
 def _exp(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    # where e^R has all but vanished and D brings it back, nothing is left of it to multiply
+    # if e^R underflows and D brings it back, there is nothing left to multiply
     return torch.where(d > 1, torch.exp(before + d) - after, torch.expm1(d.clamp(max=1)) * after)
 
 
@@ -179,27 +183,27 @@ def _tanh(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.T
 
 
 def _relative_to_likeliest(d: torch.Tensor, likely: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Differences less that of the reference's likeliest class, which changes no softmax; and which are out of the
-    formulas' reach.
+    """Differences less that of the reference's likeliest class, which changes no softmax; and a mask of those that are
+    too large for the formulas.
 
-    That class then counts for nothing in ``Z - 1``, however close to 1 it is: nothing of the others is rounded away.
+    That class then adds nothing to ``Z - 1``, however close to 1 its probability is, so the others keep their digits.
     """
     index = likely.argmax(axis, keepdim=True)
     shape = list(d.shape)
     shape[axis] = 1
     d = d - d.gather(axis, index.expand(shape))
-    return d, ~(d.amax(axis, keepdim=True) <= LARGE)  # NaN, from infinite differences, is out of reach too
+    return d, ~(d.amax(axis, keepdim=True) <= LARGE)  # NaN, from infinite differences, counts as too large
 
 
 def _where_far(far: torch.Tensor, plain: Callable[[], torch.Tensor], result: torch.Tensor) -> torch.Tensor:
-    """``plain()`` where the formula is out of reach; a GPU is never waited for to know whether it is."""
+    """``plain()`` where differences are too large for the formula. No GPU is waited for to find out."""
     if far.device.type == "cpu" and not far.any():
         return result
     return torch.where(far, plain(), result)
 
 
 def _classes_first(formula: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """The formula with the axis of classes first where they are few: sums over a short last axis are slow."""
+    """The formula with the axis of classes first if they are few: sums over a short last axis are slow."""
 
     def run(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor, axis: int) -> torch.Tensor:
         if d.shape[axis] > FEW_CLASSES:
@@ -234,7 +238,7 @@ FORMULAS: dict[str, Callable[..., torch.Tensor]] = {"aten.exp": _exp, "aten.sigm
 def rectifier(view: View) -> Rule | str:
     if not view.node.floating:
         return pointwise(view)
-    return Rectifier(view, view.layout(view.node.args[0]) if view.node.mutated else ROWS)
+    return ReLU(view, view.layout(view.node.args[0]) if view.node.mutated else ROWS)
 
 
 @handles("aten.exp", "aten.sigmoid", "aten.tanh")
@@ -249,7 +253,7 @@ def with_formula(view: View) -> Rule | str:
 
 @handles("aten.softmax", "aten._softmax", "aten.log_softmax", "aten._log_softmax")
 def softmax(view: View) -> Rule | str:
-    """On windows where its axis is not the positions', on whole values otherwise."""
+    """On windows if its axis is not that of positions, else on whole values."""
     node = view.node
     axis = node.argument(1, "dim", -1) % view.rank
     if axis == 0:

@@ -1,53 +1,61 @@
-"""A convolution, the rectifier, the sum and the crop behind it, run as one by `fused_kernel` on a GPU.
+"""A convolution, and the ReLU, the sum and the crop after it, run as one on a GPU.
 
-Each of them keeps its rule, and runs by it wherever the convolution's way is another. In a walk the nodes of a block
-that runs as one are passed over, and its last one gets its result. `blocks` finds them in a plan.
+Each of them keeps its rule, and runs by it wherever the convolution's way is another. In a walk the nodes of a group
+that runs as one are passed over, and its last one gets its result. `plan.fusion` finds them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from yuzu._engine.handlers.convolution import FUSED, Convolution
-from yuzu._engine.handlers.formulas import Rectifier
+from yuzu._engine.context import Context
+from yuzu._engine.handlers.contract import Rule
+from yuzu._engine.handlers.convolution import Convolution
+from yuzu._engine.handlers.formulas import ReLU
 from yuzu._engine.handlers.merge import Sum
+from yuzu._engine.handlers.view import Moved
 from yuzu._engine.kernels import fused as fused_kernel
 from yuzu._engine.kernels import triton as kernels
 from yuzu._engine.kernels.products import lowered
+from yuzu._engine.kernels.triton import FUSED
 from yuzu._engine.layout import Change, on_device
 from yuzu._engine.ways.call import FEW_CHANNELS
 from yuzu._engine.window import Window
 
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
-
-HEAD_COLUMNS = 32  # positions that a product yields at once, times channels, where these are few
+HEAD_COLUMNS = 32  # positions that one product yields, times channels, if these are few
 
 
 @dataclass(frozen=True)
-class Block:
+class FusedGroup:
     """
     Attributes
     ----------
     convolution: Convolution
-    rectifier: Rectifier or None
+    relu: ReLU or None
     total: Sum or None
     nodes: list of int
-        Theirs, and those of factors that the kernel has taken over and of a crop, in order.
+        Theirs, and those of absorbed factors and of a crop, in order.
     cropped: int
         Positions that are cut off at the beginning.
     """
 
     convolution: Convolution
-    rectifier: Rectifier | None
+    relu: ReLU | None
     total: Sum | None
     nodes: list[int]
     cropped: int = 0
+
+    @classmethod
+    def of(
+        cls, convolution: Rule, relu: Rule | None, total: Rule | None, crop: Rule | None, nodes: list[int]
+    ) -> FusedGroup:
+        """The group of rules that say in `Rule.fused_as` which part they are."""
+        assert isinstance(convolution, Convolution) and isinstance(relu, ReLU | None) and isinstance(total, Sum | None)
+        return cls(convolution, relu, total, nodes, -crop.geometry.padding if isinstance(crop, Moved) else 0)
 
     @property
     def last(self) -> int:
@@ -55,28 +63,32 @@ class Block:
 
     @property
     def source(self) -> int:
-        """What the convolution reads."""
+        """The node that the convolution reads."""
         return self.convolution.sources[0]
 
     @property
     def residual(self) -> int | None:
-        """What is added."""
+        """The node that the sum adds, if there is one."""
         if self.total is None:
             return None
         return next(s for s in self.total.sources if s not in self.nodes)
 
-    def possible(self, run: Run) -> bool:
+    def possible(self, run: Context) -> bool:
         """Whether it can run as one in this run at all."""
         return kernels.may_run(run, self.last)
 
-    def runs(self, run: Run, changes: list[Change | None]) -> bool:
+    def chosen(self, run: Context) -> bool:
+        """Whether the plan has chosen to run it as one."""
+        return run.choice(self.convolution.node.index).way == FUSED
+
+    def runs(self, run: Context, changes: list[Change | None]) -> bool:
         """Whether it runs as one in the chunk at hand."""
         given = changes[self.source]
-        if self.convolution.way != FUSED or run.keep_all or given is None or given.codes is not None:
+        if not self.chosen(run) or run.keep_all or given is None or given.codes is not None:
             return False
         return self.possible(run)
 
-    def run(self, run: Run, changes: list[Change | None], window: Window) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window) -> torch.Tensor:
         """The change of the last node on its window."""
         given, kernel = changes[self.source], self.convolution
         assert given is not None and given.window is not None
@@ -88,33 +100,24 @@ class Block:
         width = -(-window.width // few)
         start = (window.start + self.cropped) * g.stride - g.padding - before.start
         first = window.cached(("first", self.last, id(before), run.device), lambda: (_numbers(start, run), before))[0]
-        found = fused_kernel.convolve(
-            x,
-            weight,
-            first,
-            edits,
-            width,
-            run.precision,
-            g.dilation,
-            g.stride * few,
-            self._rectified(run, window),
-            self._added(run, changes, window, x),
-            lowered(run.value(self.last)[:0], run.precision).dtype if self.lowers(run) else torch.float32,
-            fused_kernel.stretches_of(width, x.shape[1], weight.shape[0], g.dilation, int(start.max())),
-        )
+        spans = fused_kernel.spans_of(width, x.shape[1], weight.shape[0], g.dilation, int(start.max()))
+        form = fused_kernel.Form(edits, width, g.dilation, g.stride * few, spans)
+        dtype = lowered(run.value(self.last)[:0], run.precision).dtype if self.lowers(run) else torch.float32
+        after = fused_kernel.After(self._before_relu(run, window), self._added(run, changes, window, x), dtype)
+        found = fused_kernel.convolve(x, weight, first, form, run.precision, after)
         return found.view(sites, edits, width * few, -1)[:, :, : window.width]
 
-    def _rectified(self, run: Run, window: Window) -> fused_kernel.Rectified | None:
-        if self.rectifier is None:
+    def _before_relu(self, run: Context, window: Window) -> fused_kernel.BeforeReLU | None:
+        if self.relu is None:
             return None
-        reference = run.reference.position_first(self.rectifier.sources[0], self.rectifier.source_layouts[0])
+        reference = run.reference.position_first(self.relu.sources[0], self.relu.source_layouts[0])
         length, batch = reference.shape[1], run.reference.batch
         row = window.start + self.cropped + (0 if batch == 1 else run.sites.sequence * length)
         key = ("row", batch == 1 or run.sites.sequence.tobytes(), length, run.device)
-        return fused_kernel.Rectified(reference, window.cached(key, lambda: _numbers(row, run)))
+        return fused_kernel.BeforeReLU(reference, window.cached(key, lambda: _numbers(row, run)))
 
     def _added(
-        self, run: Run, changes: list[Change | None], window: Window, x: torch.Tensor
+        self, run: Context, changes: list[Change | None], window: Window, x: torch.Tensor
     ) -> fused_kernel.Residual | None:
         other = changes[self.residual] if self.residual is not None else None
         if other is None:
@@ -122,18 +125,18 @@ class Block:
         assert other.window is not None
         place, offset = other.window, window.start + self.cropped - other.window.start
         shift = window.cached(("shift", self.last, id(place), run.device), lambda: (_numbers(offset, run), place))[0]
-        # what the convolution reads itself is read once, as it reads it
+        # a residual that the convolution reads, too, is read once, as the convolution reads it
         values = x if self.residual == self.source else other.tensor.flatten(0, 1).flatten(2).contiguous()
         return fused_kernel.Residual(values, shift)
 
     def _positions_at_once(self) -> int:
-        """How many positions of few output channels are the columns of one product."""
+        """The positions that are the columns of one product, if output channels are few."""
         kernel = self.convolution
-        channels, alone = kernel.channels[1], self.rectifier is None and self.total is None
+        channels, alone = kernel.channels[1], self.relu is None and self.total is None
         blocks = alone and channels <= FEW_CHANNELS and kernel.geometry.dilation == kernel.geometry.stride == 1
         return HEAD_COLUMNS // channels if blocks else 1
 
-    def _weight(self, run: Run, few: int) -> torch.Tensor:
+    def _weight(self, run: Context, few: int) -> torch.Tensor:
         """``(k, Cout, Cin)``; for several positions at once the kernel at every place among them."""
         kernel, sources = self.convolution.scaled_kernel(run)
 
@@ -149,19 +152,18 @@ class Block:
 
         return run.derived(("fused", self.convolution.node.index, few), sources, make)
 
-    def lowers(self, run: Run) -> bool:
-        """Whether its result is kept in the dtype of lowered products: what reads it reads that."""
+    def lowers(self, run: Context) -> bool:
+        """Whether its result stays in the dtype of low-precision products, because all its readers can read that."""
         plan = run.plan
 
         def as_one(reader: int) -> bool:
-            block = plan.block_of.get(reader)
-            reads = block is not None and self.last in (block.source, block.residual)
-            return reads and block.convolution.way == FUSED  # type: ignore[union-attr]
+            group = plan.group_of.get(reader)
+            return group is not None and self.last in (group.source, group.residual) and group.chosen(run)
 
-        return run.precision == "medium" and plan.reads_lowered(self.last, as_one)
+        return run.precision == "medium" and plan.read_in_low_precision(self.last, as_one)
 
-    def trial(self, run: Run, some: Callable[..., torch.Tensor]) -> Callable[[], object]:
-        """Its work on the chunk at hand, by the way that is set; ``some`` is that of `Rule.trial`."""
+    def trial(self, run: Context, some: Callable[..., torch.Tensor]) -> Callable[[], object]:
+        """Its work on the chunk at hand, by the way that the plan has chosen; ``some`` is that of `Rule.trial`."""
         windows = run.plan.windows(run.sites.position, run.sites.width)
         given: list[Change | None] = [None] * len(windows)
         for source in {self.source, self.residual} - {None}:
@@ -169,8 +171,8 @@ class Block:
             at, shape = windows[source], run.value(source).shape
             assert at is not None
             tensor = some(at.width, shape[1])
-            block = run.plan.block_of.get(source)
-            if block is not None and block.last == source and block.convolution.way == FUSED and block.lowers(run):
+            group = run.plan.group_of.get(source)
+            if group is not None and group.last == source and group.chosen(run) and group.lowers(run):
                 tensor = lowered(tensor, run.precision)
             given[source] = Change(tensor, at) if at.width else None
         nodes = [run.plan.graph.nodes[i] for i in self.nodes]
@@ -178,10 +180,10 @@ class Block:
         def work() -> object:
             return run.walk(run.sites, nodes, given)
 
-        if self.convolution.way == FUSED:
+        if self.chosen(run):
             work()  # compiles the kernel, which takes longer than any trial
         return work
 
 
-def _numbers(array: np.ndarray, run: Run) -> torch.Tensor:
+def _numbers(array: np.ndarray, run: Context) -> torch.Tensor:
     return on_device(array.astype(np.int32), run.device)

@@ -6,18 +6,15 @@ Output ``j`` is ``(1 - t) x[i] + t x[i + 1]`` with ``i + t`` its place among the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 
+from yuzu._engine.context import Context
 from yuzu._engine.graph import map_refs
 from yuzu._engine.handlers.contract import Rule, Spans, View, handles, spatial_axis
+from yuzu._engine.handlers.whole_rows import resized
 from yuzu._engine.layout import Change, Layout, on_device
 from yuzu._engine.window import Integers, Window
-
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
 
 
 class Interpolated(Rule):
@@ -29,7 +26,7 @@ class Interpolated(Rule):
 
     def __init__(self, view: View, before: Layout) -> None:
         super().__init__(view, Layout("windows", before.axis, view.shape[before.axis]))
-        # where each output lies among the inputs is what the operation makes of the inputs' own numbers
+        # applied to the inputs' own positions, the operation gives each output's place among them
         ramp = torch.arange(before.length, dtype=torch.float64, device="cpu")[None, None]
         arguments = map_refs((self.node.args, self.node.kwargs), lambda _: ramp)
         place = self.node.target(*arguments[0], **arguments[1])[0, 0].numpy()
@@ -46,7 +43,7 @@ class Interpolated(Rule):
     def needed(self, low: int, high: int) -> list[tuple[int, int]]:
         return [(int(self.left[low]), int(self.right[high - 1]) + 1)]
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         assert change is not None and change.window is not None and window is not None
         before, device = change.window, change.tensor.device
@@ -67,5 +64,5 @@ class Interpolated(Rule):
 def upsample_linear(view: View) -> Rule | str:
     before = view.movable(view.node.args[0])
     if spatial_axis(before) != 2:
-        return "it does not interpolate along positions"
+        return resized(view)
     return Interpolated(view, before)

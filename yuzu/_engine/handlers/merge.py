@@ -1,24 +1,21 @@
-"""Where branches meet: sums, and concatenation along any axis.
+"""Branches that meet: sums, and concatenation along any axis.
 
-A sum of differences is the difference of the sum, on the union of the windows; what a mutation does not
-change adds nothing.
+A sum of differences is the difference of the sum, on the union of the windows. An unmutated operand adds nothing.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from yuzu._engine.context import Context
 from yuzu._engine.graph import Ref
-from yuzu._engine.handlers.contract import Rule, Spans, View, handles
+from yuzu._engine.handlers.contract import Numerics, Rule, Spans, View, handles
 from yuzu._engine.handlers.elementwise import common_layout, pointwise
 from yuzu._engine.layout import ROWS, Change, Layout, rewindow
 from yuzu._engine.window import Integers, Window, union
-
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
 
 
 class Sum(Rule):
@@ -27,14 +24,23 @@ class Sum(Rule):
     family = "merge"
     keeps_finite = True
     reads_reference = False
+    recomputable = True
+    numerics = Numerics(keeps_size=True)
 
     def __init__(self, view: View, layout: Layout, factors: dict[int, float]) -> None:
         super().__init__(view, layout)
         self.factors = factors
         self.aliases = True
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
-        # what a block on a GPU leaves lowered for a block that adds it, which did not run as one
+    @property
+    def fused_as(self) -> str:
+        return "sum" if len(self.sources) == 2 and all(factor == 1 for factor in self.factors.values()) else ""
+
+    def only_adds(self) -> bool | None:
+        return all(factor > 0 for factor in self.factors.values()) if len(self.sources) > 1 else None
+
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+        # a fused group may leave low precision for a group that adds it, and that group did not run fused
         dtype = run.value(self.node.index).dtype
         changes = [
             c if c is None or c.tensor.dtype == dtype else replace(c, tensor=c.tensor.to(dtype)) for c in changes
@@ -69,10 +75,8 @@ class Sum(Rule):
         assert result is not None
         return result
 
-    def _written_over(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
-        """Where one change has the window of the sum and is not needed any more, the others are added to it where they
-        lie; None elsewhere.
-        """
+    def _written_over(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+        """The sum, written over one change that has its window and no other reader; None if there is no such change."""
         present = [(s, c) for s, c in zip(self.sources, changes, strict=True) if c is not None]
         shapes = {c.tensor.shape[3:] for _, c in present}
         dtypes = {c.tensor.dtype for _, c in present}
@@ -96,7 +100,7 @@ class Sum(Rule):
             assert old is not None
 
             def overlap(old: Window = old) -> tuple[int, Window, Window]:
-                # where any site's part lies in the windows of the sum
+                # the positions of the sum's windows at which any site has a part
                 offset = old.start - window.start
                 first = min(max(int(offset.min()), 0), window.width)
                 stop = max(min(int(offset.max()) + old.width, window.width), first)
@@ -143,7 +147,7 @@ class Concatenation(Rule):
         super().__init__(view, layout)
         self.parts, self.axis = parts, axis
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         found = dict(zip(self.sources, changes, strict=True))
         grid = run.sites.difference.shape[:2]
         pieces: list[torch.Tensor] = []
@@ -199,7 +203,7 @@ class Juxtaposition(Rule):
             spans.append((first, stop) if stop > first else (0, 0))
         return spans
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         assert window is not None
         found = dict(zip(self.sources, changes, strict=True))
         result: torch.Tensor | None = None
@@ -220,7 +224,7 @@ class Juxtaposition(Rule):
 
 
 def _why_not(view: View, refs: list[Any], axis: int) -> str | None:
-    """Why parts cannot be joined along an axis; None if they can."""
+    """The reason why parts cannot be joined along an axis; None if they can."""
     dtype = view.node.dtype
     if axis == 0:
         return "it joins batches"
@@ -267,7 +271,7 @@ class Stack(Rule):
         super().__init__(view, layout)
         self.parts, self.axis = parts, axis
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         found = dict(zip(self.sources, changes, strict=True))
         layouts = dict(zip(self.sources, self.source_layouts, strict=True))
         grid = run.sites.difference.shape[:2]

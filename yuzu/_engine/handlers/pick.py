@@ -1,22 +1,20 @@
-"""What picks along one axis by an index that no input reaches: the complement of letters, ``x[:, [3, 2, 1, 0]]``, some
-of the tracks, some of the positions.
+"""Picking along one axis by a constant index: the complement of letters, ``x[:, [3, 2, 1, 0]]``, some of the tracks,
+some of the positions.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from yuzu._engine.context import Context
 from yuzu._engine.handlers.contract import Rule, View, handles
 from yuzu._engine.handlers.elementwise import looked_up
 from yuzu._engine.handlers.view import Rearranged
 from yuzu._engine.layout import CONSTANT, ROWS, Change, on_device
 from yuzu._engine.window import Window
-
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
 
 WHOLE_NUMBERS = (torch.int64, torch.int32)
 
@@ -33,7 +31,7 @@ class Positions(Rule):
         super().__init__(view, ROWS)
         self.index, self.shape = index, shape
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,), (layout,) = changes, self.source_layouts
         assert change is not None and change.window is not None
         tensor, index = change.tensor, run.value(self.index).flatten()
@@ -89,7 +87,7 @@ def _picked(rows: torch.Tensor, axis: int, index: torch.Tensor) -> torch.Tensor:
 
 
 def _picked_together(view: View, given: list[Any]) -> Rule:
-    """By several axes, such as the upper triangle of a matrix."""
+    """Picking along several axes, such as the upper triangle of a matrix."""
 
     def picked(rows: torch.Tensor, *indices: torch.Tensor) -> torch.Tensor:
         found = dict(zip((axis for axis, _ in given), indices, strict=True))

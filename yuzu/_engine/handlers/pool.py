@@ -1,11 +1,11 @@
 """Pooling over positions, with any stride, overlap, padding, ``ceil_mode`` and dilation.
 
-Maximum, exact: with ``M[j]`` the reference's result and ``E_t[j] = R[j*s - p + t*d] - M[j]``, never positive
+The maximum is exact. With ``M[j]`` the reference's result and ``E_t[j] = R[j*s - p + t*d] - M[j]``, never positive
 and ``-inf`` outside the sequence,
 
     max_t(R + D) - M = max_t(D[j*s - p + t*d] + E_t[j])
 
-so the largest element's own difference comes out unrounded. Average: linear, the sum of the differences over
+so the largest element's own difference comes out unrounded. The average is linear: the sum of the differences over
 the reference's divisor.
 """
 
@@ -13,44 +13,41 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from yuzu._engine.handlers.contract import Reading, Rule, View, handles, setting, spatial_axis
+from yuzu._engine.choice import Choice
+from yuzu._engine.context import Context
+from yuzu._engine.handlers.contract import Numerics, Reading, Room, Rule, Sizes, View, handles, setting, spatial_axis
 from yuzu._engine.handlers.elementwise import OnRows
+from yuzu._engine.handlers.exact_zeros import TermsOf, Test, count_read, nonzero, positive, zero
 from yuzu._engine.handlers.reduce import reduction
-from yuzu._engine.handlers.vanishing import Test, count_read, nonzero, positive, zero
 from yuzu._engine.kernels import pool as pool_kernel
 from yuzu._engine.kernels import triton as kernels
+from yuzu._engine.kernels.triton import POOL_KERNEL
 from yuzu._engine.layout import Change, Layout, on_device, read_windows
 from yuzu._engine.window import Geometry, Window
 
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
-
-
-PHASES, KERNEL = POOL_WAYS = ("phases", "kernel")
+PHASES = "phases"
 
 
 class Pool(Reading):
-    """What maximum and average share: windows aligned to the stride, and the taps that each output position
-    reads. On a GPU one kernel finds both; elsewhere sites are taken together that lie alike.
+    """The shared part of maximum and average: windows aligned to the stride, and the taps that each output position
+    reads. On a GPU one kernel does the work. Elsewhere it runs phase by phase: a phase has the sites that lie alike
+    towards the stride.
     """
 
     family = "pool"
     keeps_finite = True
-    way = PHASES
+    default_way = PHASES
 
     def __init__(self, view: View, layout: Layout, geometry: Geometry) -> None:
         super().__init__(view, layout)
         self.geometry = geometry
 
     def phases(self, before: Window, window: Window) -> list[Phase]:
-        """The sites whose windows before and after the pool lie alike: in the middle of a sequence runs of equal
-        length, evenly spaced.
-        """
+        """The phases of a chunk. In the middle of a sequence one has runs of sites of equal length, evenly spaced."""
 
         def find() -> tuple[list[Phase], Window]:
             offset = window.start * self.geometry.stride - self.geometry.padding - before.start
@@ -76,8 +73,8 @@ class Pool(Reading):
         return window.cached(("phases", self.node.index, id(before)), find)[0]
 
     def taps(self, phase: Phase, before: Window, window: Window) -> list[tuple[int, int, slice]]:
-        """For each place in the kernel, the output positions ``[first, stop)`` for which it reads inside the window
-        before, and what it reads there.
+        """For each tap, the output positions ``[first, stop)`` at which it reads inside the window before, and the
+        slice that it reads.
         """
         g = self.geometry
         found = []
@@ -90,39 +87,43 @@ class Pool(Reading):
         return found
 
     def all_ways(self) -> tuple[str, ...]:
-        return POOL_WAYS
+        return PHASES, POOL_KERNEL
 
-    def ways(self, run: Run, window: Window) -> list[str]:
+    def ways(self, run: Context, window: Window) -> list[str]:
         runs = run.device.type != "cpu" and kernels.may_run(run, self.node.index)
-        return [KERNEL, PHASES] if runs else [PHASES]
+        return [POOL_KERNEL, PHASES] if runs else [PHASES]
 
-    def multiply_adds(self, run: Run, width: int) -> int:
+    def multiply_adds(self, run: Context, width: int) -> int:
         (layout,) = self.source_layouts
         return width * run.value(self.sources[0])[0].numel() // layout.length
 
-    def trial(self, run: Run, window: Window, some: Callable[..., torch.Tensor]) -> Callable[[], object]:
+    def trial(self, run: Context, window: Window, some: Callable[..., torch.Tensor], way: str) -> Callable[[], object]:
         (source,), (layout,) = self.sources, self.source_layouts
         shape = layout.position_first(run.value(source)[:1]).shape[2:]
         change = Change(some(window.width, *shape), window)
         after = run.plan.windows(run.sites.position, run.sites.width)[self.node.index]
-        return lambda: self.run(run, [change], after)
+        assert after is not None
+        return lambda: self._by(way, run, change, after)
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         assert change is not None and window is not None
-        if self.way == KERNEL and kernels.may_run(run, self.node.index):
+        return self._by(run.choice(self.node.index).way, run, change, window)
+
+    def _by(self, way: str, run: Context, change: Change, window: Window) -> torch.Tensor:
+        if way == POOL_KERNEL and kernels.may_run(run, self.node.index):
             try:
                 return self.by_kernel(run, change, window)
             except kernels.KernelError as error:
                 run.do_without_kernels(error)
         return self.by_phases(run, change, window)
 
-    def by_phases(self, run: Run, change: Change, window: Window) -> torch.Tensor:
-        """Phase after phase, a tap at a time."""
+    def by_phases(self, run: Context, change: Change, window: Window) -> torch.Tensor:
+        """The result, phase by phase, one tap at a time."""
         raise NotImplementedError
 
-    def by_kernel(self, run: Run, change: Change, window: Window) -> torch.Tensor:
-        """By `pool_kernel`."""
+    def by_kernel(self, run: Context, change: Change, window: Window) -> torch.Tensor:
+        """The result, by one kernel."""
         g, old = self.geometry, change.window
         assert old is not None
 
@@ -137,14 +138,15 @@ class Pool(Reading):
         found = pool_kernel.pool(x, change.tensor.shape[1], window.width, g, there, *self.beside(run))
         return found.view(*change.tensor.shape[:2], window.width, *change.tensor.shape[3:])
 
-    def count(self, run: Run, change: Change, window: Window, test: Test) -> torch.Tensor:
-        """How many of the numbers that each result is made of pass a test."""
+    def count(self, run: Context, change: Change, window: Window, test: Test) -> torch.Tensor:
+        """How many of the terms of each result pass a test."""
         (source,), (layout,), sizes = self.sources, self.source_layouts, change.tensor.shape[3:]
-        found = count_read(run, self.node.index, source, layout, self.geometry, change, window, sizes.numel(), test)
+        of = TermsOf(self.node.index, source, layout, self.geometry, sizes.numel())
+        found = count_read(run, of, change, window, test)
         return found.unflatten(3, sizes) if sizes else found.squeeze(3)
 
-    def beside(self, run: Run) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """What the kernel reads before and after the pool beside the differences."""
+    def beside(self, run: Context) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """The tensors that the kernel reads beside the differences: before and after the pool."""
         raise NotImplementedError
 
     def detail(self) -> str:
@@ -194,15 +196,18 @@ class Phase:
 class MaximumPool(Pool):
     """Maximum over positions."""
 
-    reads_lowered = True
+    reads_low_precision = True
 
-    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+    def room(self, choice: Choice, sizes: Sizes) -> Room:
+        return Room(tables=self.geometry.kernel * sizes.result)
+
+    def vanishes(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
         (change,) = changes
         if change is None or window is None:
             return None
         return (self.count(run, change, window, positive) == 0) & (self.count(run, change, window, zero) > 0)
 
-    def below_maximum(self, run: Run, t: int) -> torch.Tensor:
+    def below_maximum(self, run: Context, t: int) -> torch.Tensor:
         """``E_t`` at all output positions: ``(B, L', ...)``."""
         source, g = self.sources[0], self.geometry
         reference = run.reference.position_first(source, self.source_layouts[0])
@@ -212,7 +217,7 @@ class MaximumPool(Pool):
         read = reference.index_select(1, position.clamp(0, g.input_length - 1)) - pooled
         return read.masked_fill_(~inside.view(1, -1, *[1] * (read.dim() - 2)), float("-inf"))
 
-    def by_phases(self, run: Run, change: Change, window: Window) -> torch.Tensor:
+    def by_phases(self, run: Context, change: Change, window: Window) -> torch.Tensor:
         tensor, before = change.tensor, change.window
         assert before is not None
         dtype = run.value(self.node.index).dtype
@@ -239,11 +244,11 @@ class MaximumPool(Pool):
                 begun = True
         return result
 
-    def beside(self, run: Run) -> tuple[torch.Tensor | None, torch.Tensor]:
+    def beside(self, run: Context) -> tuple[torch.Tensor | None, torch.Tensor]:
         before = run.reference.position_first(self.sources[0], self.source_layouts[0])
         return before, run.reference.position_first(self.node.index, self.layout)
 
-    def on_phase(self, run: Run, t: int, phase: Phase) -> torch.Tensor:
+    def on_phase(self, run: Context, t: int, phase: Phase) -> torch.Tensor:
         """``E_t`` on the windows of a phase: ``(count, length or 1, 1, w', ...)``."""
         table = run.reference.made(("below", self.node.index, t), lambda: self.below_maximum(run, t).contiguous())
         only = run.sites.only
@@ -255,6 +260,8 @@ class MaximumPool(Pool):
 
 class AveragePool(Pool):
     """Average over positions; ``divisors`` are those of the reference operation at each output position."""
+
+    numerics = Numerics(cancels=True)
 
     def __init__(
         self, view: View, layout: Layout, geometry: Geometry, count_padding: bool, divisor: int | None
@@ -272,11 +279,11 @@ class AveragePool(Pool):
         self.counts = counts
         self.even = bool((counts == counts[0]).all())
 
-    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+    def vanishes(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
         (change,) = changes
         return None if change is None or window is None else self.count(run, change, window, nonzero) == 0
 
-    def by_phases(self, run: Run, change: Change, window: Window) -> torch.Tensor:
+    def by_phases(self, run: Context, change: Change, window: Window) -> torch.Tensor:
         tensor, before = change.tensor, change.window
         assert before is not None
         result = tensor.new_zeros(*tensor.shape[:2], window.width, *tensor.shape[3:])
@@ -295,7 +302,7 @@ class AveragePool(Pool):
         )
         return result.div_(counts)
 
-    def beside(self, run: Run) -> tuple[torch.Tensor | None, torch.Tensor]:
+    def beside(self, run: Context) -> tuple[torch.Tensor | None, torch.Tensor]:
         counts = run.reference.made(("all counts", self.node.index), lambda: self.counts.to(run.device, torch.float32))
         return None, counts
 

@@ -1,7 +1,7 @@
 """Reductions, over positions or over other axes.
 
-Over positions: a sum's difference is the sum of the window's differences. A maximum needs the largest
-reference value outside the window, from running maxima of both ends: with ``M`` the reference's maximum,
+Over positions, the difference of a sum is the sum of the window's differences. A maximum needs the largest reference
+value outside the window, which running maxima from both ends give: with ``M`` the reference's maximum it is
 ``max(max_window(D + (R - M)), max_outside(R) - M)``.
 """
 
@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from yuzu._engine.context import Context
 from yuzu._engine.graph import OfSlice, Result
 from yuzu._engine.handlers.affine import Linear
-from yuzu._engine.handlers.contract import Rule, View, handles
+from yuzu._engine.handlers.contract import Numerics, Rule, View, handles
 from yuzu._engine.handlers.elementwise import Local, OnRows, axes_of, pointwise
-from yuzu._engine.handlers.vanishing import count_all, negative, nonzero, positive, zero
+from yuzu._engine.handlers.exact_zeros import count_all, negative, nonzero, positive, zero
 from yuzu._engine.layout import ROWS, Change, Layout, on_device
 from yuzu._engine.window import Window
-
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
 
 
 class SumOverPositions(Rule):
@@ -31,7 +28,8 @@ class SumOverPositions(Rule):
 
     family = "reduce"
     reads_reference = False
-    reads_lowered = True
+    reads_low_precision = True
+    numerics = Numerics(cancels=True, sums_positions=True)
 
     def __init__(self, view: View, axes: tuple[int, ...], keepdim: bool, divisor: int, cut: OfSlice | None) -> None:
         super().__init__(view, ROWS)
@@ -43,11 +41,11 @@ class SumOverPositions(Rule):
     def needed(self, low: int, high: int) -> list[tuple[int, int]]:
         return [(self.start, self.stop)]
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         (layout,) = self.source_layouts
         assert change is not None and change.window is not None
-        dtype = run.value(self.node.index).dtype  # of the sums, also of lowered differences
+        dtype = run.value(self.node.index).dtype  # of the sums, also if differences come in low precision
         rows, cut = layout.natural(self._summed(change.tensor, change.window, dtype).flatten(0, 1)), self.cut
         if cut is not None and cut.axis != layout.axis:
             rows = rows.narrow(cut.axis, cut.start, cut.stop - cut.start)
@@ -55,11 +53,11 @@ class SumOverPositions(Rule):
         total = total.unflatten(0, run.sites.difference.shape[:2])
         return total.div_(self.divisor) if self.divisor != 1 else total
 
-    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+    def vanishes(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
         if change is None:
             return None
-        if self.axes != (layout.axis,):  # with other axes: where all of a row is zero
+        if self.axes != (layout.axis,):  # with other axes: all of a row must be zero
             found = count_all(run, source, layout, change, 0, nonzero) == 0
             return found.view(*found.shape, *[1] * (len(self.node.shape or ()) - 1))
         found = count_all(run, source, layout, change, change.tensor.dim() - 3, nonzero) == 0
@@ -69,9 +67,9 @@ class SumOverPositions(Rule):
         return self.cut is None and not self.source_layouts[0].composite
 
     def _summed(self, tensor: torch.Tensor, window: Window, dtype: torch.dtype) -> torch.Tensor:
-        """``(S, A, 1, ...)``: the sum of what lies in the slice, where windows reach beyond it; else all as it is.
+        """``(S, A, 1, ...)``: the sum over the slice, if windows reach beyond it; else the tensor itself.
 
-        What lies in it for every site is summed as a whole; before and after it some sites have zeros.
+        The positions that lie in the slice for every site are summed together. Beside them some sites have zeros.
         """
 
         def find() -> tuple[int, int]:
@@ -88,7 +86,7 @@ class SumOverPositions(Rule):
             if edge.stop > edge.start:
                 position = start + torch.arange(edge.start, edge.stop, device=tensor.device)
                 inside = ((position >= self.start) & (position < self.stop))[:, None]
-                # not times zero, of which infinity makes NaN
+                # not times zero: infinity times zero is NaN
                 kept = torch.where(inside.view(*inside.shape, *[1] * (tensor.dim() - 3)), tensor[:, :, edge], 0)
                 total += kept.sum(2, keepdim=True, dtype=dtype)
         return total
@@ -103,7 +101,7 @@ class MaximumOverPositions(Rule):
         super().__init__(view, ROWS)
         self.keepdim, self.sign = keepdim, sign
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         (source,) = self.sources
         (layout,) = self.source_layouts
@@ -131,7 +129,7 @@ class MaximumOverPositions(Rule):
         result = largest if self.sign == 1 else largest.neg_()
         return result.unsqueeze(layout.axis + 1) if self.keepdim else result
 
-    def vanishes(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+    def vanishes(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
         (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
         if change is None:
             return None

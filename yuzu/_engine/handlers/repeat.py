@@ -1,23 +1,19 @@
-"""What repeats positions, each or all of them, or what lies on other axes."""
+"""Operations that repeat elements: each position, all positions, or other axes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
+from yuzu._engine.context import Context
 from yuzu._engine.handlers.contract import Rule, Spans, View, handles, spatial_axis
 from yuzu._engine.handlers.elementwise import OnRows
 from yuzu._engine.handlers.view import Rearranged
 from yuzu._engine.layout import ROWS, Change, Layout, rewindow
 from yuzu._engine.window import Integers, Window
 
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
-
 
 class Upsampled(Rule):
-    """Nearest-neighbour upsampling by a whole factor: each position is repeated."""
+    """Nearest-neighbour upsampling by an integer factor: each position is repeated."""
 
     family = "view"
     keeps_finite = True
@@ -35,7 +31,7 @@ class Upsampled(Rule):
     def needed(self, low: int, high: int) -> list[tuple[int, int]]:
         return [(low // self.factor, -(-high // self.factor))]
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         assert change is not None and change.window is not None and window is not None
         result = change.tensor.repeat_interleave(self.factor, dim=2)
@@ -54,7 +50,7 @@ def upsample(view: View) -> Rule | str:
     given = view.node.argument(2, "scales", view.node.kwargs.get("scale_factors"))
     scales = given if isinstance(given, list | tuple) else [given]
     if any(scale not in (None, factor) for scale in scales):
-        return OnRows(view)  # a length rounded down to a multiple, of which not all are repeated as often
+        return OnRows(view)  # the length was rounded down: not all positions are repeated as often
     return Upsampled(view, Layout("windows", 2, size), factor)
 
 

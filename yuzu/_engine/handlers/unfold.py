@@ -1,15 +1,14 @@
 """Sliding windows laid out as an axis of their own: ``x.unfold(2, size, step)`` and ``F.unfold`` (``im2col``).
 
-Position ``j`` of the result holds the inputs ``j*s - p + t*d``: numbers are moved, so differences are laid out as they
+Position ``j`` of the result holds the inputs ``j*s - p + t*d``: elements are moved, so differences are laid out as they
 are.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
+from yuzu._engine.context import Context
 from yuzu._engine.handlers.affine import Linear
 from yuzu._engine.handlers.contract import Reading, Rule, View, handles
 from yuzu._engine.handlers.elementwise import rewindowed
@@ -17,12 +16,9 @@ from yuzu._engine.handlers.view import Rearranged
 from yuzu._engine.layout import ROWS, Change, Layout
 from yuzu._engine.window import Geometry, Window
 
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
-
 
 class Unfolded(Reading):
-    """The taps stand behind all other axes, and may be merged with them."""
+    """The taps are on an axis after all others, and may be merged with them."""
 
     family = "view"
     keeps_finite = True
@@ -35,7 +31,7 @@ class Unfolded(Reading):
         shape = view.shape
         self.rest = [*shape[1 : layout.axis], *shape[layout.axis + 1 :]]
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         assert change is not None and window is not None
         g = self.geometry
@@ -65,7 +61,7 @@ def unfold(view: View) -> Rule | str:
 
 @handles("aten.im2col")
 def columns(view: View) -> Rule | str:
-    """On images with one axis of positions, and nothing but one line on the other."""
+    """For images with one axis of positions, and a single line on the other."""
     node, (source, kernel, dilation, padding, stride) = view.node, view.node.args
     sizes, layout = view.shape_of(source), view.movable(source)
     if len(sizes) != 4:

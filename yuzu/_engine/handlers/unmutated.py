@@ -1,8 +1,8 @@
-"""Operations that no mutation reaches, and that have no handler, of which each row of the result is yet known to come
-from the same row of what they read: a table looked up by a cell's number, an encoding repeated for the batch. Such a
-result is the reference's row for all mutants of a sequence.
+"""Operations without a handler that no mutation reaches, and whose rows are known to come from the same rows of their
+inputs: a table looked up by a cell's number, an encoding repeated for the batch. All mutants of a sequence then have
+the reference's row.
 
-What is not listed may depend on the size of the batch or on its other rows, which are not those of the mutants.
+Other operations may depend on the size of the batch or on its other rows, which are not those of the mutants.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _CERTAIN: dict[str, Callable[[View], bool]] = {}
 
 
 def gives_rows(view: View) -> bool:
-    """Whether a node that is not mutated certainly gives one row for each sequence, that depends on that sequence's
-    inputs alone.
+    """Whether an unmutated node certainly gives one row for each sequence, which depends on that sequence's inputs
+    alone.
     """
     return (
         has_rows(view.node)
@@ -40,13 +40,13 @@ def _certain(*names: str) -> Callable[[Callable[[View], bool]], Callable[[View],
 
 
 def _axis(view: View, value: Any) -> int | None:
-    """An axis of the first argument, from 0 on; None where it is not one number."""
+    """An axis of the first argument, counted from 0; None if it is not a single number."""
     return value % len(view.shape_of(view.node.args[0])) if type(value) is int else None
 
 
 @_certain("repeat", "tile", "repeat_interleave")
 def _repeated(view: View) -> bool:
-    """As long as the batch on the first axis: a single row as often as that, or the batch's own rows once."""
+    """The result has the batch's length on the first axis: a single row repeated, or the batch's own rows once."""
     node, shape = view.node, view.shape_of(view.node.args[0])
     if node.op == "aten.repeat_interleave":
         axis = _axis(view, node.argument(2, "dim"))
@@ -59,7 +59,7 @@ def _repeated(view: View) -> bool:
 
 @_certain("index")
 def _indexed(view: View) -> bool:
-    """Rows of a table, by whole numbers; a mask's rows depend on those before them."""
+    """Rows of a table, by integers; a mask's rows depend on those before them."""
     table, indices = view.node.args[:2]
     if len(indices) != 1 or not isinstance(indices[0], Ref):
         return False

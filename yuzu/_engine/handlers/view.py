@@ -1,16 +1,15 @@
-"""Operations that move numbers without changing them: windows move along, and are copied only where they must
-be.
-"""
+"""Operations that move elements without changing them: windows move along, and are copied only if they must be."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from yuzu._engine.context import Context
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles
 from yuzu._engine.handlers.elementwise import OnRows, pointwise, rewindowed
@@ -18,15 +17,12 @@ from yuzu._engine.layout import ROWS, Change, Layout, rewindow
 from yuzu._engine.rewrite.batch_first import order_of
 from yuzu._engine.window import Geometry, Integers, Window
 
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
-
 END = 2**63 - 1
 
 
 class Rearranged(Rule):
-    """Rows ``(N, ...)`` in the model's layout, rearranged by a function that leaves the axis of positions
-    whole. It is given the values of some constant nodes, too, which may be buffers and change.
+    """Rows ``(N, ...)`` in the model's layout, rearranged by a function that leaves the axis of positions whole. The
+    function also gets the values of some constant nodes, which may be buffers and change.
     """
 
     family = "view"
@@ -39,7 +35,7 @@ class Rearranged(Rule):
         super().__init__(view, layout)
         self.rearrange, self.constants = rearrange, constants
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         assert change is not None
         grid = run.sites.difference.shape[:2]
@@ -85,8 +81,8 @@ def permute(view: View) -> Rule | str:
     reads_sizes=True,
 )
 def reshape(view: View) -> Rule | str:
-    """The axis of positions may get company on its axis (then the layout says so), or be split into groups;
-    else values are whole.
+    """The axis of positions may be merged with others (then the layout says so), or be split into groups; otherwise
+    values are whole.
     """
     shape, source = _target(view), view.source(view.node.args[0]).shape
     layout = view.layout(view.node.args[0])
@@ -108,7 +104,7 @@ def reshape(view: View) -> Rule | str:
             return Regrouped(view, Layout("windows", axis, length, before // left, after // right), sizes)
     for axis in range(1, len(sizes) - 1):
         groups = sizes[axis]
-        # a first axis of one group would be the flattened vector: no position is left there
+        # a first axis of one group would be the flattened vector, which has no axis of positions
         if math.prod(sizes[1:axis]) == before and groups > 1 and length % groups == 0 and layout.inner == 1:
             return Split(view, Layout("windows", axis, groups), length // groups, sizes)
     return rows_view()
@@ -130,7 +126,7 @@ class Regrouped(Rule):
         around = [layout.outer, layout.inner] if layout.composite else []
         self.rest = [*sizes[1 : layout.axis], *around, *sizes[layout.axis + 1 :]]
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         assert change is not None and window is not None
         tensor = rewindowed(run, self.sources[0], self.source_layouts[0], change, window)
@@ -140,7 +136,7 @@ class Regrouped(Rule):
 class Split(Reading):
     """Positions taken in groups, ``L -> (L / size, size)``: the window grows to whole groups.
 
-    What was behind the positions stays behind the group, and may be merged with it.
+    Axes after the positions stay after the group, and may be merged with it.
     """
 
     family = "view"
@@ -151,9 +147,9 @@ class Split(Reading):
         super().__init__(view, layout)
         self.geometry = Geometry(size, size, 0, 1, layout.length * size, layout.length)
         self.before = sizes[1 : layout.axis]
-        self.after = sizes[layout.axis + 1 :]  # of the group and what was behind the positions
+        self.after = sizes[layout.axis + 1 :]  # of the group and the axes after the positions
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         assert change is not None and window is not None
         size = self.geometry.kernel
@@ -202,7 +198,12 @@ class Moved(Reading):
         super().__init__(view, layout)
         self.geometry, self.rest = geometry, rest
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    @property
+    def fused_as(self) -> str:
+        g = self.geometry
+        return "crop" if g.stride == 1 and g.padding <= 0 and self.rest is None else ""
+
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         assert change is not None and window is not None
         g = self.geometry
@@ -257,7 +258,7 @@ def select(view: View) -> Rule | str:
 
 
 class OnePosition(Rule):
-    """One position of all: a whole difference, zero for the mutations that do not reach it."""
+    """A single position: a whole difference, zero for mutations that do not reach it."""
 
     family = "view"
     reads_reference = False
@@ -270,7 +271,7 @@ class OnePosition(Rule):
     def needed(self, low: int, high: int) -> list[tuple[int, int]]:
         return [(self.place, self.place + 1)]
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         assert change is not None and change.window is not None
         old = change.window
@@ -327,7 +328,7 @@ class Mirrored(Rule):
     def needed(self, low: int, high: int) -> list[tuple[int, int]]:
         return [(self.layout.length - high, self.layout.length - low)]
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         assert change is not None and window is not None
         length, (layout,) = self.layout.length, self.source_layouts
@@ -359,6 +360,6 @@ def convert(view: View) -> Rule | str:
         return pointwise(view)
     dtype: Any = node.dtype
     rule = Rearranged(view, view.layout(node.args[0]) if node.mutated else ROWS, lambda rows: rows.to(dtype))
-    # what the type is taken of changes nothing
+    # the tensor whose dtype is taken changes nothing
     rule.sources, rule.source_layouts = [source.index], [view.layout(node.args[0])]
     return rule

@@ -1,7 +1,7 @@
-"""Operations that mix positions, or need them whole, but never rows of the batch: they run on whole mutants, and what
-stands before them stays on windows.
+"""Operations that mix positions, or need all of them, but keep rows of the batch apart. They run on whole mutants, and
+the operations before them stay on windows.
 
-What is linear among them is run on differences.
+Linear ones run on differences.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from yuzu._engine.handlers.convolution import LinearRows
 from yuzu._engine.handlers.elementwise import Local, OnRows, axes_of
 from yuzu._engine.layout import CONSTANT, ROWS
 
-# the axes of what each works on, with that of the batch
+# the number of axes of each one's input, the batch included
 RESIZED = {
     "upsample_linear1d": 3,
     "upsample_bilinear2d": 4,
@@ -40,7 +40,7 @@ CONVOLUTIONS = {"conv3d": 5, "conv_transpose2d": 4, "conv_transpose3d": 5}
 
 
 def _rank(view: View, ranks: dict[str, int]) -> str | None:
-    """Why the first axis of what an operation works on is not the batch's; None if it is, of all its operands."""
+    """The reason why the batch is not the first axis of all operands; None if it is."""
     if len(view.shape_of(view.node.args[0])) != ranks[view.node.op.removeprefix("aten.")]:
         return "its input has no batch axis"
     return None if all(_has_rows(view, ref) for ref in view.tensors()) else "one of its operands has no batch axis"
@@ -54,7 +54,7 @@ def _names(table: dict[str, int]) -> Callable[[Callable[[View], Rule | str]], Ca
     return handles(*(f"aten.{name}" for name in table))
 
 
-@_names(RESIZED)
+@handles(*(f"aten.{name}" for name in RESIZED if name != "upsample_linear1d"))  # `interpolate` handles that one
 def resized(view: View) -> Rule | str:
     why = _rank(view, RESIZED)
     return why or (Linear(view, ROWS, "dense") if view.node.mutated and view.node.floating else OnRows(view))
@@ -98,7 +98,7 @@ def bilinear(view: View) -> Rule | str:
 
 @handles("aten.cdist")
 def distances(view: View) -> Rule | str:
-    """Of vectors on the last axis to others, which are points of the model's or of the same sequence."""
+    """Distances of vectors on the last axis to others: points of the model, or vectors of the same sequence."""
     left, right = view.node.args[:2]
     layout, ranks = view.layout(left), [len(view.shape_of(ref)) for ref in (left, right)]
     points = view.layout(right) == CONSTANT and (ranks[1] <= 2 or view.shape_of(right)[0] == 1)

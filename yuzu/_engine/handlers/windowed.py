@@ -1,5 +1,5 @@
-"""The general rule for an operation that reads a few neighbouring positions: itself, on windows of ``R + D``, minus the
-reference's result.
+"""The general rule for an operation that reads a few neighbouring positions: the operation on windows of ``R + D``,
+minus the reference's result.
 
 With kernel ``k``, stride ``s``, padding ``p`` and dilation ``d`` the output position ``j`` reads the inputs ``j*s - p +
 t*d``.
@@ -8,16 +8,13 @@ t*d``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 
+from yuzu._engine.context import Context
 from yuzu._engine.handlers.contract import Reading, View
 from yuzu._engine.layout import Change, Layout, rewindow
 from yuzu._engine.window import Geometry, Window
-
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
 
 
 class Windowed(Reading):
@@ -26,14 +23,14 @@ class Windowed(Reading):
     Parameters
     ----------
     view: View
-        What the handler was given.
+        The handler's argument.
     function: callable
         The operation without its padding: from ``(N, ..., m, ...)`` with ``m`` input positions on the axis of positions
-        to the output positions that they are enough for.
+        to all output positions that can be computed from them.
     kernel, stride, padding, dilation: int
-        How the operation reads; ``padding`` is that on the left.
+        The geometry of the operation; ``padding`` is that on the left.
     fill: float
-        What the operation takes positions outside of the sequence for. Default 0.
+        The value of positions outside of the sequence. Default 0.
 
     Raises
     ------
@@ -60,7 +57,7 @@ class Windowed(Reading):
         self.geometry = Geometry(kernel, stride, padding, dilation, before.length, self.layout.length)
         self.function, self.fill = function, fill
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
         (source,), (layout,) = self.sources, self.source_layouts
         assert change is not None and change.window is not None and window is not None
@@ -75,16 +72,16 @@ class Windowed(Reading):
 
 
 class Linear(Windowed):
-    """A filter or other linear operation of one's own along positions: it takes differences as it takes values, so the
-    reference is not read, and no digits are lost.
+    """A filter or other linear operation of one's own along positions. It is applied to the differences themselves, so
+    the reference is not read, and no digits are lost.
 
-    The parameters are those of `Windowed`. ``function`` must be linear, without an offset, and the operation must take
-    positions outside of the sequence for 0.
+    The parameters are those of `Windowed`. ``function`` must be linear, without an offset, and positions outside of the
+    sequence must count as 0.
     """
 
     reads_reference = False
 
-    def run(self, run: Run, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,), (layout,) = changes, self.source_layouts
         assert change is not None and change.window is not None and window is not None
         read = window.cached(("read", self.node.index), lambda: self.geometry.read_by(window))

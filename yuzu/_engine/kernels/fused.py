@@ -1,15 +1,15 @@
-"""A convolution of windows of differences on a GPU, with the rectifier and the sum behind it, in one Triton kernel.
+"""A convolution of windows of differences on a GPU, with the ReLU and the sum behind it, in one Triton kernel.
 
 Left to PyTorch, the result of a convolution is written and read again by each operation behind it, and where windows do
 not lie evenly it is moved once more. Here it is written once:
 
-    result[n, j] = residual[n, j + shift] + rectified(sum over t of weight[t] x[n, j * stride + first + t * dilation])
-    rectified(d) = max(d + min(R, 0), -max(R, 0))    with R = reference[row + j], what the rectifier reads
+    result[n, j] = residual[n, j + shift] + relu(sum over t of weight[t] x[n, j * stride + first + t * dilation])
+    relu(d) = max(d + min(R, 0), -max(R, 0))    with R = reference[row + j], what the ReLU reads
 
 with ``first``, ``shift`` and ``row`` of the site that mutant ``n`` belongs to; what lies outside of a window is zero.
 
-A program makes a tile of the result. Which taps read anything differs from one stretch of positions to the next, so
-tiles are of one stretch, of several sites (a *group*), and run over those taps alone. In a tile the edits of a site lie
+A program makes a tile of the result. Which taps read anything differs from one span of positions to the next, so
+tiles are of one span, of several sites (a *group*), and run over those taps alone. In a tile the edits of a site lie
 side by side at each position: they read the same of the reference.
 """
 
@@ -26,8 +26,8 @@ from yuzu._engine.layout import on_device
 
 GROUP = 16  # sites whose tiles follow one another: what they read stays in the cache
 MOST_PLACES = 2**31 - 1  # that a group reads or writes: they are counted in 32 bits
-LEAST_STRETCH = 16  # positions; where a dilation is smaller, tiles of one stretch would be mostly empty
-MOST_STRETCHES = 16  # two begin with each tap
+LEAST_SPAN = 16  # positions; where a dilation is smaller, tiles of one span would be mostly empty
+MOST_SPANS = 16  # two begin with each tap
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Rectified:
-    """What a rectifier reads of the reference: ``values`` ``(B * L, C)``, from the row ``row`` on for each site."""
+class BeforeReLU:
+    """The reference before a ReLU: ``values`` ``(B * L, C)``, from the row ``row`` on for each site."""
 
     values: torch.Tensor
     row: torch.Tensor
@@ -56,7 +56,7 @@ class Rectified:
 
 @dataclass(frozen=True)
 class Residual:
-    """What is added: ``values`` ``(N, w, C)``, read from ``shift`` on for each site."""
+    """The changes that are added: ``values`` ``(N, w, C)``, read from ``shift`` on for each site."""
 
     values: torch.Tensor
     shift: torch.Tensor
@@ -94,19 +94,44 @@ def _within(tile: Tile, itemsize: int, room: int) -> Tile:
     return tile
 
 
+@dataclass(frozen=True)
+class Form:
+    """The sizes of a convolution of windows.
+
+    Attributes
+    ----------
+    edits: int
+        Mutants of each site.
+    width: int
+        Positions of the result.
+    dilation, stride: int
+    spans: tuple of int
+        The positions of the result at which GPU spans begin, the first at 0.
+    """
+
+    edits: int
+    width: int
+    dilation: int = 1
+    stride: int = 1
+    spans: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class After:
+    """The operations after a convolution that run with it, and the dtype of the result; None for that of the input."""
+
+    relu: BeforeReLU | None = None
+    residual: Residual | None = None
+    dtype: torch.dtype | None = None
+
+
 def convolve(
     x: torch.Tensor,
     weight: torch.Tensor,
     first: torch.Tensor,
-    edits: int,
-    width: int,
+    form: Form,
     precision: str,
-    dilation: int = 1,
-    stride: int = 1,
-    rectified: Rectified | None = None,
-    residual: Residual | None = None,
-    dtype: torch.dtype | None = None,
-    stretches: tuple[int, ...] = (0,),
+    after: After = After(),  # noqa: B008 (frozen)
     tile: Tile | None = None,
 ) -> torch.Tensor:
     """The formula above.
@@ -114,19 +139,17 @@ def convolve(
     Parameters
     ----------
     x: torch.Tensor, shape=(N, w, Cin)
-        Windows of differences, contiguous; ``edits`` mutants for each site.
+        Windows of differences, contiguous; ``form.edits`` mutants for each site.
     weight: torch.Tensor, shape=(k, Cout, Cin)
         Of the dtype of ``x``, contiguous.
     first: torch.Tensor, shape=(S,), dtype=torch.int32
         The place in ``x`` that the first tap reads for the first position of the result.
-    width: int
-        Positions of the result.
+    form: Form
     precision: str
         Of products of float32: three TF32 products for ``"highest"``, whose sum errs no more than float32's; else one.
-    dtype: torch.dtype or None
-        Of the result; None for that of ``x``.
-    stretches: tuple of int
-        Where stretches of positions begin, the first at 0.
+    after: After
+    tile: Tile or None
+        None for `tile_of`.
 
     Returns
     -------
@@ -139,7 +162,8 @@ def convolve(
     """
     n, held, cin = x.shape
     taps, cout, _ = weight.shape
-    result = torch.empty(n, width, cout, dtype=dtype or x.dtype, device=x.device)
+    edits, width, relu, residual = form.edits, form.width, after.relu, after.residual
+    result = torch.empty(n, width, cout, dtype=after.dtype or x.dtype, device=x.device)
     if x.device.type == "cpu":
         x, weight = x.float(), weight.float()  # the interpreter multiplies the bits of bfloat16
     if not result.numel():
@@ -150,20 +174,20 @@ def convolve(
     group = min(GROUP, sites, MOST_PLACES // largest)
     if not group:
         raise KernelError(f"windows of one site hold {largest} numbers, more than the kernel counts")
-    table, tiles = _stretch_table(stretches, width, group * edits, tile.rows)
-    stretch_table = on_device(table, x.device)
+    table, tiles = _span_table(form.spans, width, group * edits, tile.rows)
+    span_table = on_device(table, x.device)
     programs = -(-sites // group) * tiles * -(-cout // tile.columns)
     with launching(x):
         fused_convolution[(programs,)](
             x,
             weight,
             result,
-            x if rectified is None else rectified.values,
+            x if relu is None else relu.values,
             x if residual is None else residual.values,
             first,
-            first if rectified is None else rectified.row,
+            first if relu is None else relu.row,
             first if residual is None else residual.shift,
-            stretch_table,
+            span_table,
             tiles,
             sites,
             group,
@@ -171,13 +195,13 @@ def convolve(
             width,
             held,
             0 if residual is None else residual.values.shape[1],
-            dilation,
-            STRIDE=stride,
+            form.dilation,
+            STRIDE=form.stride,
             TAPS=taps,
             CIN=cin,
             COUT=cout,
-            STRETCHES=MOST_STRETCHES,
-            RECTIFIED=rectified is not None,
+            SPANS=MOST_SPANS,
+            RELU=relu is not None,
             RESIDUAL=residual is not None,
             PRODUCTS="tf32x3" if precision == "highest" else "tf32",
             ROWS=tile.rows,
@@ -190,29 +214,29 @@ def convolve(
     return result
 
 
-def stretches_of(width: int, held: int, taps: int, dilation: int, first: int) -> tuple[int, ...]:
+def spans_of(width: int, held: int, taps: int, dilation: int, first: int) -> tuple[int, ...]:
     """Where the taps that read anything change along the ``width`` positions of a result, for windows ``held`` wide."""
-    if dilation < LEAST_STRETCH or 2 * taps > MOST_STRETCHES - 1:
+    if dilation < LEAST_SPAN or 2 * taps > MOST_SPANS - 1:
         return (0,)
     changes = {-first - t * dilation + end for t in range(taps) for end in (0, held)}
     found = [0]
     for place in sorted(changes):
-        if found[-1] + LEAST_STRETCH <= place <= width - LEAST_STRETCH:
+        if found[-1] + LEAST_SPAN <= place <= width - LEAST_SPAN:
             found.append(place)
     return tuple(found)
 
 
 @functools.lru_cache(maxsize=512)
-def _stretch_table(stretches: tuple[int, ...], width: int, mutants: int, rows: int) -> tuple[np.ndarray, int]:
-    """First tile (of a group) of each stretch, then first position of each and the last's stop; and the number of
-    tiles. Both are filled up with stretches that no tile is of.
+def _span_table(spans: tuple[int, ...], width: int, mutants: int, rows: int) -> tuple[np.ndarray, int]:
+    """First tile (of a group) of each span, then first position of each and the last's stop; and the number of
+    tiles. Both are filled up with spans that no tile is of.
     """
-    stops = (*stretches[1:], width)
+    stops = (*spans[1:], width)
     tiles = [0]
-    for begin, stop in zip(stretches, stops, strict=True):
+    for begin, stop in zip(spans, stops, strict=True):
         tiles.append(tiles[-1] + -(-mutants * (stop - begin) // rows))
-    spare = MOST_STRETCHES - len(stretches)
-    first_tiles, begins = tiles[:-1] + [tiles[-1]] * spare, [*stretches, *[width] * (spare + 1)]
+    spare = MOST_SPANS - len(spans)
+    first_tiles, begins = tiles[:-1] + [tiles[-1]] * spare, [*spans, *[width] * (spare + 1)]
     return np.array([*first_tiles, *begins], dtype=np.int32), tiles[-1]
 
 
@@ -234,7 +258,7 @@ if triton is not None:
         site_first,
         site_row,
         site_shift,
-        stretch_table,
+        span_table,
         tiles,
         sites,
         group,
@@ -247,8 +271,8 @@ if triton is not None:
         TAPS: tl.constexpr,
         CIN: tl.constexpr,
         COUT: tl.constexpr,
-        STRETCHES: tl.constexpr,
-        RECTIFIED: tl.constexpr,
+        SPANS: tl.constexpr,
+        RELU: tl.constexpr,
         RESIDUAL: tl.constexpr,
         PRODUCTS: tl.constexpr,
         ROWS: tl.constexpr,
@@ -263,12 +287,12 @@ if triton is not None:
         tile = program // STRIPS
         first_site = tile // tiles * group
         tile = tile % tiles
-        known = tl.load(stretch_table + tl.arange(0, STRETCHES))
-        # the stretches that fill up the table begin where the last tile ends, so none of them is ever found
-        stretch = tl.sum((known <= tile).to(tl.int32)) - 1
-        begin = tl.load(stretch_table + STRETCHES + stretch)
-        length = tl.load(stretch_table + STRETCHES + stretch + 1) - begin
-        tile -= tl.load(stretch_table + stretch)
+        known = tl.load(span_table + tl.arange(0, SPANS))
+        # the spans that fill up the table begin where the last tile ends, so none of them is ever found
+        span = tl.sum((known <= tile).to(tl.int32)) - 1
+        begin = tl.load(span_table + SPANS + span)
+        length = tl.load(span_table + SPANS + span + 1) - begin
+        tile -= tl.load(span_table + span)
 
         # which position, and which mutant of the group, each row of the tile is
         row = tile * ROWS + tl.arange(0, ROWS)
@@ -312,7 +336,7 @@ if triton is not None:
         of_reference = first_mutant + mutant
         of_residual = mutant
         added = inside
-        if RECTIFIED:
+        if RELU:
             of_reference = (tl.load(site_row + site, mask=inside, other=0) + place).to(tl.int64)
         if RESIDUAL:
             read = place + tl.load(site_shift + site, mask=inside, other=0)
@@ -333,7 +357,7 @@ if triton is not None:
             columns = strip * COLUMNS + i * PART + tl.arange(0, PART)
             part = parts[i]
             here = inside[:, None] & (columns < COUT)[None, :]
-            if RECTIFIED:
+            if RELU:
                 value = tl.load(reference + of_reference[:, None] * COUT + columns[None, :], mask=here, other=0.0)
                 kept, least = part + tl.minimum(value, 0.0), -tl.maximum(value, 0.0)
                 part = tl.maximum(kept, least, propagate_nan=tl.PropagateNan.ALL)

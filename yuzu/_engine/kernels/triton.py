@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
+
+from yuzu._engine.context import Context
 
 try:
     import triton
@@ -15,11 +16,10 @@ try:
 except ImportError:  # not installed, as with PyTorch for CPUs
     triton = tl = None
 
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
-
 OLDEST = (8, 0)  # compute capability from which on there are products of bfloat16 and TF32
 LEAST_SHARED_MEMORY = 48 << 10  # bytes, that any of these GPUs has
+FUSED, POOL_KERNEL = KERNEL_WAYS = ("fused", "kernel")  # the ways of convolutions and pools that run kernels of ours
+refused: set[torch.device] = set()  # the devices on which a kernel has failed: none is tried there again
 SPARE_SHARED_MEMORY = 2 << 10  # that a program needs beside its operands
 
 
@@ -56,9 +56,11 @@ def why_not(device: torch.device) -> str | None:
     return _failure(device) if device.type in ("cpu", "cuda") else f"{device.type} runs no Triton kernels here"
 
 
-def may_run(run: Run, node: int) -> bool:
+def may_run(run: Context, node: int) -> bool:
     """Whether a kernel may make the change of a node: it is for float32, on a device and in a plan that let it run."""
-    return run.plan.kernels and run.value(node).dtype == torch.float32 and why_not(run.device) is None
+    if not run.plan.kernels or run.device in refused:
+        return False
+    return run.value(node).dtype == torch.float32 and why_not(run.device) is None
 
 
 @functools.lru_cache(maxsize=16)

@@ -9,77 +9,76 @@ rounded, and no difference from it says ``1e-6``. A logarithm of that is off by 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 
+from yuzu._engine import ops
 from yuzu._engine.graph import Node
-from yuzu._engine.handlers.affine import Product, Scaled
 from yuzu._engine.handlers.contract import Rule
-from yuzu._engine.handlers.elementwise import UNTAGGED, Local, OfValues, OnRows
-from yuzu._engine.handlers.formulas import Formula
-from yuzu._engine.handlers.merge import Sum
-from yuzu._engine.plan.conditioning import SMALL_OF_SMALL, is_steady
+from yuzu._engine.layout import Layout
+from yuzu._engine.plan.conditioning import is_well_conditioned
 
-if TYPE_CHECKING:
-    from yuzu._engine.plan.plan import Plan
-
-LONGEST = 8  # operations of a stretch: what others read, too, is computed once more
-OWN = (Local, OnRows, Sum, Scaled, Product, Formula)  # a rule of a user's is run as it is
-CHOICES = {"aten.where", "aten.masked_fill"}  # steep nowhere: they pass values on
-UNTAGGED_NAMES = {f"aten.{name}" for name in UNTAGGED}
-SOFTMAX = {"aten.softmax", "aten._softmax"}
+LONGEST = 8  # operations of a chain: one that others read, too, is computed once more
 
 
-def take_over_stretches(plan: Plan) -> None:
-    """Have every steep operation on single numbers compute the stretch before it, from the mutants' values before."""
-    for rule in plan.rules:
-        if isinstance(rule, Local | OnRows) and type(rule) in OWN and _is_steep(rule):
-            inside = _stretch_before(plan, rule)
-            if inside:
-                rule.take_over([plan.graph.nodes[i] for i in sorted(inside)], plan.graph.nodes, plan.layouts)
+@dataclass(frozen=True)
+class _Rules:
+    """What a search for chains reads."""
+
+    nodes: list[Node]
+    layouts: list[Layout]
+    rules: list[Rule | None]
 
 
-def _is_steep(rule: OfValues) -> bool:
+def over_chains(nodes: list[Node], layouts: list[Layout], rules: list[Rule | None]) -> list[Rule | None]:
+    """The rules, in which every steep pointwise operation computes the chain before it from the mutants' values."""
+    given, found = _Rules(nodes, layouts, rules), list(rules)
+    for rule in rules:
+        if rule is not None and rule.numerics.on_values and _is_steep(rule):
+            chain = _chain_before(given, rule)
+            other = rule.over([nodes[i] for i in sorted(chain)], nodes, layouts) if chain else None
+            found[rule.node.index] = other or rule
+    return found
+
+
+def _is_steep(rule: Rule) -> bool:
     node = rule.node
-    return node.mutated and _is_pointwise(node) and node.op not in CHOICES and not is_steady(rule)
+    return node.mutated and _is_pointwise(node) and not ops.of(node.op).chooses and not is_well_conditioned(rule)
 
 
 def _is_pointwise(node: Node) -> bool:
-    tagged = torch.Tag.pointwise in getattr(node.target, "tags", ())
-    return node.op.startswith("aten.") and (tagged or node.op in UNTAGGED_NAMES)
+    return node.op.startswith("aten.") and ops.is_pointwise(node.op, node.target)
 
 
-def _stretch_before(plan: Plan, rule: Rule) -> set[int]:
-    nodes, inside = plan.graph.nodes, set[int]()
-    waiting = deque(rule.node.inputs)
+def _chain_before(given: _Rules, rule: Rule) -> set[int]:
+    inside, waiting = set[int](), deque(rule.node.inputs)
     while waiting and len(inside) < LONGEST:
         i = waiting.popleft()
-        if i not in inside and _can_be_inside(plan, i, rule):
+        if i not in inside and _can_be_inside(given, i, rule):
             inside.add(i)
-            waiting.extend(nodes[i].inputs)
+            waiting.extend(given.nodes[i].inputs)
     return inside
 
 
-def _can_be_inside(plan: Plan, index: int, reader: Rule) -> bool:
-    node, rule = plan.graph.nodes[index], plan.rules[index]
-    if not node.mutated or type(rule) not in OWN or node.op in SMALL_OF_SMALL:
+def _can_be_inside(given: _Rules, index: int, reader: Rule) -> bool:
+    node, rule = given.nodes[index], given.rules[index]
+    if not node.mutated or rule is None or ops.of(node.op).small_of_small:
         return False
-    assert rule is not None
-    if not (_is_pointwise(node) or node.op in SOFTMAX) or not node.floating:
+    if "recomputable" not in vars(type(rule)) or not rule.recomputable:
+        return False  # a user's rule, which may inherit from one of ours, is run as it is
+    if not (_is_pointwise(node) or ops.of(node.op).softmax) or not node.floating:
         return False
     if any(isinstance(a, torch.dtype) for a in (*node.args, *node.kwargs.values())):
         return False  # would narrow what is widened
-    if isinstance(reader, Local) and rule.layout != reader.layout:
+    if reader.layout.kind == "windows" and rule.layout != reader.layout:
         return False
-    if isinstance(rule, Local) and not rule.broadcast:
-        return False
-    if not isinstance(rule, Sum) or len(rule.sources) == 1:
+    adds = rule.only_adds()
+    if adds is None:
         return True
-    # a difference of several is known better than what it is of; and a sum of what is in no stretch is as good as that,
-    # and often more of what stands in a model for all that follows
-    adds = all(factor > 0 for factor in rule.factors.values())
-    return adds and any(_can_be_inside(plan, i, reader) for i in rule.sources)
+    # The change of `a - b` is more precise than one that is taken from its values. A sum of values that no chain
+    # computes gains nothing, and is often a residual connection that much else reads.
+    return adds and any(_can_be_inside(given, i, reader) for i in rule.sources)
 
 
-__all__ = ["take_over_stretches"]
+__all__ = ["over_chains"]

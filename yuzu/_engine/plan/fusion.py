@@ -1,103 +1,106 @@
-"""Finds what may run as one on a GPU: a convolution, the rectifier, the sum and the crop behind it."""
+"""Finds the groups that may run as one on a GPU: a convolution, and the ReLU, the sum and the crop after it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
 
-import torch
-
-from yuzu._engine.handlers.affine import Scaled
+from yuzu._engine.choice import Choice
 from yuzu._engine.handlers.contract import Rule
-from yuzu._engine.handlers.convolution import Convolution
-from yuzu._engine.handlers.formulas import Rectifier
-from yuzu._engine.handlers.fused import Block
-from yuzu._engine.handlers.merge import Sum
-from yuzu._engine.handlers.view import Moved
+from yuzu._engine.handlers.fused import FusedGroup
 from yuzu._engine.layout import Layout
-
-if TYPE_CHECKING:
-    from yuzu._engine.plan.plan import Plan
-
-LEAST_CHANNELS = 16  # before the convolution: a product of fewer is mostly zeros
+from yuzu._engine.plan.flow import Flow
+from yuzu._engine.plan.sharing import Sharing
 
 
-def find_blocks(plan: Plan) -> list[Block]:
-    """The blocks of a plan, each as long as it can be; a sum of two convolutions' results is the later one's."""
-    found: list[Block] = []
+@dataclass(frozen=True)
+class _Given:
+    """What the search reads: the nodes, and what has been decided for them."""
+
+    flow: Flow
+    choices: Sequence[Choice]
+    sharing: Sharing
+    widened: Container[int]
+
+    def together(self, index: int, other: int) -> bool:
+        """Whether two nodes can be run at once: a node that depends on another input is run once for each of its
+        values, others once for all.
+        """
+        same = (index in self.sharing.changes) == (other in self.sharing.changes)
+        return same and self.flow.graph.nodes[index].dtype == self.flow.graph.nodes[other].dtype
+
+
+def find_groups(
+    flow: Flow, choices: Sequence[Choice], sharing: Sharing, widened: Container[int]
+) -> dict[int, FusedGroup]:
+    """The group of each node that is in one, each as long as it can be; a sum of two convolutions' results belongs to
+    the later one.
+    """
+    given = _Given(flow, choices, sharing, widened)
+    found: list[FusedGroup] = []
     taken: set[int] = set()
-    for rule in reversed(plan.rules):
-        if isinstance(rule, Convolution) and _fits(rule) and plan.readers[rule.node.index]:
-            found.append(_extended(plan, rule, taken))
+    for rule in reversed(flow.rules):
+        if rule is not None and flow.readers[rule.node.index] and _fits(given, rule):
+            found.append(_extended(given, rule, taken))
             taken.update(found[-1].nodes)
-    return found[::-1]
+    return {i: group for group in reversed(found) for i in group.nodes}
 
 
-def _fits(rule: Convolution) -> bool:
-    channels = rule.channels[0]
-    plain = rule.groups == 1 and rule.height is None and rule.node.dtype == torch.float32 and not rule.settles
-    return plain and channels >= LEAST_CHANNELS and _plain(rule.layout) and _plain(rule.source_layouts[0])
+def _fits(given: _Given, rule: Rule) -> bool:
+    plain = rule.fused_as == "convolution" and not given.choices[rule.node.index].exact_zeros
+    return plain and _plain(rule.layout) and _plain(rule.source_layouts[0])
 
 
 def _plain(layout: Layout) -> bool:
     return layout.kind == "windows" and layout.axis == 2 and not layout.composite
 
 
-def _extended(plan: Plan, convolution: Convolution, taken: set[int]) -> Block:
+def _extended(given: _Given, convolution: Rule, taken: set[int]) -> FusedGroup:
     nodes = [convolution.node.index]
-    after, passed = _next(plan, nodes[-1], convolution)
-    rectifier = total = None
-    if isinstance(after, Rectifier) and after.factor is None and after.node.index not in plan.widened.run:
-        rectifier = after
-        nodes += [*passed, after.node.index]
-        after, passed = _next(plan, nodes[-1], convolution)
-    if isinstance(after, Sum) and after.node.index not in taken and _adds_one(plan, after, [*nodes, *passed]):
+    after, passed = _next(given, nodes[-1], convolution)
+    relu = total = None
+    if after is not None and after.fused_as == "relu":
+        index = after.node.index
+        if given.choices[index].divisor is None and index not in given.widened:
+            relu = after
+            nodes += [*passed, index]
+            after, passed = _next(given, nodes[-1], convolution)
+    if after is not None and after.node.index not in taken and _adds_one(given, after, [*nodes, *passed]):
         total = after
         nodes += [*passed, after.node.index]
-    crop = _crop_after(plan, nodes[-1])
+    crop = _crop_after(given, nodes[-1])
     if crop is not None:
         nodes.append(crop.node.index)
-    return Block(convolution, rectifier, total, nodes, 0 if crop is None else -crop.geometry.padding)
+    return FusedGroup.of(convolution, relu, total, crop, nodes)
 
 
-def _next(plan: Plan, index: int, convolution: Convolution) -> tuple[Rule | None, list[int]]:
-    """The rule of the only node that reads a result, behind factors that the kernel has taken over, and those."""
-    passed: list[int] = []
-    while plan.readers[index] == 1 and plan.consumers[index]:
-        (index,) = plan.consumers[index]
-        rule = plan.rules[index]
-        if rule is None or rule.layout != convolution.layout or not _together(plan, index, convolution.node.index):
+def _next(given: _Given, index: int, convolution: Rule) -> tuple[Rule | None, list[int]]:
+    """The rule of the only node that reads a result, after factors that the convolution has absorbed, and those."""
+    flow, passed = given.flow, list[int]()
+    absorbed = given.choices[convolution.node.index].after
+    while flow.readers[index] == 1 and flow.consumers[index]:
+        (index,) = flow.consumers[index]
+        rule = flow.rules[index]
+        if rule is None or rule.layout != convolution.layout or not given.together(index, convolution.node.index):
             break
-        if not (isinstance(rule, Scaled) and rule.per_channel in convolution.factors_after):
+        if rule.per_channel is None or rule.per_channel not in absorbed:
             return rule, passed
         passed.append(index)
     return None, []
 
 
-def _together(plan: Plan, index: int, other: int) -> bool:
-    """Whether two nodes can be run at once: what depends on another input is run once for each of its values, the rest
-    once for all.
-    """
-    same = (index in plan.sharing.changes) == (other in plan.sharing.changes)
-    return same and plan.graph.nodes[index].dtype == plan.graph.nodes[other].dtype
-
-
-def _crop_after(plan: Plan, index: int) -> Moved | None:
-    """A crop along positions that is all that reads a result."""
-    if plan.readers[index] != 1 or not plan.consumers[index]:
+def _crop_after(given: _Given, index: int) -> Rule | None:
+    """A crop along positions that is the only reader of a result."""
+    rule = given.flow.only_reader(index)
+    if rule is None or rule.fused_as != "crop" or not _plain(rule.layout):
         return None
-    rule = plan.rules[plan.consumers[index][0]]
-    if not isinstance(rule, Moved) or not _plain(rule.layout) or not _together(plan, rule.node.index, index):
-        return None
-    g = rule.geometry
-    return rule if g.stride == 1 and g.padding <= 0 and rule.rest is None else None
+    return rule if given.together(rule.node.index, index) else None
 
 
-def _adds_one(plan: Plan, total: Sum, inside: list[int]) -> bool:
-    """Whether a sum adds one other tensor of the same shape to what is inside."""
+def _adds_one(given: _Given, total: Rule, inside: list[int]) -> bool:
+    """Whether a rule adds one other tensor of the same shape to the result of the nodes inside."""
+    if total.fused_as != "sum" or total.node.index in given.widened:
+        return False
     others = [s for s in total.sources if s not in inside]
-    shape = total.node.shape
-    if total.node.index in plan.widened.run:
-        return False
-    if len(total.sources) != 2 or len(others) != 1 or any(f != 1 for f in total.factors.values()):
-        return False
-    return plan.graph.nodes[others[0]].shape == shape and plan.layouts[others[0]] == total.layout
+    same = len(others) == 1 and given.flow.graph.nodes[others[0]].shape == total.node.shape
+    return same and given.flow.layouts[others[0]] == total.layout

@@ -66,4 +66,4 @@ def _only(graph: Graph, kept: list[int], wanted: list[int]) -> Graph:
         return dataclasses.replace(node, index=places[node.index], args=args, kwargs=kwargs)
 
     nodes = [moved(graph.nodes[i]) for i in kept]
-    return Graph(nodes, [places[i] for i in wanted], list, f"list of {len(wanted)}", graph.road)
+    return Graph(nodes, [places[i] for i in wanted], list, f"list of {len(wanted)}", graph.route)

@@ -4,11 +4,11 @@ as nothing reads a reference in which they are. A linear layer that they enter s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from yuzu._engine.plan.plan import Plan
+from yuzu._engine.choice import Choice
+from yuzu._engine.plan.flow import Flow
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Sharing:
     border: frozenset[int]
 
 
-def find_sharing(plan: Plan) -> Sharing:
-    """Follow the other inputs through a plan."""
-    nodes = plan.graph.nodes
+def find_sharing(flow: Flow, choices: Sequence[Choice]) -> Sharing:
+    """Follow the other inputs through the nodes."""
+    nodes = flow.graph.nodes
     values: set[int] = set()
     changes: set[int] = set()
     border: set[int] = set()
@@ -40,11 +40,12 @@ def find_sharing(plan: Plan) -> Sharing:
         joined = node.kind == "extra" or any(s in values for s in node.inputs)
         if joined:
             values.add(i)
-        if not node.mutated or not plan.readers[i]:
+        if not node.mutated or not flow.readers[i]:
             continue
-        sources = [s for s in plan.reads[i] if nodes[s].mutated]
-        rule = plan.rules[i]
-        reads = rule is None or rule.reads_reference
+        sources = [s for s in flow.reads[i] if nodes[s].mutated]
+        rule = flow.rules[i]
+        chosen = choices[i]
+        reads = rule is None or rule.reads_reference or chosen.exact_zeros or chosen.watched
         if any(s in changes for s in sources) or (joined and reads):
             changes.add(i)
             border.update(sources)

@@ -12,38 +12,17 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
+from yuzu._engine import ops
 from yuzu._engine.graph import Node
-from yuzu._engine.handlers.affine import Linear, Product, Scaled
 from yuzu._engine.handlers.contract import Rule
-from yuzu._engine.handlers.convolution import Convolution, LinearRows, TransposedConvolution
-from yuzu._engine.handlers.dense import OnChannels, OverPositions
-from yuzu._engine.handlers.elementwise import OfValues
-from yuzu._engine.handlers.formulas import Formula
-from yuzu._engine.handlers.merge import Sum
-from yuzu._engine.handlers.pool import AveragePool
-from yuzu._engine.handlers.reduce import SumOverPositions
 from yuzu._engine.layout import ROWS
-from yuzu._engine.plan.conditioning import SMALL_OF_SMALL, is_steady
+from yuzu._engine.plan.conditioning import is_well_conditioned
+from yuzu._engine.plan.flow import Flow
 
-if TYPE_CHECKING:
-    from yuzu._engine.plan.plan import Plan
-
-WEIGHTED = (Convolution, LinearRows, TransposedConvolution, OnChannels, OverPositions)
-# that are not steady, but nowhere steeper than what they read is large
-GENTLE = {
-    f"aten.{name}"
-    for name in (
-        "square expm1 erf erfc sinh cosh atan asinh softsign addcmul lerp where masked_fill cumsum cumprod prod roll "
-        "pad constant_pad_nd scaled_dot_product_attention"
-    ).split()
-}
-# where a number under the root keeps them from being steep, and the least that does
-EPSILON = {"aten.layer_norm": 4, "aten.native_layer_norm": 4, "aten.group_norm": 4, "aten.instance_norm": 7}
-LARGE_EPSILON = 1e-6
+LARGE_EPSILON = 1e-6  # under a root it keeps an operation from being steep
 
 
 @dataclass(frozen=True)
@@ -75,29 +54,29 @@ def may_widen(precision: str, device: str) -> bool:
     return precision in full and device in ("cpu", "cuda")
 
 
-def find_widened(plan: Plan) -> Widened:
+def find_widened(flow: Flow) -> Widened:
     """The nodes of a plan that are worth float64, where the device has it and products are not less precise anyway."""
-    nodes, rules = plan.graph.nodes, plan.rules
-    steep = _find_steep(plan)
+    nodes, rules = flow.graph.nodes, flow.rules
+    steep = _find_steep(flow)
     matters, near, summed = ([False] * len(nodes) for _ in range(3))
     for node in reversed(nodes):
-        for reader in plan.consumers[node.index]:
+        for reader in flow.consumers[node.index]:
             rule = rules[reader]
-            if plan.readers[reader] and rule is not None and nodes[reader].mutated and _can_be_wide(rule):
+            if flow.readers[reader] and rule is not None and nodes[reader].mutated and _can_be_wide(rule):
                 matters[node.index] |= matters[reader] or reader in steep
-                near[node.index] |= (near[reader] and not isinstance(rule, SumOverPositions)) or reader in steep
-                summed[node.index] |= near[reader] and isinstance(rule, SumOverPositions)
+                near[node.index] |= (near[reader] and not rule.numerics.sums_positions) or reader in steep
+                summed[node.index] |= near[reader] and rule.numerics.sums_positions
     kept, run, exact = set[int](), set[int](), set[int]()
     for node in nodes:
         rule, i = rules[node.index], node.index
-        if rule is None or not node.mutated or not plan.readers[i]:
+        if rule is None or not node.mutated or not flow.readers[i]:
             continue
-        known = kept | exact if near[i] or i in steep or isinstance(rule, SumOverPositions) else kept
+        known = kept | exact if near[i] or i in steep or rule.numerics.sums_positions else kept
         reads = _can_be_wide(rule) and not known.isdisjoint(rule.sources)
         if matters[i] and (reads or _loses_digits(rule)):
             kept.add(i)
         elif (near[i] or summed[i]) and node.dtype == torch.float32:
-            if _multiplies(rule) or (_is_factor(rule) and not exact.isdisjoint(rule.sources)):
+            if rule.numerics.weighted or (_is_factor(rule) and not exact.isdisjoint(rule.sources)):
                 exact.add(i)
         if i in kept or (reads and i in steep):
             run.add(i)
@@ -111,41 +90,37 @@ def _can_be_wide(rule: Rule) -> bool:
         return False
     if any(isinstance(a, torch.dtype) for a in (*node.args, *node.kwargs.values())):
         return False  # would narrow what is widened
-    if isinstance(rule, OfValues):
-        return rule.widens
-    return not _multiplies(rule) or (rule.layout == ROWS and all(layout == ROWS for layout in rule.source_layouts))
+    if rule.numerics.on_values:
+        return rule.numerics.may_widen
+    return not rule.numerics.weighted or (rule.layout == ROWS and all(layout == ROWS for layout in rule.source_layouts))
 
 
-def _multiplies(rule: Rule) -> bool:
-    """Whether it multiplies with weights, which takes too long in float64 but for what has no positions any more."""
-    return isinstance(rule, WEIGHTED) or (isinstance(rule, Linear) and rule.family != "reduce")
-
-
-def _find_steep(plan: Plan) -> set[int]:
+def _find_steep(flow: Flow) -> set[int]:
     """The nodes that make much of a small error; also a product with what a steep one returns, which is a quotient."""
     steep, large = set[int](), set[int]()
-    for rule in plan.rules:
+    for rule in flow.rules:
         if rule is None:
             continue
         i, reads = rule.node.index, not large.isdisjoint(rule.sources)
-        if _is_steep(rule) or (reads and isinstance(rule, Product)):
+        if _is_steep(rule) or (reads and rule.numerics.multiplies):
             steep.add(i)
-        if _is_steep(rule) or (reads and (rule.family == "view" or isinstance(rule, Scaled | Sum))):
+        if _is_steep(rule) or (reads and (rule.family == "view" or rule.numerics.keeps_size)):
             large.add(i)
     return steep
 
 
 def _is_steep(rule: Rule) -> bool:
     node = rule.node
-    if not isinstance(rule, OfValues) or is_steady(rule) or node.op in GENTLE:
+    if not rule.numerics.on_values or is_well_conditioned(rule) or ops.of(node.op).gentle:
         return False
-    epsilon = node.argument(EPSILON[node.op], "eps", 1e-5) if node.op in EPSILON else 0.0
+    place = ops.of(node.op).epsilon
+    epsilon = 0.0 if place is None else node.argument(place, "eps", 1e-5)
     return epsilon < LARGE_EPSILON and not _is_whole_power(node)
 
 
 def _is_factor(rule: Rule) -> bool:
     """Whether it is a factor for each channel, which the convolution before it may take over."""
-    return isinstance(rule, Scaled) and rule.per_channel is not None
+    return rule.per_channel is not None
 
 
 def _is_whole_power(node: Node) -> bool:
@@ -158,8 +133,4 @@ def _loses_digits(rule: Rule) -> bool:
     """Whether its result may be small beside the reference's where what it reads is exact."""
     if not _can_be_wide(rule):
         return False
-    if isinstance(rule, SumOverPositions | AveragePool | Product):
-        return True
-    if isinstance(rule, Linear):
-        return rule.family == "reduce"
-    return isinstance(rule, OfValues | Formula) and rule.node.op not in SMALL_OF_SMALL
+    return rule.numerics.cancels and not ops.of(rule.node.op).small_of_small

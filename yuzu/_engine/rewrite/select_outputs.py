@@ -1,4 +1,4 @@
-"""Leaves out the outputs that nobody asked for: only the chosen rows of the last layer's weight are used."""
+"""Selects outputs: only the chosen rows of the last layer's weight are used."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from yuzu._engine.graph import Graph, Node, Ref
 LAST_LAYERS = {"aten.linear", "aten.conv1d"}
 
 
-def narrow(graph: Graph, chosen: tuple[int, ...]) -> Graph | None:
+def select_outputs(graph: Graph, chosen: tuple[int, ...]) -> Graph | None:
     """The graph of a model with one output tensor ``(N, T, ...)``, with only the rows ``chosen`` of the axis ``T``.
 
-    Nodes keep their places. None where that axis is not made by a linear layer or a convolution with weights of its
-    own, or sums of such, followed by nothing but functions of single numbers and new axes behind it.
+    Nodes keep their places. None where another operation makes that axis than a linear layer or a convolution with
+    weights of its own, or a sum of these, followed by functions of elements and new axes after it.
     """
     if len(graph.outputs) != 1 or not isinstance(graph.outputs[0], int):
         return None
@@ -43,24 +43,24 @@ def narrow(graph: Graph, chosen: tuple[int, ...]) -> Graph | None:
             if weight.kind != "weight" or readers[weight.index] != 1 or weight.shape is None or weight.rows is not None:
                 return None
             nodes[weight.index] = dataclasses.replace(weight, rows=chosen, shape=(len(chosen), *weight.shape[1:]))
-    return Graph(nodes, graph.outputs, graph.rebuild, graph.container, graph.road)
+    return Graph(nodes, graph.outputs, graph.rebuild, graph.container, graph.route)
 
 
 def _makes_rows(node: Node) -> bool:
-    """Whether each row of the weight makes one of the result's axis 1."""
+    """Return whether each row of the weight makes one entry of axis 1."""
     if node.op == "aten.linear":
         return len(node.shape or ()) == 2
     return node.argument(6, "groups", 1) == 1
 
 
 def _adds(node: Node, nodes: list[Node]) -> bool:
-    """Whether a node is the sum of two tensors of its own shape."""
+    """Return whether a node is the sum of two tensors of its own shape."""
     sides = node.inputs
     return node.op == "aten.add" and len(sides) == 2 and all(nodes[i].shape == node.shape for i in sides)
 
 
 def _keeps_rows(node: Node) -> bool:
-    """Whether a node is a function of one tensor that does the same for every row of axis 1."""
+    """Return whether a node is a function of one tensor that treats every row of axis 1 alike."""
     if node.kind != "call" or not node.args or not isinstance(node.args[0], Ref) or len(node.inputs) != 1:
         return False
     if node.op == "aten.unsqueeze":
@@ -69,4 +69,4 @@ def _keeps_rows(node: Node) -> bool:
     return torch.Tag.pointwise in getattr(node.target, "tags", ())
 
 
-__all__ = ["narrow"]
+__all__ = ["select_outputs"]

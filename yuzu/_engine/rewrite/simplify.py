@@ -1,8 +1,8 @@
 """Rewrites a captured graph to the fewest kinds of operation, without changing a single value.
 
-Copies and no-op slices vanish; ``split``/``unbind`` followed by a pick become slices; an operation of which
-only the first result is read becomes an operation with one result, and so does each result of some; a sum or mean along
-a slice becomes one with it; what nothing reads is dropped.
+Copies and slices of everything are dropped. A ``split`` or ``unbind`` becomes slices. An operation with several results
+becomes one with one result, where only the first is read or each can be computed by itself. A sum or mean along an axis
+takes over the slice before it. Nodes that nothing reads are dropped.
 """
 
 from __future__ import annotations
@@ -14,40 +14,24 @@ from typing import Any
 
 import torch
 
-from yuzu._engine.graph import Node, OfSlice, Ref, Result, count_readers, map_refs
-from yuzu._engine.row_index import find_row_indices
+from yuzu._engine import ops
+from yuzu._engine.graph import END, Node, OfSlice, Ref, Result, count_readers, map_refs
+from yuzu._engine.rewrite.row_index import find_row_indices
+from yuzu._engine.rewrite.unread import without_unread
 
 aten = torch.ops.aten
-COPIES = {
-    "aten.clone",
-    "aten.contiguous",
-    "aten.detach",
-    "aten.alias",
-    "aten.lift_fresh_copy",
-    "aten.dropout",
-    "aten.feature_dropout",
-}
-SPLITS = {"aten.split", "aten.split_with_sizes", "aten.unbind", "aten.chunk"}
-END = 2**63 - 1
-
-
-# operations of which each result is computed for itself where several are read: to sort twice takes less than to lay
-# out whole mutants; their handlers know that it may be another than the first
-TAKEN_SINGLY = {
-    f"aten.{name}" for name in "max min median nanmedian mode kthvalue sort topk cummax cummin linalg_slogdet".split()
-}
 
 
 def as_complex(x: torch.Tensor) -> torch.Tensor:
-    """Pairs of numbers as complex ones, wherever they lie in memory."""
+    """Pairs of real numbers as complex ones, also where memory does not hold them in order."""
     return torch.view_as_complex(x.contiguous())
 
 
 def simplify(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[Any]]:
     """The simplified nodes, renumbered, and the outputs' new indices."""
     nodes = [dataclasses.replace(node) for node in nodes]
-    same = list(range(len(nodes)))  # the node that computes the same value, the earliest known
-    read: dict[int, set[Any]] = {}  # which results of an operation
+    same = list(range(len(nodes)))  # for each node, the first that computes the same value
+    read: dict[int, set[Any]] = {}  # the results of an operation that are read
     for node in nodes:
         if node.target is operator.getitem and isinstance(node.args[0], Ref):
             read.setdefault(node.args[0].index, set()).add(node.args[1])
@@ -58,27 +42,17 @@ def simplify(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[An
             continue
         node.args = map_refs(node.args, lambda ref: Ref(same[ref.index]))
         node.kwargs = map_refs(node.kwargs, lambda ref: Ref(same[ref.index]))
-        if node.op in ("aten.view", "aten._unsafe_view"):
-            node.target = aten.reshape.default  # without the copies before it, a view may have to copy
-        if node.op == "aten.instance_norm" and node.argument(5, "use_input_stats", True) is False:
-            node.op, node.target = "aten.batch_norm", aten.batch_norm.default  # with the same arguments
-        if node.op == "aten.view_as_complex":
-            node.target = as_complex
-        if node.op == "aten.as_strided":
-            _name_windows(node, nodes)
-        if node.op == "aten.squeeze":
-            _keep_batch_axis(node, nodes)
+        _use_plain_operation(node, nodes)
         member = _picked_of_stack(node, nodes)
         if member is not None:
             same[node.index] = member
         elif _is_copy(node, nodes):
             same[node.index] = node.args[0].index
         elif node.target is operator.getitem and isinstance(node.args[0], Ref) and isinstance(node.args[1], int):
-            source = nodes[node.args[0].index]
-            if (source.op in SPLITS and _pick_to_slice(node, source)) or source.kind != "call":
+            source, which = nodes[node.args[0].index], node.args[1]
+            if (ops.of(source.op).splits and _pick_to_slice(node, source)) or source.kind != "call":
                 continue
-            which = node.args[1]
-            if read[source.index] == {0} or source.op in TAKEN_SINGLY:
+            if read[source.index] == {0} or ops.of(source.op).picked:
                 same[node.index] = taken.setdefault((source.index, which), node.index)
                 node.target, node.op, node.layer = Result(source.target, which), source.op, source.layer
                 node.args, node.kwargs = source.args, source.kwargs
@@ -90,12 +64,26 @@ def simplify(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[An
     return without_unread(nodes, outputs)
 
 
+def _use_plain_operation(node: Node, nodes: list[Node]) -> None:
+    """Exchange an operation for a usual one that computes the same."""
+    if node.op in ("aten.view", "aten._unsafe_view"):
+        node.target = aten.reshape.default  # a view may have to copy once the copies before it are gone
+    if node.op == "aten.instance_norm" and node.argument(5, "use_input_stats", True) is False:
+        node.op, node.target = "aten.batch_norm", aten.batch_norm.default  # with the same arguments
+    if node.op == "aten.view_as_complex":
+        node.target = as_complex
+    if node.op == "aten.as_strided":
+        _name_windows(node, nodes)
+    if node.op == "aten.squeeze":
+        _keep_batch_axis(node, nodes)
+
+
 def _as_strided(x: torch.Tensor, size: Any, stride: Any, offset: int | None = None) -> torch.Tensor:
     return x.contiguous().as_strided(size, stride, offset or 0)
 
 
 def _name_windows(node: Node, nodes: list[Node]) -> None:
-    """Call what takes sliding windows by strides of a tensor's memory by its name."""
+    """Name an operation that takes sliding windows by the strides of a tensor's memory ``unfold``."""
     source = nodes[node.args[0].index]
     size, stride, *offset = node.args[1:]
     node.target = _as_strided
@@ -111,7 +99,7 @@ def _name_windows(node: Node, nodes: list[Node]) -> None:
 
 
 def window_of_strides(sizes: list[int], taken: list[int], strides: list[int]) -> tuple[int, int, int] | None:
-    """The axis (from 1 on), size and step of the windows that ``as_strided`` takes of rows; None for anything else."""
+    """The axis (from 1 on), size and step of the windows that ``as_strided`` takes; None if it takes others."""
     own = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
     if len(taken) != len(sizes) + 1 or not all(isinstance(s, int) for s in (*taken, *strides)):
         return None
@@ -125,7 +113,7 @@ def window_of_strides(sizes: list[int], taken: list[int], strides: list[int]) ->
 
 
 def _keep_batch_axis(node: Node, nodes: list[Node]) -> None:
-    """A squeeze of what has one element whatever the batch is: that of a batch of one would take its axis, too."""
+    """Let a squeeze name its axes, without the batch's, which it would remove from a batch of one."""
     (source,) = node.inputs
     shape = nodes[source].shape
     if shape is None:
@@ -141,7 +129,7 @@ def _keep_batch_axis(node: Node, nodes: list[Node]) -> None:
 
 
 def _picked_of_stack(node: Node, nodes: list[Node]) -> int | None:
-    """What a pick along the axis of a stack is, as a member's weight that was stacked before."""
+    """The tensor that a node picks out of a stack; None if it is no such node."""
     if node.op != "aten.select" or not isinstance(node.args[0], Ref):
         return None
     source, index = nodes[node.args[0].index], node.argument(2, "index")
@@ -155,12 +143,13 @@ def _picked_of_stack(node: Node, nodes: list[Node]) -> int | None:
 
 
 def _is_copy(node: Node, nodes: list[Node]) -> bool:
+    """Return whether a node returns its first argument."""
     if not node.args or not isinstance(node.args[0], Ref):
         return False
     source = nodes[node.args[0].index]
-    if node.op in COPIES:
+    if ops.of(node.op).copies:
         return True
-    if node.op in ("aten.to", "aten._to_copy", "aten.type_as"):
+    if ops.of(node.op).casts:
         return source.dtype == node.dtype and "device" not in node.kwargs
     if node.op == "aten.slice":
         start, end, step = node.argument(2, "start"), node.argument(3, "end"), node.argument(4, "step", 1)
@@ -171,6 +160,7 @@ def _is_copy(node: Node, nodes: list[Node]) -> bool:
 
 
 def _take_slices_over(nodes: list[Node], readers: list[int]) -> None:
+    """Let a sum or mean take over the slice before it, if nothing else reads that."""
     for node in nodes:
         if node.op not in ("aten.sum", "aten.mean") or not isinstance(node.argument(1, "dim"), list | tuple):
             continue
@@ -185,14 +175,14 @@ def _take_slices_over(nodes: list[Node], readers: list[int]) -> None:
         if axis not in [a % rank for a in node.argument(1, "dim")] or not isinstance(start, int):
             continue
         if size is None or held is None or size < 0 or held < 0:
-            continue  # along the batch, or as long as the batch says
+            continue  # along the batch, or of a size that depends on it
         first = min(max(start + size, 0) if start < 0 else start, size)
         node.target = OfSlice(node.target, axis, first, first + held)
         node.op, node.args = f"yuzu.{node.op.removeprefix('aten.')}_of_slice", (cut.args[0], *node.args[1:])
 
 
 def _pick_to_slice(node: Node, source: Node) -> bool:
-    """Make a pick of a split a slice, if it is one with bounds that are known; whether it is."""
+    """Make one of the results of a split a slice, if its bounds are known; whether they are."""
     which = node.args[1]
     sizes = source.argument(1, "split_size", source.kwargs.get("split_sizes"))
     axis = source.argument(2, "dim", 0) if source.op != "aten.unbind" else source.argument(1, "dim", 0)
@@ -218,19 +208,4 @@ def _pick_to_slice(node: Node, source: Node) -> bool:
     return True
 
 
-def without_unread(nodes: list[Node], outputs: list[Any]) -> tuple[list[Node], list[Any]]:
-    """The nodes that an output depends on, renumbered, and the outputs' new indices."""
-    read: set[int] = {o for o in outputs if isinstance(o, int)}
-    for node in reversed(nodes):
-        if node.index in read:
-            read.update(node.inputs)
-    new: dict[int, int] = {}
-    kept: list[Node] = []
-    for node in nodes:
-        if node.index in read or node.kind in ("sequence", "extra"):
-            new[node.index] = len(kept)
-            node.args = map_refs(node.args, lambda ref: Ref(new[ref.index]))
-            node.kwargs = map_refs(node.kwargs, lambda ref: Ref(new[ref.index]))
-            node.index = len(kept)
-            kept.append(node)
-    return kept, [new[o] if isinstance(o, int) else o for o in outputs]
+__all__ = ["as_complex", "simplify", "window_of_strides"]

@@ -5,23 +5,25 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from yuzu._engine.capture.branches import Branches
-from yuzu._engine.capture.export import capture
 from yuzu._engine.capture.model_copy import evaluation_copy, model_dtype
+from yuzu._engine.derived import Derived
 from yuzu._engine.edits import Mutations
 from yuzu._engine.graph import Weights
 from yuzu._engine.kept import Kept
 from yuzu._engine.plan.plan import Plan, make_plan
-from yuzu._engine.rewrite.select_outputs import narrow
-from yuzu._engine.run.run import Derived
+from yuzu._engine.rewrite.all import capture
+from yuzu._engine.rewrite.select_outputs import select_outputs
 from yuzu._engine.settings import LEAST_MEMORY, Settings
 from yuzu._engine.store.decisions import Decisions
-from yuzu._engine.tune import measure
+from yuzu._engine.tune.memory import Memory, memory_of
+from yuzu._engine.tune.ways import make_fit
 from yuzu.errors import YuzuError
 
 GPU_SPAN = 128  # positions of each sequence that a chunk on a GPU may hold
@@ -70,7 +72,7 @@ class InUse:
         """Begin anew to keep what is made for the plan."""
         self._of_outputs = Kept[tuple[int, ...], tuple[InUse | None]](PLANS_KEPT)
         self._naive_plans = Kept[tuple[int, ...], Plan](PLANS_KEPT)
-        self._memory = Kept[Kind, measure.Memory]()
+        self._memory = Kept[Kind, Memory]()
         self._fitting = Kept[Kind, InUse](1)  # for the last edits that were too wide
 
     @property
@@ -126,13 +128,11 @@ class InUse:
 
     def _make_for_outputs(self, chosen: tuple[int, ...], size: int) -> InUse | None:
         assert self.plan is not None
-        graph = narrow(self.plan.graph, chosen) if 0 < len(chosen) < size else None
+        graph = select_outputs(self.plan.graph, chosen) if 0 < len(chosen) < size else None
         if graph is None:
             return None
-        plan = make_plan(graph, self.plan.precision, self.plan.naive)
-        plan.remembered = self.plan.remembered
-        plan.take_ways(self.plan)
-        return self.with_plan(plan)
+        plan = make_plan(graph, self.plan.precision, self.plan.naive).with_ways_of(self.plan)
+        return self.with_plan(replace(plan, remembered=self.plan.remembered))
 
     def with_plan(self, plan: Plan) -> InUse:
         """The same with another plan."""
@@ -150,16 +150,16 @@ class InUse:
             return self
         kind = self._kind(mutations)
 
+        def memory(other: Plan) -> Memory:
+            return self.with_plan(other)._memory_of(kind)
+
         def fit() -> InUse:
-            smaller = plan.without({})
-            other = self.with_plan(smaller)
-            ways = {rule.node.index: rule.way for rule in smaller.rules if rule is not None and rule.all_ways()}
-            measure.make_fit(smaller, ways, lambda: other._memory_of(kind), self.settings.max_memory)
-            return other
+            ways, _ = make_fit(plan, plan.ways(), memory, self.settings.max_memory)
+            return self.with_plan(plan.with_ways(ways))
 
         return self._fitting.made(kind, fit)
 
-    def _too_little(self, memory: measure.Memory) -> bool:
+    def _too_little(self, memory: Memory) -> bool:
         """Tell whether not even one site at a time fits into the memory that the user allows. A limit as large as the
         default may be the default, which refuses nothing.
         """
@@ -186,7 +186,7 @@ class InUse:
         """Mutants in one batch that runs naively, as memory allows."""
         return max(min(self.naive_batch, self.settings.max_memory // max(self.memory(mutations).sequence, 1)), 1)
 
-    def memory(self, mutations: Mutations) -> measure.Memory:
+    def memory(self, mutations: Mutations) -> Memory:
         """The bytes that one site and one sequence of such edits take."""
         kind = self._kind(mutations)
         return self._memory.made(kind, lambda: self._memory_of(kind))
@@ -194,11 +194,11 @@ class InUse:
     def _kind(self, mutations: Mutations) -> Kind:
         return mutations.width, mutations.edits_of_a_site
 
-    def _memory_of(self, kind: Kind) -> measure.Memory:
+    def _memory_of(self, kind: Kind) -> Memory:
         assert self.plan is not None
         s, (width, edits) = self.settings, kind
         itemsize = getattr(torch, s.dtype.removeprefix("torch.")).itemsize
-        return measure.memory_of(self.plan, s.seq_len, s.n_choices, width, itemsize, edits)
+        return memory_of(self.plan, s.seq_len, s.n_choices, width, itemsize, edits)
 
     def sites_at_once(self, mutations: Mutations, references: int = 1, laid_out: int = 0) -> int:
         """How many sites a chunk holds, beside the references of so many sequences (or of one with many states);

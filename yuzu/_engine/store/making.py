@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from yuzu._engine.capture.branches import Branches, Captured
-from yuzu._engine.capture.export import CaptureError, capture
+from yuzu._engine.capture.errors import CaptureError
 from yuzu._engine.capture.model_copy import evaluation_copy, model_dtype, on_copies, writes_to_parameters
 from yuzu._engine.capture.recurrent import loops_in
 from yuzu._engine.capture.structure import structure_key
+from yuzu._engine.derived import Derived
 from yuzu._engine.freed_memory import bounded, count_from_here
 from yuzu._engine.gate import running
 from yuzu._engine.graph import Graph
@@ -19,15 +20,15 @@ from yuzu._engine.kernels import triton as kernels
 from yuzu._engine.kernels.precision import products
 from yuzu._engine.plan.plan import Plan, make_plan
 from yuzu._engine.progress import Stages
+from yuzu._engine.rewrite.all import capture
 from yuzu._engine.run.naive import MIXES_ROWS, mixes_rows, try_model
-from yuzu._engine.run.run import Derived
 from yuzu._engine.settings import Wanted
 from yuzu._engine.store.alpha_search import search_alpha
 from yuzu._engine.store.decisions import Decisions, Layer
 from yuzu._engine.store.identity import branch_words, structure_fingerprint
 from yuzu._engine.store.in_use import InUse
 from yuzu._engine.store.precomputation import Precomputation
-from yuzu._engine.tune import measure
+from yuzu._engine.tune.memory import bytes_of_a_row
 from yuzu._engine.tune.subject import RunsNaively, Subject, warn_naive_model
 from yuzu._engine.tune.tuning import Tuned, tune
 from yuzu.errors import warn_user
@@ -132,7 +133,7 @@ def _checked_plan(subject: Subject, graph: Graph, wanted: Wanted) -> Plan:
     if plan.reasons:
         _refuse_mixed_rows(subject)
     missing = kernels.why_not(device)
-    if device.type == "cuda" and plan.block_of and missing is not None:
+    if device.type == "cuda" and plan.group_of and missing is not None:
         warn_user(f"Layers run one by one, and pools by phases, on this GPU, and take longer: {missing}")
     return plan
 
@@ -165,7 +166,7 @@ def _fit_naive_batch(subject: Subject, decisions: Decisions) -> Decisions:
     X, args = subject.on_device()
     try:
         with running():
-            row = measure.bytes_of_a_row(lambda: on_copies(clone, X, *args))
+            row = bytes_of_a_row(lambda: on_copies(clone, X, *args))
     except Exception as error:  # a forward that runs, but not while its operations are counted
         batch = min(batch, FEW_ROWS)
         warn_user(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from yuzu._engine.capture.branches import Branches
-from yuzu._engine.capture.export import CaptureError, capture
+from yuzu._engine.capture.errors import CaptureError
 from yuzu._engine.capture.model_copy import model_dtype
 from yuzu._engine.capture.structure import structure_key
 from yuzu._engine.checks import argument_kinds, check_device, check_path, describe_inputs, looks_transposed
@@ -19,6 +19,7 @@ from yuzu._engine.graph import Graph
 from yuzu._engine.kept import Kept
 from yuzu._engine.plan.plan import Plan, make_plan
 from yuzu._engine.request import Args
+from yuzu._engine.rewrite.all import capture
 from yuzu._engine.settings import Settings
 from yuzu._engine.store import files as precomputation_files
 from yuzu._engine.store import summary
@@ -249,9 +250,9 @@ class Precomputation:
         plan = None
         if graph is not None and d.naive_model is None:
             sensing = None if d.probing is None else Sensing(d.probing.alpha, s.random_state, self.arrays)
-            plan = make_plan(graph, d.precision, dict(d.naive), sensing)
+            plan = dataclasses.replace(make_plan(graph, d.precision, d.naive), sensing=sensing)
             _warn_of_missing_handlers(plan, d.layers)
-            apply_ways(plan, d.ways)
+            plan = with_saved_ways(plan, d.ways)
         used = InUse(model, plan, s, d, device, branches=branches if graph is not None else None)
         if plan is not None and (least := used.least_memory()) > s.max_memory:
             damaged(f"settings['max_memory'] is {s.max_memory}, and the least that works is {least}")
@@ -268,11 +269,11 @@ def _warn_of_missing_handlers(plan: Plan, layers: tuple[Layer, ...]) -> None:
         )
 
 
-def apply_ways(plan: Plan, ways: Mapping[int, str]) -> None:
-    """Set the way of each layer that has several. A way that its rule does not know, perhaps a user's own, is skipped:
+def with_saved_ways(plan: Plan, ways: Mapping[int, str]) -> Plan:
+    """The plan with saved ways. A way that its rule does not know, perhaps a user's own, is skipped:
     all of a rule's ways are exact.
     """
-    passed: dict[str, None] = {}
+    passed, known = dict[str, None](), dict[int, str]()
     length = next(
         layout.length for node, layout in zip(plan.graph.nodes, plan.layouts, strict=True) if node.kind == "sequence"
     )
@@ -289,9 +290,10 @@ def apply_ways(plan: Plan, ways: Mapping[int, str]) -> None:
         if not rule.fits(way, window.width if window is not None else 1):
             label = plan.graph.nodes[index].label
             damaged(f"decisions['ways'] has {way!r} for node {index} ({label}), to which that way does not apply")
-        rule.way = way
+        known[index] = way
     if passed:
         warn_user(
             f"The precomputation has ways for these layers that they do not have here, and they run by the first of "
             f"theirs, exact but perhaps slower: {', '.join(passed)}. Make it again with precompute and save"
         )
+    return plan.with_ways(known)

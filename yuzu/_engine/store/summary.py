@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from yuzu._engine.plan.table import COLUMNS
 from yuzu._engine.settings import Settings
 from yuzu._engine.store.decisions import Decisions
-from yuzu._engine.tune.report import COLUMNS
 
 
 def table(settings: Settings, decisions: Decisions) -> str:

@@ -12,9 +12,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from yuzu._engine.handlers.convolution import FUSED
-from yuzu._engine.handlers.pool import KERNEL
 from yuzu._engine.kernels.precision import products
+from yuzu._engine.kernels.triton import KERNEL_WAYS
 from yuzu._engine.plan.plan import Plan, make_plan
 from yuzu._engine.run.run import Run
 from yuzu._engine.tune.subject import RunsNaively, Subject, warn_naive_model
@@ -30,7 +29,6 @@ MOST_KERNEL_ERROR = {"highest": 1e-3, "high": 5e-2, "medium": 0.2}
 # The chosen ways: some round a few times as much as others, which is a large part of a small difference.
 MOST_WAYS_ERROR = {"highest": 5e-2, "high": 5e-2, "medium": 0.2}
 FAR_LESS = 0.3  # the part of an error below which the plainer plan is right
-KERNELS = (FUSED, KERNEL)  # ways that are Triton kernels
 DISAGREES = "the captured graph does not agree with the model"
 WRONG_HERE = "its differences are wrong on this machine, by whichever ways they are carried"
 
@@ -81,9 +79,8 @@ class Trial:
             error = self.error(attempt.run)
         if error <= most:
             return ""
-        plain = make_plan(attempt.plan.graph, precision, attempt.plan.naive, kernels=False)
         with products(precision, self.subject.device):
-            another = attempt.run.of_plan(plain)
+            another = attempt.run.of_plan(attempt.plan.by_first_ways(precision))
             another.once = once
             other = self.error(another)
         if not math.isfinite(other) or other > FAR_LESS * error:
@@ -96,7 +93,7 @@ class Trial:
 
 def _with_kernels(trial: Trial, attempt: Attempt) -> str:
     plan = attempt.plan
-    if not plan.kernels or not any(rule is not None and rule.way in KERNELS for rule in plan.rules):
+    if not plan.kernels or not any(choice.way in KERNEL_WAYS for choice in plan.choices):
         return ""
     return trial.off(attempt, MOST_KERNEL_ERROR[plan.precision], plan.precision)
 
@@ -129,8 +126,7 @@ def _in_full_precision(trial: Trial, attempt: Attempt, off: str) -> Attempt:
         f"precision='medium' is as 'highest' for this model on this machine: with bfloat16 products the differences of "
         f"a few mutants are {off}"
     )
-    plan = attempt.plan
-    return trial.chosen(attempt, make_plan(plan.graph, "highest", plan.naive, plan.sensing))
+    return trial.chosen(attempt, attempt.plan.in_precision("highest"))
 
 
 def _one_layer_naively(trial: Trial, attempt: Attempt, off: str) -> Attempt | None:
@@ -142,7 +138,8 @@ def _one_layer_naively(trial: Trial, attempt: Attempt, off: str) -> Attempt | No
     rule = plan.rules[bad] if bad is not None and bad >= 0 else None
     if rule is None:
         return None
-    way = f" by the way {rule.way!r}" if rule.way else ""
+    chosen = plan.choices[rule.node.index].way
+    way = f" by the way {chosen!r}" if chosen else ""
     why = f"its handler disagreed with naive ISM as it is run here{way}: differences are {off}"
     return trial.chosen(attempt, plan.without({rule.node.index: why}))
 
@@ -154,8 +151,7 @@ def _by_first_ways(trial: Trial, attempt: Attempt, off: str) -> Attempt | None:
         f"Each layer runs in the first of its ways, and may take longer: by those that are fastest here the "
         f"differences of a few mutants are {off}"
     )
-    plan = attempt.plan
-    plain = make_plan(plan.graph, plan.precision, plan.naive, kernels=False)
+    plain = attempt.plan.by_first_ways(attempt.plan.precision)
     return Attempt(attempt.run.of_plan(plain), first_ways=True)
 
 

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from yuzu._engine.capture.export import CaptureError, capture
+from yuzu._engine.capture.errors import CaptureError
+from yuzu._engine.derived import Derived
+from yuzu._engine.edits import Sites
 from yuzu._engine.graph import Graph, Node, Weights, evaluate
 from yuzu._engine.handlers.contract import _REGISTRY, Handler, registered
 from yuzu._engine.plan.plan import Plan, make_plan
-from yuzu._engine.run.run import Derived, Run, Sites
+from yuzu._engine.rewrite.all import capture
+from yuzu._engine.run.run import Run
 from yuzu.errors import YuzuError
 
 CPU = torch.device("cpu")

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from yuzu._engine.capture.export import DRAWS
+from yuzu._engine.capture.errors import DRAWS
 from yuzu._engine.capture.model_copy import evaluation_copy
 from yuzu._engine.plan.plan import Plan
 from yuzu._engine.settings import NAIVE_BATCH, Settings
-from yuzu._engine.tune import measure
+from yuzu._engine.tune.examples import Examples
+from yuzu._engine.tune.memory import Memory, memory_of
 from yuzu.errors import YuzuError, warn_user
 
 
@@ -66,6 +67,12 @@ class Subject:
         return evaluation_copy(self.model, self.device, share=self.share)
 
     @property
+    def examples(self) -> Examples:
+        """The mutants that plans are timed with."""
+        s = self.settings
+        return Examples(s.n_choices, s.seq_len, self.edits, s.random_state)
+
+    @property
     def edits(self) -> int:
         """Mutants of each position."""
         return self.settings.n_choices - 1
@@ -76,10 +83,10 @@ class Subject:
         x, *rest = (t.expand(sequences, *t.shape[1:]).contiguous() for t in tensors)
         return x, tuple(rest)
 
-    def memory(self, plan: Plan) -> measure.Memory:
+    def memory(self, plan: Plan) -> Memory:
         """The bytes that substitutions take, of which an N has one more than other characters."""
         s = self.settings
-        return measure.memory_of(plan, s.seq_len, s.n_choices, 1, self.X.element_size(), s.n_choices)
+        return memory_of(plan, s.seq_len, s.n_choices, 1, self.X.element_size(), s.n_choices)
 
     def refuse_too_little(self, least: int) -> None:
         """An error if the user allows fewer bytes than the model needs at least."""

@@ -8,14 +8,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from yuzu._engine.derived import Derived
 from yuzu._engine.freed_memory import keep_freed_memory
 from yuzu._engine.graph import Weights
 from yuzu._engine.kernels.precision import products
+from yuzu._engine.plan import table
 from yuzu._engine.plan.plan import Plan
-from yuzu._engine.run.run import Derived, Run
-from yuzu._engine.tune import measure, report
+from yuzu._engine.run.run import Run
+from yuzu._engine.tune import chunks
 from yuzu._engine.tune.ladder import Attempt, Trial, descend, verified
+from yuzu._engine.tune.memory import CACHE_TARGET, Memory, most_sites
 from yuzu._engine.tune.subject import RunsNaively, Subject
+from yuzu._engine.tune.ways import choose_ways, make_fit
 from yuzu._engine.ways.compressed_sensing import Sensing
 from yuzu.errors import warn_user
 
@@ -82,8 +86,8 @@ def tune(subject: Subject, plan: Plan, verify: bool, stage: Callable[[str], None
     forward = time.perf_counter() - begin
     memory = subject.memory(plan)
     subject.refuse_too_little(memory.least)
-    most = measure.most_sites(memory, s.max_memory, device)
-    target = measure.CACHE_TARGET.get(device.type, measure.CACHE_TARGET["cpu"])
+    most = most_sites(memory, s.max_memory, device)
+    target = CACHE_TARGET.get(device.type, CACHE_TARGET["cpu"])
     sizes = _Sizes(max(min(target // max(memory.block, 1), most), 1), most, forward * subject.edits)
 
     stage("trying ways to run each layer")
@@ -99,7 +103,7 @@ def tune(subject: Subject, plan: Plan, verify: bool, stage: Callable[[str], None
     stage("trying how many mutants to run at once")
     with products(run.plan.precision, device):
         count, seconds = _sites(subject, sizes, run, spent)
-        return Tuned(run.plan, _ways_of(run.plan), count, report.rows(run.plan, run, seconds), derived)
+        return Tuned(run.plan, run.plan.ways(), count, table.rows(run.plan, subject.edits, seconds), derived)
 
 
 def _choose_ways(subject: Subject, sizes: _Sizes, run: Run) -> Run:
@@ -107,21 +111,13 @@ def _choose_ways(subject: Subject, sizes: _Sizes, run: Run) -> Run:
     s, asked = subject.settings, subject.asked_memory
     forced = None if s.conv == "auto" else s.conv
     of_sequence = sizes.naively * s.seq_len
-    chunk = s.seq_len, sizes.first, sizes.most
-    ways = measure.choose_ways(run, forced, subject.edits, s.n_choices, *chunk, s.random_state, of_sequence)
+    ways = choose_ways(run, forced, subject.examples, sizes.first, sizes.most, of_sequence)
     if asked is not None:
-        changed = measure.make_fit(run.plan, ways, lambda: subject.memory(run.plan), asked)
+        ways, changed = make_fit(run.plan, ways, subject.memory, asked)
         if changed and forced:
             layers = ", ".join(run.plan.graph.nodes[i].label for i in changed)
             warn_user(f"conv={forced!r} does not fit into max_memory={asked}: {layers} run by 'windows'")
-    return run
-
-
-def _ways_of(plan: Plan) -> dict[int, str]:
-    """The way of each layer that can be run in several."""
-    nodes = [n.index for n in plan.graph.nodes if n.mutated and plan.readers[n.index]]
-    rules = [(i, plan.rules[i]) for i in nodes]
-    return {i: rule.way for i, rule in rules if rule is not None and rule.all_ways()}
+    return run.of_plan(run.plan.with_ways(ways))
 
 
 def _sites(subject: Subject, sizes: _Sizes, run: Run, spent: float) -> tuple[int, list[float]]:
@@ -130,33 +126,33 @@ def _sites(subject: Subject, sizes: _Sizes, run: Run, spent: float) -> tuple[int
     """
     s = subject.settings
     memory = subject.memory(run.plan)
-    most = measure.most_sites(memory, s.max_memory, run.device)
+    most = most_sites(memory, s.max_memory, run.device)
     # larger than ways are tried with: products of many rows are shared among threads
-    chunk = subject.edits, s.n_choices, s.seq_len, min(2 * sizes.first, most), most
-    count, seconds, cost = measure.choose_chunk(run, *chunk, s.random_state, spent, sizes.naively)
-    if s.conv == "auto" and cost * s.seq_len > measure.WORTH_COMPARING:
+    start = min(2 * sizes.first, most)
+    count, seconds, cost = chunks.choose_chunk(run, subject.examples, start, most, spent, sizes.naively)
+    if s.conv == "auto" and cost * s.seq_len > chunks.WORTH_COMPARING:
         _compare_with_model(subject, run, memory, count, cost)
     return count, seconds
 
 
-def _compare_with_model(subject: Subject, run: Run, memory: measure.Memory, count: int, cost: float) -> None:
+def _compare_with_model(subject: Subject, run: Run, memory: Memory, count: int, cost: float) -> None:
     """Have the model run naively if that is faster than chunks of ``count`` sites, which take ``cost`` for each."""
     s, edits, device = subject.settings, subject.edits, subject.device
     at_once = s.max_memory // max(memory.sequence, 1)
     # a batch of the model holds mutants of one sequence
     most_rows = max(min(at_once, edits * s.seq_len), 1)
-    naively = measure.naive_is_faster(
+    naively = chunks.naive_is_faster(
         subject.evaluation_copy(), subject.X, subject.args, device, cost / edits, most_rows
     )
     if naively is None:
         return
     # a chunk that takes long would be run once more, in full
-    long = count < measure.FEWER_SITES and count * cost > measure.LONG_RUN
+    long = count < chunks.FEWER_SITES and count * cost > chunks.LONG_RUN
     if not (long and naively[0] < PLAINLY * cost / edits):  # a busy machine may have slowed the one and not the other
         # and a chunk of several short sequences costs less than the chunks of each
-        several = max(min(count // s.seq_len, at_once, measure.MOST_SEQUENCES), 1)
+        several = max(min(count // s.seq_len, at_once, chunks.MOST_SEQUENCES), 1)
         run.set_reference(*subject.on_device(several))
-        cost = min(cost, measure.cost_of_chunk(run, edits, s.n_choices, s.seq_len, count, s.random_state)[0])
+        cost = min(cost, chunks.cost_of_chunk(run, subject.examples, count)[0])
         run.set_reference(*subject.on_device())
     if naively[0] < cost / edits:
         seconds, batch = naively

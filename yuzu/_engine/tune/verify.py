@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,13 @@ from yuzu._engine.capture.double import InDouble, in_double, names_dtypes
 from yuzu._engine.capture.model_copy import evaluation_copy
 from yuzu._engine.capture.outputs import tensors_in
 from yuzu._engine.capture.rows import on_rows
+from yuzu._engine.derived import Derived
 from yuzu._engine.edits import Sites, mutants_of, substitutions_at
 from yuzu._engine.freed_memory import give_back
 from yuzu._engine.gate import running
 from yuzu._engine.graph import Weights, evaluate
-from yuzu._engine.handlers.convolution import Convolution
 from yuzu._engine.plan.plan import Plan
-from yuzu._engine.run.run import Derived, Run
+from yuzu._engine.run.run import Run
 
 # relative to the largest value; rounding stays far below, a wrong window far above
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 0.1}
@@ -72,8 +72,7 @@ def compare(
     Both run in float64 where a copy of the model does so as a whole, and its graph gives what it gives; else both run
     as they are. Of a graph in several dtypes, whose clashes float64 hides, the handlers run as they are besides.
     """
-    given = plan.precision
-    plan.precision = "highest"
+    plan = replace(plan, precision="highest")
     try:
         verdict = _in_double(model, plan, X, args, device, keep, as_run)
         several = len(_dtypes(plan)) > 1
@@ -89,8 +88,6 @@ def compare(
         raise
     except Exception as error:  # of the graph itself: the model runs naively
         return Verdict(-1, f"{type(error).__name__}: {error}")
-    finally:
-        plan.precision = given
 
 
 @dataclass(frozen=True)
@@ -241,9 +238,7 @@ def bytes_of_a_mutant(plan: Plan) -> int:
     """
     numbers = [0]
     for node, rule in zip(plan.graph.nodes, plan.rules, strict=True):
-        if isinstance(rule, Convolution):
-            g = rule.geometry
-            numbers.append(g.kernel * rule.channels[0] * g.output_length)
+        numbers.append(0 if rule is None else rule.unfolded())
         if node.batched and node.shape is not None:
             numbers.append(4 * math.prod(s for s in node.shape if s is not None and s > 0))
     return torch.float64.itemsize * max(numbers)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from yuzu._engine.context import Context
 from yuzu._engine.kernels.products import lowered
 from yuzu._engine.window import Window
-
-if TYPE_CHECKING:
-    from yuzu._engine.run.run import Run
 
 FEW_CHANNELS = 8  # up to here the folded and the banded way take several positions at once
 BLOCK_POSITIONS = 8  # positions that a product takes or yields at once, at most
@@ -24,7 +22,7 @@ class Call:
 
     Attributes
     ----------
-    run: Run
+    run: Context
         For tensors made from weights.
     key: hashable
         Tells the layer apart.
@@ -44,7 +42,7 @@ class Call:
         First and stop of the positions of the result, counted from its beginning, that are read; None for all.
     """
 
-    run: Run
+    run: Context
     key: Any
     x: torch.Tensor
     window: Window

@@ -19,13 +19,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from yuzu._engine.kept import Kept
 from yuzu._engine.kernels.products import convolve_rows, lowered_kernel
 from yuzu._engine.layout import on_device
 from yuzu._engine.ways.call import Call
@@ -165,8 +164,7 @@ class Sensing:
         self._arrays = arrays or {}
         self.condition = 1.0  # the largest condition number met
         self.probes: dict[str, int] = {}
-        self._kept: OrderedDict[tuple[str, torch.device], tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._kept = Kept[tuple[str, torch.device], tuple[torch.Tensor, torch.Tensor]](most_bytes=COEFFICIENTS_KEPT)
 
     def coefficients(
         self, layer: int, slots: Slots, reach: int, dtype: torch.dtype, device: torch.device
@@ -174,10 +172,9 @@ class Sensing:
         """Encoding ``(span, P, count)`` and decoding ``(span + reach, count, P)`` coefficients for slots."""
         pattern = hashlib.sha256(slots.mutant.tobytes()).hexdigest()[:24]
         key = (f"{layer}.{slots.span}.{pattern}.{str(dtype).removeprefix('torch.')}", device)
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
+        known = self._kept.get(key)
+        if known is not None:
+            return known
         name = key[0]
         if f"encode.{name}" in self._arrays and f"decode.{name}" in self._arrays:
             made = (self._arrays[f"encode.{name}"].to(device), self._arrays[f"decode.{name}"].to(device))
@@ -192,18 +189,12 @@ class Sensing:
             self.probes[str(layer)] = max(self.probes.get(str(layer), 0), probes)
         else:
             made = self._make(layer, slots, dtype, device)
-        with self._lock:
-            self._kept[key] = made
-            while (
-                len(self._kept) > 1 and sum(t.nbytes for pair in self._kept.values() for t in pair) > COEFFICIENTS_KEPT
-            ):
-                self._kept.popitem(last=False)
+        self._kept.put(key, made, sum(t.nbytes for t in made))
         return made
 
     def arrays(self) -> dict[str, torch.Tensor]:
         """Everything kept, by name, on the CPU."""
-        with self._lock:
-            kept = list(self._kept.items())
+        kept = zip(self._kept.keys(), self._kept.values(), strict=True)
         return {
             f"{part}.{name}": t.cpu()
             for (name, _), pair in kept

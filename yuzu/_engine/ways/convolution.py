@@ -23,7 +23,7 @@ from yuzu._engine.kernels.products import (
     product,
 )
 from yuzu._engine.ways.call import BLOCK_POSITIONS, FEW_CHANNELS, Call, Shape
-from yuzu._engine.ways.few_output_channels import banded_few, block_of, fold_few
+from yuzu._engine.ways.few_output_channels import banded_few, block_of, fold_few, folded_block, folded_room
 
 BLOCK_COLUMNS = 2048  # at most, of a product for several positions
 # channels, positions and the share of multiply-adds that is wanted, for which products of taps beat one convolution
@@ -225,9 +225,18 @@ Way = Callable[[Call], torch.Tensor]
 
 
 @dataclass(frozen=True)
+class Held:
+    """Numbers that a way holds: made from the weights, and for one mutant on the way to its result."""
+
+    weights: int = 0
+    of_mutant: int = 0
+
+
+@dataclass(frozen=True)
 class WayEntry:
     """A way, when it applies (None, or the reason why not), when it may be the fastest (with full or lowered products),
-    whether its result is exact, and whether zeros, and what cancels, come out as zeros, not as rounding errors.
+    whether its result is exact, whether zeros, and what cancels, come out as zeros, not as rounding errors, and what it
+    holds.
 
     A way that multiplies at every position that a window reaches cannot win where that is mostly zeros. Lowered
     products cost little beside moving what they read and yield: zeros matter less there, and a way's own sums more.
@@ -238,6 +247,7 @@ class WayEntry:
     may_win: Callable[[Shape, bool], bool] = lambda shape, lowered: True
     exact: bool = True
     keeps_zeros: bool = True
+    held: Callable[[Shape, bool], Held] = lambda shape, lowered: Held()
 
 
 def always(shape: Shape) -> str | None:
@@ -274,6 +284,20 @@ def _numbers_of_whole(shape: Shape) -> int:
     return shape.width * reached * shape.channels_in * shape.channels_out
 
 
+def held_by_blocks(shape: Shape, lowered: bool, wide: bool = True) -> Held:
+    """By products that take or yield several positions at once; ``wide`` blocks of few output channels."""
+    kernel = shape.kernel * shape.channels_in * shape.channels_out // shape.groups
+    positions = BLOCK_POSITIONS
+    if shape.few:
+        folded = folded_block(shape, lowered) or 0
+        positions = max(positions, block_of(shape.channels_out, shape.kernel, wide), folded)
+    return Held(positions * (2 + 2 * positions // shape.kernel) * kernel)
+
+
+def _held_by_fold(shape: Shape, lowered: bool) -> Held:
+    return Held(of_mutant=folded_room(shape, lowered) if shape.few else 0)
+
+
 def room_of_whole(shape: Shape) -> int:
     """Numbers that the weights of `whole` hold."""
     return WHOLE_KEPT * _numbers_of_whole(shape) if _as_a_whole(shape) is None else 0
@@ -293,8 +317,8 @@ def _taps_may_win(shape: Shape, lowered: bool) -> bool:
 WAYS: dict[str, WayEntry] = {
     "windows": WayEntry(windows, always, lambda shape, lowered: shape.reached <= (3 if lowered else 2)),
     "taps": WayEntry(taps, several_taps, _taps_may_win),
-    "fold": WayEntry(fold, several_taps, lambda shape, lowered: shape.few or not lowered),
+    "fold": WayEntry(fold, several_taps, lambda shape, lowered: shape.few or not lowered, held=_held_by_fold),
     "banded": WayEntry(banded, several_taps),
-    "blocks": WayEntry(blocks, _in_blocks, lambda shape, lowered: lowered or shape.few),
-    "whole": WayEntry(whole, _as_a_whole, _whole_may_win),
+    "blocks": WayEntry(blocks, _in_blocks, lambda shape, lowered: lowered or shape.few, held=held_by_blocks),
+    "whole": WayEntry(whole, _as_a_whole, _whole_may_win, held=lambda shape, lowered: Held(room_of_whole(shape))),
 }

@@ -20,7 +20,7 @@ import torch
 
 from yuzu._engine.kernels.products import product
 from yuzu._engine.ways.call import Call, Shape
-from yuzu._engine.ways.convolution import WAYS, WayEntry, banded, several_taps
+from yuzu._engine.ways.convolution import WAYS, Held, WayEntry, banded, several_taps
 
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # the first of them are taken, and infinity
 MOST_POINTS = len(POINTS) + 1
@@ -245,4 +245,8 @@ def _may_win(shape: Shape, lowered: bool) -> bool:
     return form is not None and _multiply_adds(form, shape) < LEAST_GAIN * direct
 
 
-WAYS["winograd"] = WayEntry(winograd, _applies, _may_win, keeps_zeros=False)
+def _held(shape: Shape, lowered: bool) -> Held:
+    return Held(room_of_weights(shape), room(shape))
+
+
+WAYS["winograd"] = WayEntry(winograd, _applies, _may_win, keeps_zeros=False, held=_held)

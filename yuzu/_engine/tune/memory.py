@@ -1,0 +1,144 @@
+"""Bytes: what a plan takes for a site and for a sequence, and how many sites fit."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from yuzu._engine.graph import Graph, Node, Ref
+from yuzu._engine.handlers.contract import Sizes
+from yuzu._engine.plan.plan import Plan
+from yuzu._engine.plan.widening import may_widen
+
+# bytes of the largest change of a chunk; the search for its size begins at twice as many
+CACHE_TARGET = {"cpu": 11 << 20, "cuda": 2 << 30}
+# its most bytes: of larger ones few are found again among those that were freed, and new pages cost more
+LARGEST_BLOCK = {"cpu": 30 << 20}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that one site and one sequence take at the peak, and the weights that are laid out anew; and a site's part
+    of the largest tensor.
+    """
+
+    site: int
+    sequence: int
+    weights: int
+    block: int
+
+    @property
+    def least(self) -> int:
+        """What a run of one sequence takes with a site at a time."""
+        return self.sequence + self.site + self.weights
+
+
+def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int, edits: int) -> Memory:
+    """An upper estimate from the windows at the first, the middle and the last of the positions that reach an output;
+    those of a chunk between them may be an eighth wider.
+    """
+    if itemsize < 4:  # part of a model in half precision may be in another
+        itemsize = max(n.dtype.itemsize for n in plan.graph.nodes if n.floating and n.dtype is not None)
+    places = plan.reached(length, width)
+    windows = plan.windows(np.unique(places[[0, len(places) // 2, -1]]), width)
+    largest, standing, reference, tables, weights = n_choices * width, 0, 0, 0, 0
+    blocks = 4
+    widened = plan.widened.run if itemsize == 4 and may_widen(plan.precision, "cpu") else frozenset[int]()
+    for node in plan.graph.nodes:
+        if node.shape is None or not node.batched:
+            continue
+        whole = math.prod(s for s in node.shape if s is not None and s > 0)
+        reference += whole
+        hidden = _scores_of_attention(plan.graph, node)
+        reference += hidden
+        if not node.mutated or not plan.readers[node.index]:
+            continue
+        largest = max(largest, hidden)
+        layout, window = plan.layouts[node.index], windows[node.index]
+        size = whole if window is None else whole * window.width // max(layout.length, 1)
+        rule = plan.rules[node.index]
+        if rule is not None:
+            source = windows[rule.sources[0]] if rule.sources else None
+            sizes = Sizes(1 if source is None else source.width, whole, plan.precision, itemsize)
+            room = rule.room(plan.choices[node.index], sizes)
+            weights, tables = weights + room.weights, tables + room.tables
+            largest, blocks = max(largest, room.largest), max(blocks, room.blocks)
+        if node.index in widened:  # it, what it reads and the references of both
+            blocks = max(blocks, 7 + 2 * (len(rule.sources) - 1 if rule is not None else 0))
+            read = [plan.graph.nodes[i].shape or () for i in (node.index, *(rule.sources if rule is not None else ()))]
+            tables += 2 * sum(math.prod(s for s in shape if s is not None and s > 0) for shape in read)
+        largest = max(largest, size)
+        if plan.readers[node.index] > 1:
+            standing += 2 * size if node.index in widened else size
+    block = largest * edits * itemsize
+    site = blocks * block + standing * edits * itemsize
+    return Memory(site, (3 * reference + tables) * itemsize, weights * itemsize, block)
+
+
+def _scores_of_attention(graph: Graph, node: Node) -> int:
+    """The numbers of one row's scores, which no node holds: of four axes PyTorch attends block by block, else it lays
+    them out.
+    """
+    if node.op != "aten.scaled_dot_product_attention":
+        return 0
+    shapes = [graph.nodes[a.index].shape for a in node.args[:2] if isinstance(a, Ref)]
+    if len(shapes) < 2 or not shapes[0] or not shapes[1] or len(shapes[0]) == 4:
+        return 0
+    return math.prod(s for s in (*shapes[0][:-1], shapes[1][-2]) if s is not None and s > 0)
+
+
+class _Alive(TorchDispatchMode):
+    """Counts the bytes of the tensors that operations make, as long as they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = self.largest = self._now = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in pytree.tree_leaves(made):
+            if _is_plain(tensor):
+                self._count(tensor.untyped_storage(), pytree.tree_leaves((args, kwargs)))
+        return made
+
+    def _count(self, storage: torch.UntypedStorage, given: list[Any]) -> None:
+        place, size = storage._cdata, storage.nbytes()
+        if place in self._known or any(_is_plain(t) and t.untyped_storage()._cdata == place for t in given):
+            return
+        self._known.add(place)
+        self._now += size
+        self.peak, self.largest = max(self.peak, self._now), max(self.largest, size)
+        weakref.finalize(storage, self._forget, place, size)
+
+    def _forget(self, place: int, size: int) -> None:
+        self._known.discard(place)
+        self._now -= size
+
+
+def _is_plain(value: Any) -> bool:
+    return type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout == torch.strided
+
+
+def bytes_of_a_row(run: Callable[[], object]) -> int:
+    """What a forward pass of one row takes at its peak, where no graph tells: of the tensors that live at once, and one
+    more for what an operation keeps to itself.
+    """
+    alive = _Alive()
+    with alive:
+        run()
+    return alive.peak + alive.largest
+
+
+def most_sites(memory: Memory, limit: int, device: torch.device) -> int:
+    """How many sites a chunk may hold within a limit in bytes, and with no tensor larger than is good; 1 at least."""
+    room = (limit - memory.sequence - memory.weights) // max(memory.site, 1)
+    return max(min(room, LARGEST_BLOCK.get(device.type, limit) // max(memory.block, 1)), 1)

@@ -1,0 +1,119 @@
+"""The model that ``--model`` and ``--weights`` name."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from yuzu.errors import YuzuError, one_line
+
+
+def load_model(place: str, weights: Path | None) -> torch.nn.Module:
+    """Make the model that ``FILE.py:NAME`` or ``MODULE:NAME`` names, and load its weights."""
+    where, _, name = place.rpartition(":")
+    if not where or not name:
+        raise YuzuError(f"--model must be FILE.py:NAME or MODULE:NAME, got {place!r}")
+    if where.endswith(".py") and not Path(where).is_file():
+        raise YuzuError(f"--model: there is no file {where}")
+    try:
+        module = _imported(where)
+    except (Exception, SystemExit) as error:  # importing a module runs all its code
+        raise YuzuError(f"--model: cannot import {where}: {_told(error)}") from error
+    if not hasattr(module, name):
+        raise YuzuError(f"--model: {where} has no {name}")
+    made = getattr(module, name)
+    model = made if isinstance(made, torch.nn.Module) else _called(made, place)
+    if not isinstance(model, torch.nn.Module):
+        raise YuzuError(f"--model: {place} must make a torch.nn.Module, it returned {type(model).__name__}")
+    if weights is not None:
+        if not weights.is_file():
+            raise YuzuError(f"--weights: there is no file {weights}")
+        found = _read_weights(weights)
+        try:
+            model.load_state_dict(found)
+        except Exception as error:  # a model may have a load_state_dict of its own
+            raise YuzuError(f"--weights: {weights} does not fit the model: {' '.join(str(error).split())}") from error
+    return model.eval()
+
+
+def _imported(where: str) -> Any:
+    """Import a file, or a module by its name."""
+    if not where.endswith(".py"):
+        sys.path.insert(0, str(Path.cwd()))  # `python -m yuzu` has it, the command `yuzu` has not
+        return importlib.import_module(where)
+    spec = importlib.util.spec_from_file_location(Path(where).stem, where)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    ours = sys.modules.setdefault(spec.name, module) is module
+    sys.path.insert(0, str(Path(where).resolve().parent))  # a model's file imports others beside it
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        if ours:  # a module that failed half way must not be found again
+            sys.modules.pop(spec.name, None)
+        raise
+    return module
+
+
+def _told(error: BaseException) -> str:
+    """An error of the user's own code on one line, with the line of theirs that raised it."""
+    kind, own = type(error).__name__, ""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{kind}: {error.msg} ({error.filename}, line {error.lineno})"
+    others = Path(__file__).parents[1], Path(traceback.__file__).parent  # ours and Python's
+    for frame in traceback.extract_tb(error.__traceback__):
+        foreign = "site-packages" in frame.filename or any(Path(frame.filename).is_relative_to(one) for one in others)
+        if not foreign and frame.line:  # modules frozen into Python have no source lines
+            own = f" ({frame.filename}, line {frame.lineno})"
+    said = one_line(error)
+    return f"{kind}{'' if said == kind else f': {said}'}{own}"
+
+
+def _called(made: Any, place: str) -> Any:
+    """Call a function or class without arguments, and return its result."""
+    if not callable(made):
+        raise YuzuError(f"--model: {place} must be a function or class that makes a model, got {type(made).__name__}")
+    try:
+        inspect.signature(made).bind()
+    except TypeError as error:
+        raise YuzuError(
+            f"--model: {place} is called without arguments, but needs some ({error}); name a function that passes them"
+        ) from error
+    except ValueError:  # Python knows no signature of it; the call itself will tell
+        pass
+    try:
+        return made()
+    except (Exception, SystemExit) as error:
+        raise YuzuError(f"--model: {place} made no model: {_told(error)}") from error
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise YuzuError(
+                f"--weights: {path} cannot be read: it is not safetensors, or not whole ({error})"
+            ) from error
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # many kinds, whose messages advise programmers
+        if "Unsupported global" in str(error) or "TorchScript" in str(error):
+            raise YuzuError(
+                f"--weights: {path} holds more than tensors, such as a whole model, and is not unpickled; save "
+                "model.state_dict() and give that"
+            ) from error
+        why = f"{error}" if isinstance(error, OSError) else "torch.save did not write it, or not whole"
+        raise YuzuError(f"--weights: {path} cannot be read: {why}") from error
+    nested = found.get("state_dict") if isinstance(found, dict) else None  # as training frameworks keep it
+    return nested if isinstance(nested, dict) else found

@@ -1,0 +1,103 @@
+"""The commands, their options and the text of ``--help``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from yuzu._engine.alphabets import DNA, LUA_DNA, PROTEIN, RNA
+from yuzu._engine.checks import OUTPUTS
+from yuzu._engine.settings import PRECISIONS
+from yuzu._engine.version import __version__
+
+ALPHABETS = {"dna": DNA, "agct": LUA_DNA, "rna": RNA, "protein": PROTEIN}
+
+
+EXAMPLES = """
+examples:
+  yuzu precompute --model net.py:build --fasta peaks.fa --out net.yuzu
+  yuzu ism --model net.py:build --weights net.pt --fasta peaks.fa --out scores.h5 \\
+      --precomputation net.yuzu --target 0
+  yuzu ism --model package.module:Net --weights net.safetensors --fasta peaks.fa \\
+      --out scores.h5 --device cuda
+  yuzu ism --model net.py:build --regions peaks.narrowPeak --genome hg38.fa --width 2114 \\
+      --out scores.h5
+
+net.py:build is a file and a function (or class) in it, which is called without arguments
+and returns the model. The weights are a state_dict, saved by torch.save or as safetensors.
+Sequences must all have one length. Regions are BED or narrowPeak, windows of --width on
+their summits. Those that run over a chromosome's end are left out, with a warning.
+
+scores.h5 holds `scores` (n, C, end - start, ...), `sequences` (n, C, L), `names` (n,) and
+`done` (n,). Each has an attribute `description`. For --fasta `names` are the headers.
+
+For --regions each row has two things: the window that was scored, --width letters on the
+summit, and the peak, the line of the file that it was made for. They differ where the peak
+has another length, or a summit beside its middle.
+  window  `names` (chromosome:start-end), `chrom`, `start`, `end`, `strand` (- where
+          --reverse-complement turned it)
+  peak    `peak_name`, `peak_start`, `peak_end`, `peak_strand`, `summit`
+Starts and summits are 0-based positions on the chromosome, ends are not included. Two files
+have the same rows in the same order: scores.h5.bed the peaks' own lines, as fi-nemo and
+others read them, and scores.h5.windows.bed, with the columns chrom, start, end, peak_name,
+0, strand, peak_start, peak_end, summit.
+
+An interrupted job goes on where it stopped when it is started again with the same
+arguments. A file of an older version gets the columns that it lacks.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command ``yuzu``, with all commands and their options.
+
+    Examples
+    --------
+    >>> options = parser().parse_args(["precompute", "--model", "net.py:build", "--length", "500", "--out", "net.yuzu"])
+    >>> options.command, options.length
+    ('precompute', 500)
+    """
+    made = argparse.ArgumentParser(
+        prog="yuzu",
+        description="Exact, fast in-silico saturation mutagenesis of PyTorch sequence models.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--version", action="version", version=__version__)
+    commands = made.add_subparsers(dest="command", required=True, metavar="{ism,precompute}")
+    settings: dict[str, Any] = {"epilog": EXAMPLES, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    ism = commands.add_parser("ism", help="score every substitution of every sequence", **settings)
+    precompute = commands.add_parser("precompute", help="plan once for a model and a length, and keep it", **settings)
+    for command in (ism, precompute):
+        command.add_argument("--model", required=True, metavar="FILE.py:NAME", help="or MODULE:NAME; makes the model")
+        command.add_argument("--weights", type=Path, metavar="FILE", help="its state_dict: .pt, .pth or .safetensors")
+        command.add_argument("--alphabet", default="dna", choices=list(ALPHABETS), help="default: dna, ACGT")
+        command.add_argument("--device", help="default: cuda where there is one, else cpu")
+    ism.add_argument("--fasta", type=Path, metavar="FILE", help="sequences of one length, also gzipped")
+    ism.add_argument("--regions", type=Path, metavar="FILE", help="or BED or narrowPeak, with --genome")
+    ism.add_argument("--genome", type=Path, metavar="FILE", help="FASTA that --regions are of")
+    ism.add_argument("--width", type=int, metavar="L", help="length of windows on the summits; default: the regions'")
+    ism.add_argument("--reverse-complement", action="store_true", help="of --regions on the minus strand")
+    ism.add_argument("--max-unknown", type=float, help="largest share of N in --regions; default: 1, any")
+    ism.add_argument(
+        "--out", required=True, type=Path, metavar="FILE.h5", help="scores; goes on with an unfinished one"
+    )
+    ism.add_argument("--precomputation", type=Path, metavar="FILE", help="made by yuzu precompute; default: made anew")
+    ism.add_argument("--target", type=int, help="the output to score; default: all")
+    ism.add_argument(
+        "--output",
+        default="l2",
+        choices=[*OUTPUTS, "hypothetical"],
+        help="l2: norm over the outputs (default); delta: mutant minus reference; prediction; hypothetical: delta less "
+        "its mean over the letters, TF-MoDISco's input",
+    )
+    ism.add_argument("--start", type=int, help="first position to mutate; default: 0")
+    ism.add_argument("--end", type=int, help="the position after the last, or counted from the end; default: all")
+    ism.add_argument("--at-once", type=int, default=16, metavar="N", help="sequences between two writes; default: 16")
+    ism.add_argument("--quiet", action="store_true", help="no progress bar")
+    precompute.add_argument("--fasta", type=Path, metavar="FILE", help="for the length of its sequences")
+    precompute.add_argument("--length", type=int, metavar="L", help="or the length itself")
+    precompute.add_argument("--out", required=True, type=Path, metavar="FILE", help="the precomputation")
+    ism.add_argument("--precision", choices=PRECISIONS, help="of products; default: the precomputation's, or highest")
+    precompute.add_argument("--precision", default="highest", choices=PRECISIONS, help="of products; default: highest")
+    return made
