@@ -164,9 +164,9 @@ def test_linear_interpolation_keeps_windows(name):
     model, X = Model(), sequences(2, 40)
     X[0, :, 7] = 0
     plan = yuzu.precompute(model, 40, device="cpu")
-    (row,) = (row for row in plan.layers if row[1] == "upsample_linear1d")
-    before, after = map(int, row[3].split(" -> "))
-    assert row[2] == "view" and after < 40 * np.ceil(INTERPOLATIONS[name].get("scale_factor", 1)) / 2 and before == 5
+    (row,) = (row for row in plan.layers if row.operation == "upsample_linear1d")
+    before, after = map(int, row.window.split(" -> "))
+    assert row.handler == "view" and after < 40 * np.ceil(INTERPOLATIONS[name].get("scale_factor", 1)) / 2 and before == 5
     truth = yuzu.naive_ism(model.double(), X.double(), output="delta", device="cpu")
     found = yuzu.yuzu_ism(model.float(), X, plan, output="delta", device="cpu")
     assert float((found - truth).norm() / truth.norm()) < 1e-5

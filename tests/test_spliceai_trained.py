@@ -30,7 +30,7 @@ def test_trained_weights_on_real_sequences(model, name, length):
     X = one_hot_encode(read_fasta(DATA / name).sequences[:1])
     assert X.shape == (1, 4, length)
     precomputation = yuzu.precompute(model, length)
-    assert "naive" not in {row[2] for row in precomputation.layers}
+    assert "naive" not in {layer.handler for layer in precomputation.layers}
     double = SpliceAI.from_openspliceai(torch.load(WEIGHTS, weights_only=True, map_location="cpu")).double()
     for start in (0, 198, length // 2, length - 4):
         span = {"output": "delta", "start": start, "end": start + 4}

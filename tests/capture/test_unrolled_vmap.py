@@ -95,8 +95,8 @@ def right_and_planned(model: nn.Module, args: tuple[torch.Tensor, ...] = ()) -> 
 def test_members_keep_their_windows(gather: Callable[[torch.Tensor], torch.Tensor], stacked: bool) -> None:
     model = Ensemble(gather, stacked).eval()
     made = right_and_planned(model)
-    convolutions = [row for row in made.layers if any(word.startswith("conv1d") for word in row)]
-    assert len(convolutions) == 6 and all("convolution" in row for row in convolutions), made.summary()
+    convolutions = [layer for layer in made.layers if layer.operation.startswith("conv1d")]
+    assert len(convolutions) == 6 and all(layer.handler == "convolution" for layer in convolutions), made.summary()
 
 
 def test_profiles_out_dims_and_chunks() -> None:

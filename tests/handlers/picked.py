@@ -36,7 +36,7 @@ def sequences(n):
 
 def assert_exact(model, X, args=None, **options):
     plan = yuzu.precompute(model, L, args=args, device="cpu")
-    assert "naive" not in [row[2] for row in plan.layers], plan.summary()
+    assert "naive" not in [layer.handler for layer in plan.layers], plan.summary()
     found = yuzu.yuzu_ism(model, X, plan, args=args, output="delta", device="cpu", **options)
     truth = yuzu.naive_ism(copy.deepcopy(model).double(), X.double(), args=args, output="delta", device="cpu", **options)
     found, truth = torch.as_tensor(found).double(), torch.as_tensor(truth).double()

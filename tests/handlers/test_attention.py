@@ -472,7 +472,7 @@ class Prepared:
     @property
     def layers(self):
         """Layer, its module of this file, family and windows, in the order in which they run."""
-        rows = [(row[0].split(" ")[0], *row[2:4]) for row in self.made.layers]
+        rows = [(row.layer.split(" ")[0], row.handler, row.window) for row in self.made.layers]
         return [(name, name.split(".")[0], *rest) for name, *rest in rows]
 
     def scored(self, X):

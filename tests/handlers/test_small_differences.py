@@ -72,7 +72,7 @@ def test_small_differences_keep_their_digits(name: str, device: str, monkeypatch
     X[1, :, 30] = 0  # an N
     truth = yuzu.naive_ism(copy.deepcopy(model).double(), X.double(), output="delta", device="cpu")
     made = yuzu.precompute(model, LENGTH, device=device)
-    assert not [row for row in made.layers if row[2] == "naive"]
+    assert not [layer for layer in made.layers if layer.handler == "naive"]
     found = yuzu.yuzu_ism(model, X, made, output="delta", device=device)
     error, _ = errors(found, truth)
     decide(made, sites=7)

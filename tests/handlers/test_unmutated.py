@@ -91,7 +91,7 @@ def test_what_follows_is_carried_on_windows(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error", yuzu.YuzuWarning)
         made = yuzu.precompute(model, L, args=args, conv="windows", device="cpu")
-    naive = [row for row in made.layers if row[2] == "naive"]
+    naive = [layer for layer in made.layers if layer.handler == "naive"]
     assert made.decisions.naive_model is None and not naive
     for output in ("delta", "l2"):
         found = yuzu.yuzu_ism(model, X, made, args=args, output=output, device="cpu")

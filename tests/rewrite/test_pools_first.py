@@ -21,7 +21,7 @@ L = 40
 def operations(model, length=L, dtype=torch.float64):
     """The operations of a model in the order in which its changes go through them."""
     precomputation = yuzu.precompute(model.to(dtype), length)
-    return [row[1].split(" ")[0] for row in precomputation.layers]
+    return [layer.operation.split(" ")[0] for layer in precomputation.layers]
 
 MOVED = {
     "relu": ([nn.ReLU()], nn.MaxPool1d(3), ["conv1d", "max_pool1d", "relu", "conv1d"]),

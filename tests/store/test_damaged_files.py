@@ -288,7 +288,7 @@ def test_a_damaged_row_of_a_layer_is_named(saved, path, captured_once, place, va
 def test_a_way_that_does_not_apply(path, captured_once):
     model, X = randomized(Strided(), seed=2).eval(), sequences(1, L)
     made = precompute(model, L, device="cpu")
-    strided = next(row[-1] for row in made.layers if "stride 2" in row[1])
+    strided = next(layer.node for layer in made.layers if "stride 2" in layer.operation)
     decide(made, ways={**made.decisions.ways, strided: "winograd"})
     made.save(path)
     with pytest.raises(PrecomputationError, match=rf"decisions\['ways'\] has 'winograd' for node {strided} .*, to which that way does not apply"):
