@@ -352,14 +352,20 @@ def flip(view: View) -> Rule | str:
     return Mirrored(view, layout, [a for a in axes if a != layout.axis])
 
 
+class Converted(Rearranged):
+    """Another dtype between floating point types. The tensor whose dtype is taken changes nothing."""
+
+    def __init__(self, view: View, layout: Layout) -> None:
+        dtype: Any = view.node.dtype
+        super().__init__(view, layout, lambda rows: rows.to(dtype))
+        source = view.node.args[0]
+        self.sources, self.source_layouts = [view.source(source).index], [view.layout(source)]
+
+
 @handles("aten.to", "aten._to_copy", "aten.type_as")
 def convert(view: View) -> Rule | str:
     """A change of dtype between floating point types."""
     source, node = view.source(view.node.args[0]), view.node
     if node.mutated and not (source.floating and node.floating):
         return pointwise(view)
-    dtype: Any = node.dtype
-    rule = Rearranged(view, view.layout(node.args[0]) if node.mutated else ROWS, lambda rows: rows.to(dtype))
-    # the tensor whose dtype is taken changes nothing
-    rule.sources, rule.source_layouts = [source.index], [view.layout(node.args[0])]
-    return rule
+    return Converted(view, view.layout(node.args[0]) if node.mutated else ROWS)
