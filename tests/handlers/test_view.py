@@ -78,7 +78,7 @@ def view_cases() -> None:
     case("upsample unevenly", lambda: nn.Upsample(size=20), upsample_nearest1d="whole values")
     case("interpolate after pool", fn(lambda x: F.interpolate(F.max_pool1d(x, 3), scale_factor=3.0) + x[:, :, :12]))
     case("upsample by a fraction more", lambda: nn.Upsample(scale_factor=2.04), upsample_nearest1d="whole values")
-    case("upsample linear", fn(lambda x: F.interpolate(x, scale_factor=2, mode="linear")), upsample_linear1d="whole values")
+    case("upsample linear", fn(lambda x: F.interpolate(x, scale_factor=2, mode="linear")), upsample_linear1d="view")
     case("index by list", fn(lambda x: x[:, [0, 2, 1]]))
     case("index by list, wide", fn(lambda x: F.relu(x[:, [-1, 2, 1, 2]])), 5)
     case("complement", fn(lambda m, x: m.conv(x) + m.conv(x[:, [3, 2, 1, 0]].flip(-1)).flip(-1), conv=lambda: nn.Conv1d(4, 3, 4)), 0)

@@ -153,7 +153,7 @@ def test_the_generator_covers_what_it_is_for() -> None:
     """The fixed architectures meet every kind of block and head, other inputs, an N, several outputs, windows to the end and whole values."""
     drawn = [random_model(seed) for seed in range(ARCHITECTURES)]
     text = " ".join(" ".join(d.blocks) for d in drawn)
-    from random_models import BLOCKS
+    from tests.laws.random_models import BLOCKS
 
     missing = [b.__name__ for b, _ in BLOCKS if b.__name__ + " (" not in text]
     assert not missing

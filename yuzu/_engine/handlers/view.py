@@ -353,12 +353,13 @@ def flip(view: View) -> Rule | str:
 
 
 class Converted(Rearranged):
-    """Another dtype. The tensor that a dtype is taken from changes nothing, so it is no source."""
+    """Another dtype between floating point types. The tensor whose dtype is taken changes nothing."""
 
-    def __init__(self, view: View, layout: Layout, rearrange: Callable[..., torch.Tensor]) -> None:
-        super().__init__(view, layout, rearrange)
+    def __init__(self, view: View, layout: Layout) -> None:
+        dtype: Any = view.node.dtype
+        super().__init__(view, layout, lambda rows: rows.to(dtype))
         source = view.node.args[0]
-        self.sources, self.source_layouts = [source.index], [view.layout(source)]
+        self.sources, self.source_layouts = [view.source(source).index], [view.layout(source)]
 
 
 @handles("aten.to", "aten._to_copy", "aten.type_as")
@@ -367,5 +368,4 @@ def convert(view: View) -> Rule | str:
     source, node = view.source(view.node.args[0]), view.node
     if node.mutated and not (source.floating and node.floating):
         return pointwise(view)
-    dtype: Any = node.dtype
-    return Converted(view, view.layout(node.args[0]) if node.mutated else ROWS, lambda rows: rows.to(dtype))
+    return Converted(view, view.layout(node.args[0]) if node.mutated else ROWS)
