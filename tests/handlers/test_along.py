@@ -98,7 +98,7 @@ def order_cases() -> None:
     case("volume resized", fn(lambda x: F.interpolate(x[:, :, None, None], scale_factor=(1, 1, 2), mode="trilinear") + F.interpolate(x[:, :, None, None], scale_factor=(1, 1, 2))),
          add="merge", any="dense")  # fmt: skip
     case("resized by nearest", fn(lambda x: F.interpolate(x, scale_factor=2, mode="nearest-exact").relu()), _upsample_nearest_exact1d="view")
-    case("resized by linear", fn(lambda x: F.interpolate(x, size=20, mode="linear", align_corners=True)), upsample_linear1d="dense")
+    case("resized by linear", fn(lambda x: F.interpolate(x, size=20, mode="linear", align_corners=True)), upsample_linear1d="view")
     case("adaptive pools of images", fn(lambda x: F.adaptive_avg_pool2d(x.unsqueeze(2), (1, 4)) + F.adaptive_max_pool2d(x.unsqueeze(2), (1, 4))), add="merge", any="whole values", _adaptive_avg_pool2d="dense")
     case("adaptive pool to one", fn(lambda x: F.adaptive_avg_pool2d(x.unsqueeze(2), 1).flatten(1)))
     case("pools of volumes", fn(lambda x: F.avg_pool3d(x[:, :, None, None], (1, 1, 2)) + F.max_pool3d(x[:, :, None, None], (1, 1, 2)) + F.adaptive_avg_pool3d(x[:, :, None, None], (1, 1, 6))
