@@ -16,14 +16,14 @@ import torch
 from yuzu._engine.kernels.products import (
     add_product,
     convolve_rows,
-    lowered,
-    lowered_kernel,
-    lowered_matrix,
+    in_low_precision,
+    low_precision_kernel,
+    low_precision_matrix,
     matrix_product,
     product,
 )
 from yuzu._engine.ways.call import BLOCK_POSITIONS, FEW_CHANNELS, Call, Shape
-from yuzu._engine.ways.few_output_channels import banded_few, block_of, fold_few, folded_block, folded_room
+from yuzu._engine.ways.few_output_channels import banded_few, block_of, fold_few, folded_block, folded_memory
 
 BLOCK_COLUMNS = 2048  # at most, of a product for several positions
 # channels, positions and the share of multiply-adds that is wanted, for which products of taps beat one convolution
@@ -64,11 +64,11 @@ def windows(call: Call) -> torch.Tensor:
     x = call.rows()
     if call.kernel.shape[2] == 1 and call.groups == 1:
         matrix = call.derived(
-            "channels", lambda: lowered_matrix(call.kernel[:, :, 0].T, call.run.precision, call.dtype)
+            "channels", lambda: low_precision_matrix(call.kernel[:, :, 0].T, call.run.precision, call.dtype)
         )
         flat = x.flatten(0, 1).to(matrix.dtype)
         return matrix_product(flat, matrix).to(call.dtype).view(*x.shape[:2], -1)
-    kernel = call.derived("windows", lambda: lowered_kernel(call.kernel, call.run.precision))
+    kernel = call.derived("windows", lambda: low_precision_kernel(call.kernel, call.run.precision))
     return convolve_rows(x, kernel, call.reach, call.dilation, call.groups, dtype=call.dtype)
 
 
@@ -87,7 +87,9 @@ def taps(call: Call) -> torch.Tensor:
     x = call.rows()
     n, _, cin = x.shape
     first, stop = call.positions
-    weights = call.derived("taps", lambda: lowered(call.kernel.permute(2, 1, 0), call.run.precision).contiguous())
+    weights = call.derived(
+        "taps", lambda: in_low_precision(call.kernel.permute(2, 1, 0), call.run.precision).contiguous()
+    )
     x = x.to(weights.dtype)
     result = x.new_zeros(n, stop - first, call.kernel.shape[0], dtype=call.dtype)
     for weight, (place, low, high) in zip(weights, call.taps(), strict=True):
@@ -133,7 +135,7 @@ def _banded(call: Call, block: int) -> torch.Tensor:
     width, span = w + call.reach, k + block - 1  # inputs that a block reads
 
     def make() -> torch.Tensor:
-        taps = lowered(call.kernel.permute(2, 1, 0), call.run.precision).contiguous()
+        taps = in_low_precision(call.kernel.permute(2, 1, 0), call.run.precision).contiguous()
         band = taps.new_zeros(span, cin, block, cout)
         for i in range(block):
             band[i : i + k, :, i] = taps
@@ -176,7 +178,7 @@ def whole(call: Call) -> torch.Tensor:
         taps = call.kernel.flip(2).permute(1, 2, 0)
         for i in range(w):
             matrix[i, :, i : i + call.reach + 1 : max(call.dilation, 1)] = taps
-        return lowered(matrix.view(w * cin, width * cout), call.run.precision)
+        return in_low_precision(matrix.view(w * cin, width * cout), call.run.precision)
 
     # by width: chunks in the middle of a sequence have one, those near its ends another, and those of ranges any
     matrices: dict[int, torch.Tensor] = call.derived("whole", dict)
@@ -205,7 +207,8 @@ def fold(call: Call) -> torch.Tensor:
     if cout <= FEW_CHANNELS:
         return fold_few(call)
     taps = call.derived(
-        "fold", lambda: lowered(call.kernel.flip(2).permute(1, 2, 0).reshape(cin, k * cout), precision).contiguous()
+        "fold",
+        lambda: in_low_precision(call.kernel.flip(2).permute(1, 2, 0).reshape(cin, k * cout), precision).contiguous(),
     )
     # the outputs that are a dilation apart lie side by side: one input's taps land on one stretch
     each = -(-(w + call.reach) // apart)
@@ -244,10 +247,10 @@ class WayEntry:
 
     run: Way
     applies: Callable[[Shape], str | None]
-    may_win: Callable[[Shape, bool], bool] = lambda shape, lowered: True
+    may_win: Callable[[Shape, bool], bool] = lambda shape, low_precision: True
     exact: bool = True
     keeps_zeros: bool = True
-    held: Callable[[Shape, bool], Held] = lambda shape, lowered: Held()
+    held: Callable[[Shape, bool], Held] = lambda shape, low_precision: Held()
 
 
 def always(shape: Shape) -> str | None:
@@ -284,41 +287,47 @@ def _numbers_of_whole(shape: Shape) -> int:
     return shape.width * reached * shape.channels_in * shape.channels_out
 
 
-def held_by_blocks(shape: Shape, lowered: bool, wide: bool = True) -> Held:
+def held_by_blocks(shape: Shape, low_precision: bool, wide: bool = True) -> Held:
     """By products that take or yield several positions at once; ``wide`` blocks of few output channels."""
     kernel = shape.kernel * shape.channels_in * shape.channels_out // shape.groups
     positions = BLOCK_POSITIONS
     if shape.few:
-        folded = folded_block(shape, lowered) or 0
+        folded = folded_block(shape, low_precision) or 0
         positions = max(positions, block_of(shape.channels_out, shape.kernel, wide), folded)
     return Held(positions * (2 + 2 * positions // shape.kernel) * kernel)
 
 
-def _held_by_fold(shape: Shape, lowered: bool) -> Held:
-    return Held(of_mutant=folded_room(shape, lowered) if shape.few else 0)
+def _held_by_fold(shape: Shape, low_precision: bool) -> Held:
+    return Held(of_mutant=folded_memory(shape, low_precision) if shape.few else 0)
 
 
-def room_of_whole(shape: Shape) -> int:
+def memory_of_whole(shape: Shape) -> int:
     """Numbers that the weights of `whole` hold."""
     return WHOLE_KEPT * _numbers_of_whole(shape) if _as_a_whole(shape) is None else 0
 
 
-def _whole_may_win(shape: Shape, lowered: bool) -> bool:
+def _whole_may_win(shape: Shape, low_precision: bool) -> bool:
     """With few channels: of many, products of one position are fast enough not to be worth the zeros."""
     few = shape.channels_in * shape.channels_out <= WHOLE_CHANNELS**2
     return few and shape.width * shape.reached * WHOLE_SHARE <= shape.kernel
 
 
-def _taps_may_win(shape: Shape, lowered: bool) -> bool:
+def _taps_may_win(shape: Shape, low_precision: bool) -> bool:
     """With many channels, and few taps: their sums are rounded to the dtype of the result."""
     return min(shape.channels_in, shape.channels_out, shape.width) >= TAPS_CHANNELS and shape.kernel <= MOST_TAPS
 
 
 WAYS: dict[str, WayEntry] = {
-    "windows": WayEntry(windows, always, lambda shape, lowered: shape.reached <= (3 if lowered else 2)),
+    "windows": WayEntry(windows, always, lambda shape, low_precision: shape.reached <= (3 if low_precision else 2)),
     "taps": WayEntry(taps, several_taps, _taps_may_win),
-    "fold": WayEntry(fold, several_taps, lambda shape, lowered: shape.few or not lowered, held=_held_by_fold),
+    "fold": WayEntry(
+        fold, several_taps, lambda shape, low_precision: shape.few or not low_precision, held=_held_by_fold
+    ),
     "banded": WayEntry(banded, several_taps),
-    "blocks": WayEntry(blocks, _in_blocks, lambda shape, lowered: lowered or shape.few, held=held_by_blocks),
-    "whole": WayEntry(whole, _as_a_whole, _whole_may_win, held=lambda shape, lowered: Held(room_of_whole(shape))),
+    "blocks": WayEntry(
+        blocks, _in_blocks, lambda shape, low_precision: low_precision or shape.few, held=held_by_blocks
+    ),
+    "whole": WayEntry(
+        whole, _as_a_whole, _whole_may_win, held=lambda shape, low_precision: Held(memory_of_whole(shape))
+    ),
 }

@@ -9,12 +9,12 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from yuzu._engine.kernels.products import add_product, convolve_rows, lowered, lowered_kernel
+from yuzu._engine.kernels.products import add_product, convolve_rows, in_low_precision, low_precision_kernel
 from yuzu._engine.ways.call import BLOCK_POSITIONS, Call, Shape
 
 BLOCK_CHANNELS = 16  # positions taken at once, times channels
 WIDE_BLOCK_CHANNELS = 32  # of the way of blocks: more zeros, but a kernel that some processors run far faster
-MOST_PRODUCTS, MOST_LOWERED_PRODUCTS = 8, 2  # of blocks, beyond which one product for all of them is faster
+MOST_PRODUCTS, MOST_LOW_PRECISION_PRODUCTS = 8, 2  # of blocks, beyond which one product for all of them is faster
 
 
 def block_of(channels: int, kernel: int, wide: bool) -> int:
@@ -33,7 +33,7 @@ def banded_few(call: Call, wide: bool) -> torch.Tensor:
         band = call.kernel.new_zeros(block, cout, cin, k + block - 1)
         for i in range(block):
             band[i, ..., i : i + k] = call.kernel
-        return lowered_kernel(band.flatten(0, 1), call.run.precision)
+        return low_precision_kernel(band.flatten(0, 1), call.run.precision)
 
     band = call.derived(f"blocks {block}", make)
 
@@ -52,12 +52,12 @@ def fold_few(call: Call) -> torch.Tensor:
     """
     cout, cin, k = call.kernel.shape
 
-    def spread(name: str, block: int, room: int) -> torch.Tensor:
+    def spread(name: str, block: int, outputs: int) -> torch.Tensor:
         def make() -> torch.Tensor:
-            taps = call.kernel.new_zeros(block, cin, room, cout)
+            taps = call.kernel.new_zeros(block, cin, outputs, cout)
             for i in range(block):
                 taps[i, :, i : i + k] = call.kernel.flip(2).permute(1, 2, 0)
-            return lowered(taps.reshape(block * cin, room * cout), call.run.precision).contiguous()
+            return in_low_precision(taps.reshape(block * cin, outputs * cout), call.run.precision).contiguous()
 
         return call.derived(name, make)
 
@@ -101,7 +101,7 @@ def fold_few(call: Call) -> torch.Tensor:
         return result.view(n, -1, cout)[:, : w + k - 1]
 
     shape = Shape(call.x.shape[2], k, call.dilation, cin, cout, call.groups)
-    block = folded_block(shape, lowered(call.kernel[:0], call.run.precision).dtype != call.kernel.dtype)
+    block = folded_block(shape, in_low_precision(call.kernel[:0], call.run.precision).dtype != call.kernel.dtype)
     return _by_phases(call, by_products if block is None else lambda x: in_one_product(x, block))
 
 
@@ -117,21 +117,23 @@ def _by_phases(call: Call, of_phase: Callable[[torch.Tensor], torch.Tensor]) -> 
     return result
 
 
-def folded_block(shape: Shape, lowers: bool) -> int | None:
+def folded_block(shape: Shape, low_precision: bool) -> int | None:
     """Input positions of a block where the folded way takes all blocks of few output channels in one product; None
     where a product for each is faster: with few blocks, and where the blocks' results are larger than what they read.
     """
     positions = BLOCK_CHANNELS // shape.channels_out
-    block = max(2 * positions, BLOCK_POSITIONS) if lowers else max(positions, -(-shape.kernel // BLOCK_POSITIONS))
+    block = (
+        max(2 * positions, BLOCK_POSITIONS) if low_precision else max(positions, -(-shape.kernel // BLOCK_POSITIONS))
+    )
     block = min(block, max(shape.kernel, BLOCK_POSITIONS))
-    most = MOST_LOWERED_PRODUCTS if lowers else MOST_PRODUCTS
+    most = MOST_LOW_PRECISION_PRODUCTS if low_precision else MOST_PRODUCTS
     few = shape.width <= most * BLOCK_POSITIONS * shape.dilation
     return None if few or _steps(block, shape.kernel) * shape.channels_out > 2 * shape.channels_in else block
 
 
-def folded_room(shape: Shape, lowers: bool) -> int:
+def folded_memory(shape: Shape, low_precision: bool) -> int:
     """Numbers that the results of the blocks hold, for one mutant, before they are summed."""
-    block = folded_block(shape, lowers)
+    block = folded_block(shape, low_precision)
     if block is None:
         return 0
     return (-(-shape.width // shape.dilation) + block) * _steps(block, shape.kernel) * shape.channels_out

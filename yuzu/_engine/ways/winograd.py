@@ -213,7 +213,7 @@ def _multiply_adds(form: Form, shape: Shape) -> float:
     return phases * (products + TRANSFORM_COST * (evaluated + interpolated))
 
 
-def room(shape: Shape) -> int:
+def memory(shape: Shape) -> int:
     """Numbers that the values at the points hold, or the results if these are more, for one mutant."""
     form = best_form(shape)
     if form is None:
@@ -223,7 +223,7 @@ def room(shape: Shape) -> int:
     return phases * max(values, _results(form, width, shape.kernel) * shape.channels_out)
 
 
-def room_of_weights(shape: Shape) -> int:
+def memory_of_weights(shape: Shape) -> int:
     """Numbers that the kernel's values at the points hold."""
     form = best_form(shape)
     groups = form.counts(shape.width, shape.kernel)[1] if form else 0
@@ -236,17 +236,17 @@ def _applies(shape: Shape) -> str | None:
     return several_taps(shape) or (None if best_form(shape) else "no blocks have fewer products")
 
 
-def _may_win(shape: Shape, lowered: bool) -> bool:
+def _may_win(shape: Shape, low_precision: bool) -> bool:
     """Lowered products would round what is evaluated, and cost little beside it."""
-    if lowered or min(shape.channels_in, shape.channels_out) < LEAST_CHANNELS:
+    if low_precision or min(shape.channels_in, shape.channels_out) < LEAST_CHANNELS:
         return False
     form = best_form(shape)
     direct = shape.width * shape.kernel * shape.channels_in * shape.channels_out
     return form is not None and _multiply_adds(form, shape) < LEAST_GAIN * direct
 
 
-def _held(shape: Shape, lowered: bool) -> Held:
-    return Held(room_of_weights(shape), room(shape))
+def _held(shape: Shape, low_precision: bool) -> Held:
+    return Held(memory_of_weights(shape), memory(shape))
 
 
 WAYS["winograd"] = WayEntry(winograd, _applies, _may_win, keeps_zeros=False, held=_held)
