@@ -19,8 +19,8 @@ def matrix_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def product(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-    """``x @ weight``, multiplied in the dtype of ``weight``, which comes from `in_low_precision`. The result has the dtype
-    of ``x`` or ``out``.
+    """``x @ weight``, multiplied in the dtype of ``weight``, which comes from `in_low_precision`. The result has the
+    dtype of ``x`` or ``out``.
     """
     lower = x.to(weight.dtype)
     if out is None:
@@ -53,8 +53,8 @@ def low_precision_matrix(matrix: torch.Tensor, precision: str, result: torch.dty
 
 
 def low_precision_kernel(kernel: torch.Tensor, precision: str) -> torch.Tensor:
-    """Lay out a kernel ``(Cout, Cin / groups, k)`` for ``conv2d`` on channels-last images, in the dtype of low-precision
-    products where that is safe.
+    """Lay out a kernel ``(Cout, Cin / groups, k)`` for ``conv2d`` on channels-last images, in the dtype of
+    low-precision products where that is safe.
 
     oneDNN's bfloat16 convolutions on AMX (seen in PyTorch 2.13) sum wrongly with few input channels: under 16 if
     ``Cin * k`` is a multiple of 32, and under 32 if there is also no padding and a stride of 4 or more. Few

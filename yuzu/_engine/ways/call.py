@@ -74,8 +74,8 @@ class Call:
         return self.wanted or (0, self.x.shape[2] + self.reach)
 
     def taps(self) -> list[tuple[int, int, int]]:
-        """For each tap: the position of the result to which it takes the first position of ``x``; then first and stop of
-        the positions of ``x`` that it reads for the wanted positions.
+        """For each tap: the position of the result to which it takes the first position of ``x``; then first and stop
+        of the positions of ``x`` that it reads for the wanted positions.
         """
         first, stop = self.positions
         found = []
