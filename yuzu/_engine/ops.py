@@ -321,8 +321,8 @@ _ROWS = (
     _op("__xor__"),
     _op("complex", "pointwise"),
     _op("polar", "pointwise"),
-    _op("_conj"),
-    _op("resolve_conj"),
+    _op("_conj", by_rows=1),
+    _op("resolve_conj", by_rows=1),
     # Reductions
     _op("sum", axes=(1, "dim")),
     _op("nansum", axes=(1, "dim")),
