@@ -68,8 +68,8 @@ def measure(name: str, profiled: bool) -> dict[str, Any]:
     double = copy.deepcopy(model).double()
     asked: dict[str, Any] = {"output": "delta", "device": DEVICE}
 
-    def naive(twin: torch.nn.Module, x: np.ndarray) -> Callable[[int], Any]:
-        return lambda place: yuzu.naive_ism(twin, x, start=place, end=place + 1, **asked)
+    def naive(network: torch.nn.Module, x: np.ndarray) -> Callable[[int], Any]:
+        return lambda place: yuzu.naive_ism(network, x, start=place, end=place + 1, **asked)
 
     truth = [naive(double, X[:1].astype(np.float64))(place) for place in PLACES]
     rows: dict[str, Any] = {"naive, float32": {"errors": errors(naive(model, X[:1]), truth)}}

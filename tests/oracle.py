@@ -33,7 +33,7 @@ def oracle(
     Returns the predictions and the signed deltas, each in the container that the model (after ``func``) returns, and
     the L2 scores. ``replace_with`` is a ``(C, width)`` tensor here.
     """
-    twin = copy.deepcopy(model).to(device=device, dtype=dtype).eval()
+    model_copy = copy.deepcopy(model).to(device=device, dtype=dtype).eval()
     X = torch.as_tensor(X).to(device=device, dtype=dtype)
     args = [torch.as_tensor(a).to(device) for a in args]
     args = [a.to(dtype) if a.is_floating_point() else a for a in args]
@@ -49,7 +49,7 @@ def oracle(
         shape = (len(places),)
 
     def run(rows, i):
-        y = twin(rows, *(a[i : i + 1].expand(len(rows), *a.shape[1:]).clone() for a in args))
+        y = model_copy(rows, *(a[i : i + 1].expand(len(rows), *a.shape[1:]).clone() for a in args))
         leaves, spec = pytree.tree_flatten(y if func is None else func(y))
         leaves = [leaf if target is None else leaf[(slice(None), target)] for leaf in leaves]
         return [leaf.detach().double().cpu() for leaf in leaves], spec

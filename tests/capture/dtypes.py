@@ -12,7 +12,7 @@ L = 30
 
 
 class Dtypes(nn.Module):
-    """What the forward casts to is written down, so that a float64 twin can be made by hand."""
+    """What the forward casts to is written down, so that a float64 copy can be made by hand."""
 
     def __init__(self, low=torch.bfloat16, high=torch.float32):
         super().__init__()
@@ -25,11 +25,11 @@ class Dtypes(nn.Module):
         return self
 
     def double_by_hand(self):
-        twin = copy.deepcopy(self).double()
-        for name, value in vars(twin).items():
+        model_copy = copy.deepcopy(self).double()
+        for name, value in vars(model_copy).items():
             if isinstance(value, torch.dtype):
-                setattr(twin, name, torch.float64)
-        return twin
+                setattr(model_copy, name, torch.float64)
+        return model_copy
 
 
 class Trunk(Dtypes):

@@ -148,12 +148,12 @@ def test_quantised_weights(kind, dtype):
     weight = kind((model.fc.weight.detach() / scale).round().to(torch.int8), scale)
     numbers, scale = weight.numbers.clone(), weight.scale.clone()
     model.fc.weight = nn.Parameter(weight, requires_grad=False)
-    twin = copy.deepcopy(Trunk(torch.float64, torch.float64)).double()
-    twin.conv.load_state_dict({k: v.double() for k, v in model.conv.state_dict().items()})
+    model_copy = copy.deepcopy(Trunk(torch.float64, torch.float64)).double()
+    model_copy.conv.load_state_dict({k: v.double() for k, v in model.conv.state_dict().items()})
     with torch.no_grad():
-        twin.fc.weight.copy_(numbers.double() * scale.double())
-        twin.fc.bias.copy_(model.fc.bias.double())
-    truth = oracle(twin, X)["delta"]
+        model_copy.fc.weight.copy_(numbers.double() * scale.double())
+        model_copy.fc.bias.copy_(model.fc.bias.double())
+    truth = oracle(model_copy, X)["delta"]
     precomputation = yuzu.precompute(model, L, device="cpu")
     found = yuzu.yuzu_ism(model, X, precomputation, output="delta", device="cpu")
     checked = yuzu.check(model, X, precomputation, device="cpu")

@@ -99,7 +99,7 @@ class Regions(Dtypes):
 
 
 def assert_as_good_as_naive(found, model, X):
-    """Against a twin in float64 that is made by hand: as near as the model's own numbers are, or within 1e-5."""
+    """Against a copy in float64 that is made by hand: as near as the model's own numbers are, or within 1e-5."""
     truth = oracle(model.double_by_hand(), X)["delta"]
     assert float(truth.abs().max()) > 1e-3
     naive = errors(own_naive(model, X), truth)[0]

@@ -114,14 +114,14 @@ APART = {
     "sorted positions": lambda: Model(lambda h: h.sort(2)[0]),
     "its own scale": lambda: Model(lambda h: h / h.abs().amax((1, 2), keepdim=True)),
     "Fourier": lambda: Model(lambda h: torch.fft.rfft(h.float()).abs().to(h.dtype)),
-    "an autocast region": lambda: Model(lambda h: _lowered(h)),
+    "an autocast region": lambda: Model(lambda h: _in_low_precision(h)),
     "steep": lambda: Model(lambda h: (h * 30).exp() / (1 + (h * 30).exp()) - (h * 30).sigmoid()),
     "random": lambda: Model(lambda h: F.dropout(h, 0.3, training=True)),
     "one row": lambda: Model(lambda h: h.view(1, 6, L)),
 }
 
 
-def _lowered(h):
+def _in_low_precision(h):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         return (h @ torch.ones(L, L, dtype=h.dtype).tril()).to(h.dtype)
 

@@ -209,8 +209,8 @@ def test_medium(kernels, runs):
         assert mine.dtype == torch.float32 and 1e-5 < errors(mine, truth)[0] < 2e-2
     assert runs
     plan = made.bind(model, L, 4, (), torch.device(kernels)).plan
-    lowers = [block.lowers(FakeRun(plan)) for block in blocks_of(plan)]
-    assert lowers == [True, True, True, False], "the profile is returned"
+    low_precision = [block.low_precision_result(FakeRun(plan)) for block in blocks_of(plan)]
+    assert low_precision == [True, True, True, False], "the profile is returned"
 
 
 class FakeRun:

@@ -9,7 +9,7 @@ from tests.oracle import assert_right
 from tests.small_layers import by_way
 from tests.small_models import sequences
 from yuzu._engine.kernels import onednn as onednn_products
-from yuzu._engine.kernels import products as lowered_products
+from yuzu._engine.kernels import products as low_precision_products
 from yuzu._engine.kernels.precision import fastest_products, products
 
 CPU = torch.device("cpu")
@@ -47,14 +47,14 @@ def test_it_is_the_product(faster):
     turned = torch.randn(24, 150)
     turned[:, 50:100] = weight.T
     for w in (weight, weight.T.contiguous().T, gaps[:, 12:36], turned[:, 50:100].T):
-        torch.testing.assert_close(lowered_products.matrix_product(x, w), truth)
-        torch.testing.assert_close(lowered_products.product(x, w), truth)
-        room = torch.zeros(30, 72)
-        lowered_products.product(x, w, room[:, 24:48])
-        torch.testing.assert_close(room[:, 24:48], truth)
-        assert not room[:, :24].any() and not room[:, 48:].any()
-        lowered_products.add_product(room[:, 24:48], x, w)
-        torch.testing.assert_close(room[:, 24:48], 2 * truth)
+        torch.testing.assert_close(low_precision_products.matrix_product(x, w), truth)
+        torch.testing.assert_close(low_precision_products.product(x, w), truth)
+        buffer = torch.zeros(30, 72)
+        low_precision_products.product(x, w, buffer[:, 24:48])
+        torch.testing.assert_close(buffer[:, 24:48], truth)
+        assert not buffer[:, :24].any() and not buffer[:, 48:].any()
+        low_precision_products.add_product(buffer[:, 24:48], x, w)
+        torch.testing.assert_close(buffer[:, 24:48], 2 * truth)
     assert len(faster) == 16
 
 
@@ -69,7 +69,7 @@ def test_what_it_would_do_slowly_or_not_at_all_goes_another_way(faster):
     assert not onednn_products.serves(x.bfloat16(), weight.bfloat16())
     with torch.backends.mkldnn.flags(enabled=False):
         assert not onednn_products.serves(x, weight), "whoever switched oneDNN off does not want it"
-    torch.testing.assert_close(lowered_products.product(x, weight[:, :24]), x @ weight[:, :24])
+    torch.testing.assert_close(low_precision_products.product(x, weight[:, :24]), x @ weight[:, :24])
 
 
 @needs_onednn
@@ -138,8 +138,8 @@ def test_products_of_a_run_are_as_precise_as_ever(size):
     with products("highest", CPU), fastest_products(CPU):
         found = [x @ weight]
         if x.dim() == 2:
-            room = torch.empty(len(x), 3, results)
-            found.append(torch.mm(x, weight, out=room[:, 1]))
+            buffer = torch.empty(len(x), 3, results)
+            found.append(torch.mm(x, weight, out=buffer[:, 1]))
             found.append(torch.nn.functional.linear(x, weight.T.contiguous()))
     for each in found:
         assert torch.linalg.vector_norm(each - truth) < 1e-6 * torch.linalg.vector_norm(truth)

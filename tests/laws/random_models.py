@@ -48,7 +48,7 @@ def brute_force(
 ) -> list[torch.Tensor]:
     """``y(mutant) - y(reference)`` for every substitution, ``(n, C, L, O...)`` for each output tensor, by a loop "
     "over sequences."""
-    twin = copy.deepcopy(model).to(dtype).eval()
+    model_copy = copy.deepcopy(model).to(dtype).eval()
     X = X.to(dtype)
     args = tuple(a.to(dtype) if a.is_floating_point() else a for a in args)
     n, c, length = X.shape
@@ -58,8 +58,8 @@ def brute_force(
         for p in range(length):
             mutants[:, p, :, p] = torch.eye(c, dtype=dtype)
         rows = mutants.flatten(0, 1)
-        reference = tensors_of(twin(X[i : i + 1], *(a[i : i + 1] for a in args)))
-        found = tensors_of(twin(rows, *(a[i : i + 1].expand(len(rows), *a.shape[1:]) for a in args)))
+        reference = tensors_of(model_copy(X[i : i + 1], *(a[i : i + 1] for a in args)))
+        found = tensors_of(model_copy(rows, *(a[i : i + 1].expand(len(rows), *a.shape[1:]) for a in args)))
         change = [(m.to(dtype) - r.to(dtype)).unflatten(0, (c, length)) for m, r in zip(found, reference, strict=True)]
         for d in change:
             d[X[i] == 1] = 0
@@ -169,7 +169,7 @@ class Laboratory:
             dtype = self.X.dtype
             self.graph = capture(self.model, (self.X.shape[1], self.X.shape[2]), self.args, dtype)
         self.plan = make_plan(self.graph)
-        self.twin = self.in_dtype(torch.float64)
+        self.model_copy = self.in_dtype(torch.float64)
 
     def run(self, dtype: torch.dtype = torch.float64) -> Run:
         """Ready to run chunks; like ``yuzu_ism``, with plain values from where the reference is infinite."""
@@ -260,7 +260,7 @@ class Laboratory:
         edits = item.sites.difference.shape[1]
         sequence = item.sites.sequence.repeat(edits)
         args = self.rows(sequence, torch.float64)
-        mutant, before = tensors_of(self.twin(item.mutants, *args)), tensors_of(self.twin(self.X.double()[torch.from_numpy(sequence)], *args))
+        mutant, before = tensors_of(self.model_copy(item.mutants, *args)), tensors_of(self.model_copy(self.X.double()[torch.from_numpy(sequence)], *args))
         outputs = [(o, c) for o, c in zip(self.graph.outputs, changes, strict=True) if isinstance(o, int)]
         assert len(outputs) == len(mutant)
         for (o, change), m, b in zip(outputs, mutant, before, strict=True):

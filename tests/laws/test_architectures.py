@@ -190,13 +190,13 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {  # and the lengt
 
 def truth_from_the_start(model: nn.Module, X: torch.Tensor, stop: int, dtype: torch.dtype) -> torch.Tensor:
     """`brute_force` of one sequence and its first ``stop`` positions."""
-    twin = copy.deepcopy(model).to(dtype).eval()
+    model_copy = copy.deepcopy(model).to(dtype).eval()
     c = X.shape[1]
     rows = X.to(dtype).expand(c, stop, -1, -1).clone()
     for p in range(stop):
         rows[:, p, :, p] = torch.eye(c, dtype=dtype)
     with torch.no_grad():
-        found = torch.cat([twin(part) for part in rows.flatten(0, 1).split(64)]) - twin(X.to(dtype))
+        found = torch.cat([model_copy(part) for part in rows.flatten(0, 1).split(64)]) - model_copy(X.to(dtype))
     found = found.unflatten(0, (c, stop))
     found[X[0, :, :stop] == 1] = 0
     return found[None]

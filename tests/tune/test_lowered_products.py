@@ -15,7 +15,7 @@ from tests.small_models import sequences
 from yuzu._engine.derived import Derived
 from yuzu._engine.graph import Weights
 from yuzu._engine.handlers import dense
-from yuzu._engine.kernels import products as lowered_products
+from yuzu._engine.kernels import products as low_precision_products
 from yuzu._engine.plan.plan import make_plan
 from yuzu._engine.rewrite.all import capture
 from yuzu._engine.run.run import Run
@@ -50,8 +50,8 @@ def broken_bfloat16(monkeypatch):
     def wrong(weight, precision):
         return weight.to(torch.bfloat16) * -2 if precision == "medium" and weight.dtype == torch.float32 else weight
 
-    for module in (lowered_products, convolution_call, convolution_ways, few_output_channels, dense):
-        monkeypatch.setattr(module, "lowered", wrong)
+    for module in (low_precision_products, convolution_call, convolution_ways, few_output_channels, dense):
+        monkeypatch.setattr(module, "in_low_precision", wrong)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -89,8 +89,8 @@ def test_right_products_are_used(name, conv, device):
     [
         (1, "medium", torch.float32),
         (16, "medium", torch.float32),
-        (lowered_products.LEAST_LOWERED_CHANNELS - 1, "medium", torch.float32),
-        (lowered_products.LEAST_LOWERED_CHANNELS, "medium", torch.bfloat16),
+        (low_precision_products.LEAST_LOW_PRECISION_CHANNELS - 1, "medium", torch.float32),
+        (low_precision_products.LEAST_LOW_PRECISION_CHANNELS, "medium", torch.bfloat16),
         (64, "medium", torch.bfloat16),
         (64, "high", torch.float32),
         (64, "highest", torch.float32),
@@ -98,8 +98,8 @@ def test_right_products_are_used(name, conv, device):
 )
 def test_kernels_of_few_channels_are_not_lowered_on_a_cpu(channels, precision, expected):
     """oneDNN sums bfloat16 products of fewer than 32 wrongly on some processors."""
-    assert lowered_products.LEAST_LOWERED_CHANNELS >= 32
-    assert lowered_products.lowered_kernel(torch.ones(64, channels, 3), precision).dtype == expected
+    assert low_precision_products.LEAST_LOW_PRECISION_CHANNELS >= 32
+    assert low_precision_products.low_precision_kernel(torch.ones(64, channels, 3), precision).dtype == expected
 
 
 @pytest.mark.filterwarnings("error::yuzu.YuzuWarning")
@@ -109,11 +109,11 @@ def test_without_verification_nothing_is_measured(broken_bfloat16):
 
 
 @pytest.mark.filterwarnings("error::yuzu.YuzuWarning")
-@pytest.mark.parametrize(("lowered", "full"), [(2.0, 1.9), (np.inf, np.inf)])
-def test_differences_that_no_precision_gets_right(lowered, full, monkeypatch):
+@pytest.mark.parametrize(("low_precision", "full"), [(2.0, 1.9), (np.inf, np.inf)])
+def test_differences_that_no_precision_gets_right(low_precision, full, monkeypatch):
     """They are rounding of a large reference, or too large for float32: nothing is gained by float32 products."""
     module = importlib.import_module("yuzu._engine.tune.ladder")
-    monkeypatch.setattr(module, "error_of_products", lambda run, X, v: lowered if run.precision == "medium" else full)
+    monkeypatch.setattr(module, "error_of_products", lambda run, X, v: low_precision if run.precision == "medium" else full)
     assert yuzu.precompute(convolutions(), L, precision="medium", device="cpu").decisions.precision == "medium"
 
 

@@ -1,4 +1,4 @@
-"""Ways of running convolutions: which is taken, and the room that their weights take."""
+"""Ways of running convolutions: which is taken, and the memory that their weights take."""
 
 import dataclasses
 

@@ -28,7 +28,7 @@ def test_few_output_channels(geometry, channels, way, device, monkeypatch):
     kernel, dilation = geometry
     if way == "fold in one product":
         block = {1: 16, 3: 5, 8: 3}[channels]
-        monkeypatch.setattr(few_output_channels, "folded_block", lambda shape, lowers: block)
+        monkeypatch.setattr(few_output_channels, "folded_block", lambda shape, low_precision: block)
     reach = (kernel - 1) * dilation
     model = nn.Sequential(
         nn.Conv1d(4, 6, 5, padding=2), nn.ReLU(), nn.Conv1d(6, channels, kernel, padding=reach, dilation=dilation)

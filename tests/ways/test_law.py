@@ -44,7 +44,7 @@ def way_correlation(laboratory: Laboratory, made: list[Chunk]) -> float:
         for item in made:
             edits = item.sites.difference.shape[1]
             before = laboratory.X[torch.from_numpy(item.sites.sequence.repeat(edits))]
-            truth = [m - b for m, b in zip(tensors_of(laboratory.twin(item.mutants)), tensors_of(laboratory.twin(before)), strict=True)]
+            truth = [m - b for m, b in zip(tensors_of(laboratory.model_copy(item.mutants)), tensors_of(laboratory.model_copy(before)), strict=True)]
             changes = run.chunk(item.sites)
             found = [laboratory.difference(run, o, c) for o, c in zip(laboratory.graph.outputs, changes, strict=True)]
             both = torch.stack([torch.cat([t.flatten() for t in tensors]) for tensors in (found, truth)])

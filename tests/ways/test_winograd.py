@@ -83,9 +83,9 @@ def test_fewer_products_and_the_room_they_take(width, kernel, dilation, device):
     assert sum(products) <= 0.8 * len(call.x) * each * dilation * kernel * cin * cout
     there = winograd._transforms(form, width, kernel, dilation, call.positions, torch.float32, call.x.device)
     held = max(there.evaluation.shape[0] * cin, there.interpolation.shape[1] * cout)
-    assert held <= winograd.room(shape) <= 1.5 * held
+    assert held <= winograd.memory(shape) <= 1.5 * held
     (weights,) = call.run.kept.values()
-    assert weights.numel() == winograd.room_of_weights(shape)
+    assert weights.numel() == winograd.memory_of_weights(shape)
 
 
 def pooled():

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 EVERY = 0.02  # seconds between two looks at what the process holds: a look takes some microseconds
-ROOM = 8  # the part of what a call may use that is left for one chunk's growth between two looks
+GROWTH_PART = 8  # the part of what a call may use that is left for one chunk's growth between two looks
 LEFT_BEHIND = 2  # and the part of it that calls may leave behind, freed but kept, for the next ones
 
 
@@ -86,7 +86,7 @@ def resident() -> int | None:
 class _Bound:
     def __init__(self, begin: int, allowed: int) -> None:
         self.begin, self.allowed, self.result = begin, allowed, 0
-        self.most = begin + allowed - allowed // ROOM
+        self.most = begin + allowed - allowed // GROWTH_PART
         self.next_look = time.perf_counter() + EVERY
 
     def look(self) -> None:
@@ -95,7 +95,7 @@ class _Bound:
             kept = _given_back()
             if kept > self.begin + self.result + self.allowed // 2:
                 # something else has grown, the user's own data perhaps: to ask for it again and again gives nothing
-                self.most = held + self.allowed // ROOM
+                self.most = held + self.allowed // GROWTH_PART
         self.next_look = time.perf_counter() + EVERY
 
     def end(self) -> None:

@@ -132,7 +132,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Room:
+class RuleMemory:
     """Numbers that a rule holds beside its result.
 
     Attributes
@@ -342,9 +342,9 @@ class Rule(metaclass=_Frozen):
 
     # ---- sizes and words
 
-    def room(self, choice: Choice, sizes: Sizes) -> Room:
+    def memory(self, choice: Choice, sizes: Sizes) -> RuleMemory:
         """The memory that it takes beside its result."""
-        return Room()
+        return RuleMemory()
 
     def unfolded(self) -> int:
         """Numbers that PyTorch may lay out for one row of the operation itself, beside its input and result."""

@@ -20,8 +20,8 @@ from yuzu._engine.handlers.complex_numbers import ComplexConvolution
 from yuzu._engine.handlers.contract import (
     Numerics,
     Reading,
-    Room,
     Rule,
+    RuleMemory,
     Sizes,
     Spans,
     View,
@@ -30,7 +30,7 @@ from yuzu._engine.handlers.contract import (
     spatial_axis,
 )
 from yuzu._engine.handlers.exact_zeros import TermsOf, count_read, magnitude, nonzero, read
-from yuzu._engine.kernels.products import convolve_rows, lowered_kernel
+from yuzu._engine.kernels.products import convolve_rows, low_precision_kernel
 from yuzu._engine.kernels.triton import FUSED
 from yuzu._engine.layout import CONSTANT, ROWS, Change, Layout, rewindow
 from yuzu._engine.ways.call import FEW_CHANNELS, Call, Shape
@@ -100,14 +100,17 @@ class Convolution(Reading):
         return WAYS[way].applies(self.shape(width)) is None
 
     def ways(self, run: Context, window: Window) -> list[str]:
-        shape, lowered = self.shape(window.width), run.precision == "medium" or run.value(self.weight).itemsize < 4
+        shape, low_precision = (
+            self.shape(window.width),
+            run.precision == "medium" or run.value(self.weight).itemsize < 4,
+        )
         found = self.applicable(run, window.width)
         # TF32 rounds more than may be amplified
         steady = run.choice(self.node.index).well_conditioned and (
             run.precision == "highest" or run.device.type == "cpu"
         )
         exact = [way for way in found if way in WAYS and WAYS[way].exact and (steady or WAYS[way].keeps_zeros)]
-        winners = [way for way in exact if WAYS[way].may_win(shape, lowered)] or exact
+        winners = [way for way in exact if WAYS[way].may_win(shape, low_precision)] or exact
         return (
             [FUSED, *winners] if FUSED in found and run.device.type != "cpu" else winners
         )  # first, so that the trials of the others can be short
@@ -145,18 +148,18 @@ class Convolution(Reading):
         kernel, sources = self.scaled_kernel(run)
         x, g = some(window.width, self.channels[0]).to(kernel.dtype), self.geometry
         call = Call(run, ("measure", self.node.index), x, window, kernel, sources, g.dilation, self.groups)
-        call.lowered_result = run.choice(self.node.index).low_precision
+        call.low_precision_result = run.choice(self.node.index).low_precision
         return lambda: _by_itself(way).run(call)
 
-    def room(self, choice: Choice, sizes: Sizes) -> Room:
-        shape, lowers = self.shape(sizes.width), sizes.precision == "medium" and sizes.itemsize == 4
+    def memory(self, choice: Choice, sizes: Sizes) -> RuleMemory:
+        shape, low_precision = self.shape(sizes.width), sizes.precision == "medium" and sizes.itemsize == 4
         kernel = shape.kernel * shape.channels_in * shape.channels_out // shape.groups
         # laid out anew, and a copy to notice changes; the same of the weight with factors in it
         copies = 4 if choice.before or choice.after else 2
-        held = _by_itself(choice.way).held(shape, lowers)
+        held = _by_itself(choice.way).held(shape, low_precision)
         # of few output channels the first layer and the reference may take blocks, too, whatever the way
-        blocks = held_by_blocks(shape, lowers, wide=False).weights if shape.few and choice.way != "blocks" else 0
-        return Room(weights=copies * kernel + held.weights + blocks, largest=held.of_mutant)
+        blocks = held_by_blocks(shape, low_precision, wide=False).weights if shape.few and choice.way != "blocks" else 0
+        return RuleMemory(weights=copies * kernel + held.weights + blocks, largest=held.of_mutant)
 
     def unfolded(self) -> int:
         g = self.geometry
@@ -240,7 +243,7 @@ class Convolution(Reading):
             start, width = window.start, window.width
             read = window.cached(("strided", self.node.index), lambda: geometry.read_by(window))
             aligned = rewindow(x, change.window, read).reshape(sites * rows, read.width, -1)
-            prepared = run.derived((key, "strided"), sources, lambda: lowered_kernel(kernel, run.precision))
+            prepared = run.derived((key, "strided"), sources, lambda: low_precision_kernel(kernel, run.precision))
             result = convolve_rows(
                 aligned, prepared, 0, geometry.dilation, self.groups, geometry.stride, dtype=kernel.dtype
             )

@@ -20,11 +20,11 @@ from yuzu._engine.choice import Choice
 from yuzu._engine.context import Context
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.affine import Linear
-from yuzu._engine.handlers.contract import Numerics, Room, Rule, Sizes, View, handles
+from yuzu._engine.handlers.contract import Numerics, Rule, RuleMemory, Sizes, View, handles
 from yuzu._engine.handlers.elementwise import Local, OnRows, common_layout
 from yuzu._engine.handlers.exact_zeros import count_all, is_zero, magnitude, nonzero, read_all
 from yuzu._engine.kernels import onednn as onednn_products
-from yuzu._engine.kernels.products import add_product, lowered, lowered_matrix, product
+from yuzu._engine.kernels.products import add_product, in_low_precision, low_precision_matrix, product
 from yuzu._engine.layout import CONSTANT, ROWS, Change, Layout, on_device, rewindow
 from yuzu._engine.window import Window
 
@@ -50,7 +50,7 @@ class OnChannels(Rule):
         weight = run.value(self.weight)
 
         def make() -> torch.Tensor:
-            return lowered_matrix(weight.T if self.transposed else weight, run.precision, weight.dtype)
+            return low_precision_matrix(weight.T if self.transposed else weight, run.precision, weight.dtype)
 
         matrix = make() if run.precision != "medium" else run.derived(("channels", self.node.index), [weight], make)
         if window is None:
@@ -101,8 +101,8 @@ class OverPositions(Rule):
         self.weight, self.transposed = weight, transposed
         self.numbers = math.prod(view.shape_of(Ref(weight)))
 
-    def room(self, choice: Choice, sizes: Sizes) -> Room:
-        return Room(weights=2 * self.numbers)
+    def memory(self, choice: Choice, sizes: Sizes) -> RuleMemory:
+        return RuleMemory(weights=2 * self.numbers)
 
     def all_ways(self) -> tuple[str, ...]:
         return DENSE_WAYS
@@ -163,12 +163,16 @@ class OverPositions(Rule):
 
         def position_major() -> torch.Tensor:
             """``(L * channels, out)``, contiguous, with positions slowest."""
-            dtype, beside = lowered(matrix[:0], run.precision).dtype, layout.length * layout.inner
+            dtype, beside = in_low_precision(matrix[:0], run.precision).dtype, layout.length * layout.inner
             result = matrix.new_empty(layout.length, layout.outer, layout.inner, matrix.shape[1], dtype=dtype)
             # parts are transposed in the cache, which takes half as long as all at once
             parts = zip(result.split(PART, 1), matrix.split(PART * beside), strict=True)
             for into, part in parts:
-                rows = lowered(part, run.precision).contiguous().view(-1, layout.length, layout.inner, matrix.shape[1])
+                rows = (
+                    in_low_precision(part, run.precision)
+                    .contiguous()
+                    .view(-1, layout.length, layout.inner, matrix.shape[1])
+                )
                 into.copy_(rows.transpose(0, 1))
             return result.view(matrix.shape)
 
@@ -261,8 +265,8 @@ def _one_by_one(rows: torch.Tensor, slices: torch.Tensor) -> bool:
     """Whether a product for each slice is faster than a batch of products. PyTorch's batches are slow on CPUs in low
     precision, and where oneDNN runs products of full precision.
     """
-    lowers = rows.dtype != slices.dtype and rows.device.type == "cpu"
-    return lowers or onednn_products.serves(rows[0], slices[0])
+    low_precision = rows.dtype != slices.dtype and rows.device.type == "cpu"
+    return low_precision or onednn_products.serves(rows[0], slices[0])
 
 
 def _by_positions(

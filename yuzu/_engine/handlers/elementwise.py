@@ -19,7 +19,7 @@ from yuzu._engine import ops
 from yuzu._engine.choice import Choice
 from yuzu._engine.context import Context
 from yuzu._engine.graph import Node, Ref, map_refs
-from yuzu._engine.handlers.contract import Numerics, Room, Rule, Sizes, View, handles
+from yuzu._engine.handlers.contract import Numerics, Rule, RuleMemory, Sizes, View, handles
 from yuzu._engine.layout import CONSTANT, ROWS, Change, Layout, rewindow, widened
 from yuzu._engine.window import Window
 
@@ -63,12 +63,12 @@ class OfValues(Rule):
         object.__setattr__(other, "source_layouts", [layouts[i] for i in sources])
         return other
 
-    def room(self, choice: Choice, sizes: Sizes) -> Room:
+    def memory(self, choice: Choice, sizes: Sizes) -> RuleMemory:
         if sizes.itemsize != 4 or not self.may_widen(sizes.precision, torch.float32, "cpu"):
-            return Room()
+            return RuleMemory()
         # beside the first source, the others that a chain reads
         more = len(self.sources) - 1 if self.chain else 0
-        return Room(tables=2 * sizes.result, blocks=7 + 2 * more)
+        return RuleMemory(tables=2 * sizes.result, blocks=7 + 2 * more)
 
     def reads(self) -> list[int]:
         inside = {node.index for node in self.chain}

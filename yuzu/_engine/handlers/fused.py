@@ -20,7 +20,7 @@ from yuzu._engine.handlers.merge import Sum
 from yuzu._engine.handlers.view import Moved
 from yuzu._engine.kernels import fused as fused_kernel
 from yuzu._engine.kernels import triton as kernels
-from yuzu._engine.kernels.products import lowered
+from yuzu._engine.kernels.products import in_low_precision
 from yuzu._engine.kernels.triton import FUSED
 from yuzu._engine.layout import Change, on_device
 from yuzu._engine.ways.call import FEW_CHANNELS
@@ -102,7 +102,11 @@ class FusedGroup:
         first = window.cached(("first", self.last, id(before), run.device), lambda: (_numbers(start, run), before))[0]
         spans = fused_kernel.spans_of(width, x.shape[1], weight.shape[0], g.dilation, int(start.max()))
         form = fused_kernel.Form(edits, width, g.dilation, g.stride * few, spans)
-        dtype = lowered(run.value(self.last)[:0], run.precision).dtype if self.lowers(run) else torch.float32
+        dtype = (
+            in_low_precision(run.value(self.last)[:0], run.precision).dtype
+            if self.low_precision_result(run)
+            else torch.float32
+        )
         after = fused_kernel.After(self._before_relu(run, window), self._added(run, changes, window, x), dtype)
         found = fused_kernel.convolve(x, weight, first, form, run.precision, after)
         return found.view(sites, edits, width * few, -1)[:, :, : window.width]
@@ -141,7 +145,7 @@ class FusedGroup:
         kernel, sources = self.convolution.scaled_kernel(run)
 
         def make() -> torch.Tensor:
-            taps = lowered(kernel.permute(2, 0, 1), run.precision)
+            taps = in_low_precision(kernel.permute(2, 0, 1), run.precision)
             if few == 1:
                 return taps.contiguous()
             k, cout, cin = taps.shape
@@ -152,7 +156,7 @@ class FusedGroup:
 
         return run.derived(("fused", self.convolution.node.index, few), sources, make)
 
-    def lowers(self, run: Context) -> bool:
+    def low_precision_result(self, run: Context) -> bool:
         """Whether its result stays in the dtype of low-precision products, because all its readers can read that."""
         plan = run.plan
 
@@ -172,8 +176,8 @@ class FusedGroup:
             assert at is not None
             tensor = some(at.width, shape[1])
             group = run.plan.group_of.get(source)
-            if group is not None and group.last == source and group.chosen(run) and group.lowers(run):
-                tensor = lowered(tensor, run.precision)
+            if group is not None and group.last == source and group.chosen(run) and group.low_precision_result(run):
+                tensor = in_low_precision(tensor, run.precision)
             given[source] = Change(tensor, at) if at.width else None
         nodes = [run.plan.graph.nodes[i] for i in self.nodes]
 

@@ -19,7 +19,17 @@ import torch
 
 from yuzu._engine.choice import Choice
 from yuzu._engine.context import Context
-from yuzu._engine.handlers.contract import Numerics, Reading, Room, Rule, Sizes, View, handles, setting, spatial_axis
+from yuzu._engine.handlers.contract import (
+    Numerics,
+    Reading,
+    Rule,
+    RuleMemory,
+    Sizes,
+    View,
+    handles,
+    setting,
+    spatial_axis,
+)
 from yuzu._engine.handlers.elementwise import OnRows
 from yuzu._engine.handlers.exact_zeros import TermsOf, Test, count_read, nonzero, positive, zero
 from yuzu._engine.handlers.reduce import reduction
@@ -198,8 +208,8 @@ class MaximumPool(Pool):
 
     reads_low_precision = True
 
-    def room(self, choice: Choice, sizes: Sizes) -> Room:
-        return Room(tables=self.geometry.kernel * sizes.result)
+    def memory(self, choice: Choice, sizes: Sizes) -> RuleMemory:
+        return RuleMemory(tables=self.geometry.kernel * sizes.result)
 
     def vanishes(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
         (change,) = changes

@@ -64,15 +64,15 @@ class Residual:
 
 def tile_of(x: torch.Tensor, channels_out: int, precision: str) -> Tile:
     """The tile that was the fastest on an H200 (``benchmarks/fused_tiles.py``), or a smaller one that has room."""
-    lowered, full = x.dtype == torch.bfloat16, precision == "highest"
+    low_precision, full = x.dtype == torch.bfloat16, precision == "highest"
     columns = _columns(channels_out, 128 if full else 256)
-    depth = min(64 if lowered else 32, max(16, triton.next_power_of_2(x.shape[2])))
+    depth = min(64 if low_precision else 32, max(16, triton.next_power_of_2(x.shape[2])))
     if columns == 256:
         tile = Tile(128, columns, depth, 8, 3, 4)
     elif columns == 128:
         tile = Tile(128, columns, depth, *((8, 3, 2) if full else (4, 3, 4)))
     else:
-        tile = Tile(64 if full else 128, columns, depth, 4, 2 if lowered else 3, 2 if columns == 64 else 1)
+        tile = Tile(64 if full else 128, columns, depth, 4, 2 if low_precision else 3, 2 if columns == 64 else 1)
     return _within(tile, x.element_size(), shared_memory(x.device))
 
 
@@ -82,9 +82,9 @@ def _columns(channels: int, most: int) -> int:
     return min((c for c in costs if c <= most), key=lambda c: -(-channels // c) * c * costs[c])
 
 
-def _within(tile: Tile, itemsize: int, room: int) -> Tile:
+def _within(tile: Tile, itemsize: int, limit: int) -> Tile:
     """A tile whose operands fit in the memory that the programs of a processor share."""
-    while tile.stages * (tile.rows + tile.columns) * tile.depth * itemsize > room and tile.depth > 16:
+    while tile.stages * (tile.rows + tile.columns) * tile.depth * itemsize > limit and tile.depth > 16:
         if tile.stages > 2:
             tile = replace(tile, stages=2)
         elif tile.columns > 128:

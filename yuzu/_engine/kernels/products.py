@@ -7,7 +7,9 @@ import torch.nn.functional as F
 
 from yuzu._engine.kernels import onednn as onednn_products
 
-LEAST_LOWERED_CHANNELS = 32
+# input channels of a convolution on a CPU below which its kernel stays in float32: see `low_precision_kernel`
+LEAST_LOW_PRECISION_CHANNELS = 32
+# input channels of a matrix on a CPU below which converting costs more than the product: see `low_precision_matrix`
 LEAST_CONVERTED_CHANNELS = 128
 
 
@@ -17,7 +19,9 @@ def matrix_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def product(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-    """``x @ weight`` in the dtype of ``weight``, which comes from `lowered`; the result in that of ``x`` or ``out``."""
+    """``x @ weight``, multiplied in the dtype of ``weight``, which comes from `in_low_precision`. The result has the
+    dtype of ``x`` or ``out``.
+    """
     lower = x.to(weight.dtype)
     if out is None:
         return matrix_product(lower, weight).to(x.dtype)
@@ -27,37 +31,37 @@ def product(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor | None = No
 
 
 def add_product(total: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> None:
-    """``total += x @ weight``; lowered products are summed in the total's own precision."""
+    """``total += x @ weight``; low-precision products are summed in the total's own precision."""
     if total.dtype == weight.dtype and not onednn_products.serves(x, weight):
         total.addmm_(x, weight)
     else:
         total += matrix_product(x.to(weight.dtype), weight)
 
 
-def lowered(weight: torch.Tensor, precision: str) -> torch.Tensor:
-    """The weight in the dtype that products of this precision read."""
+def in_low_precision(weight: torch.Tensor, precision: str) -> torch.Tensor:
+    """Convert a weight to the dtype that products of this precision read."""
     return weight.to(torch.bfloat16) if precision == "medium" and weight.dtype == torch.float32 else weight
 
 
-def lowered_matrix(matrix: torch.Tensor, precision: str, result: torch.dtype) -> torch.Tensor:
-    """A matrix ``(Cin, Cout)`` in the dtype of lowered products where that pays: with few channels
-    converting what is read and what comes out takes longer than the product.
+def low_precision_matrix(matrix: torch.Tensor, precision: str, result: torch.dtype) -> torch.Tensor:
+    """Convert a matrix ``(Cin, Cout)`` to the dtype of low-precision products where that pays. With few channels,
+    converting inputs and results takes longer than the product.
     """
     if result != matrix.dtype or matrix.shape[0] >= LEAST_CONVERTED_CHANNELS or matrix.device.type != "cpu":
-        matrix = lowered(matrix, precision)
+        matrix = in_low_precision(matrix, precision)
     return matrix
 
 
-def lowered_kernel(kernel: torch.Tensor, precision: str) -> torch.Tensor:
-    """A kernel ``(Cout, Cin / groups, k)`` as ``conv2d`` on channels-last images takes it, in the dtype of lowered
-    products where that is safe.
+def low_precision_kernel(kernel: torch.Tensor, precision: str) -> torch.Tensor:
+    """Lay out a kernel ``(Cout, Cin / groups, k)`` for ``conv2d`` on channels-last images, in the dtype of
+    low-precision products where that is safe.
 
-    oneDNN's bfloat16 convolutions on AMX (seen in PyTorch 2.13) sum wrongly with few input channels: under 16 where
-    ``Cin * k`` is a multiple of 32, and under 32 where there is also no padding and a stride of 4 or more. Few
-    channels gain little, so all such stay in float32.
+    oneDNN's bfloat16 convolutions on AMX (seen in PyTorch 2.13) sum wrongly with few input channels: under 16 if
+    ``Cin * k`` is a multiple of 32, and under 32 if there is also no padding and a stride of 4 or more. Few
+    channels gain little, so all such kernels stay in float32.
     """
-    if kernel.shape[1] >= LEAST_LOWERED_CHANNELS or kernel.device.type != "cpu":
-        kernel = lowered(kernel, precision)
+    if kernel.shape[1] >= LEAST_LOW_PRECISION_CHANNELS or kernel.device.type != "cpu":
+        kernel = in_low_precision(kernel, precision)
     return kernel.unsqueeze(2).contiguous(memory_format=torch.channels_last)
 
 

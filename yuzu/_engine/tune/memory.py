@@ -68,9 +68,9 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
         if rule is not None:
             source = windows[rule.sources[0]] if rule.sources else None
             sizes = Sizes(1 if source is None else source.width, whole, plan.precision, itemsize)
-            room = rule.room(plan.choices[node.index], sizes)
-            weights, tables = weights + room.weights, tables + room.tables
-            largest, blocks = max(largest, room.largest), max(blocks, room.blocks)
+            needs = rule.memory(plan.choices[node.index], sizes)
+            weights, tables = weights + needs.weights, tables + needs.tables
+            largest, blocks = max(largest, needs.largest), max(blocks, needs.blocks)
         if node.index in widened:  # it, what it reads and the references of both
             blocks = max(blocks, 7 + 2 * (len(rule.sources) - 1 if rule is not None else 0))
             read = [plan.graph.nodes[i].shape or () for i in (node.index, *(rule.sources if rule is not None else ()))]
@@ -140,5 +140,5 @@ def bytes_of_a_row(run: Callable[[], object]) -> int:
 
 def most_sites(memory: Memory, limit: int, device: torch.device) -> int:
     """How many sites a chunk may hold within a limit in bytes, and with no tensor larger than is good; 1 at least."""
-    room = (limit - memory.sequence - memory.weights) // max(memory.site, 1)
-    return max(min(room, LARGEST_BLOCK.get(device.type, limit) // max(memory.block, 1)), 1)
+    sites = (limit - memory.sequence - memory.weights) // max(memory.site, 1)
+    return max(min(sites, LARGEST_BLOCK.get(device.type, limit) // max(memory.block, 1)), 1)

@@ -78,8 +78,8 @@ def compare(
         several = len(_dtypes(plan)) > 1
         if verdict is not None and (verdict.node is not None or not several):
             return verdict
-        twin = evaluation_copy(model, device)
-        own = _Terms(twin, twin, X.to(device), [a.to(device) for a in args], _tolerance(plan))
+        model_copy = evaluation_copy(model, device)
+        own = _Terms(model_copy, model_copy, X.to(device), [a.to(device) for a in args], _tolerance(plan))
         if verdict is None:
             return _compare(plan, own, device, keep, as_run)
         clash = _run_few(plan, own, device, as_run)
@@ -96,7 +96,7 @@ class _Terms:
 
     Attributes
     ----------
-    twin: torch.nn.Module
+    model_copy: torch.nn.Module
         A copy of the model, for its weights.
     runs: callable
         What it returns for a batch.
@@ -108,7 +108,7 @@ class _Terms:
         Whether its graph has to be kept in float64.
     """
 
-    twin: torch.nn.Module
+    model_copy: torch.nn.Module
     runs: Callable[..., Any]
     x: torch.Tensor
     rest: list[torch.Tensor]
@@ -138,15 +138,15 @@ def _in_double(
 ) -> Verdict | None:
     """What is found in float64; None where that says nothing, for a copy does not run, or not as its graph does."""
     try:
-        twin = evaluation_copy(model, device, torch.float64)
+        model_copy = evaluation_copy(model, device, torch.float64)
         x = X.to(device, torch.float64)
         rest = [a.to(device, torch.float64 if a.is_floating_point() else None) for a in args]
     except Exception:  # for want of memory, or of an attribute that refuses
         return None
     wide = names_dtypes(plan.graph, X.dtype)
-    for runs in (twin, in_double(twin)):
+    for runs in (model_copy, in_double(model_copy)):
         try:
-            terms = _Terms(twin, runs, x, rest, TOLERANCE[torch.float64], wide)
+            terms = _Terms(model_copy, runs, x, rest, TOLERANCE[torch.float64], wide)
             verdict = _compare(plan, terms, device, keep, as_run)
         except Exception:  # whoever insists on a dtype of his own may say so in any way
             continue
@@ -157,7 +157,7 @@ def _in_double(
 
 def _run_few(plan: Plan, terms: _Terms, device: torch.device, as_run: bool) -> tuple[Run, Sites, list[Any]] | Verdict:
     """The reference and the changes of a few mutants; or whose handler raises an error."""
-    run = Run(plan, Weights(terms.twin, device), Derived(fixed=True), device)
+    run = Run(plan, Weights(terms.model_copy, device), Derived(fixed=True), device)
     run.once = not as_run
     sites = few_sites(terms.x, few_places(plan, terms.x.shape[2]))
     with terms.around():
@@ -258,14 +258,14 @@ def outputs_of(run: Run, sites: Sites) -> list[torch.Tensor]:
 
 
 def _leaves_by_rows(
-    twin: Callable[..., Any], X: torch.Tensor, args: list[torch.Tensor], at_once: int
+    model_copy: Callable[..., Any], X: torch.Tensor, args: list[torch.Tensor], at_once: int
 ) -> list[torch.Tensor]:
     """The model's output tensors for a batch, run so many rows at a time."""
     parts = []
     for i in range(0, len(X), at_once):
         give_back()
         with running():
-            output = on_rows(twin, X[i : i + at_once], *(a[i : i + at_once] for a in args))
+            output = on_rows(model_copy, X[i : i + at_once], *(a[i : i + at_once] for a in args))
         parts.append(tensors_in(output))
     return [torch.cat(pieces) if pieces[0].dim() else pieces[0] for pieces in zip(*parts, strict=True)]
 

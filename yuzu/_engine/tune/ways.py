@@ -25,7 +25,7 @@ AGAIN_SECONDS = 0.5  # of all such trials; the last may take longer
 # layers that are akin to one that was tried run as that one does
 WAYS_PART, LEAST_WAYS_SECONDS, MOST_WAYS_SECONDS = 0.2, 1.0, 3.0
 TRIAL_PRODUCTS = {"cpu": 4e8}  # multiply-adds in one call of a way that is tried: about 3 ms on two cores
-LOWERED_PRODUCTS = 10  # times as many where they are lowered: few of them say little about many
+LOW_PRECISION_PRODUCTS = 10  # times as many where they are lowered: few of them say little about many
 
 
 def choose_ways(
@@ -64,9 +64,9 @@ class _Trials:
     def __init__(self, run: Run, examples: Examples, first: int, most: int, naively: float) -> None:
         self.run, self.examples, self.first = run, examples, first
         self.chosen: dict[int, str] = {}
-        lowered = run.precision == "medium"
+        low_precision = run.precision == "medium"
         products = TRIAL_PRODUCTS.get(run.device.type, math.inf)
-        self.affordable = products * (LOWERED_PRODUCTS if lowered else 1)
+        self.affordable = products * (LOW_PRECISION_PRODUCTS if low_precision else 1)
         # as many as the search for the chunk's size begins with: kernels that a library makes for each shape serve both
         self.whole = shared_evenly(min(2 * first, most), span_of(run.plan, examples.length), most)
         self.again = AGAIN_SECONDS

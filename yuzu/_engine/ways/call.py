@@ -1,4 +1,4 @@
-"""What a way to run a convolution is given, and the sizes that decide whether it applies."""
+"""The input of a way to run a convolution, and the sizes that decide whether the way applies."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from typing import Any
 import torch
 
 from yuzu._engine.context import Context
-from yuzu._engine.kernels.products import lowered
+from yuzu._engine.kernels.products import in_low_precision
 from yuzu._engine.window import Window
 
-FEW_CHANNELS = 8  # up to here the folded and the banded way take several positions at once
-BLOCK_POSITIONS = 8  # positions that a product takes or yields at once, at most
+FEW_CHANNELS = 8  # output channels up to which the folded and the banded way take several positions at once
+BLOCK_POSITIONS = 8  # the most positions that one product takes or yields, unless output channels are few
 
 
 @dataclass
 class Call:
-    """What a way is given.
+    """The input of a way: one convolution of differences.
 
     Attributes
     ----------
     run: Context
-        For tensors made from weights.
+        Keeps tensors that are made from weights.
     key: hashable
-        Tells the layer apart.
+        Identifies the layer.
     x: torch.Tensor, shape=(S, A, w, Cin)
         Differences on windows.
     window: Window
-        Of ``x``.
+        The window of ``x``.
     kernel: torch.Tensor, shape=(Cout, Cin / groups, k)
     sources: sequence of torch.Tensor
         The weights that ``kernel`` was made from.
     dilation, groups: int
     codes: torch.Tensor or None, shape=(S, A)
-        See `Change`: there when ``x`` is one substitution of letters.
-    lowered_result: bool
-        Whether the result may stay in the dtype of lowered products.
+        The letters, if ``x`` is one substitution: see `Change`.
+    low_precision_result: bool
+        The result may stay in the dtype of low-precision products.
     wanted: tuple of two ints or None
-        First and stop of the positions of the result, counted from its beginning, that are read; None for all.
+        First and stop of the positions of the result that are read, counted from its beginning; None for all.
     """
 
     run: Context
@@ -51,16 +51,21 @@ class Call:
     dilation: int = 1
     groups: int = 1
     codes: torch.Tensor | None = None
-    lowered_result: bool = False
+    low_precision_result: bool = False
     wanted: tuple[int, int] | None = None
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the result."""
-        return lowered(self.kernel[:0], self.run.precision).dtype if self.lowered_result else self.kernel.dtype
+        """The dtype of the result."""
+        return (
+            in_low_precision(self.kernel[:0], self.run.precision).dtype
+            if self.low_precision_result
+            else self.kernel.dtype
+        )
 
     @property
     def reach(self) -> int:
+        """Distance between the first and the last input position that one output position reads."""
         return (self.kernel.shape[2] - 1) * self.dilation
 
     @property
@@ -69,8 +74,8 @@ class Call:
         return self.wanted or (0, self.x.shape[2] + self.reach)
 
     def taps(self) -> list[tuple[int, int, int]]:
-        """For each tap the position of the result that it takes the first of ``x`` to, and first and stop of what it
-        reads of ``x`` for the positions that are wanted.
+        """For each tap: the position of the result to which it takes the first position of ``x``; then first and stop
+        of the positions of ``x`` that it reads for the wanted positions.
         """
         first, stop = self.positions
         found = []
@@ -84,13 +89,13 @@ class Call:
         return self.x.reshape(-1, *self.x.shape[2:]).contiguous()
 
     def derived(self, way: str, make: Callable[[], Any]) -> Any:
-        """Something made from the kernel, kept while the weights stay."""
+        """A value made from the kernel, kept until the weights change."""
         return self.run.derived((self.key, way, self.dtype), self.sources, make)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes that decide whether a way applies, and may win: window width, kernel, channels."""
+    """The sizes that decide whether a way applies, and whether it may win: window width, kernel and channels."""
 
     width: int
     kernel: int
@@ -101,9 +106,10 @@ class Shape:
 
     @property
     def few(self) -> bool:
+        """Tell whether output channels are few."""
         return self.channels_out <= FEW_CHANNELS
 
     @property
     def reached(self) -> float:
-        """How many times its own positions a window reaches."""
+        """The number of output positions that a window reaches, over the number of its own positions."""
         return (self.width + (self.kernel - 1) * self.dilation) / max(self.width, 1)

@@ -1,18 +1,16 @@
-"""Compressed sensing: convolve a few *probes*, sums of many mutants' differences, and decode (Schreiber, Lu
-and Noble 2022).
+"""Compressed sensing: convolve a few *probes*, which are sums of many mutants' differences, and decode the results
+(Schreiber, Lu and Noble 2022).
 
-At an output position only the mutants whose window covers it are nonzero, ``n`` of them at the most, and
-which ones is known. With a sensing matrix ``Phi`` (probes x mutants) the probes' convolutions at a position
-are ``y = Phi_sub d``, with the columns of ``Phi_sub`` those of the nonzero mutants and ``d`` their wanted
-differences.
+At an output position only those mutants are nonzero whose window covers it. They are known, and at most ``n``. With a
+sensing matrix ``Phi`` (probes x mutants) the probes' convolutions at a position are ``y = Phi_sub d``. The columns of
+``Phi_sub`` belong to the nonzero mutants, and ``d`` are their wanted differences.
 
-- `cyclic`: mutant ``m`` goes into probe ``m mod n`` with weight 1. Mutants that share a probe do not overlap,
-  so ``Phi_sub`` is a permutation:
-  ``n`` probes, the least possible, decoding is a gather, and the result is exact.
-- `gaussian`: the published method. ``Phi`` is Gaussian with ``alpha * n`` rows, decoding is the least-squares
-  solution
-  ``(Phi_sub^T Phi_sub)^-1 Phi_sub^T y`` with coefficients computed once. Rounding is amplified by the
-  condition of ``Phi_sub``.
+- `cyclic`: mutant ``m`` goes into probe ``m mod n`` with weight 1. Mutants that share a probe do not overlap, so
+  ``Phi_sub`` is a permutation. There are ``n`` probes, the fewest possible. Decoding is a gather, and the result is
+  exact.
+- `gaussian`: the published method. ``Phi`` is Gaussian with ``alpha * n`` rows. Decoding is the least-squares solution
+  ``(Phi_sub^T Phi_sub)^-1 Phi_sub^T y``, with coefficients that are computed once. The condition number of ``Phi_sub``
+  amplifies rounding.
 """
 
 from __future__ import annotations
@@ -25,21 +23,21 @@ import numpy as np
 import torch
 
 from yuzu._engine.kept import Kept
-from yuzu._engine.kernels.products import convolve_rows, lowered_kernel
+from yuzu._engine.kernels.products import convolve_rows, low_precision_kernel
 from yuzu._engine.layout import on_device
 from yuzu._engine.ways.call import Call
 from yuzu._engine.ways.convolution import WAYS, WayEntry, always
 from yuzu._engine.window import Window
 from yuzu.errors import PrecomputationError
 
-COEFFICIENTS_KEPT = 512 << 20  # bytes of decoding coefficients
-SEEDS_OF_A_STATE = 1_000_003  # more than there are layers
+COEFFICIENTS_KEPT = 512 << 20  # bytes of encoding and decoding coefficients kept, at most
+SEEDS_OF_A_STATE = 1_000_003  # seeds for the layers of one ``random_state``: more than a model has layers
 CONDITIONS_LOOKED_AT = 4  # positions whose condition number is computed
 
 
 @dataclass
 class Slots:
-    """Mutants laid side by side so that no two overlap in the output, ``count`` rows of them.
+    """Mutants laid side by side in ``count`` rows, so that no two overlap in the output.
 
     Attributes
     ----------
@@ -48,17 +46,17 @@ class Slots:
     span: int
         Input positions from the first window's start to the last one's end.
     taken: torch.Tensor or None
-        Which of the ``S * A * w`` input positions hold a difference; None for all.
+        The ``S * A * w`` input positions that hold a difference; None for all.
     write: torch.Tensor
-        Where those go in ``(count * span)``.
+        The places to which they go in ``(count * span)``.
     read: torch.Tensor, shape=(S * A * (w + reach),)
-        Where each output position is found in ``(count * (span + reach))``.
+        The place of each output position in ``(count * (span + reach))``.
     missing: torch.Tensor or None
-        The output positions that no difference reaches.
+        The output positions that no difference reaches; None for none.
     mutant: integer array, shape=(count, span + reach)
-        Which mutant an output position of a slot belongs to; -1 for none.
+        The mutant that an output position of a slot belongs to; -1 for none.
     written: integer array
-        Which mutant each of ``write`` belongs to.
+        The mutant that each place of ``write`` belongs to.
     """
 
     count: int
@@ -72,12 +70,12 @@ class Slots:
 
 
 def slots_of(window: Window, edits: int, reach: int, device: torch.device) -> Slots:
-    """The slots for the windows of a chunk; the same for every layer and sequence with these windows."""
+    """Lay out the slots for the windows of a chunk. Every layer and sequence with these windows shares them."""
 
     def make() -> Slots:
-        # what a site truly reaches, for windows at the ends are wider than that and would overlap more
+        # the positions that a site truly reaches: windows at the ends are wider, and would overlap more
         first, stop = window.first, np.maximum(window.stop, window.first)
-        if window.natural is not None:  # all that is carried is right, and what follows relies on it
+        if window.natural is not None:  # all that is carried is right, and later layers rely on it
             first = np.maximum(window.natural[0], window.start)
             stop = np.maximum(np.minimum(window.natural[1], window.start + window.width), first)
         order = np.argsort(first, kind="stable")
@@ -117,7 +115,7 @@ def slots_of(window: Window, edits: int, reach: int, device: torch.device) -> Sl
 
 
 def laid_out(call: Call, slots: Slots) -> torch.Tensor:
-    """``(count, span, Cin)``: the mutants' differences in their slots."""
+    """Write the mutants' differences into their slots: ``(count, span, Cin)``."""
     x = call.x.reshape(-1, call.x.shape[-1])
     layout = x.new_zeros(slots.count * slots.span, x.shape[1])
     layout[slots.write] = x if slots.taken is None else x.index_select(0, slots.taken)
@@ -125,7 +123,7 @@ def laid_out(call: Call, slots: Slots) -> torch.Tensor:
 
 
 def taken_apart(call: Call, result: torch.Tensor, slots: Slots) -> torch.Tensor:
-    """The mutants' results ``(S*A, w + reach, Cout)`` from slots ``(count, span + reach, Cout)``."""
+    """Read the mutants' results ``(S*A, w + reach, Cout)`` from slots ``(count, span + reach, Cout)``."""
     rows = result.reshape(-1, result.shape[2]).index_select(0, slots.read)
     if slots.missing is not None:
         rows.index_fill_(0, slots.missing, 0)
@@ -133,16 +131,16 @@ def taken_apart(call: Call, result: torch.Tensor, slots: Slots) -> torch.Tensor:
 
 
 def convolved(call: Call, probes: torch.Tensor) -> torch.Tensor:
-    """The convolution of probes ``(P, span, Cin)``: ``(P, span + reach, Cout)``."""
+    """Convolve probes ``(P, span, Cin)``: ``(P, span + reach, Cout)``."""
     kernel = call.derived(
         "windows",
-        lambda: lowered_kernel(call.kernel, call.run.precision),
+        lambda: low_precision_kernel(call.kernel, call.run.precision),
     )
     return convolve_rows(probes, kernel, call.reach, call.dilation, call.groups)
 
 
 def cyclic(call: Call) -> torch.Tensor:
-    """Exact compressed sensing with the least number of probes."""
+    """Exact compressed sensing with the fewest probes."""
     slots = slots_of(call.window, call.x.shape[1], call.reach, call.x.device)
     return taken_apart(call, convolved(call, laid_out(call, slots)), slots)
 
@@ -153,16 +151,16 @@ class Sensing:
     Parameters
     ----------
     alpha: float
-        Probes for each nonzero.
+        Probes for each nonzero mutant.
     seed: int
     arrays: dict of tensors or None
-        From `arrays` of another, for the same ``alpha`` and ``seed``.
+        The `arrays` of another object with the same ``alpha`` and ``seed``.
     """
 
     def __init__(self, alpha: float, seed: int, arrays: dict[str, torch.Tensor] | None = None) -> None:
         self.alpha, self.seed = alpha, seed
         self._arrays = arrays or {}
-        self.condition = 1.0  # the largest condition number met
+        self.condition = 1.0  # the largest condition number found so far
         self.probes: dict[str, int] = {}
         self._kept = Kept[tuple[str, torch.device], tuple[torch.Tensor, torch.Tensor]](most_bytes=COEFFICIENTS_KEPT)
 
@@ -214,8 +212,8 @@ class Sensing:
         gram = columns @ columns.mT
         gram += torch.diag_embed((~active).double())  # an empty slot decodes to zero
         decode = torch.linalg.solve(gram, columns)
-        # positions with an empty slot would count its eigenvalue of 1; a few of the others tell enough, for
-        # eigenvalues are dear
+        # An empty slot would add its eigenvalue of 1, so only positions without one count. Eigenvalues are expensive,
+        # and a few positions tell enough.
         full = torch.nonzero(active.all(1)).flatten()
         if len(full):
             some = full[torch.linspace(0, len(full) - 1, min(len(full), CONDITIONS_LOOKED_AT)).long()]
@@ -224,8 +222,7 @@ class Sensing:
                 self.condition, float((eigenvalues[:, -1] / eigenvalues[:, 0].clamp(min=1e-300)).max().sqrt())
             )
         self.probes[str(layer)] = max(self.probes.get(str(layer), 0), probes)
-        # the input position i of a slot lies at the output positions i .. i + reach; its mutant is the one at
-        # any of them inside its window
+        # input position i of a slot reaches the output positions i .. i + reach, which belong to the same mutant
         first = self._input_mutants(slots)
         encode = (matrix[first.clamp(min=0)] * (first >= 0)[:, :, None]).movedim(1, 0).mT  # (span, P, count)
         return encode.to(device, dtype).contiguous(), decode.to(device, dtype).contiguous()
@@ -238,7 +235,7 @@ class Sensing:
 
 
 def gaussian(call: Call) -> torch.Tensor:
-    """Compressed sensing as published: random probes, least-squares decoding."""
+    """Compressed sensing as published: random probes and least-squares decoding."""
     sensing = call.run.plan.sensing
     if sensing is None:
         raise RuntimeError("the plan has no Gaussian sensing matrices")
@@ -249,6 +246,6 @@ def gaussian(call: Call) -> torch.Tensor:
     return taken_apart(call, result.movedim(1, 0), slots)
 
 
-WAYS["cyclic"] = WayEntry(cyclic, always, lambda shape, lowered: shape.reached <= (1.2 if lowered else 2))
+WAYS["cyclic"] = WayEntry(cyclic, always, lambda shape, low_precision: shape.reached <= (1.2 if low_precision else 2))
 WAYS["gaussian"] = WayEntry(gaussian, always, exact=False)
 SENSING_WAYS = ("cyclic", "gaussian")

@@ -1,9 +1,9 @@
 """Ways to run a convolution of stride 1 on windows of differences.
 
-Every way is one function ``way(call) -> (S*A, w + reach, Cout)`` with ``reach = (k - 1) * dilation``: the
-convolution of windows ``(S*A, w, Cin)``, zero around them, at every output position that they reach, or only at those
-that are wanted. They differ in how the ``w * k * Cin * Cout`` useful multiply-adds of a mutant are laid out, and so in
-how much is spent on zeros and on moving data. ``applies`` says None or why not.
+Every way is one function ``way(call) -> (S*A, w + reach, Cout)`` with ``reach = (k - 1) * dilation``. It convolves
+windows ``(S*A, w, Cin)``, zero around them, at every output position that they reach, or only at those that are wanted.
+The ways differ in how they lay out the ``w * k * Cin * Cout`` useful multiply-adds of a mutant, and so in how much
+they spend on zeros and on moving data. ``applies`` returns None, or the reason why a way does not apply.
 """
 
 from __future__ import annotations
@@ -16,27 +16,28 @@ import torch
 from yuzu._engine.kernels.products import (
     add_product,
     convolve_rows,
-    lowered,
-    lowered_kernel,
-    lowered_matrix,
+    in_low_precision,
+    low_precision_kernel,
+    low_precision_matrix,
     matrix_product,
     product,
 )
 from yuzu._engine.ways.call import BLOCK_POSITIONS, FEW_CHANNELS, Call, Shape
-from yuzu._engine.ways.few_output_channels import banded_few, block_of, fold_few, folded_block, folded_room
+from yuzu._engine.ways.few_output_channels import banded_few, block_of, fold_few, folded_block, folded_memory
 
-BLOCK_COLUMNS = 2048  # at most, of a product for several positions
-# channels, positions and the share of multiply-adds that is wanted, for which products of taps beat one convolution
+BLOCK_COLUMNS = 2048  # the most columns of a product for several positions
+# Products of single taps beat one convolution from so many channels and positions on, up to this share of multiply-adds
+# that are wanted, and up to so many taps.
 TAPS_CHANNELS, TAPS_WIDTH, TAPS_SHARE, MOST_TAPS = 64, 128, 0.55, 5
-# at most, of the weight of a whole window; and channels up to which, and the share of it that is not zero from which,
-# one product with it may be the fastest
+# `whole` may win with weights of at most so many elements, with up to so many channels (as a geometric mean of input
+# and output channels), and if at least this share of the weight is not zero.
 WHOLE_NUMBERS, WHOLE_CHANNELS, WHOLE_SHARE = 1 << 18, 64, 0.25
-WHOLE_KEPT = 2  # such weights of a layer
+WHOLE_KEPT = 2  # weights of `whole` that are kept for a layer, one for each window width
 
 
 def table(call: Call) -> torch.Tensor:
-    """First layer, one letter written over another: ``W[:, written] - W[:, overwritten]``, reversed along the
-    kernel. No arithmetic.
+    """Look up a first layer's result for one letter written over another: ``W[:, written] - W[:, overwritten]``,
+    reversed along the kernel. No arithmetic.
     """
     cout, cin, k = call.kernel.shape
 
@@ -56,24 +57,24 @@ def table(call: Call) -> torch.Tensor:
 
 
 def windows(call: Call) -> torch.Tensor:
-    """One convolution over all windows as a batch, channels last. Costs the zeros around narrow windows, and what it
-    yields beside what is wanted: where that is most, a product for each tap. With a kernel of 1 it is one product.
+    """One convolution over all windows as a batch, channels last. It also computes zeros around narrow windows, and
+    results that are not wanted; if these are most, it runs as `taps`. With a kernel of 1 it is one product.
     """
     if _mostly_unwanted(call):
         return taps(call)
     x = call.rows()
     if call.kernel.shape[2] == 1 and call.groups == 1:
         matrix = call.derived(
-            "channels", lambda: lowered_matrix(call.kernel[:, :, 0].T, call.run.precision, call.dtype)
+            "channels", lambda: low_precision_matrix(call.kernel[:, :, 0].T, call.run.precision, call.dtype)
         )
         flat = x.flatten(0, 1).to(matrix.dtype)
         return matrix_product(flat, matrix).to(call.dtype).view(*x.shape[:2], -1)
-    kernel = call.derived("windows", lambda: lowered_kernel(call.kernel, call.run.precision))
+    kernel = call.derived("windows", lambda: low_precision_kernel(call.kernel, call.run.precision))
     return convolve_rows(x, kernel, call.reach, call.dilation, call.groups, dtype=call.dtype)
 
 
 def _mostly_unwanted(call: Call) -> bool:
-    """Whether so little of what a convolution yields is wanted that `taps` is faster."""
+    """Tell whether so few results of a convolution are wanted that `taps` is faster."""
     (cout, cin, k), width = call.kernel.shape, call.x.shape[2]
     if call.wanted is None or call.groups > 1 or min(cin, cout) < TAPS_CHANNELS or width < TAPS_WIDTH or k > MOST_TAPS:
         return False
@@ -81,13 +82,15 @@ def _mostly_unwanted(call: Call) -> bool:
 
 
 def taps(call: Call) -> torch.Tensor:
-    """For each tap one product of all positions that it reads for what is wanted, added where it lands: exactly the
-    useful multiply-adds, but the result is read, written and, where it is lowered, rounded once for each tap.
+    """For each tap one product of all positions that it reads for the wanted results, added where it lands. These are
+    exactly the useful multiply-adds. But each tap reads and writes the result, and rounds it if it is in low precision.
     """
     x = call.rows()
     n, _, cin = x.shape
     first, stop = call.positions
-    weights = call.derived("taps", lambda: lowered(call.kernel.permute(2, 1, 0), call.run.precision).contiguous())
+    weights = call.derived(
+        "taps", lambda: in_low_precision(call.kernel.permute(2, 1, 0), call.run.precision).contiguous()
+    )
     x = x.to(weights.dtype)
     result = x.new_zeros(n, stop - first, call.kernel.shape[0], dtype=call.dtype)
     for weight, (place, low, high) in zip(weights, call.taps(), strict=True):
@@ -95,7 +98,7 @@ def taps(call: Call) -> torch.Tensor:
             continue
         part, read = result[:, place + low - first : place + high - first], x[:, low:high]
         each = weight.expand(n, *weight.shape)
-        if x.device.type == "cpu":  # oneDNN would be handed a copy of the weight for each window
+        if x.device.type == "cpu":  # oneDNN would get a copy of the weight for each window
             part += matrix_product(read.flatten(0, 1), weight).view(n, high - low, -1)
         elif part.dtype == weight.dtype:
             part.baddbmm_(read, each)
@@ -105,8 +108,9 @@ def taps(call: Call) -> torch.Tensor:
 
 
 def banded(call: Call) -> torch.Tensor:
-    """For each output position one product of the inputs that it reads with the taps that read them: of the banded
-    (Toeplitz) weight of the whole window exactly the part that is not zero. Few output channels: blocks of positions.
+    """For each output position one product of the inputs that it reads with the taps that read them. This is exactly
+    the nonzero part of the whole window's banded (Toeplitz) weight. With few output channels it takes blocks of
+    positions.
     """
     if call.kernel.shape[0] <= FEW_CHANNELS:
         return banded_few(call, wide=False)
@@ -114,8 +118,8 @@ def banded(call: Call) -> torch.Tensor:
 
 
 def blocks(call: Call) -> torch.Tensor:
-    """The same for several output positions at once: fewer and larger products, as lowered ones need to be fast, with
-    some zeros in them. Few output channels: larger blocks.
+    """Like `banded`, for several output positions at once. The products are fewer and larger, as low-precision products
+    must be to be fast, and contain some zeros. With few output channels the blocks are larger.
     """
     if call.kernel.shape[0] <= FEW_CHANNELS:
         return banded_few(call, wide=True)
@@ -133,7 +137,7 @@ def _banded(call: Call, block: int) -> torch.Tensor:
     width, span = w + call.reach, k + block - 1  # inputs that a block reads
 
     def make() -> torch.Tensor:
-        taps = lowered(call.kernel.permute(2, 1, 0), call.run.precision).contiguous()
+        taps = in_low_precision(call.kernel.permute(2, 1, 0), call.run.precision).contiguous()
         band = taps.new_zeros(span, cin, block, cout)
         for i in range(block):
             band[i : i + k, :, i] = taps
@@ -161,8 +165,8 @@ def _banded(call: Call, block: int) -> torch.Tensor:
 
 
 def whole(call: Call) -> torch.Tensor:
-    """One product of the whole window with its banded (Toeplitz) weight, zeros included: worth it where both are small,
-    for nothing else has to be called, summed or moved.
+    """One product of the whole window with its banded (Toeplitz) weight, zeros included. It pays if both are small,
+    since nothing else has to be called, summed or moved.
     """
     x = call.rows()
     n, w, cin = x.shape
@@ -176,9 +180,9 @@ def whole(call: Call) -> torch.Tensor:
         taps = call.kernel.flip(2).permute(1, 2, 0)
         for i in range(w):
             matrix[i, :, i : i + call.reach + 1 : max(call.dilation, 1)] = taps
-        return lowered(matrix.view(w * cin, width * cout), call.run.precision)
+        return in_low_precision(matrix.view(w * cin, width * cout), call.run.precision)
 
-    # by width: chunks in the middle of a sequence have one, those near its ends another, and those of ranges any
+    # keyed by width: chunks in the middle of a sequence have one, those near its ends another, those of ranges any
     matrices: dict[int, torch.Tensor] = call.derived("whole", dict)
     matrix = matrices.get(w)
     if matrix is None:
@@ -190,14 +194,16 @@ def whole(call: Call) -> torch.Tensor:
 
 
 def _each_phase(x: torch.Tensor, apart: int) -> list[torch.Tensor]:
-    """The positions of ``(N, w, C)`` that are ``apart`` from each other, side by side: ``(N, w' * C)`` a phase."""
+    """The phases of ``(N, w, C)``, each with the positions that are ``apart`` from each other: ``(N, w' * C)``."""
     if apart == 1:
         return [x.flatten(1)]
     return [x[:, phase::apart].flatten(1) for phase in range(apart)]
 
 
 def fold(call: Call) -> torch.Tensor:
-    """For each input position one product with all taps, summed where it lands: exactly the useful multiply-adds."""
+    """For each input position one product with all taps, summed where it lands: exactly the useful multiply-adds. With
+    few output channels it takes blocks of positions.
+    """
     x, apart = call.rows(), call.dilation
     n, w, cin = x.shape
     cout, _, k = call.kernel.shape
@@ -205,9 +211,10 @@ def fold(call: Call) -> torch.Tensor:
     if cout <= FEW_CHANNELS:
         return fold_few(call)
     taps = call.derived(
-        "fold", lambda: lowered(call.kernel.flip(2).permute(1, 2, 0).reshape(cin, k * cout), precision).contiguous()
+        "fold",
+        lambda: in_low_precision(call.kernel.flip(2).permute(1, 2, 0).reshape(cin, k * cout), precision).contiguous(),
     )
-    # the outputs that are a dilation apart lie side by side: one input's taps land on one stretch
+    # the outputs that are a dilation apart lie side by side, so one input's taps land on one contiguous run
     each = -(-(w + call.reach) // apart)
     result = x.new_empty(n, apart * each * cout, dtype=call.kernel.dtype)
     flat = x.to(taps.dtype).view(n, w * cin)
@@ -226,7 +233,7 @@ Way = Callable[[Call], torch.Tensor]
 
 @dataclass(frozen=True)
 class Held:
-    """Numbers that a way holds: made from the weights, and for one mutant on the way to its result."""
+    """The elements that a way holds: of tensors made from weights, and of one mutant's temporary tensors."""
 
     weights: int = 0
     of_mutant: int = 0
@@ -234,28 +241,42 @@ class Held:
 
 @dataclass(frozen=True)
 class WayEntry:
-    """A way, when it applies (None, or the reason why not), when it may be the fastest (with full or lowered products),
-    whether its result is exact, whether zeros, and what cancels, come out as zeros, not as rounding errors, and what it
-    holds.
+    """A way, and its facts.
 
-    A way that multiplies at every position that a window reaches cannot win where that is mostly zeros. Lowered
-    products cost little beside moving what they read and yield: zeros matter less there, and a way's own sums more.
+    A way that multiplies at every position that a window reaches cannot win if most of these are zeros. Low-precision
+    products cost little beside moving their operands and results, so zeros matter less there, and a way's own sums
+    more.
+
+    Attributes
+    ----------
+    run: callable
+    applies: callable
+        Returns None, or the reason why the way does not apply to a shape.
+    may_win: callable
+        Tells whether the way may be the fastest for a shape, with low-precision products or without.
+    exact: bool
+        Its result is exact but for rounding.
+    keeps_zeros: bool
+        Zeros, and terms that cancel, give zeros, not rounding errors.
+    held: callable
+        The elements that the way holds for a shape.
     """
 
     run: Way
     applies: Callable[[Shape], str | None]
-    may_win: Callable[[Shape, bool], bool] = lambda shape, lowered: True
+    may_win: Callable[[Shape, bool], bool] = lambda shape, low_precision: True
     exact: bool = True
     keeps_zeros: bool = True
-    held: Callable[[Shape, bool], Held] = lambda shape, lowered: Held()
+    held: Callable[[Shape, bool], Held] = lambda shape, low_precision: Held()
 
 
 def always(shape: Shape) -> str | None:
-    """Applies to every convolution of stride 1."""
+    """Apply to every convolution of stride 1."""
     return None
 
 
 def several_taps(shape: Shape) -> str | None:
+    """Apply to convolutions without groups that have more than one tap."""
     if shape.kernel == 1:
         return "a kernel of 1 is one product"
     return None if shape.groups == 1 else f"the convolution has {shape.groups} groups"
@@ -275,7 +296,7 @@ def _in_blocks(shape: Shape) -> str | None:
 
 def _as_a_whole(shape: Shape) -> str | None:
     if _numbers_of_whole(shape) > WHOLE_NUMBERS:
-        return f"the weight of the whole window has more than {WHOLE_NUMBERS} numbers"
+        return f"the weight of the whole window has more than {WHOLE_NUMBERS} elements"
     return several_taps(shape)
 
 
@@ -284,41 +305,49 @@ def _numbers_of_whole(shape: Shape) -> int:
     return shape.width * reached * shape.channels_in * shape.channels_out
 
 
-def held_by_blocks(shape: Shape, lowered: bool, wide: bool = True) -> Held:
-    """By products that take or yield several positions at once; ``wide`` blocks of few output channels."""
+def held_by_blocks(shape: Shape, low_precision: bool, wide: bool = True) -> Held:
+    """The elements held by products that take or yield several positions at once; ``wide`` for the larger blocks of few
+    output channels.
+    """
     kernel = shape.kernel * shape.channels_in * shape.channels_out // shape.groups
     positions = BLOCK_POSITIONS
     if shape.few:
-        folded = folded_block(shape, lowered) or 0
+        folded = folded_block(shape, low_precision) or 0
         positions = max(positions, block_of(shape.channels_out, shape.kernel, wide), folded)
     return Held(positions * (2 + 2 * positions // shape.kernel) * kernel)
 
 
-def _held_by_fold(shape: Shape, lowered: bool) -> Held:
-    return Held(of_mutant=folded_room(shape, lowered) if shape.few else 0)
+def _held_by_fold(shape: Shape, low_precision: bool) -> Held:
+    return Held(of_mutant=folded_memory(shape, low_precision) if shape.few else 0)
 
 
-def room_of_whole(shape: Shape) -> int:
-    """Numbers that the weights of `whole` hold."""
+def memory_of_whole(shape: Shape) -> int:
+    """The number of elements of the weights of `whole` that are kept."""
     return WHOLE_KEPT * _numbers_of_whole(shape) if _as_a_whole(shape) is None else 0
 
 
-def _whole_may_win(shape: Shape, lowered: bool) -> bool:
-    """With few channels: of many, products of one position are fast enough not to be worth the zeros."""
+def _whole_may_win(shape: Shape, low_precision: bool) -> bool:
+    """With few channels. With many, products of one position are fast, and the zeros do not pay."""
     few = shape.channels_in * shape.channels_out <= WHOLE_CHANNELS**2
     return few and shape.width * shape.reached * WHOLE_SHARE <= shape.kernel
 
 
-def _taps_may_win(shape: Shape, lowered: bool) -> bool:
-    """With many channels, and few taps: their sums are rounded to the dtype of the result."""
+def _taps_may_win(shape: Shape, low_precision: bool) -> bool:
+    """With many channels and few taps: every tap's sum is rounded to the dtype of the result."""
     return min(shape.channels_in, shape.channels_out, shape.width) >= TAPS_CHANNELS and shape.kernel <= MOST_TAPS
 
 
 WAYS: dict[str, WayEntry] = {
-    "windows": WayEntry(windows, always, lambda shape, lowered: shape.reached <= (3 if lowered else 2)),
+    "windows": WayEntry(windows, always, lambda shape, low_precision: shape.reached <= (3 if low_precision else 2)),
     "taps": WayEntry(taps, several_taps, _taps_may_win),
-    "fold": WayEntry(fold, several_taps, lambda shape, lowered: shape.few or not lowered, held=_held_by_fold),
+    "fold": WayEntry(
+        fold, several_taps, lambda shape, low_precision: shape.few or not low_precision, held=_held_by_fold
+    ),
     "banded": WayEntry(banded, several_taps),
-    "blocks": WayEntry(blocks, _in_blocks, lambda shape, lowered: lowered or shape.few, held=held_by_blocks),
-    "whole": WayEntry(whole, _as_a_whole, _whole_may_win, held=lambda shape, lowered: Held(room_of_whole(shape))),
+    "blocks": WayEntry(
+        blocks, _in_blocks, lambda shape, low_precision: low_precision or shape.few, held=held_by_blocks
+    ),
+    "whole": WayEntry(
+        whole, _as_a_whole, _whole_may_win, held=lambda shape, low_precision: Held(memory_of_whole(shape))
+    ),
 }

@@ -1,5 +1,5 @@
-"""The banded and the folded way of `convolution_ways` where a convolution has few output channels: products for one
-position would be narrow, and slow, so they take several at once.
+"""The banded and the folded way for convolutions with few output channels. Products for one position would be narrow
+and slow, so these take several positions at once.
 """
 
 from __future__ import annotations
@@ -9,22 +9,23 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from yuzu._engine.kernels.products import add_product, convolve_rows, lowered, lowered_kernel
+from yuzu._engine.kernels.products import add_product, convolve_rows, in_low_precision, low_precision_kernel
 from yuzu._engine.ways.call import BLOCK_POSITIONS, Call, Shape
 
-BLOCK_CHANNELS = 16  # positions taken at once, times channels
-WIDE_BLOCK_CHANNELS = 32  # of the way of blocks: more zeros, but a kernel that some processors run far faster
-MOST_PRODUCTS, MOST_LOWERED_PRODUCTS = 8, 2  # of blocks, beyond which one product for all of them is faster
+BLOCK_CHANNELS = 16  # positions taken at once, times output channels
+WIDE_BLOCK_CHANNELS = 32  # the same for the way `blocks`: more zeros, but some processors run this kernel far faster
+# products of blocks beyond which one product for all of them is faster
+MOST_PRODUCTS, MOST_LOW_PRECISION_PRODUCTS = 8, 2
 
 
 def block_of(channels: int, kernel: int, wide: bool) -> int:
-    """Positions that a product of `banded_few` yields."""
+    """The number of positions that a product of `banded_few` yields."""
     return min((WIDE_BLOCK_CHANNELS if wide else BLOCK_CHANNELS) // channels, kernel)
 
 
 def banded_few(call: Call, wide: bool) -> torch.Tensor:
-    """A product yields a block of positions: a convolution of stride ``block`` whose output channels are the positions
-    of a block, with a kernel that holds the layer's at every place in it. Costs some zeros.
+    """Products that each yield a block of positions: a convolution of stride ``block`` whose output channels are the
+    positions of a block. Its kernel holds the layer's kernel at every place in the block, and some zeros.
     """
     cout, cin, k = call.kernel.shape
     block = block_of(cout, k, wide)
@@ -33,13 +34,13 @@ def banded_few(call: Call, wide: bool) -> torch.Tensor:
         band = call.kernel.new_zeros(block, cout, cin, k + block - 1)
         for i in range(block):
             band[i, ..., i : i + k] = call.kernel
-        return lowered_kernel(band.flatten(0, 1), call.run.precision)
+        return low_precision_kernel(band.flatten(0, 1), call.run.precision)
 
     band = call.derived(f"blocks {block}", make)
 
     def of_phase(x: torch.Tensor) -> torch.Tensor:
         width = x.shape[1] + k - 1
-        ahead = -width % block  # the padding is the same on both sides: outputs begin so many positions early
+        ahead = -width % block  # padding is the same on both sides, so outputs begin that many positions early
         result = convolve_rows(x, band, k - 1 + ahead, 1, 1, block, dtype=call.dtype)
         return result.view(len(x), -1, cout)[:, ahead : ahead + width]
 
@@ -47,17 +48,17 @@ def banded_few(call: Call, wide: bool) -> torch.Tensor:
 
 
 def fold_few(call: Call) -> torch.Tensor:
-    """A product takes a block of input positions, and yields all that the block reaches. Costs some zeros, but products
-    wide enough to be fast. Where blocks are many, one product takes them all.
+    """Products that each take a block of input positions, and yield all outputs that the block reaches. They contain
+    some zeros, but are wide enough to be fast. If there are many blocks, one product takes them all.
     """
     cout, cin, k = call.kernel.shape
 
-    def spread(name: str, block: int, room: int) -> torch.Tensor:
+    def spread(name: str, block: int, outputs: int) -> torch.Tensor:
         def make() -> torch.Tensor:
-            taps = call.kernel.new_zeros(block, cin, room, cout)
+            taps = call.kernel.new_zeros(block, cin, outputs, cout)
             for i in range(block):
                 taps[i, :, i : i + k] = call.kernel.flip(2).permute(1, 2, 0)
-            return lowered(taps.reshape(block * cin, room * cout), call.run.precision).contiguous()
+            return in_low_precision(taps.reshape(block * cin, outputs * cout), call.run.precision).contiguous()
 
         return call.derived(name, make)
 
@@ -84,7 +85,7 @@ def fold_few(call: Call) -> torch.Tensor:
         whole, rest = divmod(w, block)
         result = x.new_zeros(n, whole + bool(rest) + steps - 1, block * cout, dtype=call.kernel.dtype)
         if x.dtype == taps.dtype:
-            # a product for each row of the batch, for blocks do not lie evenly over their border; the rest by itself
+            # one product for each row of the batch, since blocks do not cross rows; the rest of a row by itself
             blocks = x[:, : whole * block].unflatten(1, (whole, block)).flatten(2)
             parts = torch.bmm(blocks, taps.expand(n, *taps.shape))
             if rest:
@@ -93,7 +94,7 @@ def fold_few(call: Call) -> torch.Tensor:
                     x[:, whole * block :].flatten(1) @ taps[: rest * cin, :reached]
                 )
         else:
-            # it is copied for its dtype anyway
+            # the conversion copies it anyway, so padding is free
             blocks = F.pad(x.to(taps.dtype), (0, 0, 0, -w % block)).view(-1, block * cin)
             parts = (blocks @ taps).view(n, -1, steps * block * cout)
         for i in range(steps):
@@ -101,12 +102,14 @@ def fold_few(call: Call) -> torch.Tensor:
         return result.view(n, -1, cout)[:, : w + k - 1]
 
     shape = Shape(call.x.shape[2], k, call.dilation, cin, cout, call.groups)
-    block = folded_block(shape, lowered(call.kernel[:0], call.run.precision).dtype != call.kernel.dtype)
+    block = folded_block(shape, in_low_precision(call.kernel[:0], call.run.precision).dtype != call.kernel.dtype)
     return _by_phases(call, by_products if block is None else lambda x: in_one_product(x, block))
 
 
 def _by_phases(call: Call, of_phase: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """What a way for a dilation of 1 gives for the positions that are a dilation apart, in their places."""
+    """Run a way for a dilation of 1 on the positions that are a dilation apart, phase by phase, and interleave the
+    results.
+    """
     x, apart = call.rows(), call.dilation
     if apart == 1:
         return of_phase(x).contiguous()
@@ -117,26 +120,29 @@ def _by_phases(call: Call, of_phase: Callable[[torch.Tensor], torch.Tensor]) -> 
     return result
 
 
-def folded_block(shape: Shape, lowers: bool) -> int | None:
-    """Input positions of a block where the folded way takes all blocks of few output channels in one product; None
-    where a product for each is faster: with few blocks, and where the blocks' results are larger than what they read.
+def folded_block(shape: Shape, low_precision: bool) -> int | None:
+    """The number of input positions of a block, if the folded way takes all blocks of few output channels in one
+    product. None if a product for each block is faster: with few blocks, or if their results are much larger than their
+    inputs.
     """
     positions = BLOCK_CHANNELS // shape.channels_out
-    block = max(2 * positions, BLOCK_POSITIONS) if lowers else max(positions, -(-shape.kernel // BLOCK_POSITIONS))
+    block = (
+        max(2 * positions, BLOCK_POSITIONS) if low_precision else max(positions, -(-shape.kernel // BLOCK_POSITIONS))
+    )
     block = min(block, max(shape.kernel, BLOCK_POSITIONS))
-    most = MOST_LOWERED_PRODUCTS if lowers else MOST_PRODUCTS
+    most = MOST_LOW_PRECISION_PRODUCTS if low_precision else MOST_PRODUCTS
     few = shape.width <= most * BLOCK_POSITIONS * shape.dilation
     return None if few or _steps(block, shape.kernel) * shape.channels_out > 2 * shape.channels_in else block
 
 
-def folded_room(shape: Shape, lowers: bool) -> int:
-    """Numbers that the results of the blocks hold, for one mutant, before they are summed."""
-    block = folded_block(shape, lowers)
+def folded_memory(shape: Shape, low_precision: bool) -> int:
+    """The number of elements of one mutant's blocks of results, before they are summed."""
+    block = folded_block(shape, low_precision)
     if block is None:
         return 0
     return (-(-shape.width // shape.dilation) + block) * _steps(block, shape.kernel) * shape.channels_out
 
 
 def _steps(block: int, kernel: int) -> int:
-    """Blocks of outputs that a block of inputs reaches."""
+    """The number of output blocks that an input block reaches."""
     return -(-(block + kernel - 1) // block)

@@ -1,14 +1,15 @@
-"""A way of `convolution_ways` with fewer multiplications than there are pairs of positions and taps.
+"""A way to run a convolution with fewer multiplications than there are pairs of positions and taps.
 
-A block of ``m`` positions and one of ``r`` taps are polynomials, and their convolution is the product: ``m + r - 1``
-coefficients, known from its values at as many points. So both are evaluated there, multiplied point by point, and the
-coefficients interpolated: ``m + r - 1`` products of channels in place of ``m r`` (Toom 1963; Cook 1966; Winograd,
-"Arithmetic complexity of computations", 1980; for networks Lavin and Gray, "Fast algorithms for convolutional neural
-networks", 2016). Infinity is one of the points: the value there is the leading coefficient.
+A block of ``m`` positions and a block of ``r`` taps are polynomials, and their convolution is the polynomials' product.
+It has ``m + r - 1`` coefficients, which follow from its values at as many points. So both blocks are evaluated at the
+points, multiplied point by point, and the coefficients are interpolated. That takes ``m + r - 1`` products of channels
+in place of ``m r`` (Toom 1963; Cook 1966; Winograd, "Arithmetic complexity of computations", 1980; for networks Lavin
+and Gray, "Fast algorithms for convolutional neural networks", 2016). Infinity is one of the points: the value there is
+the leading coefficient.
 
-Exact but for rounding, which evaluation and interpolation amplify: about three times with 8 points. Zeros, and what
-cancels in direct products, come out as rounding errors, too: it is chosen only where nothing that follows makes much of
-them (`steadiness`).
+The result is exact but for rounding, which evaluation and interpolation amplify about threefold with 8 points. Zeros,
+and terms that cancel in direct products, come out as rounding errors. So this way is chosen only for layers after which
+small errors stay small (`find_well_conditioned`).
 """
 
 from __future__ import annotations
@@ -22,33 +23,37 @@ from yuzu._engine.kernels.products import product
 from yuzu._engine.ways.call import Call, Shape
 from yuzu._engine.ways.convolution import WAYS, Held, WayEntry, banded, several_taps
 
-POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # the first of them are taken, and infinity
+POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # a form takes the first of them, and infinity
 MOST_POINTS = len(POINTS) + 1
-MOST_WIDTH = 32  # positions of a window: what evaluation multiplies grows with their square
-LEAST_CHANNELS = 48
-TRANSFORM_COST = 6  # of a multiply-add in evaluation and interpolation, in those of channels: small products are slow
-LEAST_GAIN = 0.9  # of the multiply-adds of the other ways, with those of transforms, that this one may have to win
+MOST_WIDTH = 32  # positions of a window, at most: the cost of evaluation grows with their square
+LEAST_CHANNELS = 48  # input and output channels from which on this way may win
+# cost of a multiply-add in evaluation and interpolation, relative to one in products of channels: small products are
+# slow
+TRANSFORM_COST = 6
+LEAST_GAIN = 0.9  # part of the other ways' multiply-adds that this way, transforms included, may take to win
 
 
 @dataclass(frozen=True)
 class Form:
-    """Blocks of ``positions`` and of ``taps``."""
+    """The sizes of the blocks: ``positions`` and ``taps``."""
 
     positions: int
     taps: int
 
     @property
     def points(self) -> int:
+        """The number of points at which blocks are evaluated."""
         return self.positions + self.taps - 1
 
     def counts(self, width: int, kernel: int) -> tuple[int, int]:
-        """Blocks of a window, of one phase where the convolution is dilated, and of the kernel."""
+        """The number of blocks of a window (of one phase, if the convolution is dilated), and of the kernel."""
         return -(-width // self.positions), -(-kernel // self.taps)
 
     def terms(self, width: int, kernel: int) -> list[Term]:
-        """What has to be multiplied at each point.
+        """The products to compute at each point.
 
-        Where both kinds of block are as long, several pairs of them land on the same place, and one product sums them.
+        If blocks of positions and of taps are equally long, several pairs land on the same place, and one product sums
+        them.
         """
         blocks, groups = self.counts(width, kernel)
         if self.positions != self.taps:
@@ -66,7 +71,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Term:
-    """A product at each point.
+    """A product to compute at each point.
 
     Attributes
     ----------
@@ -75,7 +80,7 @@ class Term:
     blocks: tuple of two ints
         First and stop of the blocks of positions that it reads, side by side.
     groups: tuple of two ints
-        First and stop of the blocks of taps, which are in falling order.
+        First and stop of the blocks of taps, which are in descending order.
     """
 
     place: int
@@ -85,7 +90,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Transforms:
-    """Evaluation ``(points * blocks, w)``, interpolation ``(positions, points * terms)``, and the terms between."""
+    """Evaluation ``(points * blocks, w)``, the terms, and interpolation ``(positions, points * terms)``."""
 
     evaluation: torch.Tensor
     interpolation: torch.Tensor
@@ -93,23 +98,23 @@ class Transforms:
 
 
 def winograd(call: Call) -> torch.Tensor:
-    """Values at points, products of channels for each of them, and interpolation."""
+    """Evaluate the window at the points, multiply channels at each of them, and interpolate."""
     x, kernel = call.rows().to(call.kernel.dtype), call.kernel
     (n, w, cin), (cout, _, k) = x.shape, kernel.shape
     shape = Shape(w, k, call.dilation, cin, cout, call.groups)
     form = best_form(shape)
-    if form is None or _applies(shape):  # windows near the ends, and of a last chunk, may be narrower or wider
+    if form is None or _applies(shape):  # windows near the ends, or of a last chunk, may be narrower or wider
         return banded(call)
     there = _transforms(form, w, k, call.dilation, call.positions, x.dtype, x.device)
     weights = call.derived(f"winograd {form.positions} {form.taps}", lambda: _values_of_taps(kernel, form))
     values = torch.bmm(there.evaluation.expand(n, -1, -1), x).view(n, form.points, -1, cin)
     results = _multiplied(values, weights, there.terms)
-    del values  # much that is freed at once is handed back to the system
+    del values  # before the results: much memory that is freed at once would go back to the system
     return torch.bmm(there.interpolation.expand(n, -1, -1), results.flatten(1, 2)).to(call.dtype)
 
 
 def _multiplied(values: torch.Tensor, weights: torch.Tensor, terms: list[Term]) -> torch.Tensor:
-    """``(N, points, terms, Cout)``: products read and write rows that lie evenly in it, and nothing is moved."""
+    """Compute the products: ``(N, points, terms, Cout)``. They read and write evenly spaced rows, so nothing is moved."""
     n, points, _, cin = values.shape
     results = values.new_empty(n, points, len(terms), weights.shape[2])
     for i, term in enumerate(terms):
@@ -122,14 +127,14 @@ def _multiplied(values: torch.Tensor, weights: torch.Tensor, terms: list[Term]) 
 
 @functools.lru_cache(maxsize=64)
 def _points(form: Form, count: int) -> torch.Tensor:
-    """What the points make of ``count`` coefficients: ``(points, count)``, float64."""
+    """The matrix that evaluates ``count`` coefficients at the points: ``(points, count)``, float64."""
     finite = [[point**power for power in range(count)] for point in POINTS[: form.points - 1]]
     infinite = [float(power == count - 1) for power in range(count)]
     return torch.tensor([*finite, infinite], dtype=torch.float64, device="cpu")
 
 
 def _values_of_taps(kernel: torch.Tensor, form: Form) -> torch.Tensor:
-    """The kernel's blocks of taps at the points: ``(points, groups * Cin, Cout)``, the last block first."""
+    """Evaluate the kernel's blocks of taps at the points: ``(points, groups * Cin, Cout)``, the last block first."""
     cout, cin, k = kernel.shape
     groups = -(-k // form.taps)
     taps = kernel.new_zeros(groups * form.taps, cin, cout, dtype=torch.float64)
@@ -149,8 +154,8 @@ def _transforms(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Transforms:
-    """For windows of a width, and of the result's positions those that are wanted. Positions that are a dilation apart
-    are convolved by themselves.
+    """The transforms for windows of a width and the wanted positions of the result. Each phase, the positions that are
+    a dilation apart, is convolved by itself.
     """
     of_positions, of_results = _points(form, form.positions), _points(form, form.points).inverse()
     reached = width + (kernel - 1) * dilation
@@ -179,8 +184,8 @@ def _transforms(
 
 @functools.lru_cache(maxsize=1024)
 def best_form(shape: Shape) -> Form | None:
-    """The blocks that take the fewest multiply-adds, transforms among them, of those with fewer products; None where
-    there are none.
+    """The form with the fewest multiply-adds, transforms included, among those with fewer products than the direct
+    ways; None if there is none.
     """
     width = -(-shape.width // shape.dilation)
     found = [
@@ -199,12 +204,12 @@ def _products(form: Form, width: int, kernel: int) -> int:
 
 
 def _results(form: Form, width: int, kernel: int) -> int:
-    """Products that are interpolated."""
+    """The number of products that are interpolated."""
     return form.points * len(form.terms(width, kernel))
 
 
 def _multiply_adds(form: Form, shape: Shape) -> float:
-    """Of one mutant, in those of the products of channels."""
+    """The cost of one mutant, in multiply-adds of the products of channels."""
     width, phases = -(-shape.width // shape.dilation), min(shape.dilation, shape.width)
     products = _products(form, width, shape.kernel) * shape.channels_in * shape.channels_out
     evaluated = form.points * form.counts(width, shape.kernel)[0] * shape.width * shape.channels_in
@@ -213,8 +218,8 @@ def _multiply_adds(form: Form, shape: Shape) -> float:
     return phases * (products + TRANSFORM_COST * (evaluated + interpolated))
 
 
-def room(shape: Shape) -> int:
-    """Numbers that the values at the points hold, or the results if these are more, for one mutant."""
+def memory(shape: Shape) -> int:
+    """The number of elements of one mutant's values at the points, or of its results there if these are more."""
     form = best_form(shape)
     if form is None:
         return 0
@@ -223,8 +228,8 @@ def room(shape: Shape) -> int:
     return phases * max(values, _results(form, width, shape.kernel) * shape.channels_out)
 
 
-def room_of_weights(shape: Shape) -> int:
-    """Numbers that the kernel's values at the points hold."""
+def memory_of_weights(shape: Shape) -> int:
+    """The number of elements of the kernel's values at the points."""
     form = best_form(shape)
     groups = form.counts(shape.width, shape.kernel)[1] if form else 0
     return form.points * groups * shape.channels_in * shape.channels_out if form else 0
@@ -236,17 +241,17 @@ def _applies(shape: Shape) -> str | None:
     return several_taps(shape) or (None if best_form(shape) else "no blocks have fewer products")
 
 
-def _may_win(shape: Shape, lowered: bool) -> bool:
-    """Lowered products would round what is evaluated, and cost little beside it."""
-    if lowered or min(shape.channels_in, shape.channels_out) < LEAST_CHANNELS:
+def _may_win(shape: Shape, low_precision: bool) -> bool:
+    """Only with full products: low precision would round the values at the points, and save little beside them."""
+    if low_precision or min(shape.channels_in, shape.channels_out) < LEAST_CHANNELS:
         return False
     form = best_form(shape)
     direct = shape.width * shape.kernel * shape.channels_in * shape.channels_out
     return form is not None and _multiply_adds(form, shape) < LEAST_GAIN * direct
 
 
-def _held(shape: Shape, lowered: bool) -> Held:
-    return Held(room_of_weights(shape), room(shape))
+def _held(shape: Shape, low_precision: bool) -> Held:
+    return Held(memory_of_weights(shape), memory(shape))
 
 
 WAYS["winograd"] = WayEntry(winograd, _applies, _may_win, keeps_zeros=False, held=_held)
