@@ -89,7 +89,7 @@ def test_files_that_may_not_be_read(job, monkeypatch, capsys, option, tmp_path):
 def test_a_file_that_another_job_has_open(job, capsys):
     _, arguments = job
     assert command_line.main(arguments) == 0
-    held = "import sys, time\nfile = h5py.File('s.h5', 'a')\nprint('open', flush=True)\nsys.stdin.read()"
+    held = "import h5py, sys, time\nfile = h5py.File('s.h5', 'a')\nprint('open', flush=True)\nsys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         other.stdout.readline()
         capsys.readouterr()

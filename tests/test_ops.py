@@ -80,7 +80,7 @@ def test_a_new_handler_leaves_a_saved_precomputation_valid(registering, tmp_path
         warnings.simplefilter("error")
         found = yuzu.yuzu_ism(model, X, loaded, output="delta", device="cpu")
     assert_right(found, model, X, output="delta")
-    assert loaded.decisions["fingerprint"] == yuzu.precompute(model, L, device="cpu").decisions["fingerprint"]
+    assert loaded.decisions.fingerprint == yuzu.precompute(model, L, device="cpu").decisions.fingerprint
 
 
 def test_a_handler_like_ours_changes_no_graph(registering):
