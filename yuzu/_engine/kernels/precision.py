@@ -14,13 +14,14 @@ from yuzu._engine.kernels import onednn as onednn_products
 
 @contextlib.contextmanager
 def products(precision: str, device: torch.device) -> Iterator[None]:
-    """Set the arithmetic inside, and restore the caller's settings afterwards. There is no autocast. On CUDA products
-    use TF32 for ``"high"`` and ``"medium"``, but not for ``"highest"``. On a CPU they are float32, since a run converts
-    its operands to bfloat16 by itself.
+    """A context with the arithmetic of a precision; it restores the caller's settings. There is no autocast. On CUDA
+    products use TF32 for ``"high"`` and ``"medium"``, but not for ``"highest"``. On a CPU they are float32, since a run
+    converts its operands to bfloat16 by itself.
 
-    Both must be set. cuDNN uses TF32 for float32 convolutions unless told not to. oneDNN multiplies in bfloat16, where
-    it can, after ``torch.set_float32_matmul_precision("medium")``. PyTorch has one setting for all threads: on a CPU
-    the last run to end restores it; on CUDA simultaneous runs of different precision disturb each other.
+    cuDNN and oneDNN must be told. cuDNN uses TF32 for float32 convolutions unless told not to. oneDNN multiplies in
+    bfloat16, where it can, after ``torch.set_float32_matmul_precision("medium")``. PyTorch has one setting for all
+    threads: on a CPU the last run to end restores it; on CUDA simultaneous runs of different precision disturb each
+    other.
     """
     setting = _on_cuda(precision != "highest") if device.type == "cuda" else _on_cpu.held()
     with torch.autocast(device.type, enabled=False), setting:
@@ -95,7 +96,7 @@ _on_cpu, _by_onednn = _Float32(), _ByOneDNN()
 
 
 def fastest_products(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Use the fastest float32 products inside, for a plan's own operations only. While the setting is held, PyTorch
+    """A context with the fastest float32 products, for a plan's own operations only. While the setting is held, PyTorch
     refuses ``torch.get_float32_matmul_precision()``, which a model or function of the user may call.
     """
     return _by_onednn.held() if device.type == "cpu" else contextlib.nullcontext()

@@ -57,7 +57,7 @@ def may_widen(precision: str, device: str) -> bool:
 
 
 def find_widened(flow: Flow) -> Widened:
-    """Find the nodes for which float64 is worth it, on devices and with products for which it is (`may_widen`)."""
+    """Find the nodes to compute in float64, on devices and with products for which that is worth it (`may_widen`)."""
     nodes, rules = flow.graph.nodes, flow.rules
     steep = _find_steep(flow)
     matters, near, summed = ([False] * len(nodes) for _ in range(3))

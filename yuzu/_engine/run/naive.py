@@ -165,8 +165,8 @@ def _runs(run: Callable[[torch.Tensor], Any], X: torch.Tensor) -> bool:
 def explained(
     clone: torch.nn.Module, X: torch.Tensor, args: tuple[torch.Tensor, ...], device: torch.device, name: str
 ) -> Iterator[None]:
-    """Run a model inside. An error that one sequence alone raises, too, becomes that of `try_model`. Others, such as
-    out of memory, stay. It costs nothing if there is no error.
+    """A context for a model's forward pass. An error that one sequence alone raises, too, becomes that of `try_model`.
+    Others, such as out of memory, stay. It costs nothing if there is no error.
     """
     try:
         yield

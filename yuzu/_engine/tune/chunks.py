@@ -17,7 +17,8 @@ from yuzu._engine.tune.examples import Examples, shared_evenly, span_of
 
 LONGEST_TRIAL = 0.2  # seconds for the trial of one chunk size
 # If naive ISM takes more than LONG_CHUNK seconds for the mutants of a chunk, a chunk of FEWER_SITES times fewer sites
-# is tried first. The chunk itself is not tried if it would take more than LONG_CHUNK seconds and no other could follow.
+# is tried first. The chunk itself is not tried if it would take more than LONG_CHUNK seconds and no other size could
+# follow.
 LONG_CHUNK, FEWER_SITES = 1.0, 8
 LONG_RUN = 1.5  # seconds of a chunk from which on it runs only once
 # Seconds for the search for a chunk size: at most, and at least; and for the trials of ways and that search together.

@@ -26,7 +26,7 @@ MOST_LOW_PRECISION_ERROR = 0.5
 # Triton kernels: rounding usually gives a hundredth of these. Small differences of large values have larger errors, but
 # then without kernels, too.
 MOST_KERNEL_ERROR = {"highest": 1e-3, "high": 5e-2, "medium": 0.2}
-# The chosen ways: some round a few times as much as others, and a small difference may lose a large part of itself.
+# The chosen ways: some round a few times as much as others, which may be a large part of a small difference.
 MOST_WAYS_ERROR = {"highest": 5e-2, "high": 5e-2, "medium": 0.2}
 FAR_LESS = 0.3  # times the error: the plainer plan is right if its own error is at most this
 DISAGREES = "the captured graph does not agree with the model"
@@ -112,7 +112,7 @@ def _as_run(trial: Trial, attempt: Attempt) -> str:
     return trial.off(attempt, MOST_WAYS_ERROR[kind], plan.precision, once=True)
 
 
-# ---- the next lower attempt; None where a rung has none to offer
+# ---- the next lower attempt; None if a rung has none
 
 
 def _without_kernels(trial: Trial, attempt: Attempt, off: str) -> Attempt:

@@ -74,10 +74,10 @@ def check_law(
     Raises
     ------
     AssertionError
-        Where the law is broken, where the handler gives no rule, or where the operation is not met; the message says
-        which operation, which edit, and by how much.
+        If the law is broken, if the handler gives no rule, or if the operation does not occur; the message says which
+        operation, which edit, and by how much.
     ValueError
-        For something that cannot be captured, or where the operation is not clear.
+        If the module or function cannot be captured, or if the operation is not clear.
 
     Examples
     --------
@@ -150,7 +150,7 @@ def _operations(handler: Handler, graph: Graph, operation: str | None) -> set[st
 
 @contextlib.contextmanager
 def _for(handler: Handler, operations: set[str]) -> Iterator[None]:
-    """Register the handler for some operations inside."""
+    """A context in which plans take the handler for some operations."""
     before = {name: _REGISTRY.get(name) for name in operations}
     _REGISTRY.update(dict.fromkeys(operations, handler))
     try:

@@ -31,11 +31,11 @@ class Memory:
     Attributes
     ----------
     site: int
-        Of one site.
+        The bytes of one site.
     sequence: int
-        Of one sequence.
+        The bytes of one sequence.
     weights: int
-        Of the weights that are laid out anew.
+        The bytes of weights that are laid out anew.
     block: int
         A site's part of the largest tensor.
     """
@@ -149,8 +149,8 @@ def bytes_of_a_row(run: Callable[[], object]) -> int:
 
 
 def most_sites(memory: Memory, limit: int, device: torch.device) -> int:
-    """The number of sites that a chunk may hold within a limit in bytes and with no tensor above `LARGEST_BLOCK`; at
-    least 1.
+    """The number of sites, at least 1, that a chunk may hold within ``limit`` bytes, with no tensor above
+    `LARGEST_BLOCK`.
     """
     sites = (limit - memory.sequence - memory.weights) // max(memory.site, 1)
     return max(min(sites, LARGEST_BLOCK.get(device.type, limit) // max(memory.block, 1)), 1)

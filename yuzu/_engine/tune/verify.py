@@ -167,7 +167,7 @@ def _in_double(
 
 
 def _run_few(plan: Plan, terms: _Terms, device: torch.device, as_run: bool) -> tuple[Run, Sites, list[Any]] | Verdict:
-    """Compute the reference and the changes of a few mutants. Returns a verdict instead if a handler raises an error."""
+    """Compute the reference and the changes of a few mutants; or return a verdict, if a handler raises an error."""
     run = Run(plan, Weights(terms.model_copy, device), Derived(fixed=True), device)
     run.once = not as_run
     sites = few_sites(terms.x, few_places(plan, terms.x.shape[2]))
@@ -245,7 +245,7 @@ def _tensor_outputs(plan: Plan) -> list[int]:
 
 def bytes_of_a_mutant(plan: Plan) -> int:
     """Estimate the most bytes that one mutant takes in float64. For convolutions PyTorch lays out the inputs of all
-    taps; otherwise it is a few times the largest value.
+    taps; otherwise it is four times the largest value.
     """
     numbers = [0]
     for node, rule in zip(plan.graph.nodes, plan.rules, strict=True):
@@ -306,7 +306,7 @@ def _first_wrong(
     tolerance: float,
 ) -> int:
     """Run the graph itself on the mutants, and compare the engine's values with it node by node. Returns the first
-    wrong node, or -1 if there is none.
+    wrong node; -1 if the graph disagrees with the model, or no node is wrong.
     """
     graph = run.plan.graph
     values: list[Any] = []
