@@ -345,7 +345,7 @@ class Run(Context):
 
     @contextlib.contextmanager
     def _in_its_dtype(self, index: int, wide: Container[int] | None = None) -> Iterator[None]:
-        """A context with the reference in float64, if the node runs in float64 (or is in ``wide``, if that is given)."""
+        """A context with the reference in float64, if the node runs in float64 (or, if given, is in ``wide``)."""
         plain = self.reference
         if plain.wide is not None and index in (self.widened.run if wide is None else wide):
             self.reference = plain.wide
