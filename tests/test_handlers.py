@@ -9,7 +9,7 @@ from torch import nn
 import yuzu
 from tests.small_models import sequences
 from yuzu import handlers as kit
-from yuzu._engine.handlers.contract import registered
+from yuzu._engine.handlers.registry import registered
 
 
 def smooth(x):

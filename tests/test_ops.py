@@ -12,7 +12,7 @@ from tests.oracle import assert_right
 from tests.small_models import randomized, sequences
 from yuzu import handlers as kit
 from yuzu._engine import ops
-from yuzu._engine.handlers import contract
+from yuzu._engine.handlers import registry
 from yuzu._engine.rewrite.all import capture
 
 L = 30
@@ -21,7 +21,7 @@ L = 30
 @pytest.fixture
 def registering(monkeypatch):
     """Handlers that are registered in a test are gone after it."""
-    monkeypatch.setattr(contract, "_REGISTRY", dict(contract._REGISTRY))
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
     monkeypatch.setattr(ops, "_OF_THE_USER", set(ops._OF_THE_USER))
 
 
@@ -57,7 +57,7 @@ def test_each_operation_of_the_table_exists():
 
 
 def test_each_operation_that_we_have_a_handler_for_stays_whole():
-    without = {name for name in contract.registered() if "." in name and not ops.stays_whole(name)}
+    without = {name for name in registry.registered() if "." in name and not ops.stays_whole(name)}
     ours = {name for name in without if name.startswith(("aten.", "yuzu."))}
     assert not ours, "add rows to ops.py"
 

@@ -134,9 +134,9 @@ def test_kept_for_as_many_lengths_as_memory_allows_and_no_longer_than_the_model(
 
 
 def test_a_handler_registered_after_the_first_call_is_used():
-    from yuzu._engine.handlers import contract
+    from yuzu._engine.handlers import registry
 
-    handler = contract._REGISTRY.pop("aten.avg_pool1d")
+    handler = registry._REGISTRY.pop("aten.avg_pool1d")
     model, X = nn.Sequential(nn.Conv1d(4, 3, 5), nn.AvgPool1d(3, 1), nn.Conv1d(3, 2, 3)).eval(), sequences(1, L)
     try:
         with pytest.warns(yuzu.YuzuWarning, match="no handler for aten.avg_pool1d"):

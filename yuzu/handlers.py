@@ -7,8 +7,8 @@ a few neighbouring positions, and `Linear` for one that does so linearly. `check
 
 from yuzu._engine.handlers.contract import Rule as Rule
 from yuzu._engine.handlers.contract import View as View
-from yuzu._engine.handlers.contract import handles as handles
-from yuzu._engine.handlers.elementwise import OnRows as RowWise
+from yuzu._engine.handlers.registry import handles as handles
+from yuzu._engine.handlers.values import OnRows as RowWise
 from yuzu._engine.handlers.windowed import Linear as Linear
 from yuzu._engine.handlers.windowed import Windowed as Windowed
 from yuzu._engine.layout import Change as Change

@@ -15,7 +15,7 @@ from tests.laws.random_models import (
 )
 from yuzu import models
 from yuzu._engine.capture import export
-from yuzu._engine.handlers import contract
+from yuzu._engine.handlers import registry
 from yuzu._engine.plan.plan import make_plan
 from yuzu._engine.rewrite.all import capture
 
@@ -127,5 +127,5 @@ def test_a_users_handler_changes_no_graph(monkeypatch: pytest.MonkeyPatch, trace
     model = seeded(Unknown).eval()
     before = capture(model, (4, LENGTH), (), torch.float64).fingerprint()
     assert traced_twice, "there is a handler by now: take another operation"
-    monkeypatch.setitem(contract._REGISTRY, "aten.renorm", lambda view: "not now")
+    monkeypatch.setitem(registry._REGISTRY, "aten.renorm", lambda view: "not now")
     assert capture(model, (4, LENGTH), (), torch.float64).fingerprint() == before

@@ -15,7 +15,7 @@ from tests.capturing import decide
 from tests.laws.random_models import Fn
 from tests.oracle import errors
 from tests.small_models import sequences
-from yuzu._engine.handlers import elementwise
+from yuzu._engine.handlers import values
 from yuzu._engine.run import run
 
 LENGTH = 60
@@ -79,7 +79,7 @@ def test_small_differences_keep_their_digits(name: str, device: str, monkeypatch
     in_chunks, _ = errors(yuzu.yuzu_ism(model, X, made, output="delta", device=device), truth)
     assert in_chunks < 2e-6
 
-    monkeypatch.setattr(elementwise.OfValues, "may_widen", lambda *_: False)
+    monkeypatch.setattr(values.OfValues, "may_widen", lambda *_: False)
     monkeypatch.setattr(run, "may_widen", lambda *_: False)
     plain, _ = errors(yuzu.yuzu_ism(model, X, made, output="delta", device=device), truth)
     assert error < 2e-6 and error < plain / 3, (error, plain)
@@ -90,12 +90,12 @@ def test_float64_only_where_it_pays(precision: str, small: bool, wide: bool, mon
     model = behind(nn.GELU()) if small else nn.Sequential(nn.Conv1d(4, 6, 9, padding=4), nn.GELU())
     asked = set()
 
-    class Spy(elementwise.Local):
+    class Spy(values.Local):
         def _difference(self, *args, **kwargs):
             asked.add(kwargs["wide"])
             return super()._difference(*args, **kwargs)
 
-    monkeypatch.setattr(elementwise, "Local", Spy)
+    monkeypatch.setattr("yuzu._engine.handlers.elementwise.Local", Spy)
     made = yuzu.precompute(model, LENGTH, device="cpu", precision=precision, verify=False)
     asked.clear()
     yuzu.yuzu_ism(model, sequences(1, LENGTH), made, device="cpu")

@@ -8,7 +8,7 @@ from torch import nn
 import yuzu
 from tests.oracle import assert_right
 from tests.small_models import randomized, sequences
-from yuzu._engine.handlers import elementwise
+from yuzu._engine.handlers import values
 from yuzu._engine.plan.plan import make_plan
 from yuzu._engine.rewrite.all import capture
 
@@ -154,7 +154,7 @@ def test_zeros_that_are_widened(device, monkeypatch):
             return self.head(F.normalize(third(x), dim=1).flatten(1))
 
     model, X = randomized(Widened(), seed=13).eval(), sequences(2, L)
-    monkeypatch.setattr(elementwise, "SMALL", 1e9)  # as on a GPU, where it is always done
+    monkeypatch.setattr(values, "SMALL", 1e9)  # as on a GPU, where it is always done
     found = yuzu.yuzu_ism(model, X, output="delta", device=device, **WIDE)
     assert_right(found, model, X, output="delta", device=device, **WIDE)
 

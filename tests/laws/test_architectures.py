@@ -30,7 +30,7 @@ from tests.laws.random_models import (
     tensors_of,
 )
 from yuzu import models
-from yuzu._engine.handlers import elementwise
+from yuzu._engine.handlers import values
 from yuzu._engine.ways.convolution import WAYS
 from yuzu.errors import YuzuWarning
 
@@ -107,7 +107,7 @@ def test_random_architecture(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(1, 40, 3))
 def test_random_architecture_where_all_differences_count_as_small(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has no formula is then run in float64 everywhere."""
-    monkeypatch.setattr(elementwise, "SMALL", float("inf"))
+    monkeypatch.setattr(values, "SMALL", float("inf"))
     drawn = random_model(seed)
     model, X, args = drawn.model, drawn.X, drawn.args
     truth = brute_force(model, X, args)

@@ -12,8 +12,8 @@ from torch import nn
 import yuzu
 from tests.oracle import assert_close, assert_right, oracle
 from tests.small_models import randomized, sequences
-from yuzu._engine.handlers import contract
-from yuzu._engine.handlers.elementwise import OnRows
+from yuzu._engine.handlers import registry
+from yuzu._engine.handlers.values import OnRows
 from yuzu._engine.plan.plan import make_plan
 from yuzu._engine.rewrite.all import capture
 from yuzu.product import apply_pairwise
@@ -203,7 +203,7 @@ def test_a_handler_of_a_users_own_is_run(name, monkeypatch):
             ran.append(self.node.op)
             return super().run(*given)
 
-    monkeypatch.setitem(contract._REGISTRY, name, Own)
+    monkeypatch.setitem(registry._REGISTRY, name, Own)
     model, X = made("logarithm of what is bounded"), sequences(1, L)
     assert not taken_over(planned(model.steep))
     yuzu.yuzu_ism(model, X, device="cpu")

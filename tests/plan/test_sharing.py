@@ -14,7 +14,8 @@ import yuzu
 from tests.oracle import oracle
 from tests.small_models import randomized, sequences
 from yuzu._engine.handlers.convolution import Convolution
-from yuzu._engine.handlers.dense import OnChannels, OverPositions
+from yuzu._engine.handlers.dense import OnChannels
+from yuzu._engine.handlers.over_positions import OverPositions
 from yuzu._engine.run.run import Run
 from yuzu.product import apply_pairwise, apply_product
 

@@ -73,9 +73,9 @@ class Optional(torch.nn.Module):
 
 def break_handler(monkeypatch, operation, spoil):
     """Let the handler of an operation return something wrong."""
-    from yuzu._engine.handlers import contract
+    from yuzu._engine.handlers import registry
 
-    original = contract.registered()[operation]
+    original = registry.registered()[operation]
 
     def broken(view):
         rule = original(view)
@@ -84,4 +84,4 @@ def break_handler(monkeypatch, operation, spoil):
             object.__setattr__(rule, "run", lambda *args: spoil(run(*args)))  # rules are frozen
         return rule
 
-    monkeypatch.setitem(contract._REGISTRY, operation, broken)
+    monkeypatch.setitem(registry._REGISTRY, operation, broken)

@@ -20,7 +20,7 @@ from tests.oracle import assert_right, assert_same
 from tests.small_models import Net, Profile, randomized, sequences
 from tests.store.saved import header_of
 from yuzu import Precomputation, PrecomputationError, precompute, yuzu_ism
-from yuzu._engine.handlers import contract
+from yuzu._engine.handlers import registry
 
 L = 30
 
@@ -216,7 +216,7 @@ def test_a_fingerprint_is_the_same_in_every_process():
 def test_a_handler_that_is_missing_where_it_is_loaded(path, monkeypatch):
     model, X = nn.Sequential(nn.Conv1d(4, 3, 5), nn.AvgPool1d(3, 1), nn.Conv1d(3, 2, 3)).eval(), sequences(1, L)
     yuzu.precompute(model, L, device="cpu").save(path)
-    monkeypatch.delitem(contract._REGISTRY, "aten.avg_pool1d")
+    monkeypatch.delitem(registry._REGISTRY, "aten.avg_pool1d")
     loaded = yuzu.Precomputation.load(path)
     with pytest.warns(yuzu.YuzuWarning, match=r"had handlers when the precomputation was made.*: 1\b.*yuzu\.handles"):
         found = yuzu.yuzu_ism(model, X, loaded, output="delta", device="cpu")

@@ -15,7 +15,7 @@ from torch import nn
 import yuzu
 from tests.oracle import assert_close, assert_right
 from tests.small_models import randomized, sequences
-from yuzu._engine.handlers import dense
+from yuzu._engine.handlers import over_positions
 from yuzu._engine.ways.convolution import WAYS
 from yuzu.taylor import takegrad
 
@@ -44,11 +44,11 @@ def make_wrong(monkeypatch: pytest.MonkeyPatch, name: str, only: torch.dtype | N
         entry = WAYS[name]
         monkeypatch.setitem(WAYS, name, dataclasses.replace(entry, run=lambda call: wrong(entry.run(call), only)))
         return
-    right = getattr(dense, name)
+    right = getattr(over_positions, name)
     spoil = shifted if name == "_even_runs" else lambda found: wrong(found, only)
-    monkeypatch.setattr(dense, name, lambda *args: spoil(right(*args)))
+    monkeypatch.setattr(over_positions, name, lambda *args: spoil(right(*args)))
     way = "positions" if name == "_by_positions" else "slices"
-    monkeypatch.setattr(dense.OverPositions, "ways", lambda self, run, window: [way])
+    monkeypatch.setattr(over_positions.OverPositions, "ways", lambda self, run, window: [way])
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from tests.small_models import sequences
 from yuzu._engine.derived import Derived
 from yuzu._engine.edits import Mutations
 from yuzu._engine.graph import Weights
-from yuzu._engine.handlers import dense
-from yuzu._engine.handlers.dense import DENSE_WAYS
+from yuzu._engine.handlers import over_positions
+from yuzu._engine.handlers.over_positions import DENSE_WAYS
 from yuzu._engine.plan.plan import make_plan
 from yuzu._engine.rewrite.all import capture
 from yuzu._engine.run.run import Run
@@ -33,7 +33,7 @@ L = 40
 )
 def test_dense_layers_by_every_way(way, positions_last, given, spread, monkeypatch):
     number, length = given
-    monkeypatch.setattr(dense, "SPREAD_BYTES", spread)  # one site in a block, a few, all
+    monkeypatch.setattr(over_positions, "SPREAD_BYTES", spread)  # one site in a block, a few, all
 
     def bind(self, *args, _bind=InUse.__init__, **kwargs):
         _bind(self, *args, **kwargs)

@@ -15,11 +15,13 @@ from yuzu._engine.handlers import (
     pool,
     reduce,
     repeat,
+    transposed_convolution,
     unfold,
     view,
     whole_rows,
 )
-from yuzu._engine.handlers.contract import Rule, View, find_handler, find_rule, handles, registered
+from yuzu._engine.handlers.contract import Rule, View
+from yuzu._engine.handlers.registry import find_handler, find_rule, handles, registered
 from yuzu._engine.ways import compressed_sensing, winograd
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "reduce",
     "registered",
     "repeat",
+    "transposed_convolution",
     "unfold",
     "view",
     "whole_rows",

@@ -14,9 +14,12 @@ import torch
 from yuzu._engine.choice import ChannelFactor
 from yuzu._engine.context import Context
 from yuzu._engine.graph import Ref, map_refs
-from yuzu._engine.handlers.contract import Numerics, Rule, View, handles
-from yuzu._engine.handlers.elementwise import common_layout, of_rank, pointwise
+from yuzu._engine.handlers.contract import Rule, View
+from yuzu._engine.handlers.elementwise import common_layout, pointwise
 from yuzu._engine.handlers.exact_zeros import is_zero
+from yuzu._engine.handlers.facts import Numerics
+from yuzu._engine.handlers.registry import handles
+from yuzu._engine.handlers.values import of_rank
 from yuzu._engine.layout import CONSTANT, ROWS, Change, Layout, rewindow
 from yuzu._engine.window import Window
 

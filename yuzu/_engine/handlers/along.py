@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from yuzu._engine.handlers.affine import Linear
-from yuzu._engine.handlers.contract import Rule, View, handles
-from yuzu._engine.handlers.elementwise import Local, OnRows, axes_of
+from yuzu._engine.handlers.contract import Rule, View
+from yuzu._engine.handlers.elementwise import axes_of
 from yuzu._engine.handlers.reduce import reduction
+from yuzu._engine.handlers.registry import handles
+from yuzu._engine.handlers.values import Local, OnRows
 from yuzu._engine.layout import CONSTANT, ROWS
 
 # these keep their axis, perhaps with another length

@@ -12,8 +12,10 @@ import torch
 
 from yuzu._engine.context import Context
 from yuzu._engine.graph import Ref, map_refs
-from yuzu._engine.handlers.contract import Rule, View, handles
-from yuzu._engine.handlers.elementwise import Local, OnRows, aligned_operand, common_layout, rewindowed
+from yuzu._engine.handlers.contract import Rule, View
+from yuzu._engine.handlers.elementwise import common_layout
+from yuzu._engine.handlers.registry import handles
+from yuzu._engine.handlers.values import Local, OnRows, aligned_operand, rewindowed
 from yuzu._engine.layout import CONSTANT, ROWS, Change, Layout, on_device
 from yuzu._engine.rewrite.row_index import PickInRows
 from yuzu._engine.window import Window

@@ -6,7 +6,8 @@ import torch
 
 from yuzu._engine.context import Context
 from yuzu._engine.graph import map_refs
-from yuzu._engine.handlers.contract import Reading, Rule, View, handles, setting
+from yuzu._engine.handlers.contract import Reading, Rule, View, setting
+from yuzu._engine.handlers.registry import handles
 from yuzu._engine.handlers.view import Rearranged
 from yuzu._engine.layout import ROWS, Change, Layout, rewindow
 from yuzu._engine.window import Geometry, Window

@@ -1,14 +1,12 @@
-"""The contract between an operation's handler and the engine, and the registry of handlers.
+"""The contract between an operation's handler and the engine.
 
-A handler is a function decorated with `handles`. It looks at one node, once, and returns a `Rule` for it. If it returns
-a sentence instead, the node runs naively, and the sentence says why. The law that every rule obeys, and that one test
-checks for all of them, for an input that changes only on a window:
+A handler is a function decorated with `registry.handles`. It looks at one node, once, and returns a `Rule` for it. If
+it returns a sentence instead, the node runs naively, and the sentence says why. The law that every rule obeys, and that
+one test checks for all of them, for an input that changes only on a window:
 
     rule.run(reference, change) == operation(reference + change) - operation(reference)
 
 on the window that the rule declares, and zero outside of it.
-
-`handles` has a worked example for an operation of one's own.
 """
 
 from __future__ import annotations
@@ -19,10 +17,10 @@ from typing import Any
 
 import torch
 
-from yuzu._engine import ops
 from yuzu._engine.choice import ChannelFactor, Choice
 from yuzu._engine.context import Context
 from yuzu._engine.graph import Graph, Node, Ref, evaluate, refs_of
+from yuzu._engine.handlers.facts import Numerics, RuleMemory, Sizes
 from yuzu._engine.layout import CONSTANT, ROWS, Change, Layout
 from yuzu._engine.window import Geometry, Integers, Window, union
 
@@ -74,83 +72,6 @@ class View:
     def shape_of(self, ref: Any) -> tuple[int, ...]:
         """The shape of an argument, -1 for the batch."""
         return tuple(-1 if size is None else size for size in self.source(ref).shape or ())
-
-
-@dataclass(frozen=True)
-class Numerics:
-    """How the result of a rule depends on rounding, for the plan's choice of float64 and of exact zeros.
-
-    Attributes
-    ----------
-    well_conditioned: bool
-        A small error in its inputs leaves a small error in its result, whatever `ops` says of the operation.
-    on_values: bool
-        It runs the operation on the mutants' values, so a steep operation shows their rounding.
-    may_widen: bool
-        It can be run in float64.
-    weighted: bool
-        It multiplies with weights.
-    sums_positions: bool
-        It sums over positions.
-    cancels: bool
-        Its result may be small beside the reference's although its inputs are not.
-    multiplies: bool
-        It multiplies two mutated tensors.
-    keeps_size: bool
-        Its result is large where its input is.
-    """
-
-    well_conditioned: bool = False
-    on_values: bool = False
-    may_widen: bool = True
-    weighted: bool = False
-    sums_positions: bool = False
-    cancels: bool = False
-    multiplies: bool = False
-    keeps_size: bool = False
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """The sizes that the memory of a rule follows from.
-
-    Attributes
-    ----------
-    width: int
-        Positions of a window before it.
-    result: int
-        Numbers of one row of its result, of all positions.
-    precision: str
-    itemsize: int
-        Bytes of a number.
-    """
-
-    width: int
-    result: int
-    precision: str
-    itemsize: int
-
-
-@dataclass(frozen=True)
-class RuleMemory:
-    """Numbers that a rule holds beside its result.
-
-    Attributes
-    ----------
-    weights: int
-        Made from weights and kept.
-    tables: int
-        Made from the reference of one sequence and kept.
-    largest: int
-        The largest tensor of one mutant on the way to the result.
-    blocks: int
-        Tensors as large as its result that live at once.
-    """
-
-    weights: int = 0
-    tables: int = 0
-    largest: int = 0
-    blocks: int = 4
 
 
 class _Frozen(type):
@@ -377,138 +298,6 @@ class Reading(Rule):
         return [self.geometry.inputs_of(low, high)]
 
 
-Handler = Callable[[View], "Rule | str"]
-_REGISTRY: dict[str, Handler] = {}
-
-
-_READS_SIZES: set[str] = set()
-
-
-def handles(*operations: str, reads_sizes: bool = False) -> Callable[[Handler], Handler]:
-    """Register a handler for operations, by the names that warnings show, such as ``"aten.conv1d"``;
-    ``Precomputation.summary()`` leaves the ``aten.`` out.
-
-    Parameters
-    ----------
-    operations: str
-        Names such as ``"aten.conv1d"``, or ``"mine::smooth"`` for a custom operator.
-    reads_sizes: bool
-        The handler copes with arguments that are computed from the size of the batch.
-
-    Examples
-    --------
-    An operator that averages three neighbours runs naively until a handler says how it reads:
-
-    >>> import torch, yuzu
-    >>> @torch.library.custom_op("doctest_yuzu::smooth", mutates_args=())
-    ... def smooth(x: torch.Tensor) -> torch.Tensor:
-    ...     return torch.nn.functional.avg_pool1d(x, 3, 1, 1)
-    >>> @smooth.register_fake
-    ... def _(x):
-    ...     return torch.empty_like(x)
-    >>> @yuzu.handles("doctest_yuzu::smooth")
-    ... def handle_smooth(view):
-    ...     if view.movable(view.node.args[0]).kind != "windows":
-    ...         return "it gets no windows"
-    ...     return yuzu.Windowed(view, lambda x: torch.nn.functional.avg_pool1d(x, 3, 1), kernel=3, padding=1)
-    >>> class Model(torch.nn.Module):
-    ...     def forward(self, x):
-    ...         return smooth(x).relu()
-    >>> precomputation = yuzu.precompute(Model(), seq_len=50)
-    >>> [(layer.handler, layer.window) for layer in precomputation.layers]
-    [['windowed', '1 -> 3'], ['elementwise', '3 -> 3']]
-    """
-
-    def register(handler: Handler) -> Handler:
-        for operation in operations:
-            name = operation.replace("::", ".")
-            known = _REGISTRY.get(name)
-            if known is not None and known.__module__ != handler.__module__ and _is_ours(handler):
-                raise ValueError(f"{name} has two handlers: in {known.__module__} and in {handler.__module__}")
-            _REGISTRY[name] = handler
-            ops.note_handler(name)
-            (_READS_SIZES.add if reads_sizes else _READS_SIZES.discard)(name)
-        return handler
-
-    return register
-
-
-def _is_ours(handler: Handler) -> bool:
-    return handler.__module__.startswith("yuzu._engine.handlers.")
-
-
-def registered() -> dict[str, Handler]:
-    """All handlers by operation."""
-    return dict(_REGISTRY)
-
-
-def has_rows(node: Node) -> bool:
-    """Whether a node's result is one tensor with the batch on its first axis, and on no other."""
-    shape = node.shape or (1,)
-    return shape[0] is None and not any(s == -1 or s is None for s in shape[1:])
-
-
-def find_handler(view: View) -> Handler | str:
-    """The handler for a node, or the reason why it has none."""
-    node = view.node
-    handler = _REGISTRY.get(node.op)
-    if handler is None and ops.is_pointwise(node.op, node.target):
-        handler = _REGISTRY["pointwise"]
-    if handler is None:
-        return f"there is no handler for {node.op}"
-    if node.shape is None:
-        return f"{node.op} returns several tensors"
-    if not has_rows(node):
-        return "the batch is not the first axis of its result"
-    sizes = [i for i in node.inputs if view.graph.nodes[i].shape is None and view.graph.nodes[i].batched]
-    if sizes and node.op not in _READS_SIZES:
-        return "one of its arguments is computed from the size of the batch"
-    return handler
-
-
-def find_rule(view: View) -> Rule | str:
-    """The rule for a node, or the reason why it has none."""
-    handler = find_handler(view)
-    if isinstance(handler, str):
-        return handler
-    rule = handler(view)
-    return rule if isinstance(rule, str) else (_why_no_differences(view, rule) or rule)
-
-
-def _why_no_differences(view: View, rule: Rule) -> str | None:
-    """The reason why a rule cannot give the change of a node as a difference; None if it can, or need not."""
-    node, nodes = view.node, view.graph.nodes
-    if not node.mutated:
-        return None
-    if not rule.carries_values and not all(n.floating for n in (node, *(nodes[i] for i in rule.sources))):
-        return "masks and integers have no differences"
-    # the values' rounding may be large beside their difference, which is rounded on its own
-    own = next(n.dtype for n in nodes if n.kind == "sequence")
-    if node.dtype is None or not node.floating or torch.finfo(node.dtype).eps <= torch.finfo(torch.float32).eps:
-        return None
-    if node.dtype != own:
-        return f"its result is rounded to {node.dtype}"
-    if not any(nodes[i].mutated and nodes[i].floating for i in node.inputs) and _is_only_widened(view, node):
-        return f"its values are exact in {node.dtype}, and their differences are not"
-    return None
-
-
-def _is_only_widened(view: View, node: Node) -> bool:
-    """Whether no operation computes with a node in its own dtype: all readers cast it to a more precise one first."""
-    readers = [view.graph.nodes[i] for i in view.graph.consumers[node.index]]
-    if not readers or node.index in view.graph.output_nodes:
-        return False
-    return all(
-        _widens(reader, node) or (ops.of(reader.op).moves and _is_only_widened(view, reader)) for reader in readers
-    )
-
-
-def _widens(cast: Node, node: Node) -> bool:
-    if not ops.of(cast.op).casts or cast.dtype is None or node.dtype is None:
-        return False
-    return cast.floating and cast.dtype.itemsize > node.dtype.itemsize
-
-
 def spatial_axis(layout: Layout) -> int | None:
     """The axis of positions of a plain windowed layout, or None."""
     return layout.axis if layout.kind == "windows" and not layout.composite else None
@@ -521,18 +310,3 @@ def setting(value: Any, axis: int) -> int:
     if isinstance(value, int):
         return value
     return int(value[0] if len(value) == 1 else value[axis - 2])
-
-
-__all__ = [
-    "CONSTANT",
-    "ROWS",
-    "Handler",
-    "Reading",
-    "Rule",
-    "View",
-    "find_rule",
-    "handles",
-    "registered",
-    "setting",
-    "spatial_axis",
-]

@@ -18,9 +18,11 @@ from collections.abc import Callable
 import torch
 
 from yuzu._engine.context import Context
-from yuzu._engine.handlers.contract import Numerics, Rule, View, handles
+from yuzu._engine.handlers.contract import Rule, View
 from yuzu._engine.handlers.elementwise import pointwise
 from yuzu._engine.handlers.exact_zeros import is_zero
+from yuzu._engine.handlers.facts import Numerics
+from yuzu._engine.handlers.registry import handles
 from yuzu._engine.layout import ROWS, Change, Layout, rewindow
 from yuzu._engine.window import Window
 

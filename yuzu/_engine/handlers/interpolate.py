@@ -11,7 +11,8 @@ import torch
 
 from yuzu._engine.context import Context
 from yuzu._engine.graph import map_refs
-from yuzu._engine.handlers.contract import Rule, Spans, View, handles, spatial_axis
+from yuzu._engine.handlers.contract import Rule, Spans, View, spatial_axis
+from yuzu._engine.handlers.registry import handles
 from yuzu._engine.handlers.whole_rows import resized
 from yuzu._engine.layout import Change, Layout, on_device
 from yuzu._engine.window import Integers, Window

@@ -12,8 +12,10 @@ import torch
 
 from yuzu._engine.context import Context
 from yuzu._engine.graph import Ref
-from yuzu._engine.handlers.contract import Numerics, Rule, Spans, View, handles
+from yuzu._engine.handlers.contract import Rule, Spans, View
 from yuzu._engine.handlers.elementwise import common_layout, pointwise
+from yuzu._engine.handlers.facts import Numerics
+from yuzu._engine.handlers.registry import handles
 from yuzu._engine.layout import ROWS, Change, Layout, rewindow
 from yuzu._engine.window import Integers, Window, union
 

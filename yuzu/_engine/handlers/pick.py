@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from yuzu._engine.context import Context
-from yuzu._engine.handlers.contract import Rule, View, handles
+from yuzu._engine.handlers.contract import Rule, View
 from yuzu._engine.handlers.elementwise import looked_up
+from yuzu._engine.handlers.registry import handles
 from yuzu._engine.handlers.view import Rearranged
 from yuzu._engine.layout import CONSTANT, ROWS, Change, on_device
 from yuzu._engine.window import Window

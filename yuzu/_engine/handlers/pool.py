@@ -19,20 +19,12 @@ import torch
 
 from yuzu._engine.choice import Choice
 from yuzu._engine.context import Context
-from yuzu._engine.handlers.contract import (
-    Numerics,
-    Reading,
-    Rule,
-    RuleMemory,
-    Sizes,
-    View,
-    handles,
-    setting,
-    spatial_axis,
-)
-from yuzu._engine.handlers.elementwise import OnRows
+from yuzu._engine.handlers.contract import Reading, Rule, View, setting, spatial_axis
 from yuzu._engine.handlers.exact_zeros import TermsOf, Test, count_read, nonzero, positive, zero
+from yuzu._engine.handlers.facts import Numerics, RuleMemory, Sizes
 from yuzu._engine.handlers.reduce import reduction
+from yuzu._engine.handlers.registry import handles
+from yuzu._engine.handlers.values import OnRows
 from yuzu._engine.kernels import pool as pool_kernel
 from yuzu._engine.kernels import triton as kernels
 from yuzu._engine.kernels.triton import POOL_KERNEL

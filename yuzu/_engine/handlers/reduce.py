@@ -16,9 +16,12 @@ import torch
 from yuzu._engine.context import Context
 from yuzu._engine.graph import OfSlice, Result
 from yuzu._engine.handlers.affine import Linear
-from yuzu._engine.handlers.contract import Numerics, Rule, View, handles
-from yuzu._engine.handlers.elementwise import Local, OnRows, axes_of, pointwise
+from yuzu._engine.handlers.contract import Rule, View
+from yuzu._engine.handlers.elementwise import axes_of, pointwise
 from yuzu._engine.handlers.exact_zeros import count_all, negative, nonzero, positive, zero
+from yuzu._engine.handlers.facts import Numerics
+from yuzu._engine.handlers.registry import handles
+from yuzu._engine.handlers.values import Local, OnRows
 from yuzu._engine.layout import ROWS, Change, Layout, on_device
 from yuzu._engine.window import Window
 

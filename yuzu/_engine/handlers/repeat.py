@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from yuzu._engine.context import Context
-from yuzu._engine.handlers.contract import Rule, Spans, View, handles, spatial_axis
-from yuzu._engine.handlers.elementwise import OnRows
+from yuzu._engine.handlers.contract import Rule, Spans, View, spatial_axis
+from yuzu._engine.handlers.registry import handles
+from yuzu._engine.handlers.values import OnRows
 from yuzu._engine.handlers.view import Rearranged
 from yuzu._engine.layout import ROWS, Change, Layout, rewindow
 from yuzu._engine.window import Integers, Window

@@ -10,8 +10,9 @@ import torch
 
 from yuzu._engine.context import Context
 from yuzu._engine.handlers.affine import Linear
-from yuzu._engine.handlers.contract import Reading, Rule, View, handles
-from yuzu._engine.handlers.elementwise import rewindowed
+from yuzu._engine.handlers.contract import Reading, Rule, View
+from yuzu._engine.handlers.registry import handles
+from yuzu._engine.handlers.values import rewindowed
 from yuzu._engine.handlers.view import Rearranged
 from yuzu._engine.layout import ROWS, Change, Layout
 from yuzu._engine.window import Geometry, Window

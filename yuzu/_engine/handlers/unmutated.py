@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from yuzu._engine.graph import Ref
-from yuzu._engine.handlers.contract import View, has_rows
+from yuzu._engine.handlers.contract import View
+from yuzu._engine.handlers.registry import has_rows
 from yuzu._engine.layout import CONSTANT, ROWS
 
 _CERTAIN: dict[str, Callable[[View], bool]] = {}

@@ -11,8 +11,10 @@ import torch.nn.functional as F
 
 from yuzu._engine.context import Context
 from yuzu._engine.graph import Ref
-from yuzu._engine.handlers.contract import Reading, Rule, Spans, View, handles
-from yuzu._engine.handlers.elementwise import OnRows, pointwise, rewindowed
+from yuzu._engine.handlers.contract import Reading, Rule, Spans, View
+from yuzu._engine.handlers.elementwise import pointwise
+from yuzu._engine.handlers.registry import handles
+from yuzu._engine.handlers.values import OnRows, rewindowed
 from yuzu._engine.layout import ROWS, Change, Layout, rewindow
 from yuzu._engine.rewrite.batch_first import order_of
 from yuzu._engine.window import Geometry, Integers, Window

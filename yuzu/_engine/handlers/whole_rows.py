@@ -10,9 +10,11 @@ from collections.abc import Callable
 
 from yuzu._engine.graph import Ref
 from yuzu._engine.handlers.affine import Linear
-from yuzu._engine.handlers.contract import Rule, View, handles
-from yuzu._engine.handlers.convolution import LinearRows
-from yuzu._engine.handlers.elementwise import Local, OnRows, axes_of
+from yuzu._engine.handlers.contract import Rule, View
+from yuzu._engine.handlers.elementwise import axes_of
+from yuzu._engine.handlers.linear_rows import LinearRows
+from yuzu._engine.handlers.registry import handles
+from yuzu._engine.handlers.values import Local, OnRows
 from yuzu._engine.layout import CONSTANT, ROWS
 
 # the number of axes of each one's input, the batch included

@@ -11,7 +11,7 @@ import torch
 from yuzu._engine.capture.model_copy import evaluation_copy, model_dtype
 from yuzu._engine.capture.structure import structure_key
 from yuzu._engine.checks import Kinds, argument_kinds
-from yuzu._engine.handlers.contract import registered
+from yuzu._engine.handlers.registry import registered
 from yuzu._engine.kept import Kept
 from yuzu._engine.request import Args, Request
 from yuzu._engine.run.naive import try_model

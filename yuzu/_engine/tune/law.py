@@ -13,7 +13,7 @@ from yuzu._engine.capture.errors import CaptureError
 from yuzu._engine.derived import Derived
 from yuzu._engine.edits import Sites
 from yuzu._engine.graph import Graph, Node, Weights, evaluate
-from yuzu._engine.handlers.contract import _REGISTRY, Handler, registered
+from yuzu._engine.handlers.registry import _REGISTRY, Handler, registered
 from yuzu._engine.plan.plan import Plan, make_plan
 from yuzu._engine.rewrite.all import capture
 from yuzu._engine.run.run import Run

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from yuzu._engine.graph import Graph, Node, Ref
-from yuzu._engine.handlers.contract import Sizes
+from yuzu._engine.handlers.facts import Sizes
 from yuzu._engine.plan.plan import Plan
 from yuzu._engine.plan.widening import may_widen
 
