@@ -156,6 +156,7 @@ MIXES = {
     "gather": lambda y: y.gather(0, torch.zeros_like(y, dtype=torch.int64)),
     "transposed": lambda y: y.transpose(0, 1).softmax(1).transpose(0, 1),
     "outer product": lambda y: (y[:, :, 0] @ y[:, :, 0].T @ y[:, :, 0]).unsqueeze(2),
+    "tiled": lambda y: y.tile(2, 1, 1)[: len(y)],
     "repeated": lambda y: y.repeat(2, 1, 1)[: len(y)],
 }
 ALONE = {
@@ -169,6 +170,9 @@ ALONE = {
     "product": lambda y: y @ y.mT,
     "pool": lambda y: F.adaptive_avg_pool1d(y, 5),
     "resized": lambda y: F.interpolate(y, scale_factor=2),
+    "tiled": lambda y: y.tile(2, 1),
+    "subtracted from": lambda y: torch.rsub(y, y.flip(2)),
+    "matrix and bias": lambda y: torch.addmm(torch.ones(3).to(y), y[:, :, 4], torch.linspace(-1, 1, 9).view(3, 3).to(y)).unsqueeze(2),
     "picked": lambda y: y[:, :, torch.tensor([3, 1, 4])],
 }
 

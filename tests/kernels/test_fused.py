@@ -316,7 +316,7 @@ def test_a_launch_that_fails_says_so(kernels, monkeypatch):
     with pytest.raises(kernels_of.KernelError, match="Triton fails: ValueError: no room$"):
         fused_kernel.convolve(x, weight, first, fused_kernel.Form(3, 5), "highest")
     monkeypatch.setattr(fused_kernel, "MOST_PLACES", 3 * 5 * 16 - 1)
-    with pytest.raises(kernels_of.KernelError, match="one site hold 240 numbers"):
+    with pytest.raises(kernels_of.KernelError, match="one site hold 240 elements"):
         fused_kernel.convolve(x, weight, first, fused_kernel.Form(3, 5), "highest")
 
 

@@ -58,7 +58,7 @@ def broken_bfloat16(monkeypatch):
 @pytest.mark.parametrize("conv", ["auto", "windows", "fold", "gaussian"])
 def test_wrong_products_are_not_used(name, conv, broken_bfloat16, device, tmp_path):
     model, X = MODELS[name](), sequences(2, L)
-    with pytest.warns(yuzu.YuzuWarning, match=r"precision='medium' is as 'highest'.*off by \d+%"):
+    with pytest.warns(yuzu.YuzuWarning, match=r"precision='medium' runs as 'highest'.*off by \d+%"):
         made = yuzu.precompute(model, L, precision="medium", conv=conv, device=device)
     assert made.settings.precision == "medium" and made.decisions.precision == "highest"
     assert "'medium' products are far off here, so they are 'highest'" in made.summary()

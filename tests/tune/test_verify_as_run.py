@@ -58,7 +58,7 @@ def test_what_is_wrong_only_as_it_is_run_runs_naively(monkeypatch, model, device
     make_wrong(monkeypatch, name)
     conv = name if name in WAYS else "windows"
     assert yuzu.precompute(model, L, conv=conv, device=device, verify=False).decisions.naive == {}
-    with pytest.warns(yuzu.YuzuWarning, match=rf"naively on every mutant.*\b{layer} \(.*as it is run here by the way"):
+    with pytest.warns(yuzu.YuzuWarning, match=rf"naively on every mutant.*\b{layer} \(.*as it runs here by the way"):
         made = yuzu.precompute(model, L, conv=conv, device=device)
     assert len(made.decisions.naive) == 1 and made.decisions.naive_model is None
     assert "naive" in made.summary()
@@ -69,7 +69,7 @@ def test_what_is_wrong_only_as_it_is_run_runs_naively(monkeypatch, model, device
 def test_ways_that_are_wrong_in_the_models_own_dtype_only(monkeypatch, model, device):
     """No layer can be blamed by a comparison in float64."""
     make_wrong(monkeypatch, "banded", torch.float32)
-    with pytest.warns(yuzu.YuzuWarning, match="in the first of its ways"):
+    with pytest.warns(yuzu.YuzuWarning, match="by the first of its ways"):
         made = yuzu.precompute(model, L, conv="banded", device=device)
     assert set(made.decisions.ways.values()) == {"windows", "slices"} and not made.decisions.naive
     X = sequences(1, L)

@@ -8,22 +8,22 @@ from typing import Any, TypeAlias
 
 import torch
 
-# One factor for each channel, ``(C,)``, and the tensors that it was made from. It is given the `Context` of a run.
+# Takes the `Context` of a run. Returns one factor for each channel, ``(C,)``, and the tensors that it was made from.
 ChannelFactor: TypeAlias = "Callable[[Any], tuple[torch.Tensor, list[torch.Tensor]]]"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """How one node is run. A rule says what is possible; the plan chooses, once for all nodes.
+    """How one node runs. A rule declares the possibilities; the plan chooses, once for all nodes.
 
     Attributes
     ----------
     way: str
         One of the rule's ways, if it has several.
     exact_zeros: bool
-        The result is made exactly zero where the rule's `vanishes` says so.
+        Elements for which the rule's `vanishes` is true are made exactly zero.
     watched: bool
-        The rule's `terms` may be asked for while it runs.
+        The rule's `terms` may be needed while it runs.
     well_conditioned: bool
         A small error in its change leaves small errors in all outputs.
     low_precision: bool
@@ -31,9 +31,9 @@ class Choice:
     absorbed: bool
         Its factor is part of a neighbouring convolution's weight, so it has nothing to multiply.
     before, after: tuple of ChannelFactor
-        Factors of its neighbours that its own weight takes in: of its input channels, and of its output channels.
+        Factors of its neighbours that its own weight absorbs: for its input channels, and for its output channels.
     divisor: ChannelFactor or None
-        Its differences come and go divided by this factor.
+        Its differences are divided by this factor, both before and after it.
     """
 
     way: str = ""

@@ -1,4 +1,4 @@
-"""What a rule may ask while it runs: the plan, the reference, the chunk at hand and tensors made from weights."""
+"""The context of a running rule: the plan, the reference, the chunk at hand and tensors made from weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from yuzu._engine.window import Window
 
 
 class PlanView(Protocol):
-    """What rules see of a plan."""
+    """A plan as rules see it."""
 
     @property
     def graph(self) -> Graph: ...
@@ -42,7 +42,7 @@ class PlanView(Protocol):
         """The window of every windowed node for edits of ``width`` positions at ``position``."""
 
     def read_in_low_precision(self, index: int, as_one: Callable[[int], bool] = ...) -> bool:
-        """Whether all readers of a node's change can read it in the dtype of low-precision products."""
+        """Tell whether all readers of a node's change can read it in the dtype of low-precision products."""
 
     def with_ways(self, ways: Mapping[int, str]) -> Any:
         """The same plan with other ways for some nodes."""
@@ -57,13 +57,13 @@ class Context:
     precision: str
     device: torch.device
     reference: Reference
-        Of the sequences at hand.
+        The values of the sequences at hand.
     sites: Sites
-        Of the chunk at hand.
+        The sites of the chunk at hand.
     once: bool
         The run is for a single chunk of few sites, so nothing large is laid out for later chunks.
     keep_all: bool
-        Every change is kept to the end, to compare them; no factor is absorbed.
+        Every change is kept to the end, for comparison, and no factor is absorbed.
     """
 
     plan: PlanView
@@ -79,18 +79,18 @@ class Context:
     precise: frozenset[int] = frozenset()  # the nodes whose reference is kept in float64
 
     def choice(self, index: int) -> Choice:
-        """How the plan has chosen to run a node."""
+        """The plan's choice of how to run a node."""
         return self.plan.choices[index]
 
     def derived(self, key: Any, sources: Sequence[torch.Tensor], make: Callable[[], Any]) -> Any:
-        """Something made from weights; ``sources`` are compared once for each run."""
+        """A value made from the weights ``sources``, which are checked for changes once for each run."""
         key = (key, self.precision)
         if key not in self._checked:
             self._checked[key] = self._derived.get((key, self.device), sources, make)
         return self._checked[key]
 
     def forget(self, key: Any) -> None:
-        """Drop what was derived under ``key`` as its first part."""
+        """Drop all derived values whose key has ``key`` as its first part."""
 
         def under(k: Any) -> bool:
             while isinstance(k, tuple) and k:
@@ -113,25 +113,23 @@ class Context:
         return read_windows(value, window, self.sites.sequence, self.sites.only, fill).unsqueeze(1)
 
     def made_on_window(self, key: Any, make: Callable[[], torch.Tensor], window: Window) -> torch.Tensor:
-        """Something ``(B, L, ...)`` made from the reference, on a window: ``(S, 1, w, ...)``."""
+        """A tensor ``(B, L, ...)`` made from the reference, on a window: ``(S, 1, w, ...)``."""
         value = self.reference.made(key, lambda: make().contiguous())
         return read_windows(value, window, self.sites.sequence, self.sites.only).unsqueeze(1)
 
     def of_sites(self, value: torch.Tensor) -> torch.Tensor:
-        """Rows ``(B, ...)`` for each site: ``(S, 1, ...)``."""
+        """Take the row of ``(B, ...)`` of each site: ``(S, 1, ...)``."""
         only = self.sites.only if value.shape[0] > 1 else 0
         if only is not None:
             return value[only : only + 1].unsqueeze(1)
         return value.index_select(0, self.sequence_index()).unsqueeze(1)
 
     def sequence_index(self) -> torch.Tensor:
-        """``(S,)``: the row of the batch of each site, on the device."""
+        """The row of the batch of each site, on the device: ``(S,)``."""
         return on_device(self.sites.sequence, self.device)
 
     def whole(self, index: int, change: Change | None) -> torch.Tensor:
-        """The change of a node on all of its positions: ``(S, A, ...)`` in the model's layout; zeros where it
-        is None.
-        """
+        """The change of a node on all of its positions: ``(S, A, ...)`` in the model's layout; zeros if it is None."""
         layout = self.plan.layouts[index]
         sites, edits = self.sites.difference.shape[:2]
         if change is None:
@@ -144,8 +142,8 @@ class Context:
         return layout.natural(rows.flatten(0, 1)).unflatten(0, (sites, edits))
 
     def mutants(self, index: int, change: Change | None, wide: bool = False) -> torch.Tensor:
-        """The mutants' values of a node with one row a mutant, ``(S * A, ...)``, in the model's layout; of float32 in
-        float64 if ``wide``.
+        """The mutants' values of a node, with one row for each mutant, ``(S * A, ...)``, in the model's layout. If
+        ``wide``, float32 values are returned in float64.
         """
         if change is not None and change.mutant and change.window is None:
             return change.tensor
@@ -162,21 +160,19 @@ class Context:
         return (self.whole(index, change) + base).flatten(0, 1)
 
     def disposable(self, index: int) -> bool:
-        """Whether a handler may overwrite the change of a node: nothing else reads it, and it shares its
-        memory with nothing.
-        """
+        """Tell whether a handler may overwrite the change of a node: it has no other reader, and shares no memory."""
         return self._owned[index] and self.plan.readers[index] == 1 and not self.keep_all
 
     @abstractmethod
     def do_without_kernels(self, error: Exception) -> None:
-        """Go on without kernels of ours, which turn out not to run here, with a warning."""
+        """Warn that Yuzu's own kernels do not run here, and go on without them."""
 
     @abstractmethod
     def of_plan(self, plan: Any) -> Any:
-        """The same use, reference included, of another plan of the same graph."""
+        """The same run, reference included, with another plan of the same graph."""
 
     @abstractmethod
     def walk(
         self, sites: Sites, nodes: Sequence[Node] | None = None, given: Sequence[Change | None] | None = None
     ) -> list[Change | None]:
-        """Run some nodes (default: all) from the changes that are given."""
+        """Run some nodes (default: all) from the given changes."""

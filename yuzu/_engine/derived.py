@@ -9,11 +9,10 @@ import torch
 
 
 class Derived:
-    """Tensors computed from weights, such as a convolution's banded matrix, kept until a weight they come
-    from changes.
+    """Tensors made from weights, such as a convolution's banded matrix, kept until one of these weights changes.
 
-    A change is noticed by comparing the weights themselves with a copy, so no way of changing them goes
-    unseen. With ``fixed`` weights, which nobody changes as long as it lives, nothing is compared or copied.
+    The weights are compared with a copy, so every change is noticed. With ``fixed`` weights, which never change during
+    its life, nothing is compared or copied.
     """
 
     def __init__(self, fixed: bool = False) -> None:
@@ -21,7 +20,7 @@ class Derived:
         self._kept: dict[Any, tuple[list[torch.Tensor], Any]] = {}
 
     def get(self, key: Any, sources: Sequence[torch.Tensor], make: Callable[[], Any]) -> Any:
-        """``make()``, or what it gave before for the same ``key`` if all ``sources`` still hold the same
+        """The result of ``make()``, or its earlier result for the same ``key`` if all ``sources`` still hold the same
         numbers.
         """
         kept = self._kept.get(key)
@@ -41,7 +40,7 @@ class Derived:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of everything kept, the copies of the weights included."""
+        """The bytes of everything kept, copies of the weights included."""
         tensors = torch.utils._pytree.tree_leaves([(copies, value) for copies, value in self._kept.values()])
         return sum(t.nbytes for t in tensors if isinstance(t, torch.Tensor))
 
@@ -52,8 +51,8 @@ class Derived:
 
 
 def _apart(made: Any, sources: Sequence[torch.Tensor]) -> Any:
-    """What is kept must not lie in a weight's own memory: the model may take another tensor for the weight, and whoever
-    has the old one may write over it.
+    """Clone a tensor that lies in a weight's own memory. The model may replace the weight, and the owner of the old
+    tensor may overwrite it.
     """
     if not isinstance(made, torch.Tensor):
         return made
@@ -62,7 +61,9 @@ def _apart(made: Any, sources: Sequence[torch.Tensor]) -> Any:
 
 
 def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two tensors of one dtype hold the same; eight bytes at a time, which takes less than half as long."""
+    """Tell whether two tensors of one dtype are equal; they are compared eight bytes at a time, which takes less than
+    half as long.
+    """
     if a.shape != b.shape:
         return False
     plain = a.is_contiguous() and b.is_contiguous() and not (a.is_complex() or a.is_neg() or b.is_neg())

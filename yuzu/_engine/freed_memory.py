@@ -1,9 +1,9 @@
-"""What the C library keeps of freed memory: enough to be fast, and no more than a call may use.
+"""Bounds the freed memory that the C library keeps: enough to be fast, and no more than a call may use.
 
-A chunk's large tensors are freed and made again for the next chunk. Small things that stay lie between them: windows
-that are remembered, and kernels that oneDNN prepares for every new shape and keeps, a thousand of them. A hole between
-two such things serves tensors of its size or less, so a run whose windows have many widths leaves more and more holes:
-hundreds of MB that nobody uses and the system does not get back.
+A chunk's large tensors are freed, and allocated again for the next chunk. Small allocations that stay lie between them:
+remembered windows, and the kernels that oneDNN prepares and keeps for up to a thousand shapes. A gap between two of
+these only fits tensors of its size or less. So a run whose windows have many widths leaves more and more gaps: hundreds
+of MB that nobody uses and that do not go back to the system.
 """
 
 from __future__ import annotations
@@ -17,27 +17,29 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-EVERY = 0.02  # seconds between two looks at what the process holds: a look takes some microseconds
-GROWTH_PART = 8  # the part of what a call may use that is left for one chunk's growth between two looks
-LEFT_BEHIND = 2  # and the part of it that calls may leave behind, freed but kept, for the next ones
+EVERY = 0.02  # seconds between two looks at the memory of the process; a look takes some microseconds
+GROWTH_PART = 8  # an eighth of a call's allowed bytes is reserved for growth between two looks
+LEFT_BEHIND = 2  # half of a call's allowed bytes may stay with the process afterwards, freed but kept
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep what chunks free for the next chunk, as far as it can be told to.
+    """Make the C library keep the memory that chunks free for the next chunk, where that is possible.
 
-    By itself glibc hands blocks of some MB back to the system and gets them anew, page by page, which takes longer than
-    what is done with them. Freeing one block of just under 32 MiB raises both of its limits to their most, in the whole
-    process and for good: from then on all that the process frees in blocks of less than 32 MiB is kept for its next
-    ones, the user's own included, and at most 64 MiB at the end of the heap. `bounded` hands it back in time.
+    By default glibc returns blocks of some MB to the system and gets them anew, page by page, which takes longer than
+    the computation in them. Freeing one block of just under 32 MiB raises both of glibc's thresholds to their maximum,
+    for the whole process and for good. From then on all freed blocks of less than 32 MiB are kept for later ones, the
+    user's own included, and at most 64 MiB at the end of the heap. `bounded` returns them in time.
     """
     np.empty((32 << 20) - (1 << 16), dtype=np.uint8)
 
 
 @contextlib.contextmanager
 def bounded(allowed: int | None) -> Iterator[None]:
-    """A call that may use so many bytes; None where nobody counts. While it lasts, `give_back` hands freed memory to
-    the system where the process has grown by nearly as much, and so does the end of a call that leaves much behind,
-    with those before it. Nothing is done where the C library cannot be told to.
+    """A context that bounds the memory of a call to ``allowed`` bytes; None for no bound.
+
+    In it, `give_back` returns freed memory to the system once the process has grown by nearly that much. The end of a
+    call does so, too, if it and the calls before it have left much behind. If the C library has no such function,
+    nothing happens.
     """
     outer, begin = getattr(_here, "bound", None), resident()
     _here.bound = None if allowed is None or _trim is None or begin is None else _Bound(begin, allowed)
@@ -50,8 +52,8 @@ def bounded(allowed: int | None) -> Iterator[None]:
 
 
 def give_back() -> None:
-    """Look whether the call at hand, if there is one, holds too much. To be called between chunks: it costs nothing
-    where the last look was just now.
+    """Return freed memory if the call at hand, if there is one, holds too much. Called between chunks; it costs almost
+    nothing if the last look was recent.
     """
     bound: _Bound | None = getattr(_here, "bound", None)
     if bound is not None and time.perf_counter() >= bound.next_look:
@@ -59,7 +61,7 @@ def give_back() -> None:
 
 
 def count_from_here() -> None:
-    """All that the process holds now is no part of what the call at hand may use."""
+    """Do not count the memory that the process holds now against the call at hand."""
     bound: _Bound | None = getattr(_here, "bound", None)
     begin = resident()
     if bound is not None and begin is not None:
@@ -67,7 +69,7 @@ def count_from_here() -> None:
 
 
 def allow(result: int) -> None:
-    """The call at hand returns so many bytes, beside what it may use."""
+    """Allow the call at hand the bytes of its ``result`` in addition."""
     bound: _Bound | None = getattr(_here, "bound", None)
     if bound is not None:
         bound.result += result
@@ -75,7 +77,7 @@ def allow(result: int) -> None:
 
 
 def resident() -> int | None:
-    """Bytes that the process holds; None where the system does not say."""
+    """The bytes that the process holds; None if the system does not tell."""
     try:
         with open("/proc/self/statm", "rb", buffering=0) as file:
             return int(file.read().split()[1]) * _PAGE
@@ -94,7 +96,7 @@ class _Bound:
         if held is not None and held > self.most:
             kept = _given_back()
             if kept > self.begin + self.result + self.allowed // 2:
-                # something else has grown, the user's own data perhaps: to ask for it again and again gives nothing
+                # other data has grown, perhaps the user's own, so trimming again and again would free nothing
                 self.most = held + self.allowed // GROWTH_PART
         self.next_look = time.perf_counter() + EVERY
 
@@ -112,7 +114,7 @@ class _Bound:
 
 
 def _given_back() -> int:
-    """Bytes that the process holds when all whole pages that are free have gone back to the system."""
+    """Return all free pages to the system. Returns the bytes that the process then holds."""
     assert _trim is not None
     _trim(0)
     return resident() or 0
@@ -121,7 +123,7 @@ def _given_back() -> int:
 def _find_trim() -> Callable[[int], int] | None:
     try:
         trim = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # of another C library, or system
+    except (AttributeError, OSError, TypeError):  # another C library, or another system
         return None
     trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
     found: Callable[[int], int] = trim
@@ -130,6 +132,6 @@ def _find_trim() -> Callable[[int], int] | None:
 
 _trim = _find_trim()
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
-_here = threading.local()  # the bound of the call that a thread is in
+_here = threading.local()  # holds the bound of the call that a thread is in
 _lock = threading.Lock()
-_left = [0]  # bytes by which calls have left the process larger since the system got some back
+_left = [0]  # bytes by which calls have enlarged the process since memory last went back to the system

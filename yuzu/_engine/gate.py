@@ -1,9 +1,9 @@
 """Keeps the capture of a model apart from running models in other threads.
 
-While ``torch.export`` traces, it replaces ``torch.nn.Module.__call__`` for the whole process and keeps global state, so
-a model that another thread runs meanwhile would land in the trace; and it switches oneDNN off, so products would come
-from other kernels, slower and with other last digits. Any number of threads may run models and plans; one may trace,
-and then nothing else.
+While ``torch.export`` traces, it replaces ``torch.nn.Module.__call__`` for the whole process and keeps global state. A
+model that another thread runs meanwhile would end up in the trace. It also switches oneDNN off, so products would come
+from other kernels, which are slower and round differently. Any number of threads may run models and plans at the same
+time. Only one thread may trace, and nothing else runs then.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import threading
 from collections.abc import Iterator
 
 _condition = threading.Condition()
-_running: dict[int, int] = {}  # how deep each thread is in `running`
-_tracing: list[int] = []  # the thread that traces, as often as it entered
-_waiting: list[int] = []  # threads that are about to: no other starts to run before them, or they might wait for ever
+_running: dict[int, int] = {}  # the number of times that each thread is inside `running`
+_tracing: list[int] = []  # the thread that traces, once for each time that it entered
+_waiting: list[int] = []  # threads that wait to trace; no other thread may start to run, or they might wait for ever
 
 
 @contextlib.contextmanager
 def running() -> Iterator[None]:
-    """While a model or a plan runs."""
+    """A context in which a model or a plan may run."""
     me = threading.get_ident()
     with _condition:
         _condition.wait_for(lambda: me in _running or (_tracing[0] == me if _tracing else not _waiting))
@@ -37,7 +37,7 @@ def running() -> Iterator[None]:
 
 @contextlib.contextmanager
 def tracing() -> Iterator[None]:
-    """While a model is captured."""
+    """A context in which a model may be captured."""
     me = threading.get_ident()
     with _condition:
         _waiting.append(me)

@@ -1,8 +1,8 @@
-"""What a mutation changes in the value of one node, and how it is moved between windows.
+"""The change that a mutation makes to the value of one node, and how it moves between windows.
 
 Tensors that hold windows have the axes ``(S, A, w, ...)``: ``S`` sites, ``A`` edits at each, ``w`` positions,
 then the node's other axes in their own order. Positions come before channels, so that neighbouring positions
-lie side by side in memory and a window is one stretch.
+lie side by side in memory and a window is contiguous.
 """
 
 from __future__ import annotations
@@ -16,24 +16,26 @@ import torch
 
 from yuzu._engine.window import Window
 
-FEW_SITES = 0.25  # of all, that move other than the rest: then only they are moved
+FEW_SITES = 0.25  # part of the sites: if at most so many move by another offset than the rest, only they are copied
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the batch and the positions are in a node's value.
+    """The places of the batch and of the positions in a node's value.
 
     Attributes
     ----------
     kind: str
-        ``"constant"``: no batch. ``"rows"``: one row for each sequence along axis 0. ``"windows"``: like
-        rows, and changed by a mutation on a window of positions only. ``"values"``: anything; carried as
-        whole values, in the model's own batch.
+        ``"constant"``: no batch. ``"rows"``: one row for each sequence along axis 0. ``"windows"``: like rows, and a
+        mutation changes a window of positions only. ``"values"``: anything; it is carried as whole values, in the
+        model's own batch.
     axis: int
-        The axis of positions, for windows; its size is ``outer * length * inner`` (after a flatten, the
-        channels lie around the positions).
+        The axis of positions, for windows. Its size is ``outer * length * inner``, since after a flatten the channels
+        lie around the positions.
     length: int
-        Number of positions.
+        The number of positions.
+    outer, inner: int
+        The sizes of other axes that were merged into the axis of positions, before and after it.
     """
 
     kind: str
@@ -44,13 +46,11 @@ class Layout:
 
     @property
     def composite(self) -> bool:
-        """Whether other axes were merged into the axis of positions."""
+        """Tell whether other axes were merged into the axis of positions."""
         return self.outer != 1 or self.inner != 1
 
     def position_first(self, value: torch.Tensor) -> torch.Tensor:
-        """``(B, ...)`` with the positions moved to axis 1; an axis of merged channels and positions is taken
-        apart.
-        """
+        """Move the positions of ``(B, ...)`` to axis 1; an axis of merged channels and positions is split first."""
         if self.composite:
             value = value.unflatten(self.axis, (self.outer, -1, self.inner))
             return value.movedim(self.axis + 1, 1)
@@ -74,12 +74,15 @@ class Change:
     Attributes
     ----------
     tensor: torch.Tensor
-        ``(S, A, w, ...)`` on ``window``; ``(S, A, ...)`` where ``window`` is None (the whole value). With
-        ``mutant`` the mutants' values, else mutant minus reference. For a node carried as values, the value
-        of the whole batch of ``S * A`` mutants as the operation returned it.
+        ``(S, A, w, ...)`` on ``window``; ``(S, A, ...)`` if ``window`` is None (the whole value). With ``mutant`` these
+        are the mutants' values, else mutant minus reference. For a node carried as values, it is the value of the whole
+        batch of ``S * A`` mutants as the operation returned it.
+    window: Window or None
+    mutant: bool
+        The tensor holds values, not differences.
     codes: torch.Tensor or None
-        ``(S, A)`` int64, for the sequence itself when each edit writes one character over another: ``written
-        * (C + 1) + overwritten``, with ``overwritten = C`` where there was none.
+        ``(S, A)`` int64, for the sequence itself if each edit writes one character over another: ``written * (C + 1) +
+        overwritten``, with ``overwritten = C`` if there was none.
     """
 
     tensor: torch.Tensor
@@ -89,7 +92,7 @@ class Change:
 
 
 def on_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """An index array as a tensor on ``device``, without waiting for the device."""
+    """Copy an index array to a tensor on ``device``, without waiting for the device."""
     return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
 
 
@@ -97,15 +100,15 @@ WIDE = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 
 
 def widened(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor of single precision in double precision; others as they are."""
+    """Convert a tensor of single precision to double precision; others stay as they are."""
     return tensor.to(WIDE.get(tensor.dtype, tensor.dtype))
 
 
 def rewindow(
     tensor: torch.Tensor, old: Window, new: Window, fill: float = 0.0, disposable: bool = False
 ) -> torch.Tensor:
-    """The same differences on other windows; ``fill`` where the old window has no position. Copies only where
-    it must; a ``disposable`` tensor may be written over.
+    """Move differences to other windows, with ``fill`` at positions that the old window lacks. It copies only what it
+    must. A ``disposable`` tensor may be overwritten.
     """
     if new is old or (new.width == old.width and new.start is old.start):
         return tensor
@@ -120,7 +123,7 @@ def rewindow(
         if stop > first:
             result[:, :, first - offset : stop - offset] = tensor[:, :, first:stop]
         return result
-    if disposable and tensor.device.type == "cpu":  # a GPU would take longer to be told than to move all
+    if disposable and tensor.device.type == "cpu":  # on a GPU the launches would cost more than moving all
         moved = _moved_in_place(tensor, old, new, fill)
         if moved is not None:
             return moved
@@ -128,8 +131,9 @@ def rewindow(
 
 
 def _moved_in_place(tensor: torch.Tensor, old: Window, new: Window, fill: float) -> torch.Tensor | None:
-    """`rewindow` where most sites' windows move alike: a view, in which those of the others, near the ends of the
-    sequence, are written anew. None where they are not few, or the view would not hold all of the new window.
+    """Do `rewindow` as a view, if most sites' windows move by the same offset. The windows of the others, near the ends
+    of the sequence, are overwritten in it. None if these are not few, or if the view does not hold all of the new
+    window.
     """
 
     def find() -> tuple[Any, Window]:
@@ -167,8 +171,8 @@ def _gather(tensor: torch.Tensor, old: Window, new: Window, fill: float) -> torc
 
 
 class Outside:
-    """The rows of a gathered tensor that read no position: a mask on a GPU, which is not asked how many they are, their
-    numbers on a CPU, which so writes no more than it must; None for none at all.
+    """The rows of a gathered tensor that read no position. On a GPU they are a mask, since counting them would wait for
+    the device. On a CPU they are indices, so that no more is written than must be. None means that there are none.
     """
 
     def __init__(self, mask: torch.Tensor | None) -> None:
@@ -177,11 +181,11 @@ class Outside:
         self.rows = mask.reshape(-1).nonzero()[:, 0] if mask is not None and on_cpu else None
 
     def repeated(self, edits: int) -> Outside:
-        """The same for ``edits`` rows of each site."""
+        """Repeat these for ``edits`` rows of each site."""
         return self if self.mask is None else Outside(self.mask[:, None].expand(-1, edits, -1))
 
     def filled(self, tensor: torch.Tensor, fill: float) -> torch.Tensor:
-        """``tensor`` with ``fill`` in those rows, written over."""
+        """Overwrite these rows of ``tensor`` with ``fill``."""
         if self.rows is not None:
             return tensor.index_fill_(0, self.rows, fill)
         if self.mask is not None:
@@ -190,8 +194,8 @@ class Outside:
 
 
 def _places(first: np.ndarray, width: int, length: int, device: torch.device) -> tuple[torch.Tensor, Outside]:
-    """The places ``first + 0 ... width - 1`` of each site, ``(S, width)``, made on the device from one number a site,
-    and which of them are not in ``[0, length)``; those are 0.
+    """The places ``first + 0 ... width - 1`` of each site, ``(S, width)``, computed on the device from one number for
+    each site; and which of them lie outside of ``[0, length)``. These are set to 0.
     """
     place = on_device(first, device)[:, None] + torch.arange(width, device=device)
     if len(first) and first.min() >= 0 and first.max() + width <= length:
@@ -201,18 +205,20 @@ def _places(first: np.ndarray, width: int, length: int, device: torch.device) ->
 
 
 def _remembered(window: Window, key: Any, make: Callable[[], Any], device: torch.device) -> Any:
-    """What ``make()`` gives, kept with the window on a CPU; a GPU makes tables so fast that keeping them is no gain."""
+    """The result of ``make()``, kept with the window on a CPU. A GPU makes tables so fast that keeping them gains
+    nothing.
+    """
     return window.cached(key, make) if device.type == "cpu" else make()
 
 
 def read_windows(
     value: torch.Tensor, window: Window, sequences: np.ndarray, only: int | None, fill: float | None = None
 ) -> torch.Tensor:
-    """``value`` ``(B, L, ...)``, contiguous, on each site's window: ``(S, w, ...)``, a view where the windows
-    are evenly spaced.
+    """Read ``value`` ``(B, L, ...)``, contiguous, on each site's window: ``(S, w, ...)``; a view if the windows are
+    evenly spaced.
 
-    ``only`` is the sequence that all sites lie in, or None. ``fill`` is what positions outside the sequence
-    read as; without it no window may overhang.
+    ``only`` is the sequence that all sites lie in, or None. Positions outside of the sequence read as ``fill``; without
+    it no window may overhang.
     """
     batch, length = value.shape[:2]
     if batch == 1:
@@ -241,8 +247,8 @@ def read_windows(
 
 
 def expand(change: Change, length: int, sequences: np.ndarray, reference: torch.Tensor | None = None) -> torch.Tensor:
-    """A windowed change on all ``length`` positions: ``(S, A, length, ...)``, zero (or the reference, for
-    mutants) elsewhere.
+    """Expand a windowed change to all ``length`` positions: ``(S, A, length, ...)``, with zeros outside of the window,
+    or the reference if the change holds mutants' values.
     """
     window, tensor = change.window, change.tensor
     assert window is not None

@@ -24,7 +24,7 @@ class MixedPrecision(torch.nn.Module):
 
 
 def in_dtype(output: Any, dtype: torch.dtype) -> Any:
-    """The same container, its floating point tensors in ``dtype``."""
+    """Convert the floating point tensors in a container to ``dtype``."""
 
     def cast(value: Any) -> Any:
         return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
@@ -33,7 +33,7 @@ def in_dtype(output: Any, dtype: torch.dtype) -> Any:
 
 
 def check_dtype(dtype: Any, own: torch.dtype) -> torch.dtype:
-    """Check the dtype to run a model of dtype ``own`` in: its own, or one that autocast knows."""
+    """Check the dtype in which a model of dtype ``own`` is to run: its own, or one that autocast supports."""
     found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if found is None and dtype is None:
         return own

@@ -20,7 +20,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", TqdmWarning)
     from tqdm.auto import tqdm
 
-PATIENCE = 3.0  # seconds after which a job says what it is doing
+PATIENCE = 3.0  # seconds after which a job prints its stage
 
 
 _hushed: ContextVar[bool] = ContextVar("hushed", default=False)
@@ -28,7 +28,7 @@ _hushed: ContextVar[bool] = ContextVar("hushed", default=False)
 
 @contextlib.contextmanager
 def hushed(quiet: bool = True) -> Iterator[None]:
-    """Print no stages inside, if ``quiet``."""
+    """A context in which no stages are printed, if ``quiet``."""
     token = _hushed.set(quiet)
     try:
         yield
@@ -37,9 +37,9 @@ def hushed(quiet: bool = True) -> Iterator[None]:
 
 
 class Stages:
-    """Prints the present stage of a job on standard error, after some seconds or ``at_once``, and wipes it at the end.
+    """Prints the current stage of a job on standard error, after some seconds or ``at_once``, and erases it at the end.
 
-    ``TQDM_DISABLE=1`` in the environment silences it, as all bars of tqdm.
+    ``TQDM_DISABLE=1`` in the environment silences it, like all bars of tqdm.
 
     Examples
     --------
@@ -114,7 +114,7 @@ class Bar:
         return self._bar
 
     def update(self, sequences: int) -> None:
-        """Count so many more sequences as done."""
+        """Count more sequences as done."""
         self.show().update(sequences)
 
 

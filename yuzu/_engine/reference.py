@@ -1,4 +1,4 @@
-"""Every node's value for a batch of reference sequences."""
+"""The reference: every node's value for a batch of reference sequences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from yuzu._engine.layout import Layout
 
 
 class WidenedValues:
-    """Values in float64: those that were computed so, and others widened when they are first asked for."""
+    """Values in float64: those that were computed so, and others, which are converted on first use."""
 
     def __init__(self, values: list[Any], computed: dict[int, Any]) -> None:
         self._values, self.computed = values, computed
@@ -34,19 +34,19 @@ class Reference:
 
     values: list[Any] | WidenedValues
     batch: int
-    wide: Reference | None = None  # the same in float64, for what is run in it
+    wide: Reference | None = None  # the same in float64, for nodes that run in it
     fading: frozenset[int] = frozenset()  # the nodes whose terms are watched: see `find_fading`
     _position_first: dict[Any, torch.Tensor] = field(default_factory=dict)
 
     def position_first(self, index: int, layout: Layout) -> torch.Tensor:
-        """``(B, L, ...)``, contiguous."""
+        """The value of a node with positions on axis 1: ``(B, L, ...)``, contiguous."""
         key = (index, layout)
         if key not in self._position_first:
             self._position_first[key] = layout.position_first(self.values[index]).contiguous()
         return self._position_first[key]
 
     def made(self, key: Any, make: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """Something made from the reference once for all chunks."""
+        """A tensor that is made from the reference once for all chunks."""
         if key not in self._position_first:
             self._position_first[key] = make()
         return self._position_first[key]

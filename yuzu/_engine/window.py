@@ -1,12 +1,12 @@
-"""Which positions of a layer a mutation reaches.
+"""The positions of a layer that a mutation reaches.
 
-A mutation changes an interval of positions of every layer, ``first[i] <= position < stop[i]`` for site ``i``
-(a *site* is one place in one sequence at which edits are made; every edit at a site has the same window). All
-sites of a chunk are carried in one tensor, so they get a common ``width``; ``start`` is where the carried
-window of each site begins. Windows lie inside the sequence, so a convolution's zero padding is never taken for a
-position, and hold what the model output needs of a site's interval, ``low <= position < high``.
+A mutation changes an interval of positions of every layer, ``first[i] <= position < stop[i]`` for site ``i``. A *site*
+is one place in one sequence at which edits are made; all edits at a site have the same window. One tensor carries all
+sites of a chunk, so they get a common ``width``. The carried window of each site begins at ``start``. Windows lie
+inside the sequence, so a convolution's zero padding is never taken for a position. They hold the part of a site's
+interval that the model's output needs, ``low <= position < high``.
 
-The arithmetic is integer and exact. With kernel ``k``, stride ``s``, padding ``p`` and dilation ``d`` the
+The arithmetic uses integers and is exact. With kernel ``k``, stride ``s``, padding ``p`` and dilation ``d`` the
 output position ``j`` reads the inputs ``j*s - p + t*d`` for ``0 <= t < k``.
 """
 
@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 
 Integers = np.ndarray
-KEPT_BYTES = 2000  # of a window of few sites: its arrays' and tables' headers, and what `cached` finds these by
-MOST_WIDENED = 1.125  # windows that lie alike, over the narrowest
-WIDTHS = 16  # of windows that an end cuts off, between a width and twice as much
+KEPT_BYTES = 2000  # bytes of a window with few sites: the headers of its arrays and tables, and the keys of `cached`
+MOST_WIDENED = 1.125  # width of windows that all lie alike, over the narrowest width: at most
+WIDTHS = 16  # different widths between a width and twice as much, for windows that an end cuts off
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How an operation reads along positions: ``kernel, stride, padding`` (left), ``dilation`` and both
+    """The way in which an operation reads along positions: ``kernel, stride, padding`` (left), ``dilation`` and both
     lengths.
     """
 
@@ -42,7 +42,7 @@ class Geometry:
         return (self.kernel - 1) * self.dilation
 
     def outputs_of(self, first: Integers, stop: Integers) -> tuple[Integers, Integers]:
-        """The outputs that read any input of ``[first, stop)``, not yet cut to the output's length."""
+        """The outputs that read any input of ``[first, stop)``, not cut to the output's length."""
         lowest = -((self.reach - self.padding - first) // self.stride)
         highest = (stop - 1 + self.padding) // self.stride
         return lowest, np.where(stop > first, highest + 1, lowest)
@@ -57,7 +57,7 @@ class Geometry:
         return (first, stop) if stop > first else (0, 0)
 
     def read_by(self, window: Window) -> Window:
-        """The inputs that the outputs on a window read, with those outside of the sequence."""
+        """The inputs that the outputs on a window read, including those outside of the sequence."""
         width = (window.width - 1) * self.stride + self.reach + 1
         return Window.at(window.start * self.stride - self.padding, width)
 
@@ -69,17 +69,17 @@ class Window:
     Attributes
     ----------
     first, stop: integer arrays, shape=(S,)
-        What each site reaches; ``stop <= first`` where it reaches nothing that is needed.
+        The interval that each site reaches; ``stop <= first`` if it reaches nothing that is needed.
     start: integer array, shape=(S,)
-        Where the carried window begins; never decreasing when the sites' positions never decrease.
+        The position at which the carried window begins. It never decreases if the sites' positions never decrease.
     width: int
-        Positions carried for every site; 0 when no site reaches anything.
+        Positions carried for every site; 0 if no site reaches anything.
     regular: boolean array, shape=(S,)
-        Where the window lies towards its site as that of a neighbour does: no end of the sequence, nor, unless windows
-        lie alike, of what the output needs, cuts it off.
+        The window lies towards its site as a neighbour's window does: no end of the sequence cuts it off, nor, unless
+        windows lie alike, an end of the positions that the output needs.
     natural: tuple of two integer arrays of shape=(S,), or None
-        ``first`` and ``stop`` in an endless sequence of which all is needed, if the windows lie alike towards them at
-        this layer and at all before it. All that such windows hold is right, whether it is needed or not.
+        ``first`` and ``stop`` in an endless sequence of which all positions are needed, if the windows lie alike
+        towards them at this layer and at all layers before it. All that such windows hold is right, needed or not.
     """
 
     first: Integers
@@ -99,18 +99,18 @@ class Window:
         length: int,
         natural: tuple[Integers, Integers] | None = None,
     ) -> Window:
-        """The narrowest common width that holds ``[first, stop)`` cut to what is ``needed`` for every site.
+        """Make windows of the narrowest common width that holds ``[first, stop)``, cut to ``needed``, for every site.
 
-        With ``natural`` intervals, and where that costs little, the windows lie as these do: each begins at the same
-        distance from its interval's beginning, though some then reach beyond what is needed. So nothing has to be
-        moved, from one layer to the next, to line them up.
+        With ``natural`` intervals the windows lie alike towards these, if that costs little: each begins at the same
+        distance from the beginning of its interval, although some then reach beyond the needed positions. So nothing
+        has to move from one layer to the next to line windows up.
         """
         low, high = needed
         reached, first, stop = first, np.maximum(first, low), np.minimum(stop, high)
         width = int((stop - first).max(initial=0))
         if width <= 0:
             return cls(first, stop, np.full_like(first, low), 0)
-        cut = ((first <= low) | (stop >= high))[stop - first == width].all()  # also the widest
+        cut = ((first <= low) | (stop >= high))[stop - first == width].all()  # it cuts off even the widest
         if natural is not None:
             begin, end = natural
             distance = int((first - begin)[stop > first].min())
@@ -120,7 +120,7 @@ class Window:
                     wide = max(wide, min(_common_width(wide), int(end[0] - begin[0]), length))
                 place = begin + distance
                 start = np.clip(place, 0, max(length - wide, 0))
-                # what an end of the sequence moves must hold all that lies there
+                # a window that an end of the sequence moves must hold its whole interval there
                 if np.where(start > place, place + wide >= end, (start == place) | (distance == 0)).all():
                     at_ends = ((begin < 0) & (low == 0)) | ((end > length) & (high == length))
                     return cls(first, stop, start, wide, ~at_ends, natural)
@@ -131,14 +131,12 @@ class Window:
 
     @classmethod
     def at(cls, start: Integers, width: int) -> Window:
-        """A window that starts exactly at ``start`` and may overhang the sequence (for reading, not for
-        carrying).
-        """
+        """Make a window that starts exactly at ``start`` and may overhang the sequence (to read, not to carry)."""
         return cls(start, start + width, start, width)
 
     @property
     def step(self) -> int | None:
-        """The constant distance between the starts of neighbouring sites, or None when it is not constant."""
+        """The constant distance between the starts of neighbouring sites; None if it is not constant."""
         if "step" not in self._cache:
             if len(self.start) < 2:
                 step: int | None = 0
@@ -149,21 +147,21 @@ class Window:
         return self._cache["step"]
 
     def kept_bytes(self, with_tables: bool) -> int:
-        """About what it takes, with the tables that `cached` comes to hold: some indices for every position where the
-        windows are not evenly spaced.
+        """Estimate its bytes, with the tables that `cached` will hold: some indices for every position, if the windows
+        are not evenly spaced.
         """
         sites = len(self.start)
         return KEPT_BYTES + 48 * sites + (24 * sites * self.width if with_tables and self.step is None else 0)
 
     def cached(self, key: Any, make: Any) -> Any:
-        """What ``make()`` gave the first time for ``key``: index tables are the same for every sequence."""
+        """The result of the first ``make()`` for a ``key``: index tables are the same for every sequence."""
         value = self._cache.get(key)
         if value is None:
             value = self._cache[key] = make()
         return value
 
     def offset_to(self, other: Window) -> int | None:
-        """``other.start - self.start`` when it is the same for all sites, else None."""
+        """``other.start - self.start`` if it is the same for all sites, else None."""
 
         def find() -> tuple[int | None]:
             difference = other.start - self.start
@@ -174,17 +172,15 @@ class Window:
 
 
 def _common_width(width: int) -> int:
-    """As much or slightly more, such that windows near an end, of which each site's has a width of its own, have few
-    widths between them: libraries prepare kernels for each shape, which takes longer than to run them, and keep them.
+    """Round a width up slightly, so that windows near an end share few widths although each site's window has its own.
+    Libraries prepare a kernel for each shape, which takes longer than running it, and keep it.
     """
     step = 1 << max(width.bit_length() - WIDTHS.bit_length(), 0)
     return -(-width // step) * step
 
 
 def union(windows: list[Window]) -> tuple[Integers, Integers]:
-    """The smallest interval of every site that holds its intervals in all ``windows``; empty ones do not
-    count.
-    """
+    """The smallest interval of every site that holds its intervals in all ``windows``; empty intervals do not count."""
     huge = np.iinfo(np.int64).max // 4
     firsts = [np.where(w.stop > w.first, w.first, huge) for w in windows]
     stops = [np.where(w.stop > w.first, w.stop, -huge) for w in windows]

@@ -1,16 +1,17 @@
-"""A convolution of windows of differences on a GPU, with the ReLU and the sum behind it, in one Triton kernel.
+"""A convolution of windows of differences on a GPU, with the ReLU and the sum after it, in one Triton kernel.
 
-Left to PyTorch, the result of a convolution is written and read again by each operation behind it, and where windows do
-not lie evenly it is moved once more. Here it is written once:
+In PyTorch each operation after a convolution reads its result and writes another, and windows that are not evenly
+spaced are moved once more. Here the result is written once:
 
     result[n, j] = residual[n, j + shift] + relu(sum over t of weight[t] x[n, j * stride + first + t * dilation])
-    relu(d) = max(d + min(R, 0), -max(R, 0))    with R = reference[row + j], what the ReLU reads
+    relu(d) = max(d + min(R, 0), -max(R, 0))    with R = reference[row + j], the input of the ReLU
 
-with ``first``, ``shift`` and ``row`` of the site that mutant ``n`` belongs to; what lies outside of a window is zero.
+``first``, ``shift`` and ``row`` are those of the site that mutant ``n`` belongs to. Outside of a window ``x`` and
+``residual`` read as zero.
 
-A program makes a tile of the result. Which taps read anything differs from one span of positions to the next, so
-tiles are of one span, of several sites (a *group*), and run over those taps alone. In a tile the edits of a site lie
-side by side at each position: they read the same of the reference.
+A program computes a tile of the result. The taps that read anything differ from one span of positions to the next. So
+a tile lies in one span of several sites (a *group*), and only runs over the taps of that span. In a tile the edits of a
+site lie side by side at each position, since they read the same elements of the reference.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ import torch
 from yuzu._engine.kernels.triton import KernelError, launching, shared_memory, tl, triton
 from yuzu._engine.layout import on_device
 
-GROUP = 16  # sites whose tiles follow one another: what they read stays in the cache
-MOST_PLACES = 2**31 - 1  # that a group reads or writes: they are counted in 32 bits
-LEAST_SPAN = 16  # positions; where a dilation is smaller, tiles of one span would be mostly empty
-MOST_SPANS = 16  # two begin with each tap
+GROUP = 16  # sites whose tiles follow one another, so that their inputs stay in the cache
+MOST_PLACES = 2**31 - 1  # elements that a group may read or write: they are indexed in 32 bits
+LEAST_SPAN = 16  # positions of a span, at least: with a smaller dilation tiles of one span would be mostly empty
+MOST_SPANS = 16  # spans of the table; up to two begin with each tap
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Rows, columns and depth of a program's products, and Triton's settings for it.
+    """Rows, columns and depth of a program's products, and Triton's settings for the program.
 
-    What is behind the products is done in ``parts`` (1, 2 or 4) of the columns, one after the other: done at once it
-    takes so many registers that fewer programs fit on a processor, or that they spill.
+    The operations after the products run on ``parts`` (1, 2 or 4) of the columns, one after the other. On all columns
+    at once they take so many registers that fewer programs fit on a processor, or that registers spill.
     """
 
     rows: int
@@ -48,7 +49,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class BeforeReLU:
-    """The reference before a ReLU: ``values`` ``(B * L, C)``, from the row ``row`` on for each site."""
+    """The reference before a ReLU: ``values`` ``(B * L, C)``, read from row ``row`` on for each site."""
 
     values: torch.Tensor
     row: torch.Tensor
@@ -63,7 +64,7 @@ class Residual:
 
 
 def tile_of(x: torch.Tensor, channels_out: int, precision: str) -> Tile:
-    """The tile that was the fastest on an H200 (``benchmarks/fused_tiles.py``), or a smaller one that has room."""
+    """The tile that was the fastest on an H200 (``benchmarks/fused_tiles.py``), or a smaller one that fits."""
     low_precision, full = x.dtype == torch.bfloat16, precision == "highest"
     columns = _columns(channels_out, 128 if full else 256)
     depth = min(64 if low_precision else 32, max(16, triton.next_power_of_2(x.shape[2])))
@@ -77,13 +78,15 @@ def tile_of(x: torch.Tensor, channels_out: int, precision: str) -> Tile:
 
 
 def _columns(channels: int, most: int) -> int:
-    """Few columns that lie idle, but not so few in all that much is read for little."""
+    """The columns of a tile: few of them idle, yet enough that inputs are not read too often. A column costs more in a
+    narrower tile: ``costs`` are relative to 256 columns.
+    """
     costs = {256: 1.0, 128: 1.06, 64: 1.3, 32: 2.0, 16: 4.0}
     return min((c for c in costs if c <= most), key=lambda c: -(-channels // c) * c * costs[c])
 
 
 def _within(tile: Tile, itemsize: int, limit: int) -> Tile:
-    """A tile whose operands fit in the memory that the programs of a processor share."""
+    """Shrink a tile until its operands fit into the shared memory of a processor, ``limit`` bytes."""
     while tile.stages * (tile.rows + tile.columns) * tile.depth * itemsize > limit and tile.depth > 16:
         if tile.stages > 2:
             tile = replace(tile, stages=2)
@@ -118,7 +121,7 @@ class Form:
 
 @dataclass(frozen=True)
 class After:
-    """The operations after a convolution that run with it, and the dtype of the result; None for that of the input."""
+    """The operations after a convolution that run with it, and the dtype of the result (None: that of the input)."""
 
     relu: BeforeReLU | None = None
     residual: Residual | None = None
@@ -134,22 +137,23 @@ def convolve(
     after: After = After(),  # noqa: B008 (frozen)
     tile: Tile | None = None,
 ) -> torch.Tensor:
-    """The formula above.
+    """Compute the module's formula.
 
     Parameters
     ----------
     x: torch.Tensor, shape=(N, w, Cin)
         Windows of differences, contiguous; ``form.edits`` mutants for each site.
     weight: torch.Tensor, shape=(k, Cout, Cin)
-        Of the dtype of ``x``, contiguous.
+        In the dtype of ``x``, contiguous.
     first: torch.Tensor, shape=(S,), dtype=torch.int32
-        The place in ``x`` that the first tap reads for the first position of the result.
+        The position of ``x`` that the first tap reads for the first position of the result.
     form: Form
     precision: str
-        Of products of float32: three TF32 products for ``"highest"``, whose sum errs no more than float32's; else one.
+        The precision of float32 products: for ``"highest"`` three TF32 products, whose sum is as accurate as float32,
+        else one.
     after: After
     tile: Tile or None
-        None for `tile_of`.
+        Default None: `tile_of`.
 
     Returns
     -------
@@ -173,7 +177,7 @@ def convolve(
     largest = edits * max(held, width, 0 if residual is None else residual.values.shape[1]) * max(cin, cout)
     group = min(GROUP, sites, MOST_PLACES // largest)
     if not group:
-        raise KernelError(f"windows of one site hold {largest} numbers, more than the kernel counts")
+        raise KernelError(f"windows of one site hold {largest} elements, more than the kernel can index")
     table, tiles = _span_table(form.spans, width, group * edits, tile.rows)
     span_table = on_device(table, x.device)
     programs = -(-sites // group) * tiles * -(-cout // tile.columns)
@@ -215,7 +219,9 @@ def convolve(
 
 
 def spans_of(width: int, held: int, taps: int, dilation: int, first: int) -> tuple[int, ...]:
-    """Where the taps that read anything change along the ``width`` positions of a result, for windows ``held`` wide."""
+    """Find the positions of a result, ``width`` wide, at which the set of taps that read anything changes, for windows
+    that are ``held`` wide.
+    """
     if dilation < LEAST_SPAN or 2 * taps > MOST_SPANS - 1:
         return (0,)
     changes = {-first - t * dilation + end for t in range(taps) for end in (0, held)}
@@ -228,8 +234,8 @@ def spans_of(width: int, held: int, taps: int, dilation: int, first: int) -> tup
 
 @functools.lru_cache(maxsize=512)
 def _span_table(spans: tuple[int, ...], width: int, mutants: int, rows: int) -> tuple[np.ndarray, int]:
-    """First tile (of a group) of each span, then first position of each and the last's stop; and the number of
-    tiles. Both are filled up with spans that no tile is of.
+    """The table of spans, and the number of tiles of a group. The table has the first tile of each span, then the first
+    position of each and the stop of the last. Both parts are padded with spans that have no tiles.
     """
     stops = (*spans[1:], width)
     tiles = [0]
@@ -288,13 +294,13 @@ if triton is not None:
         first_site = tile // tiles * group
         tile = tile % tiles
         known = tl.load(span_table + tl.arange(0, SPANS))
-        # the spans that fill up the table begin where the last tile ends, so none of them is ever found
+        # the spans that pad the table begin where the last tile ends, so none of them is ever found
         span = tl.sum((known <= tile).to(tl.int32)) - 1
         begin = tl.load(span_table + SPANS + span)
         length = tl.load(span_table + SPANS + span + 1) - begin
         tile -= tl.load(span_table + span)
 
-        # which position, and which mutant of the group, each row of the tile is
+        # the position and the mutant of the group that each row of the tile belongs to
         row = tile * ROWS + tl.arange(0, ROWS)
         column = row // edits  # of a table of sites by positions
         site = column // length
@@ -332,7 +338,7 @@ if triton is not None:
             a = tl.load(x + (start + read)[:, None] * CIN + channel[None, :], mask=there, other=0.0)
             total = tl.dot(a, b, total, input_precision=PRODUCTS)
 
-        # where each row is found in the reference and the residual, and goes in the result
+        # the place of each row in the reference, in the residual and in the result
         of_reference = first_mutant + mutant
         of_residual = mutant
         added = inside

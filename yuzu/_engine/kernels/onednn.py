@@ -1,9 +1,9 @@
 """float32 products by oneDNN, on CPUs where it is faster than the BLAS behind ``@``.
 
 PyTorch's own builds multiply float32 matrices with MKL, which leaves the wider half of the vector units of AMD's
-processors unused, while their convolutions and bfloat16 products are oneDNN's. PyTorch has oneDNN's float32 product
-too, as the operation that its compiler uses for linear layers; and ``torch.mm`` becomes oneDNN's by a setting, which
-lowers nothing on processors without matrix units.
+processors unused. Their convolutions and bfloat16 products use oneDNN. PyTorch has oneDNN's float32 product too, as the
+operation that its compiler uses for linear layers. A setting makes ``torch.mm`` use oneDNN as well; it reduces no
+precision on processors without matrix units.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from collections.abc import Callable
 
 import torch
 
-CLEARLY = 1.25  # times as fast, so that two runs decide alike where both are about as fast
-TRIAL_SIZES, TRIALS = (1024, 256, 256), 5  # rows, read, and result channels: about 2 ms in all
-SETTING = "bf16"  # of `torch.backends.mkldnn.matmul.fp32_precision`
-ROUNDING = 1e-6  # of float32 sums, relative; bfloat16's is a thousand times as much
-# below so many multiply-adds, or with fewer channels on either side, what a call costs beside the product is more
+CLEARLY = 1.25  # times as fast: a margin, so that two runs decide alike although both products are about as fast
+TRIAL_SIZES, TRIALS = (1024, 256, 256), 5  # rows, input channels, output channels; and repeats: about 2 ms in all
+SETTING = "bf16"  # the value of `torch.backends.mkldnn.matmul.fp32_precision` that makes ``torch.mm`` use oneDNN
+ROUNDING = 1e-6  # the relative error allowed for float32 sums; bfloat16's is about a thousand times as large
+# with fewer multiply-adds, or fewer channels on either side, the overhead of a call is more than the gain
 LEAST_MULTIPLY_ADDS, LEAST_CHANNELS = 3 << 20, 16
-ROWS_WORTH_A_COPY = 128  # of ``x``, for a weight that has to be copied first
+ROWS_WORTH_A_COPY = 128  # rows of ``x`` from which on oneDNN pays although it must copy the weight first
 
 
 def serves(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether `multiplied` gives ``x @ weight`` faster."""
+    """Tell whether `multiplied` computes ``x @ weight`` faster."""
     rows, channels = x.shape
     return (
         x.dtype == weight.dtype == torch.float32
@@ -41,7 +41,7 @@ def serves(x: torch.Tensor, weight: torch.Tensor) -> bool:
 def multiplied(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """``x @ weight`` of ``(N, Cin)`` and ``(Cin, Cout)``, float32.
 
-    A weight with gaps between its rows is copied: oneDNN has only a reference kernel for it, a hundred times slower.
+    A weight with gaps between its rows is copied, since oneDNN's only kernel for it is a hundred times slower.
     """
     turned = weight.mT if _dense(weight) else weight.mT.contiguous()
     return torch.ops.mkldnn._linear_pointwise(x, turned, None, "none", [], "")
@@ -53,13 +53,13 @@ def _dense(weight: torch.Tensor) -> bool:
 
 @functools.cache
 def is_faster() -> bool:
-    """Whether oneDNN is there, and clearly faster here; tried once a process."""
+    """Tell whether oneDNN is available and clearly faster here. It is tried once per process."""
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return False
     x, weight = _trial()
     times: dict[Callable[..., torch.Tensor], float] = {}
     with torch.no_grad():
-        for _ in range(TRIALS):  # in turn, so that a busy moment meets both
+        for _ in range(TRIALS):  # in turn, so that a busy moment slows both
             for function in (torch.mm, multiplied):
                 begin = time.perf_counter()
                 function(x, weight)
@@ -69,17 +69,17 @@ def is_faster() -> bool:
 
 
 def writes(out: torch.Tensor) -> bool:
-    """Whether ``torch.mm`` writes into ``out`` as fast as `multiplied` makes a new tensor."""
+    """Tell whether ``torch.mm`` writes into ``out`` as fast as `multiplied` makes a new tensor."""
     return out.device.type == "cpu" and out.dtype == torch.float32 and by_setting()
 
 
 @functools.cache
 def by_setting() -> bool:
-    """Whether ``torch.mm`` is clearly faster, for it is oneDNN's, and as precise as ever, where PyTorch may lower
-    float32 to `SETTING`. It writes where it is told to, and so saves a copy.
+    """Tell whether ``torch.mm`` is clearly faster with `SETTING`, since it uses oneDNN then, and as precise as before.
+    Unlike `multiplied` it writes into a given tensor, which saves a copy.
 
-    Never on a processor with matrix units, where oneDNN lowers indeed; elsewhere it is tried once a process. Without
-    bfloat16 instructions PyTorch does not ask oneDNN, and nothing is faster.
+    False on processors with matrix units, on which oneDNN really multiplies in bfloat16. Elsewhere it is tried once per
+    process. Without bfloat16 instructions PyTorch does not call oneDNN, and nothing is faster.
     """
     part = getattr(torch.backends.mkldnn, "matmul", None)
     matrix_units = getattr(torch.cpu, "_is_amx_tile_supported", None)

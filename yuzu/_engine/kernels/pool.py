@@ -1,11 +1,11 @@
-"""Pools over windows of differences on a GPU, in one Triton kernel: the formulas of `pool`.
+"""Pools over windows of differences on a GPU, in one Triton kernel.
 
     maximum: max over t of (x[n, j * stride + first + t * dilation] + R[place_t] - M[row + j])
     average: sum over t of  x[n, j * stride + first + t * dilation] / counts[start + j]
 
-with ``first``, ``row`` and ``start`` of the site that mutant ``n`` belongs to, ``place_t`` what the tap reads of the
-reference, ``R`` before the pool and ``M`` behind it. What lies outside of a window is zero, and outside of the sequence
-minus infinity.
+``first``, ``row`` and ``start`` are those of the site that mutant ``n`` belongs to. ``place_t`` is the position that
+tap ``t`` reads. ``R`` is the reference before the pool, and ``M`` the reference after it. Outside of a window ``x``
+reads as zero; outside of the sequence ``R`` reads as minus infinity.
 """
 
 from __future__ import annotations
@@ -17,14 +17,23 @@ import torch
 from yuzu._engine.kernels.triton import launching, tl, triton
 from yuzu._engine.window import Geometry
 
-PLACES = 2048  # of the result that a program makes
-MOST_COLUMNS = 128
+PLACES = 2048  # elements of the result that a program computes
+MOST_COLUMNS = 128  # channels of a program, at most
 
 
 @dataclass(frozen=True)
 class Sites:
-    """Where the windows of the sites ``(S,)`` lie, in int32: the input that their first tap reads for their first
-    position, counted from the start of the window before; their first position; and the sequence.
+    """The places of the sites' windows, each ``(S,)``, int32.
+
+    Attributes
+    ----------
+    first: torch.Tensor
+        The position that the first tap reads for a window's first position, counted from the start of the window before
+        the pool.
+    start: torch.Tensor
+        The first position of a window after the pool.
+    sequence: torch.Tensor
+        The sequence that a site lies in.
     """
 
     first: torch.Tensor
@@ -41,7 +50,7 @@ def pool(
     before: torch.Tensor | None,
     after: torch.Tensor,
 ) -> torch.Tensor:
-    """The formulas above.
+    """Compute the module's formulas.
 
     Parameters
     ----------
@@ -52,7 +61,7 @@ def pool(
     geometry: Geometry
     sites: Sites
     before, after: torch.Tensor
-        For a maximum ``R``, shape=(B, L, C), and ``M``, shape=(B, L', C), contiguous; for an average None and the
+        For a maximum: ``R``, shape=(B, L, C), and ``M``, shape=(B, L', C), contiguous. For an average: None, and the
         counts, shape=(L',).
 
     Returns
@@ -119,7 +128,7 @@ if triton is not None:
         ROWS: tl.constexpr,
         COLUMNS: tl.constexpr,
     ):
-        # the edits of a site lie side by side at each position: they read the same of the reference
+        # the edits of a site lie side by side at each position, since they read the same elements of the reference
         row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
         column = row // edits  # of a table of sites by positions
         site = column // width
@@ -149,7 +158,7 @@ if triton is not None:
             if MAXIMUM:
                 at = position * stride - padding + tap * dilation
                 there = here & ((at >= 0) & (at < length_before))[:, None]
-                # less what the maximum is: the largest element's own difference stays unrounded
+                # the maximum is subtracted first, so the difference of the largest element stays unrounded
                 value += tl.load(before + at[:, None] * channels, mask=there, other=float("-inf")) - pooled
                 total = tl.maximum(total, value, propagate_nan=tl.PropagateNan.ALL)
             else:

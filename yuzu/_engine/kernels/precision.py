@@ -1,4 +1,4 @@
-"""Which arithmetic float32 products may use while a run lasts, whatever the caller has set."""
+"""The arithmetic of float32 products during a run, whatever the caller has set."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from yuzu._engine.kernels import onednn as onednn_products
 
 @contextlib.contextmanager
 def products(precision: str, device: torch.device) -> Iterator[None]:
-    """No autocast; on CUDA TF32 for ``"high"`` and ``"medium"`` and none for ``"highest"``; on a CPU float32, since a
-    run lowers what it lowers by itself. Put back afterwards.
+    """A context with the arithmetic of a precision; it restores the caller's settings. There is no autocast. On CUDA
+    products use TF32 for ``"high"`` and ``"medium"``, but not for ``"highest"``. On a CPU they are float32, since a run
+    converts its operands to bfloat16 by itself.
 
-    cuDNN uses TF32 for float32 convolutions unless told not to, and oneDNN multiplies in bfloat16, where it can, after
-    ``torch.set_float32_matmul_precision("medium")``, so it has to be said. PyTorch has one setting for all threads: on
-    a CPU the last run to end puts it back; on CUDA runs of different precision at the same time disturb each other.
+    cuDNN and oneDNN must be told. cuDNN uses TF32 for float32 convolutions unless told not to. oneDNN multiplies in
+    bfloat16, where it can, after ``torch.set_float32_matmul_precision("medium")``. PyTorch has one setting for all
+    threads: on a CPU the last run to end restores it; on CUDA simultaneous runs of different precision disturb each
+    other.
     """
     setting = _on_cuda(precision != "highest") if device.type == "cuda" else _on_cpu.held()
     with torch.autocast(device.type, enabled=False), setting:
@@ -30,7 +32,7 @@ def products(precision: str, device: torch.device) -> Iterator[None]:
 def _on_cuda(tf32: bool) -> Iterator[None]:
     try:
         matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    except RuntimeError:  # the caller set one of them by `fp32_precision`, and so they have to be read
+    except RuntimeError:  # the caller set one by `fp32_precision`; PyTorch then refuses to read `allow_tf32`
         parts = [torch.backends.cuda.matmul, *(getattr(torch.backends.cudnn, name) for name in ("conv", "rnn"))]
         found = _set(parts, "tf32" if tf32 else "ieee")
         try:
@@ -46,7 +48,7 @@ def _on_cuda(tf32: bool) -> Iterator[None]:
 
 
 class _Float32:
-    """float32 products on a CPU, as long as anyone holds it."""
+    """float32 products on a CPU, as long as any run holds this."""
 
     def __init__(self) -> None:
         self._lock, self._holders = threading.Lock(), 0
@@ -83,7 +85,7 @@ class _Float32:
 
 
 class _ByOneDNN(_Float32):
-    """`onednn_products.SETTING`, where products are float32 all the same, as long as anyone holds it."""
+    """`onednn_products.SETTING`, if products stay float32 with it, as long as any run holds this."""
 
     def _begin(self) -> None:
         if onednn_products.by_setting():
@@ -94,14 +96,14 @@ _on_cpu, _by_onednn = _Float32(), _ByOneDNN()
 
 
 def fastest_products(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """While a plan's own operations run, and no model or function of the user's: PyTorch refuses to say what
-    ``torch.get_float32_matmul_precision()`` is where the setting is held.
+    """A context with the fastest float32 products, for a plan's own operations only. While the setting is held, PyTorch
+    refuses ``torch.get_float32_matmul_precision()``, which a model or function of the user may call.
     """
     return _by_onednn.held() if device.type == "cpu" else contextlib.nullcontext()
 
 
 def _set(parts: Sequence[Any], wanted: str) -> list[tuple[Any, str]]:
-    """The parts whose setting was another one, and that."""
+    """Set all parts to ``wanted``. Returns the parts that had another setting, and that setting."""
     found = [(part, part.fp32_precision) for part in parts if part.fp32_precision != wanted]
     for part, _ in found:
         part.fp32_precision = wanted
@@ -110,6 +112,6 @@ def _set(parts: Sequence[Any], wanted: str) -> list[tuple[Any, str]]:
 
 def _put_back(found: list[tuple[Any, str]]) -> None:
     for part, before in found:
-        part.fp32_precision = "none"  # what is said for all parts at once holds for it again
+        part.fp32_precision = "none"  # it follows the setting for all parts again
         if part.fp32_precision != before:
             part.fp32_precision = before

@@ -1,4 +1,4 @@
-"""Triton, where it is there, and whether a device runs its kernels."""
+"""Triton, if it is installed, and the devices that can run its kernels."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ try:
 except ImportError:  # not installed, as with PyTorch for CPUs
     triton = tl = None
 
-OLDEST = (8, 0)  # compute capability from which on there are products of bfloat16 and TF32
-LEAST_SHARED_MEMORY = 48 << 10  # bytes, that any of these GPUs has
-FUSED, POOL_KERNEL = KERNEL_WAYS = ("fused", "kernel")  # the ways of convolutions and pools that run kernels of ours
-refused: set[torch.device] = set()  # the devices on which a kernel has failed: none is tried there again
-SPARE_SHARED_MEMORY = 2 << 10  # that a program needs beside its operands
+OLDEST = (8, 0)  # compute capability from which on GPUs have products of bfloat16 and TF32
+LEAST_SHARED_MEMORY = 48 << 10  # bytes that every such GPU has
+FUSED, POOL_KERNEL = KERNEL_WAYS = ("fused", "kernel")  # the ways of convolutions and pools that run Yuzu's own kernels
+refused: set[torch.device] = set()  # the devices on which a kernel has failed, so none is tried there again
+SPARE_SHARED_MEMORY = 2 << 10  # bytes that a program needs beside its operands
 
 
 class KernelError(RuntimeError):
@@ -29,12 +29,12 @@ class KernelError(RuntimeError):
 
 @contextlib.contextmanager
 def launching(tensor: torch.Tensor) -> Iterator[None]:
-    """While a kernel is launched on the device of a tensor.
+    """A context in which a kernel is launched on the device of a tensor.
 
     Raises
     ------
     KernelError
-        For whatever Triton, its compiler or the driver say.
+        For any error of Triton, its compiler or the driver.
     """
     try:
         with torch.cuda.device_of(tensor):
@@ -45,8 +45,8 @@ def launching(tensor: torch.Tensor) -> Iterator[None]:
 
 
 def why_not(device: torch.device) -> str | None:
-    """Why kernels cannot run on a device; None if they can. On a CPU they run where Triton's interpreter is switched
-    on, for tests.
+    """The reason why kernels cannot run on a device; None if they can. On a CPU they run if Triton's interpreter is
+    switched on, for tests.
     """
     if triton is None:
         return "Triton is not installed"
@@ -57,7 +57,7 @@ def why_not(device: torch.device) -> str | None:
 
 
 def may_run(run: Context, node: int) -> bool:
-    """Whether a kernel may make the change of a node: it is for float32, on a device and in a plan that let it run."""
+    """Tell whether a kernel may compute the change of a node: it is float32, and the device and the plan allow it."""
     if not run.plan.kernels or run.device in refused:
         return False
     return run.value(node).dtype == torch.float32 and why_not(run.device) is None
@@ -65,9 +65,9 @@ def may_run(run: Context, node: int) -> bool:
 
 @functools.lru_cache(maxsize=16)
 def _failure(device: torch.device) -> str | None:
-    """Why a small kernel fails: a GPU that is too old, no C compiler for Triton's launcher."""
+    """The reason why a small kernel fails, such as a GPU that is too old, or no C compiler for Triton's launcher."""
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < OLDEST:
-        return f"{torch.cuda.get_device_name(device)} is older than the kernels are for"
+        return f"{torch.cuda.get_device_name(device)} is too old for the kernels"
     x = torch.arange(16.0, device=device)
     result = torch.empty_like(x)
     try:
@@ -80,7 +80,7 @@ def _failure(device: torch.device) -> str | None:
 
 @functools.lru_cache(maxsize=16)
 def shared_memory(device: torch.device) -> int:
-    """Bytes that the programs on one of the device's processors can share for their operands."""
+    """The bytes of shared memory of one of the device's processors that programs can use for their operands."""
     if device.type != "cuda":
         return 1 << 30
     properties = torch.cuda.get_device_properties(device)

@@ -1,9 +1,9 @@
-"""Where a steep operation is run on what stands before a stretch of operations on single numbers, in place of on its
-result: ``f(g(R + D)) - f(g(R))``.
+"""Chains of pointwise operations that a steep operation recomputes: it runs on the input of the chain before it, in
+place of the chain's result: ``f(g(R + D)) - f(g(R))``.
 
-A mutant's value is its reference plus a difference, and where it is small beside the reference few of its digits are
-left. Of a rectifier's zero nothing is lost, for ``R + D`` is exactly zero; but of ``relu(x) + 1e-6`` the reference is
-rounded, and no difference from it says ``1e-6``. A logarithm of that is off by as much as naive ISM never is.
+A mutant's value is its reference plus a difference. If it is small beside the reference, few of its digits are left. A
+ReLU's zero loses nothing, since ``R + D`` is exactly zero. But the reference of ``relu(x) + 1e-6`` is rounded, and no
+difference from it can represent ``1e-6``. A logarithm of that would have an error that naive ISM never has.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from yuzu._engine.handlers.contract import Rule
 from yuzu._engine.layout import Layout
 from yuzu._engine.plan.conditioning import is_well_conditioned
 
-LONGEST = 8  # operations of a chain: one that others read, too, is computed once more
+LONGEST = 8  # operations of a chain, at most: an operation with other readers is computed once more
 
 
 @dataclass(frozen=True)
 class _Rules:
-    """What a search for chains reads."""
+    """The input of a search for chains."""
 
     nodes: list[Node]
     layouts: list[Layout]
@@ -66,18 +66,18 @@ def _can_be_inside(given: _Rules, index: int, reader: Rule) -> bool:
     if not node.mutated or rule is None or ops.of(node.op).small_of_small:
         return False
     if "recomputable" not in vars(type(rule)) or not rule.recomputable:
-        return False  # a user's rule, which may inherit from one of ours, is run as it is
+        return False  # a user's rule may inherit from one of ours, so it runs as it is
     if not (_is_pointwise(node) or ops.of(node.op).softmax) or not node.floating:
         return False
     if any(isinstance(a, torch.dtype) for a in (*node.args, *node.kwargs.values())):
-        return False  # would narrow what is widened
+        return False  # would convert float64 back
     if reader.layout.kind == "windows" and rule.layout != reader.layout:
         return False
     adds = rule.only_adds()
     if adds is None:
         return True
-    # The change of `a - b` is more precise than one that is taken from its values. A sum of values that no chain
-    # computes gains nothing, and is often a residual connection that much else reads.
+    # The carried change of `a - b` is more precise than a difference of its values. Recomputing a sum whose terms no
+    # chain computes gains nothing; it is often a residual connection with many readers.
     return adds and any(_can_be_inside(given, i, reader) for i in rule.sources)
 
 

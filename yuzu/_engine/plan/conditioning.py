@@ -1,5 +1,5 @@
-"""Where a rounding error may stand for a zero: where nothing that follows makes much of it; and where zeros must be
-made exact, because something does.
+"""The conditioning of a graph: the nodes after which a small error stays small, so that a rounding error may stand for
+a zero; and the nodes whose zeros must be exact, because a later operation is steep.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from yuzu._engine.plan.flow import Flow
 
 
 def find_well_conditioned(flow: Flow) -> list[bool]:
-    """For each node, whether a small error in its change leaves small errors in all outputs."""
+    """For each node, tell whether a small error in its change leaves small errors in all outputs."""
     conditioned = [True] * len(flow.graph.nodes)
     for node in reversed(flow.graph.nodes):
         for reader in flow.consumers[node.index]:
@@ -25,15 +25,15 @@ def find_well_conditioned(flow: Flow) -> list[bool]:
 
 
 def is_well_conditioned(rule: Rule | None) -> bool:
-    """Whether a small error before a rule leaves a small one behind it."""
+    """Tell whether a small error in the inputs of a rule leaves a small error in its result."""
     if rule is None or not rule.node.floating:
         return False
     return not rule.reads_reference or rule.numerics.well_conditioned or ops.of(rule.node.op).bounded_slope
 
 
 def find_exact_zeros(flow: Flow) -> list[Rule]:
-    """The rules whose result may be exactly zero in a mutant because all that it is made of is, where that zero may
-    reach something that is not steady. A bias leaves no such zeros.
+    """Find the rules whose result may be exactly zero in a mutant, because all its terms are, and whose zero may reach
+    an operation that is not well-conditioned. A bias leaves no such zeros.
     """
     nodes = flow.graph.nodes
     zeros: list[bool] = []
@@ -54,8 +54,8 @@ def find_exact_zeros(flow: Flow) -> list[Rule]:
 
 
 def find_fading(flow: Flow, plain: Callable[[int], bool]) -> frozenset[int]:
-    """What multiplies with weights, where something that is not steady may show that all its terms nearly vanish in a
-    mutant; ``plain`` says of a node that adds constants whether they are next to nothing.
+    """Find the nodes that multiply with weights and whose terms may all nearly vanish in a mutant, where an operation
+    that is not well-conditioned may show that. ``plain`` tells whether the constants that a node adds are negligible.
     """
     nodes = flow.graph.nodes
     small: list[bool] = []
@@ -75,13 +75,13 @@ def find_fading(flow: Flow, plain: Callable[[int], bool]) -> frozenset[int]:
 
 
 def adds_constants(node: Node) -> bool:
-    """Whether it adds a number for each channel to a product."""
+    """Tell whether a node adds a constant for each channel to a product."""
     facts = ops.of(node.op)
     return facts.batch_norm or (facts.bias is not None and node.argument(facts.bias, "bias") is not None)
 
 
 def constants_of(node: Node, value_of: Callable[[int], torch.Tensor]) -> torch.Tensor:
-    """The numbers that it adds."""
+    """The constants that a node adds."""
     place = ops.of(node.op).bias
     if place is not None:
         return value_of(node.argument(place, "bias").index)
@@ -95,7 +95,9 @@ def constants_of(node: Node, value_of: Callable[[int], torch.Tensor]) -> torch.T
 
 
 def _reaching_steep(flow: Flow, passes: Sequence[bool]) -> list[bool]:
-    """Which nodes are read by what is not steady, also by way of what ``passes`` their smallness on."""
+    """For each node, tell whether its result reaches an operation that is not well-conditioned, directly or through
+    nodes that pass on its smallness (``passes``).
+    """
     nodes = flow.graph.nodes
     matters = [False] * len(nodes)
     for node in reversed(nodes):
@@ -108,7 +110,7 @@ def _reaching_steep(flow: Flow, passes: Sequence[bool]) -> list[bool]:
 
 
 def _may_be_zero(node: Node, read: bool) -> bool:
-    """Whether numbers of its result may be zero other than by chance; ``read``: those of what it reads may."""
+    """Tell whether elements of a result may be zero other than by chance; ``read`` if those of its inputs may."""
     facts = ops.of(node.op)
     if not node.floating or facts.makes_zeros:
         return True

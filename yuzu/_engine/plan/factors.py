@@ -1,5 +1,5 @@
-"""Factors that a convolution absorbs: a factor for each channel right after it, or right before it, goes into its
-weight, also past a ReLU between them.
+"""Factors that a convolution absorbs. A factor for each channel right before or right after a convolution becomes part
+of its weight, even with a ReLU between them.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from yuzu._engine.plan.flow import Flow
 
 
 def absorb_factors(flow: Flow, choices: Sequence[Choice], widened: Container[int]) -> list[Choice]:
-    """The choices with such factors absorbed; not those of nodes that are ``widened``."""
+    """Absorb such factors, but none of nodes that are ``widened``. Returns the new choices."""
     found = list(choices)
     for rule in flow.rules:
         if rule is None or rule.per_channel is None or len(rule.sources) != 1:
             continue
         index, factor = rule.node.index, rule.per_channel
         if not flow.readers[index] or index in widened or found[index].exact_zeros:
-            continue  # an exact zero is its own reference's negative, without a factor
+            continue  # an exact zero is the negative of its own reference, without a factor
         source = rule.sources[0]
         while found[source].absorbed and flow.readers[source] == 1:
             source = flow.rules[source].sources[0]  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""The rules of a graph's nodes, and who reads whose result: what every later decision of a plan follows from."""
+"""The rules of a graph's nodes, and the readers of their results. All later decisions of a plan follow from these."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Flow:
     rules: sequence of Rule or None
         None for a node that runs naively, and for one that no mutation reaches.
     reads: sequence of list of int
-        The nodes that each node reads as it is run.
+        The nodes that each node reads when it runs.
     consumers: sequence of list of int
-        The nodes that read each node so, in order.
+        The nodes that read each node then, in order.
     readers: sequence of int
-        How many they are; being returned counts as being read. A node without readers is not run.
+        The number of readers of each node, the graph's output included. A node without readers does not run.
     """
 
     graph: Graph
@@ -41,7 +41,7 @@ class Flow:
 
 
 def flow_of(graph: Graph, layouts: Sequence[Layout], rules: Sequence[Rule | None]) -> Flow:
-    """Find the readers. The nodes inside a chain that is computed anew are not read, unless others read them."""
+    """Find the readers. The nodes inside a recomputed chain are not read, unless others read them."""
     nodes, outputs = graph.nodes, graph.output_nodes
     reads = [
         list(dict.fromkeys(node.inputs)) if rule is None else rule.reads()
@@ -59,8 +59,8 @@ def flow_of(graph: Graph, layouts: Sequence[Layout], rules: Sequence[Rule | None
 
 
 def last_reads_of(flow: Flow) -> list[list[int]]:
-    """For each node, the changes that it is the last to read. A node that no mutation reaches (``zeros_like``) is run
-    when a naive one first asks for it, so its inputs are kept to the end.
+    """For each node, the changes that it is the last to read. A node that no mutation reaches (``zeros_like``) runs
+    when a naive node first needs it, so its inputs are kept to the end.
     """
     nodes, outputs, last = flow.graph.nodes, flow.graph.output_nodes, dict[int, int]()
     for node in nodes:

@@ -1,4 +1,4 @@
-"""Finds the groups that may run as one on a GPU: a convolution, and the ReLU, the sum and the crop after it."""
+"""Finds the fused groups, which may run as one on a GPU: a convolution, and the ReLU, the sum and the crop after it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from yuzu._engine.plan.sharing import Sharing
 
 @dataclass(frozen=True)
 class _Given:
-    """What the search reads: the nodes, and what has been decided for them."""
+    """The input of the search: the nodes, and all decisions about them."""
 
     flow: Flow
     choices: Sequence[Choice]
@@ -23,8 +23,8 @@ class _Given:
     widened: Container[int]
 
     def together(self, index: int, other: int) -> bool:
-        """Whether two nodes can be run at once: a node that depends on another input is run once for each of its
-        values, others once for all.
+        """Tell whether two nodes can run at once. A node that depends on another input than the sequence runs once for
+        each of that input's values, others run once for all.
         """
         same = (index in self.sharing.changes) == (other in self.sharing.changes)
         return same and self.flow.graph.nodes[index].dtype == self.flow.graph.nodes[other].dtype
@@ -33,8 +33,8 @@ class _Given:
 def find_groups(
     flow: Flow, choices: Sequence[Choice], sharing: Sharing, widened: Container[int]
 ) -> dict[int, FusedGroup]:
-    """The group of each node that is in one, each as long as it can be; a sum of two convolutions' results belongs to
-    the later one.
+    """Find the group of each node that is in one. Groups are as long as possible. A sum of two convolutions' results
+    belongs to the later convolution.
     """
     given = _Given(flow, choices, sharing, widened)
     found: list[FusedGroup] = []
@@ -75,7 +75,7 @@ def _extended(given: _Given, convolution: Rule, taken: set[int]) -> FusedGroup:
 
 
 def _next(given: _Given, index: int, convolution: Rule) -> tuple[Rule | None, list[int]]:
-    """The rule of the only node that reads a result, after factors that the convolution has absorbed, and those."""
+    """The rule of a result's only reader, past factors that the convolution has absorbed; and the nodes of these."""
     flow, passed = given.flow, list[int]()
     absorbed = given.choices[convolution.node.index].after
     while flow.readers[index] == 1 and flow.consumers[index]:
@@ -90,7 +90,7 @@ def _next(given: _Given, index: int, convolution: Rule) -> tuple[Rule | None, li
 
 
 def _crop_after(given: _Given, index: int) -> Rule | None:
-    """A crop along positions that is the only reader of a result."""
+    """The crop along positions that is the only reader of a result; None if there is none."""
     rule = given.flow.only_reader(index)
     if rule is None or rule.fused_as != "crop" or not _plain(rule.layout):
         return None
@@ -98,7 +98,7 @@ def _crop_after(given: _Given, index: int) -> Rule | None:
 
 
 def _adds_one(given: _Given, total: Rule, inside: list[int]) -> bool:
-    """Whether a rule adds one other tensor of the same shape to the result of the nodes inside."""
+    """Tell whether a rule adds one other tensor of the same shape to the result of the nodes inside."""
     if total.fused_as != "sum" or total.node.index in given.widened:
         return False
     others = [s for s in total.sources if s not in inside]

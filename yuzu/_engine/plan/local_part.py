@@ -1,4 +1,4 @@
-"""The part of a model in which a mutation reaches a window only, cut from what mixes all positions."""
+"""The local part of a model: a mutation changes its values on a window only. The rest mixes all positions."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from yuzu._engine.plan.plan import Plan
 
 @dataclass(frozen=True)
 class LocalPart:
-    """
+    """The local part of a model as a graph of its own.
+
     Attributes
     ----------
     graph: Graph
-        Makes the values at the border, its outputs, and nothing else.
+        Computes the values at the border, which are its outputs, and nothing else.
     border: list of int
-        Those values' nodes in the whole graph, in the order of ``graph.outputs``: what is changed on windows only, and
-        read by something that is not, or returned.
+        The nodes of those values in the whole graph, in the order of ``graph.outputs``. They change on windows only,
+        and are returned, or read by a node that changes everywhere.
     kept: list of int
         For each node of ``graph``, its place in the whole graph.
     whole: bool
-        Whether nothing of the model lies behind the border.
+        No part of the model follows the border.
     """
 
     graph: Graph
@@ -46,7 +47,7 @@ def local_part(plan: Plan) -> LocalPart:
     border = []
     for node in nodes:
         read = node.index in outputs or any(nodes[c].mutated and not local[c] for c in plan.graph.consumers[node.index])
-        if local[node.index] and node.floating and read:  # of masks there is no derivative
+        if local[node.index] and node.floating and read:  # a mask has no derivative
             border.append(node.index)
     needed = set(border)
     for node in reversed(nodes):

@@ -1,4 +1,4 @@
-"""Which positions the outputs need of each node, and how far a mutation spreads on the way."""
+"""The positions that the outputs need of each node, and how far a mutation spreads on the way."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Spread = tuple[int, int]
 
 
 def find_needed(flow: Flow) -> list[tuple[int, int]]:
-    """The positions of each windowed node that the outputs depend on."""
+    """Find the positions of each windowed node that the outputs depend on."""
     nodes = flow.graph.nodes
     empty = (1 << 60, -1)
     needed = [empty] * len(nodes)
@@ -42,9 +42,9 @@ def find_needed(flow: Flow) -> list[tuple[int, int]]:
 
 
 def find_spreads(flow: Flow) -> list[Spread | None]:
-    """How far from an edit each node's windows begin and end, far from the ends of the sequence: for edits of ``p <=
-    position < q`` they are ``[p + spread[0], q + spread[1])``. None where that is not the same at every position, or
-    where something on the way turns finite values into others.
+    """Find how far from an edit each node's windows begin and end, away from the ends of the sequence. For edits of ``p
+    <= position < q`` they are ``[p + spread[0], q + spread[1])``. None if that differs between positions, or if an
+    operation on the way may turn finite values into values that are not finite.
     """
     spreads: list[Spread | None] = []
     for node in flow.graph.nodes:
@@ -63,7 +63,7 @@ def _spread_after(flow: Flow, rule: Rule, spreads: Sequence[Spread | None]) -> S
     known = {i: spread for i, spread in sources.items() if spread is not None}
     if not rule.keeps_finite or not known or len(known) < len(sources):
         return None
-    # a stride shows in three neighbours; two widths tell whether the end follows that of the edit
+    # three neighbours reveal a stride; two widths tell whether the end moves with the end of the edit
     lowest = max(-begin for begin, _ in known.values())
     if any(lowest + 4 + end > flow.layouts[i].length for i, (_, end) in known.items()):
         return None

@@ -1,4 +1,4 @@
-"""What will be done at each node, decided once for an architecture, a sequence length and a device; and why.
+"""How each node is run, and why: decided once for an architecture, a sequence length and a device.
 
 A plan never changes. Another choice makes another plan: see `Plan.with_ways` and `dataclasses.replace`.
 """
@@ -28,7 +28,7 @@ from yuzu._engine.plan.widening import Widened, find_widened
 from yuzu._engine.plan.windows import Edited, Span, Windows, find_reach, find_windows
 from yuzu._engine.ways.compressed_sensing import SENSING_WAYS, Sensing
 
-# Bytes of remembered windows with their index tables: enough for the chunks of a sequence, not for all that ever were.
+# Bytes of remembered windows with their index tables: enough for the chunks of one sequence, but bounded.
 WINDOWS_BYTES = 64 << 20
 
 
@@ -39,9 +39,9 @@ class Plan(Flow):
     Attributes
     ----------
     reasons: mapping of int to str
-        Why a node runs naively.
+        The reason why a node runs naively.
     naive: mapping of int to str
-        The nodes that were asked to run naively.
+        The nodes that must run naively, and why.
     choices: tuple of Choice
         How each node is run.
     needed: sequence of (int, int)
@@ -53,19 +53,19 @@ class Plan(Flow):
     widened: Widened
         The nodes that are run in float64 where the device has it.
     sharing: Sharing
-        What the same sequences have in common with other values of the model's other inputs.
+        The results that the same sequences share for different values of the model's other inputs.
     group_of: mapping of int to FusedGroup
-        The nodes that may run as one on a GPU, by each of them.
+        The fused group, which may run as one on a GPU, of each node that is in one.
     precision: str
     kernels: bool
-        Kernels of our own may be used where a device runs them.
+        Yuzu's own Triton kernels may be used if the device runs them.
     sensing: Sensing or None
         The matrices of the Gaussian way of running a convolution.
     may_fade: bool
-        Something multiplies with weights whose terms may nearly vanish where that shows.
+        A node multiplies with weights, and its terms may all nearly vanish where that shows: see `find_fading`.
     one_by_one: bool
-        A node that no mutation reaches may depend on the other sequences of a batch, as it never does in naive ISM: the
-        references of several sequences must not be run together.
+        A node that no mutation reaches may depend on the other sequences of a batch, as it never does in naive ISM. So
+        the references of several sequences must not run together.
     remembered: Kept
         The windows of the last chunks, shared with plans made from this one.
     """
@@ -85,13 +85,13 @@ class Plan(Flow):
     may_fade: bool = False
     one_by_one: bool = False
     remembered: Kept[tuple[object, bytes], Windows] = field(default_factory=lambda: Kept(most_bytes=WINDOWS_BYTES))
-    _own: object = field(default_factory=object)  # tells its windows from those of other plans, remembered together
+    _own: object = field(default_factory=object)  # tells its windows from those of other plans in ``remembered``
     _reach: Kept[bytes, tuple[np.ndarray, np.ndarray]] = field(default_factory=lambda: Kept(1))
     _reached: Kept[tuple[int, int], np.ndarray] = field(default_factory=lambda: Kept(1))
 
     @property
     def senses(self) -> bool:
-        """Whether any layer is run by compressed sensing."""
+        """Tell whether any layer runs by compressed sensing."""
         return any(choice.way in SENSING_WAYS for choice in self.choices)
 
     # ---- other plans
@@ -102,7 +102,7 @@ class Plan(Flow):
         return replace(other.with_ways_of(self), sensing=self.sensing, remembered=self.remembered)
 
     def without_kernels(self) -> Plan:
-        """The same plan, run without kernels of ours."""
+        """The same plan without Yuzu's own kernels."""
         return replace(self, kernels=False)
 
     def with_sensing(self, sensing: Sensing) -> Plan:
@@ -128,8 +128,8 @@ class Plan(Flow):
     def with_ways_of(
         self, other: Plan, pairs: Iterable[tuple[int, int]] | None = None, but: Sequence[str] = ()
     ) -> Plan:
-        """The same plan with the ways of another, ``but`` some, and without kernels where that has none; ``pairs`` has
-        the nodes here and what they are there, by default the same.
+        """The same plan with the ways of another plan, except those in ``but``. It has no kernels if the other has
+        none. ``pairs`` maps the nodes here to the nodes there; by default they are the same.
         """
         ways = {}
         for here, there in pairs if pairs is not None else ((i, i) for i in range(len(self.rules))):
@@ -139,7 +139,7 @@ class Plan(Flow):
         return replace(self.with_ways(ways), kernels=self.kernels and other.kernels)
 
     def ways(self) -> dict[int, str]:
-        """The way of every node that has several."""
+        """The way of every node that has several ways."""
         return {
             rule.node.index: self.choices[rule.node.index].way
             for rule in self.rules
@@ -149,15 +149,16 @@ class Plan(Flow):
     # ---- facts
 
     def read_in_low_precision(self, index: int, as_one: Callable[[int], bool] = lambda reader: False) -> bool:
-        """Whether all readers of a node's change can read it in the dtype of low-precision products, as a group can
-        that reads it ``as_one``.
+        """Tell whether all readers of a node's change can read it in the dtype of low-precision products. Readers in a
+        fused group can, and ``as_one`` tells whether a reader is in one.
         """
         return _read_in_low_precision(self, self.choices, index, as_one)
 
     def windows(self, position: np.ndarray, width: int, with_tables: bool = True) -> Windows:
-        """The window of every windowed node for edits of ``width`` positions at ``position``; None for other
-        nodes. They are remembered, as many as there is room for; ``with_tables`` counts the index tables that come to
-        be kept with them, as on a CPU.
+        """The window of every windowed node for edits of ``width`` positions at ``position``; None for other nodes.
+
+        Windows are remembered up to `WINDOWS_BYTES`. ``with_tables`` counts the index tables that will be kept with
+        them, as on a CPU.
         """
         places = position.tobytes() + width.to_bytes(8, "little")
         key = self._own, places
@@ -169,15 +170,15 @@ class Plan(Flow):
         return self.remembered.put(key, found, size) if size <= WINDOWS_BYTES else found
 
     def reach(self, positions: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-        """Which positions' edits reach any output at all; and which lie so far from both ends that all their windows
-        follow one pattern.
+        """For each position, tell whether its edits reach any output; and whether it lies so far from both ends that
+        all its windows follow the common pattern.
         """
         key = positions.tobytes() + width.to_bytes(8, "little")
         return self._reach.made(key, lambda: self._find_reach(positions, width))
 
     def reached(self, length: int, width: int) -> np.ndarray:
-        """All positions at which edits of a width reach any output, of a sequence's length; all there are if none does.
-        The cost of a plan is measured there: a model may crop its input, or step over it.
+        """The positions of a sequence at which edits of a width reach any output; all positions if none does. The cost
+        of a plan is measured there, since a model may crop its input, or skip parts of it.
         """
 
         def find() -> np.ndarray:
@@ -193,7 +194,7 @@ class Plan(Flow):
 
 
 def make_plan(graph: Graph, precision: str = "highest", naive: Mapping[int, str] | None = None) -> Plan:
-    """Find a rule for every node, and choose how each is run; ``naive`` gives nodes that must run naively and why."""
+    """Find a rule for every node, and choose how each runs. ``naive`` has the nodes that must run naively, and why."""
     naive = dict(naive or {})
     layouts, rules, reasons = _find_rules(graph, naive)
     flow = flow_of(graph, layouts, over_chains(graph.nodes, layouts, rules))
@@ -223,7 +224,7 @@ def make_plan(graph: Graph, precision: str = "highest", naive: Mapping[int, str]
 
 
 def _find_rules(graph: Graph, naive: dict[int, str]) -> tuple[list[Layout], list[Rule | None], dict[int, str]]:
-    """The layout of every node, its rule if it has one, and otherwise why a mutated node has none."""
+    """Find the layout of every node, its rule if it has one, and the reasons why mutated nodes have none."""
     layouts: list[Layout] = []
     rules: list[Rule | None] = []
     reasons: dict[int, str] = {}
@@ -262,15 +263,15 @@ def _rule_or_reason(graph: Graph, index: int, layouts: list[Layout], naive: dict
         if source.mutated:
             return f"it follows {source.label}, which runs naively"
     whole = [source for source in naively if source.shape is not None]
-    if whole:  # a naive node before it may be no layer of its own that a warning would name
+    if whole:  # a naive node before it may not be a layer that a warning can name
         handler = find_handler(view)
-        why = f"what it reads of {whole[0].label} may depend on the size of the batch or on its other rows"
+        why = f"its input {whole[0].label} may depend on the size of the batch or on its other rows"
         return handler if isinstance(handler, str) else why
     return find_rule(view)
 
 
 def _choose(flow: Flow, fading: frozenset[int], widened: Widened) -> tuple[Choice, ...]:
-    """How each node is run, before any way has been timed."""
+    """Choose how each node runs, before any way has been timed."""
     zeros = {rule.node.index for rule in find_exact_zeros(flow)}
     conditioned = find_well_conditioned(flow)
     choices = [

@@ -1,5 +1,7 @@
-"""What is the same whatever the inputs after the sequence are: the reference before they join, and the changes as long
-as nothing reads a reference in which they are. A linear layer that they enter still changes by the same.
+"""The results that do not depend on the inputs after the sequence, so that they are computed once for all their values.
+
+These are the reference of nodes that the other inputs do not reach; and changes, up to a node that reads a reference
+which they do reach. A linear layer that they enter still changes by the same amount.
 """
 
 from __future__ import annotations
@@ -13,15 +15,16 @@ from yuzu._engine.plan.flow import Flow
 
 @dataclass(frozen=True)
 class Sharing:
-    """
+    """The nodes that depend on the inputs after the sequence.
+
     Attributes
     ----------
     values: frozenset of int
         The nodes whose reference depends on the other inputs.
     changes: frozenset of int
-        The mutated nodes whose change does.
+        The mutated nodes whose change depends on them.
     border: frozenset of int
-        The nodes whose change does not, but is read by one whose change does.
+        The nodes whose change does not depend on them, but is read by a node whose change does.
     """
 
     values: frozenset[int]

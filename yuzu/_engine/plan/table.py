@@ -1,4 +1,4 @@
-"""What runs how, and why: the rows of a summary."""
+"""The rows of a summary: how each operation runs, and why."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ COLUMNS = ("layer", "operation", "handler", "window", "probes", "way", "time", "
 
 
 def rows(plan: Plan, edits: int, seconds: list[float]) -> list[list[str]]:
-    """One row for each operation that a mutation changes, with the node's number after the columns."""
+    """Make one row for each operation that a mutation changes: the `COLUMNS`, then the node's number."""
     shape = next(n.shape for n in plan.graph.nodes if n.kind == "sequence")
     assert shape is not None and shape[2] is not None
     windows = plan.windows(np.array([shape[2] // 2]), 1)

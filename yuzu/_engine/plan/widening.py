@@ -1,11 +1,11 @@
-"""Which results are kept in float64, reference and differences: sums, pools, products and the like before something
-steep.
+"""The results that are kept in float64, both reference and differences: sums, pools, products and the like before a
+steep operation.
 
-A mutant's value is its reference plus a difference. A sum of rectified numbers may be a thousand times smaller in a
-mutant than in the reference, and the difference, rounded to float32, has lost three of its digits; a logarithm, a root
-or a quotient of it shows that. The numbers that are summed have not lost them: a rectifier's difference is the
-reference's exact negative where a unit goes out. So all that follows them, up to the steep operation, is computed from
-them in float64. What is multiplied with weights stays as it is: see `find_fading`.
+A mutant's value is its reference plus a difference. A sum of ReLU outputs may be a thousand times smaller in a mutant
+than in the reference. Its difference, rounded to float32, has then lost three digits, which a logarithm, a root or a
+quotient of it shows. The summed elements have not lost them: if a unit becomes zero, the difference after the ReLU is
+exactly the negative of the reference. So all nodes after these elements, up to the steep operation, are computed in
+float64. Products with weights stay in float32: see `find_fading`.
 """
 
 from __future__ import annotations
@@ -22,20 +22,22 @@ from yuzu._engine.layout import ROWS
 from yuzu._engine.plan.conditioning import is_well_conditioned
 from yuzu._engine.plan.flow import Flow
 
-LARGE_EPSILON = 1e-6  # under a root it keeps an operation from being steep
+LARGE_EPSILON = 1e-6  # an epsilon of this size under a root keeps an operation from being steep
 
 
 @dataclass(frozen=True)
 class Widened:
-    """
+    """The nodes that use float64.
+
     Attributes
     ----------
     kept: frozenset of int
         The nodes whose reference and change are kept in float64.
     run: frozenset of int
-        Those that are run in float64: they, and the steep ones that read them.
+        The nodes that run in float64: those kept, and the steep nodes that read them.
     exact: frozenset of int
-        Those of which the reference alone is: products with weights of which something steep reads few at a time.
+        The nodes whose reference alone is kept in float64: products with weights, of which a steep node reads few at a
+        time.
     """
 
     kept: frozenset[int] = frozenset()
@@ -44,18 +46,18 @@ class Widened:
 
     @functools.cached_property
     def precise(self) -> frozenset[int]:
-        """Those whose reference is kept in float64."""
+        """The nodes whose reference is kept in float64."""
         return self.kept | self.exact
 
 
 def may_widen(precision: str, device: str) -> bool:
-    """Whether products are so precise that float64 after them is worth it, and the device has it."""
+    """Tell whether float64 is worth it: products are precise enough, and the device supports it."""
     full = ("highest", "high") if device == "cpu" else ("highest",)
     return precision in full and device in ("cpu", "cuda")
 
 
 def find_widened(flow: Flow) -> Widened:
-    """The nodes of a plan that are worth float64, where the device has it and products are not less precise anyway."""
+    """Find the nodes to compute in float64, on devices and with products for which that is worth it (`may_widen`)."""
     nodes, rules = flow.graph.nodes, flow.rules
     steep = _find_steep(flow)
     matters, near, summed = ([False] * len(nodes) for _ in range(3))
@@ -89,14 +91,14 @@ def _can_be_wide(rule: Rule) -> bool:
     if not own or node.dtype != torch.float32:
         return False
     if any(isinstance(a, torch.dtype) for a in (*node.args, *node.kwargs.values())):
-        return False  # would narrow what is widened
+        return False  # would convert float64 back
     if rule.numerics.on_values:
         return rule.numerics.may_widen
     return not rule.numerics.weighted or (rule.layout == ROWS and all(layout == ROWS for layout in rule.source_layouts))
 
 
 def _find_steep(flow: Flow) -> set[int]:
-    """The nodes that make much of a small error; also a product with what a steep one returns, which is a quotient."""
+    """Find the nodes that amplify a small error; also products with the result of a steep node, such as a quotient."""
     steep, large = set[int](), set[int]()
     for rule in flow.rules:
         if rule is None:
@@ -119,18 +121,18 @@ def _is_steep(rule: Rule) -> bool:
 
 
 def _is_factor(rule: Rule) -> bool:
-    """Whether it is a factor for each channel, which the convolution before it may take over."""
+    """Tell whether a rule is a factor for each channel, which the convolution before it may absorb."""
     return rule.per_channel is not None
 
 
 def _is_whole_power(node: Node) -> bool:
-    """Whether it is a power of at least 1, which is flat where its base is small."""
+    """Tell whether a node is a power of at least 1, whose slope is bounded near zero."""
     exponent = node.argument(1, "exponent")
     return node.op == "aten.pow" and isinstance(exponent, int | float) and exponent >= 1
 
 
 def _loses_digits(rule: Rule) -> bool:
-    """Whether its result may be small beside the reference's where what it reads is exact."""
+    """Tell whether a rule's result may be small beside the reference's although its inputs are exact."""
     if not _can_be_wide(rule):
         return False
     return rule.numerics.cancels and not ops.of(rule.node.op).small_of_small

@@ -16,14 +16,14 @@ Windows = list[Window | None]
 
 @dataclass(frozen=True)
 class Edited:
-    """Edits of ``width`` positions, first of which are ``position``."""
+    """Edits of ``width`` positions that begin at ``position``."""
 
     position: np.ndarray
     width: int
 
 
 def find_windows(flow: Flow, needed: Sequence[Span], spreads: Sequence[Span | None], edits: Edited) -> Windows:
-    """The window of every windowed node for edits; None for other nodes."""
+    """Find the window of every windowed node for some edits; None for other nodes."""
     position, width = edits.position, edits.width
     windows: Windows = [None] * len(flow.graph.nodes)
     for node in flow.graph.nodes:
@@ -49,8 +49,8 @@ def find_windows(flow: Flow, needed: Sequence[Span], spreads: Sequence[Span | No
 
 
 def find_reach(flow: Flow, windows: Windows, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which of ``count`` edits reach any output at all; and which lie so far from both ends that all their windows
-    follow one pattern.
+    """For each of ``count`` edits, tell whether it reaches any output; and whether it lies so far from both ends that
+    all its windows follow the common pattern.
     """
     reach, regular = np.zeros(count, dtype=bool), np.ones(count, dtype=bool)
     for node in flow.graph.nodes:

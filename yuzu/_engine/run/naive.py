@@ -21,14 +21,14 @@ from yuzu._engine.run.scores import Outputs, Results, Scores, scored
 from yuzu.errors import YuzuError, warn_user
 
 MIXES_ROWS = (
-    "what it returns for a sequence depends on the others in its batch, as with batch norm by the batch's own "
-    "statistics or one scale of quantisation for a batch, so each mutant is run alone"
+    "its output for a sequence depends on the others in its batch, as with batch norm by the batch's own statistics or "
+    "one scale of quantisation for a batch, so each mutant is run alone"
 )
 
 
 def naive_ism_of_states(model: torch.nn.Module, arguments: Arguments, stacked: bool = True) -> Any:
-    """`naive_ism` with each of several ``args`` for the same sequences, ``(n, states, ...)``; not ``stacked``, for one
-    of them, ``(n, ...)``.
+    """Run `naive_ism` with each of several ``args`` for the same sequences: ``(n, states, ...)``. With one of them, and
+    not ``stacked``, the results are ``(n, ...)``.
     """
     check_model(model)
     request = arguments.checked(model_dtype(model))
@@ -47,7 +47,7 @@ def naive_ism_of_states(model: torch.nn.Module, arguments: Arguments, stacked: b
 
 
 def run_naively(clone: torch.nn.Module, request: Request, batch_size: int) -> Any:
-    """The results of a request with one state, by an evaluation copy of the model on its device."""
+    """Answer a request with one state by an evaluation copy of the model on its device."""
     results, outputs = Results(request), Outputs(request.selection)
     score_naively(clone, request, request.states[0], outputs, Scores(results), batch_size)
     return results.to_user(outputs, stacked=False)
@@ -63,7 +63,7 @@ def score_naively(
     batch_size: int,
     rows: range | None = None,
 ) -> None:
-    """Run every mutant of some sequences (None: of all) with one of the states, ``args``."""
+    """Run every mutant of some sequences (None: all) with one of the states, ``args``."""
     keep_freed_memory()
     device, mutations = request.device, request.mutations
     given = letters_of(request.X)
@@ -120,13 +120,13 @@ def try_model(
     device: torch.device,
     name: str | None = None,
 ) -> Any:
-    """Run an evaluation copy on the first sequence. Its own error, for a wrong length or a missing input, becomes a
-    clear one.
+    """Run an evaluation copy on the first sequence. Its own error, such as for a wrong length or a missing input,
+    becomes a clear one.
 
     Parameters
     ----------
     name: str or None
-        The user's argument that ``X`` is; None for a sequence made of ``n_choices`` and ``seq_len``.
+        The name of the user's argument ``X``; None for a sequence made from ``n_choices`` and ``seq_len``.
 
     Raises
     ------
@@ -165,8 +165,8 @@ def _runs(run: Callable[[torch.Tensor], Any], X: torch.Tensor) -> bool:
 def explained(
     clone: torch.nn.Module, X: torch.Tensor, args: tuple[torch.Tensor, ...], device: torch.device, name: str
 ) -> Iterator[None]:
-    """Around a model's forward pass: an error that one sequence alone gives, too, becomes that of `try_model`; others
-    (out of memory) stay. Costs nothing where there is none.
+    """A context for a model's forward pass. An error that one sequence alone raises, too, becomes that of `try_model`.
+    Others, such as out of memory, stay. It costs nothing if there is no error.
     """
     try:
         yield

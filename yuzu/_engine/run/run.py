@@ -28,17 +28,17 @@ from yuzu._engine.reference import Reference, WidenedValues
 from yuzu._engine.window import Window
 from yuzu.errors import warn_user
 
-# References too large to take differences from. Not measured: from there on numbers of float32 are 1 apart, those of
-# float64 1e-4, so little or nothing is left of an ordinary mutant value beside them.
+# References too large to take differences from. Not measured: from there on float32 numbers are 1 apart, and float64
+# numbers 1e-4, so little or nothing is left of an ordinary mutant value beside them.
 LARGEST_REFERENCE, LARGEST_IN_FLOAT64 = 1e7, 1e12
-# Of the reference's terms, below which a mutant's result has lost two digits to the reference's rounding; and of the
-# reference's result, below which constants that are added do not make up for that.
+# FADED: part of the reference's terms below which a mutant's result has lost two digits to the reference's rounding.
+# LITTLE: part of the reference's result below which added constants do not make up for that.
 FADED, LITTLE = 1 / 16, 1 / 50
 DOUBLES = (torch.float64, torch.complex128)
 
 
 def _size(tensor: torch.Tensor) -> torch.Tensor:
-    """Root of the mean square."""
+    """The root mean square of a tensor."""
     return torch.linalg.vector_norm(tensor.float()) / math.sqrt(max(tensor.numel(), 1))
 
 
@@ -50,11 +50,11 @@ class Run(Context):
     plan: Plan
     weights: Weights
     seconds: list of float or None
-        The seconds of each node are added to it, if it is there.
+        The seconds of each node are added to it, unless it is None.
     at: Node or None
-        The node being run, to name it when it raises.
+        The node at hand, to name it if it raises an error.
     doubtful: torch.Tensor or None, shape=(S, A)
-        The mutants of the chunk that naive ISM may know better.
+        The mutants of the chunk for which naive ISM may be more accurate.
     """
 
     plan: Plan
@@ -74,7 +74,7 @@ class Run(Context):
         self.doubtful: torch.Tensor | None = None
 
     def of_plan(self, plan: Plan) -> Run:
-        """The same use, reference included, of another plan of the same graph."""
+        """The same run, reference included, with another plan of the same graph."""
         other = Run(plan, self.weights, self._derived, self.device)
         other.reference, other.once = self.reference, self.once
         if hasattr(self, "sites"):
@@ -85,9 +85,9 @@ class Run(Context):
 
     @running()
     def set_reference(self, X: torch.Tensor, args: Sequence[torch.Tensor], like: Reference | None = None) -> Reference:
-        """Run the graph on sequences ``(B, C, L)`` and keep each node's value, with full products in any precision.
-        Where ``like`` is the reference of the same sequences with other inputs after them, only what depends on those
-        is run.
+        """Run the graph on sequences ``(B, C, L)`` and keep each node's value, with full products in any precision. If
+        ``like`` is the reference of the same sequences with other values of the inputs after them, only the nodes that
+        depend on these inputs run.
         """
         with products("highest", self.device):
             self.reference = self._made_reference(X, args, like)
@@ -118,7 +118,7 @@ class Run(Context):
         return made
 
     def _find_fading(self, values: list[Any]) -> frozenset[int]:
-        """What is to be watched with the constants that the model adds at the moment."""
+        """Find the nodes to watch, given the constants that the model adds at present."""
         nodes = self.plan.graph.nodes
         adding = [n.index for n in nodes if n.mutated and adds_constants(n) and values[n.index].numel()]
         sizes = [[_size(t) for t in (constants_of(nodes[i], values.__getitem__), values[i])] for i in adding]
@@ -127,6 +127,7 @@ class Run(Context):
         return find_fading(self.plan, little.__contains__)
 
     def leaf(self, node: Node, X: torch.Tensor, args: Sequence[torch.Tensor]) -> Any:
+        """The value of a node that is no call: the sequences, another input, a weight or a constant."""
         if node.kind == "sequence":
             return X
         if node.kind == "extra":
@@ -139,8 +140,8 @@ class Run(Context):
         return node.value.to(self.device)
 
     def unfit_for_differences(self, among: Container[int] | None = None) -> list[int]:
-        """The nodes (``among`` some; default all) whose reference is somewhere infinite, or as large as masks are
-        (-1e9): a difference from it would be NaN, or lose all digits of an ordinary mutant value.
+        """Find the nodes (``among`` some; default all) whose reference has elements that are infinite, or as large as
+        in masks (-1e9). A difference from these would be NaN, or lose all digits of an ordinary mutant value.
         """
         nodes = [
             n.index
@@ -158,20 +159,20 @@ class Run(Context):
         return [i for i, good in zip(nodes, small.tolist(), strict=True) if not good]
 
     def set_sites(self, sites: Sites) -> list[Window | None]:
-        """Make ``sites`` the chunk at hand; the windows of every node."""
+        """Make ``sites`` the chunk at hand. Returns the windows of all nodes."""
         self.sites = sites
         return self.plan.windows(sites.position, sites.width, with_tables=self.device.type == "cpu")
 
     def chunk(self, sites: Sites) -> list[Change | None]:
-        """The changes of the graph's outputs, in the order of ``graph.outputs``, for one chunk; None where
-        nothing changes.
+        """Compute the changes of the graph's outputs for one chunk, in the order of ``graph.outputs``; None for an
+        output that does not change.
         """
         self.doubtful = None
         return self._returned(self.walk(sites))
 
     def chunk_for_each(self, sites: Sites, references: Sequence[Reference]) -> Iterator[list[Change | None]]:
-        """The same, one after the other, for references of the same sequences with other inputs after them. What these
-        have in common is run once.
+        """Run `chunk` for several references of the same sequences, with other values of the inputs after them. Nodes
+        that these do not reach run once.
         """
         self.reference = references[0]
         if len(references) == 1:
@@ -192,7 +193,7 @@ class Run(Context):
         return [self._narrowed(o, c) for o, c in zip(self.plan.graph.outputs, found, strict=True)]
 
     def _narrowed(self, index: Any, change: Change | None) -> Change | None:
-        """What is kept in float64, in the dtype of an output."""
+        """Convert a change that is kept in float64 to the dtype of the output."""
         if change is None or self.reference.wide is None or index not in self.widened.precise:
             return change
         return replace(change, tensor=change.tensor.to(self.value(index).dtype))
@@ -205,8 +206,8 @@ class Run(Context):
         given: Sequence[Change | None] | None = None,
         keep: Collection[int] = (),
     ) -> list[Change | None]:
-        """Run some nodes (default: all), from the changes that are given, which are not written over. Each change is
-        dropped when nothing reads it any more, unless it is to be kept.
+        """Run some nodes (default: all) from the given changes, which are not overwritten. Each change is dropped after
+        its last reader has run, unless it is to be kept.
         """
         with fastest_products(self.device):
             return self._walk(sites, nodes, given, keep)
@@ -223,8 +224,8 @@ class Run(Context):
         changes: list[Change | None] = [None] * len(plan.graph.nodes) if given is None else list(given)
         self._changes, self._owned = changes, [False] * len(changes)
         memo = self._memo = {}
-        as_one: dict[int, FusedGroup] = {}  # the groups at hand that run as one, by each of their nodes
-        unread: set[int] = set()  # the changes that nothing will read any more
+        as_one: dict[int, FusedGroup] = {}  # the fused groups at hand, by each of their nodes
+        unread: set[int] = set()  # the changes that have no readers left
         for node in plan.graph.nodes if nodes is None else nodes:
             if not node.mutated or not plan.readers[node.index]:
                 continue
@@ -246,7 +247,7 @@ class Run(Context):
                 for i in group.nodes:
                     unread.update(plan.last_reads[i])
                     as_one.pop(i, None)
-            # a group reads at its last node what others may have read for the last time before
+            # a group reads its source at its last node, after other nodes may have read it for the last time
             for i in () if self.keep_all else unread.difference(keep, *({b.source} for b in as_one.values())):
                 changes[i] = None
                 memo.pop(i, None)
@@ -275,7 +276,7 @@ class Run(Context):
                 self._changes[i] = None
 
     def do_without_kernels(self, error: Exception) -> None:
-        """Go on without kernels that turn out not to run here, with a warning."""
+        """Warn that kernels do not run here, and go on without them."""
         refused.add(self.device)
         warn_user(f"Layers run one by one, and pools by phases, on this machine, and take longer: {error}")
 
@@ -305,7 +306,7 @@ class Run(Context):
         with self._in_its_dtype(i):
             zero = (
                 rule.vanishes(self, given, window) if self.choice(i).exact_zeros else None
-            )  # first: changes may be written over
+            )  # first, since running may overwrite changes
             tensor = rule.run(self, given, window)
         if zero is not None and (self.device.type != "cpu" or zero.any()):
             with self._in_its_dtype(i, self.widened.precise):
@@ -317,22 +318,24 @@ class Run(Context):
             tensor = tensor.to(self.value(i).dtype)
         mutant = node.dtype is not None and not node.floating
         changes[i] = Change(tensor, window if layout.kind == "windows" else None, mutant)
-        # what an expand repeats in place of storing cannot be written over
+        # a tensor that repeats elements by strides of 0 cannot be overwritten
         fresh = not rule.aliases or all(self.disposable(s) for s in rule.sources)
         self._owned[i] = fresh and 0 not in tensor.stride()
 
     def _faded(self, rule: Rule, given: list[Change | None], window: Window | None) -> torch.Tensor | None:
-        """Where the terms of a product with weights are next to nothing beside the reference's, if that is watched."""
+        """Find the elements for which the terms of a product with weights are negligible beside the reference's; None
+        if the rule is not watched.
+        """
         terms = rule.terms(self, given, window) if rule.node.index in self.reference.fading else None
         return None if terms is None else terms[0] + terms[1] < FADED * terms[1]
 
     def _doubt(self, where: torch.Tensor) -> None:
-        """Note the mutants with any such number, without waiting for the device."""
+        """Note the mutants with any such element, without waiting for the device."""
         found = where.reshape(*where.shape[:2], -1).any(2).expand(self.sites.difference.shape[:2])
         self.doubtful = found if self.doubtful is None else self.doubtful | found
 
     def _as_read(self, reader: int, source: int) -> Change | None:
-        """The change of a source in the dtype that a reader is run in."""
+        """The change of a source in the dtype in which a reader runs."""
         change, wide = self._changes[source], self.reference.wide
         widens = reader in self.widened.run
         if change is None or wide is None or change.mutant or not (widens or source in self.widened.precise):
@@ -342,7 +345,7 @@ class Run(Context):
 
     @contextlib.contextmanager
     def _in_its_dtype(self, index: int, wide: Container[int] | None = None) -> Iterator[None]:
-        """While a rule is run: the reference in float64, if it is run so (or is among what is ``wide``)."""
+        """A context with the reference in float64, if the node runs in float64 (or, if given, is in ``wide``)."""
         plain = self.reference
         if plain.wide is not None and index in (self.widened.run if wide is None else wide):
             self.reference = plain.wide
@@ -367,11 +370,11 @@ class Run(Context):
         return evaluate(node, lambda i: self._whole_value(i, memo), self.device)
 
     def whole_value(self, index: int) -> Any:
-        """The value of a node in the batch of the chunk's mutants."""
+        """The value of a node for the chunk's mutants, with one row for each."""
         return self._whole_value(index, self._memo)
 
     def _whole_value(self, i: int, memo: dict[int, Any]) -> Any:
-        """The value of a node in a batch that has one row a mutant."""
+        """The value of a node in a batch with one row for each mutant."""
         node = self.plan.graph.nodes[i]
         if not node.batched:
             return self.value(i)

@@ -1,4 +1,4 @@
-"""From the model's outputs, or their differences, to the scores that the user asked for."""
+"""Turns the model's outputs, or their differences, into the scores that the user asked for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from yuzu.errors import YuzuError
 
 
 class Outputs:
-    """Finds the tensors that are scored in what a model returns, and puts their results into the same container.
+    """Finds the tensors to score in a model's output, and puts their results into the same container.
 
     Parameters
     ----------
@@ -28,19 +28,19 @@ class Outputs:
     def __init__(self, selection: Selection) -> None:
         self.selection = selection
         self._spec: Any = None
-        self._others: dict[int, Any] = {}  # values in the output that are no tensors, by place
+        self._others: dict[int, Any] = {}  # values in the output that are not tensors, by place
 
     def leaves(self, output: Any) -> list[torch.Tensor]:
-        """The tensors that are scored, of the full output for a batch as the model returns it."""
+        """The tensors to score, from the model's full output for a batch."""
         func, target = self.selection.func, self.selection.target
         if func is not None:
-            # func may work in place, and some of these values are read again
+            # clones, since func may work in place, and some of these values are read again
             output = func(map_tensors(torch.Tensor.clone, output))
         leaves, self._spec = pytree.tree_flatten(output)
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         if not tensors:
             raise YuzuError(
-                f"the model's output (after func, if given) is of {type(output).__name__}, which holds no tensor to "
+                f"the model's output (after func, if given) is a {type(output).__name__}, which holds no tensor to "
                 "score; give a func that picks the tensors"
             )
         check_real(tensors)
@@ -48,13 +48,13 @@ class Outputs:
         if target is not None:
             if len(tensors) > 1:
                 raise YuzuError(
-                    f"target needs a single output tensor, the model returns {len(tensors)}; select one with func"
+                    f"target needs a single output tensor, but the model returns {len(tensors)}; select one with func"
                 )
             tensors = [self.selection.pick(tensors[0], 1)]
         return tensors
 
     def check(self, leaves: Sequence[torch.Tensor], rows: int) -> None:
-        """Refuse scored tensors that do not have one row a sequence."""
+        """Refuse scored tensors that do not have one row for each sequence."""
         for leaf in leaves:
             if leaf.dim() == 0 or leaf.shape[0] != rows:
                 where = "func must return" if self.selection.func is not None else "the model must return"
@@ -64,7 +64,7 @@ class Outputs:
                 )
 
     def packed(self, values: Sequence[Any]) -> Any:
-        """Values of the scored tensors in the model's own container (after ``func``), in which the rest stays."""
+        """Put values for the scored tensors into the model's own container (after ``func``); the rest stays."""
         rest = iter(values)
         count = len(values) + len(self._others)
         leaves = [self._others[i] if i in self._others else next(rest) for i in range(count)]
@@ -72,18 +72,18 @@ class Outputs:
 
 
 def check_real(tensors: Sequence[torch.Tensor]) -> None:
-    """A score is a difference of real numbers."""
+    """Refuse complex tensors, since a score is a difference of real numbers."""
     for tensor in tensors:
         if tensor.is_complex():
             raise YuzuError(
-                f"the model's outputs (after func, if given) must be real to be scored, got {tensor.dtype}; choose "
-                "what of them to score with func, such as func=lambda y: y.abs() or y.real"
+                f"the model's outputs (after func, if given) must be real to be scored, got {tensor.dtype}; make them "
+                "real with func, such as func=lambda y: y.abs() or y.real"
             )
 
 
 class Results:
-    """Room for the results of all sequences in all states: ``(n, states, *shape, O...)`` for each scored tensor, on the
-    CPU, made when their shapes are known.
+    """Memory for the results of all sequences in all states: ``(n, states, *shape, O...)`` for each scored tensor, on
+    the CPU. It is allocated when their shapes are known.
 
     Parameters
     ----------
@@ -97,11 +97,11 @@ class Results:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """``(C, L')`` or ``(R,)``."""
+        """The shape of the results of one sequence: ``(C, L')`` or ``(R,)``."""
         return self.request.mutations.result_shape
 
     def of_state(self, state: int, shapes: list[tuple[int, ...]]) -> list[torch.Tensor]:
-        """Those of one state, ``(n, *shape, O...)``; ``shapes`` lists the outputs' ``O...``."""
+        """The results of one state, ``(n, *shape, O...)``; ``shapes`` lists the outputs' ``O...``."""
         if not self.tensors:
             lead = len(self.request.X), len(self.request.states), *self.shape
             self.tensors = [torch.zeros(*lead, *s, dtype=self.dtype, device="cpu") for s in shapes]
@@ -109,11 +109,11 @@ class Results:
         return [tensor[:, state] for tensor in self.tensors]
 
     def scores(self) -> list[Scores]:
-        """One `Scores` for each state, to fill its results."""
+        """Make a `Scores` for each state, which fills its results."""
         return [Scores(self, state) for state in range(len(self.request.states))]
 
     def to_user(self, outputs: Outputs, stacked: bool) -> Any:
-        """All of it in the model's own container; of the one state alone unless ``stacked``."""
+        """All results in the model's own container; unless ``stacked``, those of the only state."""
         tensors = self.tensors if stacked else [tensor[:, 0] for tensor in self.tensors]
         values = [to_user(tensor, self.request.as_numpy) for tensor in tensors]
         return values[0] if self.request.output == "l2" else outputs.packed(values)
@@ -157,7 +157,7 @@ class Scores:
         """Write the differences ``(S, A, O...)`` of a chunk, or the mutants' values for ``"prediction"``; None for an
         output that does not change.
 
-        With ``"l2"`` each is squared and summed over everything after the first two axes, so windows will do.
+        ``"l2"`` takes the norm over all axes after the first two, so differences on windows are enough.
         """
         device = self._reference[0].device
         rows, place = on_device(sequence, device), on_device(slot, device)
@@ -184,8 +184,8 @@ class Scores:
         self._doubtful[index] |= doubtful.any(1)
 
     def to_run_naively(self) -> np.ndarray | None:
-        """``(B, L')`` or ``(B, R)``: at which places of the batch anything is `not_finite` or in doubt; None where
-        nothing is.
+        """Find the places of the batch with scores that are `not_finite` or in doubt: a mask ``(B, L')`` or ``(B, R)``;
+        None if there are none.
         """
         found = self.not_finite()
         if self._doubtful is None or not bool(self._doubtful.any()):
@@ -194,13 +194,13 @@ class Scores:
         return doubtful if found is None else found | doubtful
 
     def not_finite(self) -> np.ndarray | None:
-        """``(B, L')`` or ``(B, R)``: at which places of the batch anything that was scored is not finite although the
-        reference is; None where all is.
+        """Find the places of the batch with scores that are not finite although the reference is: a mask ``(B, L')`` or
+        ``(B, R)``; None if there are none.
         """
         place = len(self.shape)  # the axis of places
         found = None
         for i, result in enumerate(self._batch):
-            if bool(torch.isfinite(result.sum())):  # one pass that stores nothing
+            if bool(torch.isfinite(result.sum())):  # one pass that allocates nothing large
                 continue
             if self.output == "l2":
                 known = torch.stack([torch.isfinite(r).reshape(self._size, -1).all(1) for r in self._reference]).all(0)
@@ -232,19 +232,19 @@ class Scores:
 
 
 def result_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float64 for a float64 model, else float32."""
+    """The dtype of results: float64 for a float64 model, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def difference(mutant: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """``mutant - reference``, in float32 where they are booleans or integers."""
+    """``mutant - reference``, in float32 if they are booleans or integers."""
     if not reference.is_floating_point():
         mutant, reference = mutant.float(), reference.float()
     return mutant - reference
 
 
 def scored(mutant: torch.Tensor, reference: torch.Tensor, output: str) -> torch.Tensor:
-    """The tensor that `Scores.write` takes for an ``output``: the mutant's own value for predictions, since the
+    """The tensor that `Scores.write` takes for an ``output``. For predictions it is the mutant's own value, since the
     difference from an infinite reference is NaN.
     """
     return mutant if output == "prediction" else difference(mutant, reference)

@@ -1,4 +1,4 @@
-"""Trials of chunks: how many sites at once cost least, and whether the model itself is faster."""
+"""Trials of chunks: the number of sites at once that costs least, and whether the model itself is faster."""
 
 from __future__ import annotations
 
@@ -15,37 +15,50 @@ from yuzu._engine.run.run import Run
 from yuzu._engine.tune.clock import MANY_PAGES, new_pages, seconds_of
 from yuzu._engine.tune.examples import Examples, shared_evenly, span_of
 
-LONGEST_TRIAL = 0.2  # seconds of one chunk size
-# seconds that naive ISM takes for the mutants of a chunk, from which on fewer sites say first whether the chunk itself
-# is tried: not where it takes so many; and how many fewer
+LONGEST_TRIAL = 0.2  # seconds for the trial of one chunk size
+# If naive ISM takes more than LONG_CHUNK seconds for the mutants of a chunk, a chunk of FEWER_SITES times fewer sites
+# is tried first. The chunk itself is not tried if it would take more than LONG_CHUNK seconds and no other size could
+# follow.
 LONG_CHUNK, FEWER_SITES = 1.0, 8
-LONG_RUN = 1.5  # seconds of a chunk that is run once
-# of the search among them, and of the trials of ways and that search together where the former took long
+LONG_RUN = 1.5  # seconds of a chunk from which on it runs only once
+# Seconds for the search for a chunk size: at most, and at least; and for the trials of ways and that search together.
 SEARCH_SECONDS, LEAST_SEARCH_SECONDS, ALL_TRIALS_SECONDS = 0.6, 0.3, 1.5
-NAIVE_BATCHES = (128, 512)
-BATCH_GAINS = ((1, 30), (16, 6), (128, 2))  # rows of a batch, and how many times cheaper a row of a large one may be
-# seconds of a batch that is run once; of which larger ones save less, for it is work that rows do not share; and of one
-# that is not run, where a smaller one was
+NAIVE_BATCHES = (128, 512)  # rows of the batches that are tried with naive ISM
+BATCH_GAINS = ((1, 30), (16, 6), (128, 2))  # rows of a batch, and how many times cheaper a row of a large batch may be
+# A batch of more than LONG_BATCH seconds runs once, and larger ones make a row at most LONG_BATCH_GAIN times cheaper,
+# since rows do not share this work. A batch that would take more than LONGEST_BATCH seconds is not run, if a smaller
+# one was.
 LONG_BATCH, LONG_BATCH_GAIN, LONGEST_BATCH = 0.25, 3, 1.5
-SHARES = 0.7  # times a batch of one, what a row costs where rows share much
-MOST_SEQUENCES = 8  # in a chunk whose cost is measured
-WORTH_COMPARING = 0.01  # seconds for a sequence; below it a call is mostly overhead, and the clock would decide
+SHARES = 0.7  # cost of a row over that of a batch of one, below which rows share much of their work
+MOST_SEQUENCES = 8  # sequences in a chunk whose cost is measured
+WORTH_COMPARING = 0.01  # seconds for a sequence below which a call is mostly overhead, and noise would decide
 CHUNK_REPEATS = 2
-CLEARLY, CLOSE = 0.98, 1.5  # times the least cost of a site: below it a size is better, up to it worth another trial
-SETTLED = 0.9  # of the least time so far: a run that takes longer says that the next will take no less
-CHUNK_OVERHEAD = 4e-4  # seconds that a chunk, or batch, takes outside of the walk, or model: sites, letters, scores
+CLEARLY = 0.98  # times the least cost of a site: a size must cost less than this to be better
+CLOSE = 1.5  # times the least cost of a site: sizes up to this are tried again
+SETTLED = 0.9  # times the least seconds so far: after a run that takes longer the next ones will not be faster
+CHUNK_OVERHEAD = 4e-4  # seconds of a chunk, or batch, outside of the walk, or model: sites, letters, scores
 
 
 def choose_chunk(
     run: Run, examples: Examples, first: int, most: int, spent: float = 0.0, naively: float = 0.0
 ) -> tuple[int, list[float], float]:
-    """Sites carried at once that cost least per site, the seconds of each node at that size, and of a site.
+    """Find the number of sites at once that costs least per site. Returns it, the seconds of each node at that size,
+    and the seconds of a site.
 
-    Tried are ``first``, then twice as many again up to ``most`` or until that is plainly worse twice over; and half of
-    ``first`` where twice as many were no better, and there is time. Sizes that come close are tried again: a busy
-    machine slows one and not the other. Of sizes as good as each other the one tried first is taken. ``spent`` are the
-    seconds that the trials of ways took, ``naively`` those that naive ISM takes for a site. Where ``first`` takes so
-    long that no other would be tried, it is taken, and its cost is that of fewer sites.
+    The search tries ``first``, then doubles it up to ``most``, or until two sizes in a row are plainly worse. If
+    doubling was no better and there is time, it tries half of ``first``. Sizes that come close are tried again, since a
+    busy machine may slow only one of them. Among equally good sizes the one tried first is taken. If ``first`` takes so
+    long that no other size would be tried, it is taken, and its cost is estimated from fewer sites.
+
+    Parameters
+    ----------
+    run: Run
+    examples: Examples
+    first, most: int
+    spent: float
+        The seconds that the trials of ways took.
+    naively: float
+        The seconds that naive ISM takes for a site.
     """
     allowed = max(min(SEARCH_SECONDS, ALL_TRIALS_SECONDS - spent), LEAST_SEARCH_SECONDS)
     span = span_of(run.plan, examples.length)
@@ -91,13 +104,13 @@ def choose_chunk(
                 attempt(size)
     best = least()
     cost, shares = tried[best]
-    # short sequences: the size was limited by the length, but a chunk may hold several sequences
+    # the length of a short sequence limited the size, but a chunk may hold several sequences
     return (min(first, most) if best == span < first else best), shares, cost
 
 
 def cost_of_chunk(run: Run, examples: Examples, size: int, hopeless: float = math.inf) -> tuple[float, list[float]]:
-    """Seconds of a site in chunks of a size, or of as many as each sequence of the reference has where that is fewer,
-    and the seconds of each node; roughly where that is ``hopeless``.
+    """Measure the seconds of a site in chunks of a size, and the seconds of each node. Chunks are smaller if the
+    sequences of the reference have fewer sites. A cost above ``hopeless`` is measured only roughly.
     """
     sites = examples.sites(run, size).in_each(run.reference.batch)
     count = len(sites.position)
@@ -106,10 +119,11 @@ def cost_of_chunk(run: Run, examples: Examples, size: int, hopeless: float = mat
 
 
 def _chunk_seconds(run: Run, sites: Sites, hopeless: float) -> tuple[float, list[float]]:
-    """The least seconds of some runs of a chunk, and of each of its nodes; fewer runs where they are ``hopeless``.
+    """The least seconds of some runs of a chunk, and of each of its nodes. There are fewer runs if these take more than
+    ``hopeless`` seconds.
 
-    The first lays out weights and has kernels prepared; and it takes some until the C library has found a place for
-    everything among what it keeps, and no longer asks the system for memory.
+    The first run lays out weights and prepares kernels. It takes a few more until the C library serves all tensors from
+    freed memory, and no longer asks the system for more.
     """
     least, shares, spent, runs = math.inf, [0.0] * len(run.plan.graph.nodes), 0.0, 0
     while True:
@@ -122,7 +136,7 @@ def _chunk_seconds(run: Run, sites: Sites, hopeless: float) -> tuple[float, list
         runs += 1
         if now < least:
             least, shares = now, found
-        if now > LONG_RUN:  # beside which a first run's own work is little
+        if now > LONG_RUN:  # the additional work of a first run is small beside it
             return least, shares
         if spent > LONGEST_TRIAL or (settled and (runs > CHUNK_REPEATS or least > hopeless or 4 * now > LONGEST_TRIAL)):
             return least, shares
@@ -136,15 +150,15 @@ def naive_is_faster(
     planned: float,
     most: int,
 ) -> tuple[float, int] | None:
-    """Seconds that the model itself takes for a mutant, and in which batch of up to ``most``, if that is less than
-    ``planned``; None if not.
+    """Measure the seconds that the model itself takes for a mutant. Returns them and the batch size, up to ``most``, if
+    they are less than ``planned``; else None.
 
     A model that mixes all positions from the start leaves nothing to save.
     """
 
     @functools.cache
     def run(rows: int) -> float:
-        # copies: a forward may write over what it is given
+        # copies, since a forward pass may overwrite its inputs
         x, *rest = (t.to(device).expand(rows, *t.shape[1:]).clone() for t in (X, *args))
         with running():
             seconds = seconds_of(lambda: model(x, *rest), device)
@@ -160,7 +174,7 @@ def naive_is_faster(
     for rows, gain in BATCH_GAINS:
         if rows > most or not short(rows):
             break
-        # rows of a batch share what few rows pay for alone, but it was never more than this
+        # rows of a large batch share costs that few rows pay for alone, but never more than this was seen
         saves = min(gain, LONG_BATCH_GAIN) if rows * run(rows) > LONG_BATCH else gain
         if run(rows) > saves * planned:
             return None
@@ -170,5 +184,5 @@ def naive_is_faster(
     if seconds >= planned:
         return None
     if batch < min(NAIVE_BATCHES) and run(batch) < SHARES * run(1):
-        batch = min(*NAIVE_BATCHES, most)  # it would take long to run, but rows share much so far
+        batch = min(*NAIVE_BATCHES, most)  # running it would take long, but so far rows share much
     return seconds, batch

@@ -1,4 +1,4 @@
-"""Seconds of a call, as the next ones will take."""
+"""The seconds of a call, measured such that later calls take as long."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ except ImportError:  # Windows has none
 
 from yuzu._engine.freed_memory import give_back
 
-MANY_PAGES = 500  # of 4 kB, that a run got anew: the next may need fewer, and be faster
-WAY_REPEATS, SHORT_TRIAL = 3, 0.006  # of a way's call, and the seconds after which two are enough
+MANY_PAGES = 500  # new pages of 4 kB that a run got from the system: the next may need fewer, and be faster
+WAY_REPEATS, SHORT_TRIAL = 3, 0.006  # repeats of a way's call, and the seconds after which two are enough
 LONG_CALL = 0.03  # seconds of a way's call after which one is enough
-# that a way's first call may take beside the work: it lays out weights, and has kernels prepared, or loaded to a GPU
+# seconds of setup in a way's first call: it lays out weights, and prepares kernels, or loads them to a GPU
 SETUP_SECONDS = {"cpu": 0.2, "cuda": 2.0}
-LONGEST_SETTLING = 0.1  # of such calls until they ask for no more memory
+LONGEST_SETTLING = 0.1  # seconds of calls that are not counted because they asked for new memory, at most
 
 
 def seconds_of(function: Callable[[], object], device: torch.device) -> float:
-    """Of a call, without Python's garbage collection: that takes tenths of a second where a model was just captured."""
+    """Measure the seconds of a call, without Python's garbage collection, which takes tenths of a second after a model
+    was captured.
+    """
     give_back()
     collects = gc.isenabled()
     gc.disable()
@@ -43,14 +45,15 @@ def seconds_of(function: Callable[[], object], device: torch.device) -> float:
 
 
 def least_seconds(function: Callable[[], object], device: torch.device, best: float) -> float:
-    """The least of some times after a call to set up; fewer when it will plainly not beat ``best``, or takes long.
+    """The least seconds of some calls after one to set up. There are fewer calls if the function plainly does not beat
+    ``best``, or if a call takes long.
 
-    A call that had to ask the system for memory says nothing of the next, which finds it at hand.
+    A call that had to ask the system for memory tells nothing about the next, which reuses that memory.
     """
     try:
         if seconds_of(function, device) > 2 * best + SETUP_SECONDS.get(device.type, 0.2):
             return math.inf
-    except torch.OutOfMemoryError:  # of a GPU: a way that does not fit with so many sites is not chosen for them
+    except torch.OutOfMemoryError:  # on a GPU: a way whose tensors do not fit with so many sites is not chosen for them
         return math.inf
     least, spent, settling, counted = math.inf, 0.0, 0.0, 0
     while counted < WAY_REPEATS:
@@ -68,5 +71,5 @@ def least_seconds(function: Callable[[], object], device: torch.device, best: fl
 
 
 def new_pages() -> int:
-    """How many pages of memory the process has got from the system so far; 0 where the system does not say."""
+    """The number of memory pages that the process has got from the system so far; 0 if the system does not tell."""
     return 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_minflt

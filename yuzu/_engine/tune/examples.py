@@ -1,4 +1,4 @@
-"""Example mutants, to be timed."""
+"""Example mutants for timing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Examples:
     n_choices: int
     length: int
     edits: int
-        Of each site.
+        Mutants of each site.
     seed: int
     """
 
@@ -31,8 +31,8 @@ class Examples:
     seed: int = 0
 
     def sites(self, run: Context, count: int) -> Sites:
-        """Random substitutions at ``count`` neighbours in the middle of the positions that reach an output; of the
-        letters that are there, for a table may have no row for others.
+        """Random substitutions at ``count`` neighbouring positions, in the middle of those that reach an output. They
+        replace the letters of the reference, since a table may have no row for other letters.
         """
         plan: Plan = run.plan  # type: ignore[assignment]
         places = plan.reached(self.length, 1)
@@ -46,12 +46,14 @@ class Examples:
 
 
 def shared_evenly(size: int, length: int, most: int) -> int:
-    """About ``size`` sites, such that chunks of that many share a sequence of ``length`` evenly."""
+    """A number of sites near ``size`` such that chunks of it divide a sequence of ``length`` evenly."""
     return max(min(-(-length // max(round(length / max(size, 1)), 1)), most, length), 1)
 
 
 def span_of(plan: Plan, length: int) -> int:
-    """The positions, of those that reach an output, that chunks share; those near the ends get chunks of their own."""
+    """The number of positions that reach an output and are divided among chunks. Positions near the ends get chunks of
+    their own.
+    """
     reach, regular = plan.reach(np.arange(length), 1)
     several, most = int((reach & regular).sum()), int(reach.sum()) or length
     return several if 2 * several >= most else most

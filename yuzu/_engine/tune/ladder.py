@@ -1,9 +1,9 @@
 """The ladder of fallbacks: from a plan as it was chosen, step by step, down to running the whole model naively.
 
-A plan is first compared with naive ISM in float64, operation by operation (`verified`). That knows nothing of the ways
-that are chosen later, of weights laid out for them, of kernels and of low precision. So each attempt that was tuned
-is run once more on a few mutants, as it will be run (`descend`). Where these are wrong, and a plainer plan is right,
-the next lower rung of `RUNGS` is taken, with a warning. The attempt that it makes is tried from the top again.
+A plan is first compared with naive ISM in float64, operation by operation (`verified`). That comparison does not cover
+the ways that are chosen later, the weights laid out for them, Triton kernels and low precision. So each tuned attempt
+runs once more on a few mutants, exactly as it will run (`descend`). If these are wrong, and right by a plainer plan,
+the next rung of `RUNGS` is taken, with a warning. Its attempt is tried from the top again.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from yuzu._engine.tune.subject import RunsNaively, Subject, warn_naive_model
 from yuzu._engine.tune.verify import Verdict, compare, error_of_products
 from yuzu.errors import warn_user
 
-# The relative errors of differences above which a plainer plan is run for comparison.
+# The relative errors of differences above which a plainer plan runs for comparison.
 # Low precision: its rounding gives 0.01, a broken kernel 1 and more.
 MOST_LOW_PRECISION_ERROR = 0.5
-# Triton kernels: rounding gives a hundredth of each; or as much for small differences of large values, but then
-# without kernels, too.
+# Triton kernels: rounding usually gives a hundredth of these. Small differences of large values have larger errors, but
+# then without kernels, too.
 MOST_KERNEL_ERROR = {"highest": 1e-3, "high": 5e-2, "medium": 0.2}
-# The chosen ways: some round a few times as much as others, which is a large part of a small difference.
+# The chosen ways: some round a few times as much as others, which may be a large part of a small difference.
 MOST_WAYS_ERROR = {"highest": 5e-2, "high": 5e-2, "medium": 0.2}
-FAR_LESS = 0.3  # the part of an error below which the plainer plan is right
+FAR_LESS = 0.3  # times the error: the plainer plan is right if its own error is at most this
 DISAGREES = "the captured graph does not agree with the model"
-WRONG_HERE = "its differences are wrong on this machine, by whichever ways they are carried"
+WRONG_HERE = "its differences are wrong on this machine, whichever ways carry them"
 
 
 @dataclass(frozen=True, eq=False)
 class Attempt:
-    """A tuned plan, put to use; ``first_ways`` if each of its layers runs by the first of its ways."""
+    """A run of a tuned plan; ``first_ways`` if each of its layers runs by the first of its ways."""
 
     run: Run
     first_ways: bool = False
@@ -63,17 +63,19 @@ class Trial:
     choose: Callable[[Run], Run]
 
     def error(self, run: Run) -> float:
-        """The relative error of a few mutants' differences."""
+        """Measure the relative error of a few mutants' differences."""
         return error_of_products(run, self.subject.X.to(self.subject.device), self.verdict)
 
     def chosen(self, attempt: Attempt, plan: Plan) -> Attempt:
-        """An attempt with another plan, whose ways are chosen anew."""
+        """Make an attempt with another plan, whose ways are chosen anew."""
         with products(plan.precision, self.subject.device):
             return Attempt(self.choose(attempt.run.of_plan(plan)))
 
     def off(self, attempt: Attempt, most: float, precision: str, once: bool = False) -> str:
-        """How far off an attempt is, in words, if that is more than ``most`` and far more than in a ``precision`` by
-        the first ways without kernels (run as by verification if ``once``); else nothing.
+        """Describe how far off an attempt is; empty if it is right.
+
+        It is wrong if its error is more than ``most``, and far more than that of the first ways in a ``precision``,
+        without kernels. With ``once`` these run as verification runs them.
         """
         with products(attempt.plan.precision, self.subject.device):
             error = self.error(attempt.run)
@@ -88,7 +90,7 @@ class Trial:
         return f"off by {error:.{0 if error > 0.1 else 2}%}" if math.isfinite(error) else "not finite"
 
 
-# ---- how far off an attempt is
+# ---- the error of an attempt
 
 
 def _with_kernels(trial: Trial, attempt: Attempt) -> str:
@@ -104,27 +106,27 @@ def _in_low_precision(trial: Trial, attempt: Attempt) -> str:
 
 def _as_run(trial: Trial, attempt: Attempt) -> str:
     plan = attempt.plan
-    if plan.sensing is not None:  # which approximates
+    if plan.sensing is not None:  # it approximates anyway
         return ""
     kind = plan.precision if trial.subject.X.element_size() >= 4 else "medium"
     return trial.off(attempt, MOST_WAYS_ERROR[kind], plan.precision, once=True)
 
 
-# ---- the next lower attempt; None where a rung has none to offer
+# ---- the next lower attempt; None if a rung has none
 
 
 def _without_kernels(trial: Trial, attempt: Attempt, off: str) -> Attempt:
     warn_user(
-        f"Layers run one by one, and pools by phases, on this machine, and take longer: with kernels the differences "
-        f"of a few mutants are {off}"
+        f"Layers run one by one, and pools by phases, on this machine, and take longer: with Triton kernels the "
+        f"differences of a few mutants are {off}"
     )
     return trial.chosen(attempt, attempt.plan.without_kernels())
 
 
 def _in_full_precision(trial: Trial, attempt: Attempt, off: str) -> Attempt:
     warn_user(
-        f"precision='medium' is as 'highest' for this model on this machine: with bfloat16 products the differences of "
-        f"a few mutants are {off}"
+        f"precision='medium' runs as 'highest' for this model on this machine: with bfloat16 products the differences "
+        f"of a few mutants are {off}"
     )
     return trial.chosen(attempt, attempt.plan.in_precision("highest"))
 
@@ -140,7 +142,7 @@ def _one_layer_naively(trial: Trial, attempt: Attempt, off: str) -> Attempt | No
         return None
     chosen = plan.choices[rule.node.index].way
     way = f" by the way {chosen!r}" if chosen else ""
-    why = f"its handler disagreed with naive ISM as it is run here{way}: differences are {off}"
+    why = f"its handler disagreed with naive ISM as it runs here{way}: differences are {off}"
     return trial.chosen(attempt, plan.without({rule.node.index: why}))
 
 
@@ -148,8 +150,8 @@ def _by_first_ways(trial: Trial, attempt: Attempt, off: str) -> Attempt | None:
     if attempt.first_ways:
         return None
     warn_user(
-        f"Each layer runs in the first of its ways, and may take longer: by those that are fastest here the "
-        f"differences of a few mutants are {off}"
+        f"Each layer runs by the first of its ways, and may take longer: by the fastest ways here the differences of a "
+        f"few mutants are {off}"
     )
     plain = attempt.plan.by_first_ways(attempt.plan.precision)
     return Attempt(attempt.run.of_plan(plain), first_ways=True)
@@ -168,9 +170,9 @@ class Rung:
     Attributes
     ----------
     off: callable
-        How far off an attempt is, in words; empty where it is right.
+        Describes how far off an attempt is; empty if it is right.
     below: callable
-        Makes the attempt to fall back to, and warns; None where there is none.
+        Makes the attempt to fall back to, and warns; None if there is none.
     """
 
     off: Callable[[Trial, Attempt], str]
@@ -180,19 +182,19 @@ class Rung:
 RUNGS = (
     Rung(_with_kernels, _without_kernels),
     Rung(_in_low_precision, _in_full_precision),
-    Rung(_as_run, _one_layer_naively),  # the reason is in the summary and in the warning of naive layers
-    Rung(_as_run, _by_first_ways),  # where no single layer is to blame
+    Rung(_as_run, _one_layer_naively),  # the summary and the warning of naive layers give the reason
+    Rung(_as_run, _by_first_ways),  # no single layer is to blame
     Rung(_as_run, _naively),
 )
 
 
 def descend(trial: Trial, attempt: Attempt) -> Attempt:
-    """The first attempt that is right, from one as it was chosen downwards.
+    """Find the first attempt that is right, downwards from the one that was chosen.
 
     Raises
     ------
     RunsNaively
-        If none is.
+        If no attempt is right.
     """
     while True:
         below = None
@@ -208,20 +210,20 @@ def descend(trial: Trial, attempt: Attempt) -> Attempt:
 
 
 def verified(subject: Subject, plan: Plan) -> tuple[Plan, Verdict]:
-    """The plan, with those operations run naively whose handlers give something else than the model in float64; and the
-    verdict on it.
+    """Verify a plan in float64. Returns the plan, in which operations run naively if their handlers disagree with the
+    model; and the verdict on it.
 
     Raises
     ------
     RunsNaively
-        If the graph itself gives something else.
+        If the graph itself disagrees with the model.
     """
     while True:
         verdict = compare(subject.model, plan, subject.X, subject.args, subject.device, keep=True)
         bad, why = verdict.node, verdict.why
         if bad is None:
             return plan, verdict
-        if bad < 0 or plan.rules[bad] is None:  # the model itself has been run on these mutants
+        if bad < 0 or plan.rules[bad] is None:  # no handler is to blame
             reason = ": ".join(filter(None, (DISAGREES, why)))
             warn_naive_model(subject.model, reason)
             raise RunsNaively(reason, disagrees=True)

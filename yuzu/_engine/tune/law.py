@@ -1,4 +1,4 @@
-"""The law of handlers, put to one of them: see `check_law`."""
+"""Checks the law of handlers for one handler: see `check_law`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from yuzu._engine.run.run import Run
 from yuzu.errors import YuzuError
 
 CPU = torch.device("cpu")
-LENGTHS = (24, 13)  # an even and an odd one, so that strides leave a rest
-WIDTHS = (1, 3)  # of edits
-TRUNK = 3  # kernel of the convolution before the operation, through which it gets windows of several widths
+LENGTHS = (24, 13)  # an even and an odd length, so that strides leave a remainder
+WIDTHS = (1, 3)  # positions of an edit
+TRUNK = 3  # kernel of the convolution before the operation, which makes windows of several widths
 
 
 class _Model(torch.nn.Module):
-    """A convolution and then what is to be checked."""
+    """A convolution, and then the module or function to check."""
 
     def __init__(self, channels: int, module: Callable[[torch.Tensor], Any]) -> None:
         super().__init__()
@@ -74,10 +74,10 @@ def check_law(
     Raises
     ------
     AssertionError
-        Where the law is broken, where the handler gives no rule, or where the operation is not met; the message says
-        which operation, which edit, and by how much.
+        If the law is broken, if the handler gives no rule, or if the operation does not occur; the message says which
+        operation, which edit, and by how much.
     ValueError
-        For something that cannot be captured, or where the operation is not clear.
+        If the module or function cannot be captured, or if the operation is not clear.
 
     Examples
     --------
@@ -112,7 +112,7 @@ def check_law(
 
 
 def _fitting_model(module: Callable[[torch.Tensor], Any], channels: int | None, length: int) -> torch.nn.Module:
-    """The first number of channels with which what was given runs."""
+    """A model with the first number of channels with which the module runs."""
     sizes = [4] if channels is None else [channels]
     if channels is None and isinstance(module, torch.nn.Module):
         sizes += sorted({size for p in module.parameters() for size in p.shape})
@@ -124,7 +124,7 @@ def _fitting_model(module: Callable[[torch.Tensor], Any], channels: int | None, 
         try:
             with torch.no_grad():
                 model(torch.zeros(2, 4, length, dtype=torch.float64))
-        except Exception as failed:  # of any kind: the next size may fit
+        except Exception as failed:  # any error: the next size may fit
             error = failed
         else:
             return model
@@ -150,7 +150,7 @@ def _operations(handler: Handler, graph: Graph, operation: str | None) -> set[st
 
 @contextlib.contextmanager
 def _for(handler: Handler, operations: set[str]) -> Iterator[None]:
-    """Have plans take the handler for some operations."""
+    """A context in which plans take the handler for some operations."""
     before = {name: _REGISTRY.get(name) for name in operations}
     _REGISTRY.update(dict.fromkeys(operations, handler))
     try:
@@ -210,7 +210,7 @@ def _compare(run: Run, node: Node, sites: Sites, mutants: torch.Tensor, toleranc
     truth = mutants.unflatten(0, grid)
     off = (found - truth).abs()
     layout = run.plan.layouts[node.index]
-    if layout.kind == "windows":  # what no output needs may be anything
+    if layout.kind == "windows":  # positions that no output needs may hold anything
         low, high = run.plan.needed[node.index]
         off = layout.position_first(off.flatten(0, 1))[:, low:high]
     scale = float(truth.abs().max()) or 1.0

@@ -1,4 +1,4 @@
-"""Bytes: what a plan takes for a site and for a sequence, and how many sites fit."""
+"""The memory that a plan takes for a site and for a sequence, in bytes, and the number of sites that fit."""
 
 from __future__ import annotations
 
@@ -18,16 +18,26 @@ from yuzu._engine.handlers.contract import Sizes
 from yuzu._engine.plan.plan import Plan
 from yuzu._engine.plan.widening import may_widen
 
-# bytes of the largest change of a chunk; the search for its size begins at twice as many
+# bytes of a first chunk's largest change; the search for the chunk's size begins at twice as many
 CACHE_TARGET = {"cpu": 11 << 20, "cuda": 2 << 30}
-# its most bytes: of larger ones few are found again among those that were freed, and new pages cost more
+# most bytes of a chunk's largest change: freed memory rarely serves larger tensors again, and new pages cost more
 LARGEST_BLOCK = {"cpu": 30 << 20}
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that one site and one sequence take at the peak, and the weights that are laid out anew; and a site's part
-    of the largest tensor.
+    """The memory of a plan at its peak, in bytes.
+
+    Attributes
+    ----------
+    site: int
+        The bytes of one site.
+    sequence: int
+        The bytes of one sequence.
+    weights: int
+        The bytes of weights that are laid out anew.
+    block: int
+        A site's part of the largest tensor.
     """
 
     site: int
@@ -37,15 +47,15 @@ class Memory:
 
     @property
     def least(self) -> int:
-        """What a run of one sequence takes with a site at a time."""
+        """The bytes that a run of one sequence takes with one site at a time."""
         return self.sequence + self.site + self.weights
 
 
 def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int, edits: int) -> Memory:
-    """An upper estimate from the windows at the first, the middle and the last of the positions that reach an output;
-    those of a chunk between them may be an eighth wider.
+    """Estimate the memory of a plan from above. The estimate uses the windows at the first, the middle and the last of
+    the positions that reach an output. Windows between them may be an eighth wider.
     """
-    if itemsize < 4:  # part of a model in half precision may be in another
+    if itemsize < 4:  # part of a model in half precision may be wider
         itemsize = max(n.dtype.itemsize for n in plan.graph.nodes if n.floating and n.dtype is not None)
     places = plan.reached(length, width)
     windows = plan.windows(np.unique(places[[0, len(places) // 2, -1]]), width)
@@ -71,7 +81,7 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
             needs = rule.memory(plan.choices[node.index], sizes)
             weights, tables = weights + needs.weights, tables + needs.tables
             largest, blocks = max(largest, needs.largest), max(blocks, needs.blocks)
-        if node.index in widened:  # it, what it reads and the references of both
+        if node.index in widened:  # copies in float64 of its result, its inputs and the references of both
             blocks = max(blocks, 7 + 2 * (len(rule.sources) - 1 if rule is not None else 0))
             read = [plan.graph.nodes[i].shape or () for i in (node.index, *(rule.sources if rule is not None else ()))]
             tables += 2 * sum(math.prod(s for s in shape if s is not None and s > 0) for shape in read)
@@ -84,8 +94,8 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
 
 
 def _scores_of_attention(graph: Graph, node: Node) -> int:
-    """The numbers of one row's scores, which no node holds: of four axes PyTorch attends block by block, else it lays
-    them out.
+    """The number of elements of one row's attention scores, which no node holds. With four axes PyTorch computes
+    attention in blocks; otherwise it lays the scores out.
     """
     if node.op != "aten.scaled_dot_product_attention":
         return 0
@@ -96,7 +106,7 @@ def _scores_of_attention(graph: Graph, node: Node) -> int:
 
 
 class _Alive(TorchDispatchMode):
-    """Counts the bytes of the tensors that operations make, as long as they live."""
+    """Counts the bytes of the tensors that operations make, while these tensors live."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,8 +139,8 @@ def _is_plain(value: Any) -> bool:
 
 
 def bytes_of_a_row(run: Callable[[], object]) -> int:
-    """What a forward pass of one row takes at its peak, where no graph tells: of the tensors that live at once, and one
-    more for what an operation keeps to itself.
+    """Measure the bytes that a forward pass of one row takes at its peak, for models without a graph: those of the
+    tensors that live at once, and of one more as large as the largest, for an operation's own memory.
     """
     alive = _Alive()
     with alive:
@@ -139,6 +149,8 @@ def bytes_of_a_row(run: Callable[[], object]) -> int:
 
 
 def most_sites(memory: Memory, limit: int, device: torch.device) -> int:
-    """How many sites a chunk may hold within a limit in bytes, and with no tensor larger than is good; 1 at least."""
+    """The number of sites, at least 1, that a chunk may hold within ``limit`` bytes, with no tensor above
+    `LARGEST_BLOCK`.
+    """
     sites = (limit - memory.sequence - memory.weights) // max(memory.site, 1)
     return max(min(sites, LARGEST_BLOCK.get(device.type, limit) // max(memory.block, 1)), 1)

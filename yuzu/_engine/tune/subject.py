@@ -24,9 +24,9 @@ class RunsNaively(Exception):
     batch: int
         Mutants in one forward pass.
     plan: Plan or None
-        Of a model that could be run by it.
+        The plan, if the model could run by one.
     disagrees: bool
-        Whether the plan, or the graph, does not give what the model gives.
+        The plan, or the graph, disagrees with the model.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class Subject:
         One row of each input after the sequence.
     device: torch.device
     share: bool
-        Whether copies of the model may share its parameters: see `evaluation_copy`.
+        Copies of the model may share its parameters: see `evaluation_copy`.
     asked_memory: int or None
-        The bytes that the user allows; None where ``settings.max_memory`` is the default.
+        The bytes that the user allows; None if ``settings.max_memory`` is the default.
     """
 
     model: torch.nn.Module
@@ -78,18 +78,18 @@ class Subject:
         return self.settings.n_choices - 1
 
     def on_device(self, sequences: int = 1) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """The sequence and the inputs after it, so many times."""
+        """The sequence and the inputs after it on the device, repeated for a number of ``sequences``."""
         tensors = (t.to(self.device) for t in (self.X, *self.args))
         x, *rest = (t.expand(sequences, *t.shape[1:]).contiguous() for t in tensors)
         return x, tuple(rest)
 
     def memory(self, plan: Plan) -> Memory:
-        """The bytes that substitutions take, of which an N has one more than other characters."""
+        """The memory that substitutions take, with one for every character, as an N has."""
         s = self.settings
         return memory_of(plan, s.seq_len, s.n_choices, 1, self.X.element_size(), s.n_choices)
 
     def refuse_too_little(self, least: int) -> None:
-        """An error if the user allows fewer bytes than the model needs at least."""
+        """Raise an error if the user allows fewer bytes than the model needs at least."""
         asked = self.asked_memory
         if asked is not None and asked < least:
             raise YuzuError(f"max_memory={asked} is too little for this model: the least that works is {least} bytes")

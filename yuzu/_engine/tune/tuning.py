@@ -1,4 +1,4 @@
-"""Tunes a plan on the machine at hand: the ways of its layers, how many positions are carried at once, and whether the
+"""Tunes a plan on the machine at hand: the ways of its layers, the number of positions carried at once, and whether the
 model itself is faster.
 """
 
@@ -23,24 +23,24 @@ from yuzu._engine.tune.ways import choose_ways, make_fit
 from yuzu._engine.ways.compressed_sensing import Sensing
 from yuzu.errors import warn_user
 
-PLAINLY = 0.6  # naive ISM in this part of the seconds that differences take is faster, without another trial
+PLAINLY = 0.6  # part of the seconds of differences below which naive ISM is faster without another trial
 
 
 @dataclass(frozen=True, eq=False)
 class Tuned:
-    """A plan that was tuned.
+    """A tuned plan.
 
     Attributes
     ----------
     plan: Plan
     ways: dict of int to str
-        Of the layers that can be run in several.
+        The ways of the layers that have several.
     sites: int
-        Positions that are carried at once.
+        The number of positions that are carried at once.
     rows: list of list of str
-        Of a summary.
+        The rows of a summary.
     derived: Derived
-        Weights that were laid out on the way, for the first call.
+        Weights that were laid out during trials, for the first call.
     """
 
     plan: Plan
@@ -52,8 +52,8 @@ class Tuned:
 
 @dataclass(frozen=True, eq=False)
 class _Sizes:
-    """Sites that a first chunk and the largest one hold; and the seconds that the model takes for the mutants of one,
-    at most.
+    """The number of sites that a first chunk and the largest chunk hold; and the most seconds that the model takes for
+    the mutants of one site.
     """
 
     first: int
@@ -62,7 +62,7 @@ class _Sizes:
 
 
 def tune(subject: Subject, plan: Plan, verify: bool, stage: Callable[[str], None]) -> Tuned:
-    """Tune a plan; to ``verify`` it, compare it with naive ISM before, and then as it will be run.
+    """Tune a plan. To ``verify`` it, compare it with naive ISM first, and once more as it will run.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def tune(subject: Subject, plan: Plan, verify: bool, stage: Callable[[str], None
     if verdict is not None:
         trial = Trial(subject, verdict, lambda run: _choose_ways(subject, sizes, run))
         run = descend(trial, Attempt(run)).run
-        del trial, verdict  # which may be large
+        del trial, verdict  # they may be large
     _warn_naive_layers(run.plan)
     subject.refuse_too_little(subject.memory(run.plan).least)  # more layers may run naively now
     spent = time.perf_counter() - begin
@@ -107,7 +107,7 @@ def tune(subject: Subject, plan: Plan, verify: bool, stage: Callable[[str], None
 
 
 def _choose_ways(subject: Subject, sizes: _Sizes, run: Run) -> Run:
-    """A run by the fastest ways, or by the one that the user asked for where it fits into the memory."""
+    """Make a run by the fastest ways, or by the way that the user asked for where that fits into the memory."""
     s, asked = subject.settings, subject.asked_memory
     forced = None if s.conv == "auto" else s.conv
     of_sequence = sizes.naively * s.seq_len
@@ -121,13 +121,13 @@ def _choose_ways(subject: Subject, sizes: _Sizes, run: Run) -> Run:
 
 
 def _sites(subject: Subject, sizes: _Sizes, run: Run, spent: float) -> tuple[int, list[float]]:
-    """The number of sites that costs least, and the seconds of each node then; ``spent`` are the seconds that trials of
-    ways took.
+    """Find the number of sites that costs least. Returns it, and the seconds of each node then; ``spent`` are the
+    seconds that trials of ways took.
     """
     s = subject.settings
     memory = subject.memory(run.plan)
     most = most_sites(memory, s.max_memory, run.device)
-    # larger than ways are tried with: products of many rows are shared among threads
+    # often more sites than in trials of ways, since threads share products of many rows
     start = min(2 * sizes.first, most)
     count, seconds, cost = chunks.choose_chunk(run, subject.examples, start, most, spent, sizes.naively)
     if s.conv == "auto" and cost * s.seq_len > chunks.WORTH_COMPARING:
@@ -136,7 +136,9 @@ def _sites(subject: Subject, sizes: _Sizes, run: Run, spent: float) -> tuple[int
 
 
 def _compare_with_model(subject: Subject, run: Run, memory: Memory, count: int, cost: float) -> None:
-    """Have the model run naively if that is faster than chunks of ``count`` sites, which take ``cost`` for each."""
+    """Run the model naively (raise `RunsNaively`) if that is faster than chunks of ``count`` sites, which cost ``cost``
+    seconds for each site.
+    """
     s, edits, device = subject.settings, subject.edits, subject.device
     at_once = s.max_memory // max(memory.sequence, 1)
     # a batch of the model holds mutants of one sequence
@@ -148,8 +150,8 @@ def _compare_with_model(subject: Subject, run: Run, memory: Memory, count: int, 
         return
     # a chunk that takes long would be run once more, in full
     long = count < chunks.FEWER_SITES and count * cost > chunks.LONG_RUN
-    if not (long and naively[0] < PLAINLY * cost / edits):  # a busy machine may have slowed the one and not the other
-        # and a chunk of several short sequences costs less than the chunks of each
+    if not (long and naively[0] < PLAINLY * cost / edits):  # a busy machine may have slowed only one of the two
+        # a chunk of several short sequences also costs less than a chunk of each
         several = max(min(count // s.seq_len, at_once, chunks.MOST_SEQUENCES), 1)
         run.set_reference(*subject.on_device(several))
         cost = min(cost, chunks.cost_of_chunk(run, subject.examples, count)[0])
@@ -173,7 +175,7 @@ def _warn_naive_layers(plan: Plan) -> None:
 
 
 def _naive_layers(plan: Plan) -> str:
-    """The layers that nobody asked to run naively, and why they do; empty if there are none."""
+    """The layers that run naively although nobody asked for it, and why; empty if there are none."""
     roots = [(i, r) for i, r in plan.reasons.items() if "which runs naively" not in r and "terminal_layers" not in r]
     nodes = [(plan.graph.nodes[i], reason) for i, reason in roots[:5]]
     layers = "; ".join(f"{f'{n.layer} ({n.op})' if n.layer else n.op}: {reason}" for n, reason in nodes)

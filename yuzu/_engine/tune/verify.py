@@ -1,5 +1,5 @@
-"""Compares the engine with the model itself, in float64, on a few mutants, and finds the layer to blame; and measures
-what lowered products cost in accuracy.
+"""Compares the engine with the model itself, in float64, on a few mutants, and finds the layer to blame. Also measures
+the error of low-precision products.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from yuzu._engine.graph import Weights, evaluate
 from yuzu._engine.plan.plan import Plan
 from yuzu._engine.run.run import Run
 
-# relative to the largest value; rounding stays far below, a wrong window far above
+# relative to the largest value: rounding errors are far smaller, those of a wrong window far larger
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 0.1}
 RAISED = "its handler raised"
 
 
-MUCH = 64 << 20  # bytes of one operation on two mutants, above which they run one by one
+MUCH = 64 << 20  # bytes of one operation on two mutants above which mutants run one by one
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a comparison found.
+    """The result of a comparison.
 
     Attributes
     ----------
     node: int or None
-        The first node whose change is not what running the graph on the mutants gives; -1 if the graph is not the
-        model; None if all is well.
+        The first node whose change disagrees with running the graph on the mutants; -1 if the graph disagrees with the
+        model; None if all is right.
     why: str
-        In what way it is wrong.
+        The reason why it is wrong.
     differences: list of torch.Tensor, each of shape=(S * A, O...)
-        Of every output that is a tensor, from the model itself, for `few_sites`; where all is well and they are to be
-        kept.
+        The model's own differences of every output that is a tensor, for `few_sites`, if all is right and they are to
+        be kept.
     places: tuple of int
-        Where those sites are.
+        The positions of those sites.
     """
 
     node: int | None
@@ -66,11 +66,22 @@ def compare(
     keep: bool = False,
     as_run: bool = False,
 ) -> Verdict:
-    """Whether the plan does what the model does, with full products. ``keep`` the differences: the products at hand
-    will be compared with them. Nothing large is laid out for these few mutants, unless all is to be done ``as_run``.
+    """Compare the plan with the model, with full products.
 
-    Both run in float64 where a copy of the model does so as a whole, and its graph gives what it gives; else both run
-    as they are. Of a graph in several dtypes, whose clashes float64 hides, the handlers run as they are besides.
+    Both run in float64 if a copy of the model does so as a whole, and its graph agrees with it. Otherwise both run in
+    their own dtypes. Float64 hides clashes in a graph of several dtypes, so its handlers also run in their own dtypes.
+
+    Parameters
+    ----------
+    model: torch.nn.Module
+    plan: Plan
+    X: torch.Tensor, shape=(1, C, L)
+    args: sequence of torch.Tensor
+    device: torch.device
+    keep: bool
+        Keep the differences in the verdict, to compare the chosen products with them.
+    as_run: bool
+        Run exactly as later chunks will. Otherwise nothing large is laid out for these few mutants.
     """
     plan = replace(plan, precision="highest")
     try:
@@ -92,20 +103,20 @@ def compare(
 
 @dataclass(frozen=True)
 class _Terms:
-    """What is compared, and how.
+    """The terms of a comparison.
 
     Attributes
     ----------
     model_copy: torch.nn.Module
-        A copy of the model, for its weights.
+        An evaluation copy of the model, for its weights.
     runs: callable
-        What it returns for a batch.
+        Runs it on a batch.
     x, rest: torch.Tensor, list of torch.Tensor
         The sequence, and the inputs after it.
     tolerance: float
-        By how much values may differ, relative to the largest.
+        The largest difference allowed, relative to the largest value.
     wide: bool
-        Whether its graph has to be kept in float64.
+        Its graph names dtypes, and has to be kept in float64.
     """
 
     model_copy: torch.nn.Module
@@ -136,19 +147,19 @@ def _in_double(
     keep: bool,
     as_run: bool,
 ) -> Verdict | None:
-    """What is found in float64; None where that says nothing, for a copy does not run, or not as its graph does."""
+    """Compare in float64. Returns None if that tells nothing: the copy does not run, or it disagrees with its graph."""
     try:
         model_copy = evaluation_copy(model, device, torch.float64)
         x = X.to(device, torch.float64)
         rest = [a.to(device, torch.float64 if a.is_floating_point() else None) for a in args]
-    except Exception:  # for want of memory, or of an attribute that refuses
+    except Exception:  # too little memory, or an attribute that refuses to be copied
         return None
     wide = names_dtypes(plan.graph, X.dtype)
     for runs in (model_copy, in_double(model_copy)):
         try:
             terms = _Terms(model_copy, runs, x, rest, TOLERANCE[torch.float64], wide)
             verdict = _compare(plan, terms, device, keep, as_run)
-        except Exception:  # whoever insists on a dtype of his own may say so in any way
+        except Exception:  # a model that insists on a dtype may raise anything
             continue
         if verdict.node is None or verdict.node >= 0:
             return None if verdict.why.startswith(RAISED) else verdict
@@ -156,7 +167,7 @@ def _in_double(
 
 
 def _run_few(plan: Plan, terms: _Terms, device: torch.device, as_run: bool) -> tuple[Run, Sites, list[Any]] | Verdict:
-    """The reference and the changes of a few mutants; or whose handler raises an error."""
+    """Compute the reference and the changes of a few mutants; or return a verdict, if a handler raises an error."""
     run = Run(plan, Weights(terms.model_copy, device), Derived(fixed=True), device)
     run.once = not as_run
     sites = few_sites(terms.x, few_places(plan, terms.x.shape[2]))
@@ -192,8 +203,8 @@ def _compare(plan: Plan, terms: _Terms, device: torch.device, keep: bool, as_run
 
 
 def error_of_products(run: Run, X: torch.Tensor, verdict: Verdict) -> float:
-    """The relative L2 error of the outputs' differences for `few_sites`, all outputs together, in the run's own
-    precision and by the ways that are set; 0 where nothing changes.
+    """The relative L2 error of the differences of all outputs together for `few_sites`, in the run's own precision and
+    by its own ways; 0 if nothing changes.
     """
     run = _carrying_values(run)
     sites = few_sites(X, verdict.places)
@@ -217,7 +228,7 @@ def _difference(mutants: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
 
 
 def _carrying_values(run: Run) -> Run:
-    """The run, or another that carries values in place of differences from what is infinite in the reference."""
+    """The run itself, or one that carries values in place of differences where the reference is infinite."""
     infinite = run.unfit_for_differences()
     return run.of_plan(run.plan.without(dict.fromkeys(infinite, ""))) if infinite else run
 
@@ -233,8 +244,8 @@ def _tensor_outputs(plan: Plan) -> list[int]:
 
 
 def bytes_of_a_mutant(plan: Plan) -> int:
-    """About what one takes in float64 at the most: of convolutions PyTorch lays out all that their taps read; else some
-    of the largest value.
+    """Estimate the most bytes that one mutant takes in float64. For convolutions PyTorch lays out the inputs of all
+    taps; otherwise it is four times the largest value.
     """
     numbers = [0]
     for node, rule in zip(plan.graph.nodes, plan.rules, strict=True):
@@ -245,7 +256,9 @@ def bytes_of_a_mutant(plan: Plan) -> int:
 
 
 def outputs_of(run: Run, sites: Sites) -> list[torch.Tensor]:
-    """The values of the outputs that are tensors, a row a mutant; a site at a time where all together take too much."""
+    """The values of the outputs that are tensors, with one row for each mutant. Sites run one at a time if all together
+    take too much memory.
+    """
     count, edits = sites.difference.shape[:2]
     at_once = count if count * edits * bytes_of_a_mutant(run.plan) <= 4 * MUCH else 1
     parts = []
@@ -258,14 +271,14 @@ def outputs_of(run: Run, sites: Sites) -> list[torch.Tensor]:
 
 
 def _leaves_by_rows(
-    model_copy: Callable[..., Any], X: torch.Tensor, args: list[torch.Tensor], at_once: int
+    runs: Callable[..., Any], X: torch.Tensor, args: list[torch.Tensor], at_once: int
 ) -> list[torch.Tensor]:
-    """The model's output tensors for a batch, run so many rows at a time."""
+    """The model's output tensors for a batch, run ``at_once`` rows at a time."""
     parts = []
     for i in range(0, len(X), at_once):
         give_back()
         with running():
-            output = on_rows(model_copy, X[i : i + at_once], *(a[i : i + at_once] for a in args))
+            output = on_rows(runs, X[i : i + at_once], *(a[i : i + at_once] for a in args))
         parts.append(tensors_in(output))
     return [torch.cat(pieces) if pieces[0].dim() else pieces[0] for pieces in zip(*parts, strict=True)]
 
@@ -292,7 +305,9 @@ def _first_wrong(
     outputs: list[int],
     tolerance: float,
 ) -> int:
-    """Run the graph itself on the mutants and compare node by node, each from the engine's own inputs kept."""
+    """Run the graph itself on the mutants, and compare the engine's values with it node by node. Returns the first
+    wrong node; -1 if the graph disagrees with the model, or no node is wrong.
+    """
     graph = run.plan.graph
     values: list[Any] = []
     for node in graph.nodes:
@@ -326,14 +341,14 @@ def _first_wrong(
 
 
 def few_places(plan: Plan, length: int) -> tuple[int, ...]:
-    """Both ends and the middle of a sequence, and of the positions that are said to reach an output."""
+    """Both ends and the middle of a sequence, and of the positions that reach an output according to the plan."""
     reached = plan.reached(length, 1)
     places = {0, length // 2, length - 1, *reached[[0, len(reached) // 2, -1]].tolist()}
     return tuple(sorted(places))
 
 
 def few_sites(X: torch.Tensor, places: Sequence[int]) -> Sites:
-    """Two substitutions (one, of two characters) at each of some places of one sequence ``(1, C, L)``."""
+    """Two substitutions (one, if there are two characters) at each of some places of one sequence ``(1, C, L)``."""
     c = X.shape[1]
     position = np.array(places)
     letter = X[0].argmax(0)[torch.from_numpy(position).to(X.device)]

@@ -1,4 +1,4 @@
-"""Trials of ways: which runs each layer fastest here."""
+"""Trials of ways: they find the fastest way of each layer on the machine at hand."""
 
 from __future__ import annotations
 
@@ -19,26 +19,29 @@ from yuzu._engine.tune.examples import Examples, shared_evenly, span_of
 from yuzu._engine.tune.memory import Memory
 from yuzu._engine.window import Window
 
-MORE_SITES, RIVAL = 1.5, 1.8  # times as many sites for another trial, and times the least seconds of who is in it
-AGAIN_SECONDS = 0.5  # of all such trials; the last may take longer
-# part of naive ISM's seconds for a sequence that trials of ways may take on a CPU, and their least and most; after that
-# layers that are akin to one that was tried run as that one does
+# A second trial compares the ways that took at most RIVAL times the least seconds, if it can have at least MORE_SITES
+# times as many sites.
+MORE_SITES, RIVAL = 1.5, 1.8
+AGAIN_SECONDS = 0.5  # seconds of all second trials; the last may take longer
+# Trials of ways on a CPU may take this part of naive ISM's seconds for a sequence, within a least and a most. After
+# that a layer akin to one that was tried runs by the same way.
 WAYS_PART, LEAST_WAYS_SECONDS, MOST_WAYS_SECONDS = 0.2, 1.0, 3.0
-TRIAL_PRODUCTS = {"cpu": 4e8}  # multiply-adds in one call of a way that is tried: about 3 ms on two cores
-LOW_PRECISION_PRODUCTS = 10  # times as many where they are lowered: few of them say little about many
+TRIAL_PRODUCTS = {"cpu": 4e8}  # multiply-adds in one call of a way in a trial: about 3 ms on two cores
+LOW_PRECISION_PRODUCTS = 10  # times as many in low precision, where few products tell little about many
 
 
 def choose_ways(
     run: Run, forced: str | None, examples: Examples, first: int, most: int, naively: float = math.inf
 ) -> dict[int, str]:
-    """The fastest exact way for every layer that has several, with as many sites as a chunk may come to hold and a
-    short trial allows; or ``forced`` for the convolutions to which it applies. ``naively`` are naive ISM's seconds for
-    a sequence: trials that take much of them are worth less than what they may save.
+    """Find the fastest exact way of every layer that has several; or take ``forced`` for the convolutions to which it
+    applies. Trials use as many sites as a chunk may hold and a short trial allows.
+
+    ``naively`` are naive ISM's seconds for a sequence. Trials that take much of them cost more than they may save.
     """
     trials = _Trials(run, examples, first, most, naively)
     plan = run.plan
     places = plan.reached(examples.length, 1)
-    middle = plan.windows(places[(len(places) - 1) // 2, None], 1)  # where one example site is
+    middle = plan.windows(places[(len(places) - 1) // 2, None], 1)  # the place of one example site
     alike: dict[Hashable, list[tuple[int, Rule]]] = {}
     for rule in plan.rules:
         if rule is None or not rule.all_ways() or not rule.node.mutated or not plan.readers[rule.node.index]:
@@ -52,14 +55,14 @@ def choose_ways(
             alike.setdefault(rule.alike(plan.choices[i]), []).append((one.width, rule))
     for layers in alike.values():
         layers.sort(key=lambda pair: pair[0])
-    # those that take longest first: the others' rivals may find no time left
+    # the slowest layers first, since no time for second trials may be left for the others
     for layers in sorted(alike.values(), key=lambda layers: -layers[-1][1].multiply_adds(run, layers[-1][0])):
         trials.of_layers(layers)
     return trials.chosen
 
 
 class _Trials:
-    """The trials of one call. ``chosen`` are the ways so far."""
+    """The trials of one call; ``chosen`` has the ways found so far."""
 
     def __init__(self, run: Run, examples: Examples, first: int, most: int, naively: float) -> None:
         self.run, self.examples, self.first = run, examples, first
@@ -67,13 +70,14 @@ class _Trials:
         low_precision = run.precision == "medium"
         products = TRIAL_PRODUCTS.get(run.device.type, math.inf)
         self.affordable = products * (LOW_PRECISION_PRODUCTS if low_precision else 1)
-        # as many as the search for the chunk's size begins with: kernels that a library makes for each shape serve both
+        # the search for the chunk's size begins with the same number, so kernels that a library makes for each shape
+        # serve both
         self.whole = shared_evenly(min(2 * first, most), span_of(run.plan, examples.length), most)
         self.again = AGAIN_SECONDS
         allowed = min(max(WAYS_PART * naively, LEAST_WAYS_SECONDS), MOST_WAYS_SECONDS)
-        # elsewhere most of it is kernels that are prepared
+        # on other devices most of the time prepares kernels
         self.allowed = allowed if run.device.type == "cpu" else math.inf
-        self.begun = time.thread_time()  # other processes that slow this one down are no reason to try less
+        self.begun = time.thread_time()  # CPU time: other processes that slow this one are no reason to try less
         self.known: dict[Hashable, list[tuple[int, str]]] = {}  # widths of windows and the ways found for them
 
     def of_layers(self, layers: list[tuple[int, Rule]]) -> None:
@@ -81,7 +85,7 @@ class _Trials:
         for width, rule in {layers[0], layers[-1]}:
             self.chosen[rule.node.index] = self._attempt(width, rule)
         # the way that runs both the narrowest and the widest windows fastest runs those between fastest
-        waiting = [layers]  # a function that called itself would keep the run, and with it the model, until collected
+        waiting = [layers]  # recursion would keep the run, and with it the model, until garbage collection
         while waiting:
             some = waiting.pop()
             narrowest, widest = (self.chosen[some[end][1].node.index] for end in (0, -1))
@@ -109,7 +113,7 @@ class _Trials:
         count = max(int(min(self.whole, max(self.affordable / work, fewest))), 1)
         times = self._tried(rule, count)
         least = min(times.values(), default=math.inf)
-        # few sites say who is out of the race: the others run with as many as a call that is not long may hold
+        # a few sites rule ways out; the rest run again with as many sites as a short call can hold
         more = int(min(self.whole, count * LONG_CALL / least))
         rivals = [way for way, seconds in times.items() if seconds < RIVAL * least]
         if len(rivals) > 1 and more >= MORE_SITES * count and self.again > 0:
@@ -119,8 +123,10 @@ class _Trials:
         return min(times, key=times.__getitem__, default=self.chosen[rule.node.index])
 
     def _tried(self, rule: Rule, count: int, ways: Sequence[str] | None = None) -> dict[str, float]:
-        """The seconds of each way (default: all that may win) with so many sites; none are needed where it is one."""
-        run = self.run.of_plan(self.run.plan.with_ways(self.chosen))  # a neighbour's way decides the dtype it yields
+        """The seconds of each way (default: all that may win) with ``count`` sites. A single way is not timed."""
+        run = self.run.of_plan(
+            self.run.plan.with_ways(self.chosen)
+        )  # a neighbour's way decides the dtype of its result
         sites = self.examples.sites(run, count)
         window = run.set_sites(sites)[rule.sources[0]]
         if window is None or not window.width:
@@ -131,7 +137,9 @@ class _Trials:
 
 @running()
 def times_of(rule: Rule, ways: Sequence[str], run: Run, window: Window, sites: Sites) -> dict[str, float]:
-    """The least seconds of a call by each way; more than those of another where it was plainly slower."""
+    """The least seconds of a call by each way. They are rough, and may be infinite, for a way that is plainly slower
+    than another.
+    """
     dtype = run.value(rule.sources[0]).dtype
     made: dict[tuple[int, ...], torch.Tensor] = {}
 
@@ -153,8 +161,8 @@ def times_of(rule: Rule, ways: Sequence[str], run: Run, window: Window, sites: S
 def make_fit(
     plan: Plan, ways: Mapping[int, str], memory: Callable[[Plan], Memory], limit: int
 ) -> tuple[dict[int, str], list[int]]:
-    """Ways with which a plan takes no more than a limit in bytes, as far as that can be: those layers whose ways lay
-    out most run by their default ways, which lay out least; and the nodes of these layers.
+    """Change ways until a plan takes no more than a limit in bytes, if that is possible. The layers whose ways lay out
+    most run by their default ways, which lay out least. Returns the ways, and the nodes of the changed layers.
     """
     found, changed = dict(ways), list[int]()
     all_of_them = memory(plan.with_ways(found)).least

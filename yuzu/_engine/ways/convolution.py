@@ -327,7 +327,7 @@ def memory_of_whole(shape: Shape) -> int:
 
 
 def _whole_may_win(shape: Shape, low_precision: bool) -> bool:
-    """With few channels. With many, products of one position are fast, and the zeros do not pay."""
+    """With few channels only: with many, products of one position are fast, and the zeros do not pay."""
     few = shape.channels_in * shape.channels_out <= WHOLE_CHANNELS**2
     return few and shape.width * shape.reached * WHOLE_SHARE <= shape.kernel
 

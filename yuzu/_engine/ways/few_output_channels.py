@@ -122,8 +122,8 @@ def _by_phases(call: Call, of_phase: Callable[[torch.Tensor], torch.Tensor]) -> 
 
 def folded_block(shape: Shape, low_precision: bool) -> int | None:
     """The number of input positions of a block, if the folded way takes all blocks of few output channels in one
-    product. None if a product for each block is faster: with few blocks, or if their results are much larger than their
-    inputs.
+    product. None if a product for each block is faster: with few blocks, or if the blocks' results are more than twice
+    as large as their inputs.
     """
     positions = BLOCK_CHANNELS // shape.channels_out
     block = (

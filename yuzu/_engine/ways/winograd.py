@@ -27,8 +27,7 @@ POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # a form takes the first of the
 MOST_POINTS = len(POINTS) + 1
 MOST_WIDTH = 32  # positions of a window, at most: the cost of evaluation grows with their square
 LEAST_CHANNELS = 48  # input and output channels from which on this way may win
-# cost of a multiply-add in evaluation and interpolation, relative to one in products of channels: small products are
-# slow
+# cost of a multiply-add in evaluation and interpolation, whose products are small, over one in products of channels
 TRANSFORM_COST = 6
 LEAST_GAIN = 0.9  # part of the other ways' multiply-adds that this way, transforms included, may take to win
 
@@ -114,7 +113,7 @@ def winograd(call: Call) -> torch.Tensor:
 
 
 def _multiplied(values: torch.Tensor, weights: torch.Tensor, terms: list[Term]) -> torch.Tensor:
-    """Compute the products: ``(N, points, terms, Cout)``. They read and write evenly spaced rows, so nothing is moved."""
+    """Compute the products: ``(N, points, terms, Cout)``. Their rows are evenly spaced, so nothing is moved."""
     n, points, _, cin = values.shape
     results = values.new_empty(n, points, len(terms), weights.shape[2])
     for i, term in enumerate(terms):

@@ -28,12 +28,18 @@ def _treats_rows_alone(new: Rewriting, node: Node) -> bool:
         return False  # a number that depends on how many rows there are
     if ops.has_users_handler(node.op):
         return not _names_an_axis([*node.args, *node.kwargs.values()])
-    if ops.is_pointwise(node.op, node.target):
+    if ops.is_pointwise(node.op, node.target) or node.op == "aten.rsub":  # not all of its overloads are tagged
         return new.all_aligned(node, len(shape)) is not None
     if node.op == "aten.pad" and node.argument(2, "mode", "constant") != "constant":
         return len(node.args[1]) // 2 < len(shape)
     if node.op == "aten.index":
         return _first_has_rows(new, node, 1) and node.args[1][0] is None
+    if node.op == "aten.tile" and len(node.args[1]) < len(shape):
+        return _first_has_rows(new, node, len(shape))
+    if node.op == "aten.addmm":
+        bias, left, right = node.args[:3]
+        held = new.held.get(left.index)
+        return held is not None and held[1].plain and new.constant(bias) and new.constant(right)
     translation = translation_of(node)
     if translation is not None:
         result = translation(new, node)
