@@ -26,12 +26,12 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 # a case or more of every family, way, route and file: for every day, under a minute on two quiet cores
-QUICK := tests/capture/test_export.py tests/capture/test_refused.py tests/capture/test_branches.py tests/rewrite/test_simplify.py \
+QUICK := tests/capture/test_export.py tests/capture/test_refused.py tests/rewrite/test_simplify.py \
 	tests/handlers/test_convolution.py tests/handlers/test_pool.py tests/handlers/test_elementwise.py tests/handlers/test_norms.py \
 	tests/handlers/test_merge.py tests/handlers/test_view.py tests/handlers/test_dense.py tests/ways/test_every_exact_way.py \
 	tests/ways/test_dense.py tests/plan/test_windows.py tests/plan/test_fusion.py tests/run/test_chunks.py tests/store/test_files.py \
 	tests/store/test_kept.py tests/store/test_refused.py tests/tune/test_verify.py tests/test_precompute.py tests/test_check.py \
-	tests/test_yuzu_ism_outputs.py tests/test_yuzu_ism_positions.py tests/test_bad_arguments.py tests/test_hybrid_ism.py
+	tests/test_yuzu_ism_outputs.py tests/test_yuzu_ism_positions.py tests/test_bad_arguments.py
 test-quick: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -k "not law_in_float64" $(QUICK) $(ARGS)
 

@@ -15,9 +15,9 @@ from tests.laws.random_models import brute_force, random_model, relative_error, 
 from tests.oracle import assert_right, errors, oracle
 from tests.run.test_not_finite import assert_same_pattern
 from tests.small_models import randomized, sequences
+from yuzu._engine.handlers import convolution
 from yuzu._engine.kernels import fused as fused_kernel
 from yuzu._engine.kernels import triton as kernels_of
-from yuzu._engine.plan import fusion as blocks
 
 L = 48
 
@@ -217,13 +217,13 @@ class FakeRun:
     precision = "medium"
 
     def __init__(self, plan):
-        self.plan = plan
+        self.plan, self.choice = plan, plan.choices.__getitem__
 
 
 @pytest.mark.parametrize("seed", range(1, 25, 4))
 def test_random_architectures(seed, kernels, monkeypatch):
     """With convolutions of any number of channels."""
-    monkeypatch.setattr(blocks, "LEAST_CHANNELS", 1)
+    monkeypatch.setattr(convolution, "LEAST_FUSED_CHANNELS", 1)
     drawn = random_model(seed)
     model, X, args = drawn.model, drawn.X, drawn.args
     with warnings.catch_warnings():

@@ -11,7 +11,7 @@ from tests.oracle import assert_right
 from tests.small_models import randomized, sequences
 from yuzu._engine.handlers import pool
 from yuzu._engine.kernels import pool as pool_kernel
-from yuzu._engine.kernels.triton import KernelError
+from yuzu._engine.kernels.triton import POOL_KERNEL, KernelError
 
 L = 47  # divisible by nothing
 
@@ -19,7 +19,7 @@ L = 47  # divisible by nothing
 @pytest.fixture
 def launched(monkeypatch):
     """Pools run by the kernel; how many were."""
-    monkeypatch.setattr(pool.Pool, "ways", lambda self, run, window: [pool.KERNEL])
+    monkeypatch.setattr(pool.Pool, "ways", lambda self, run, window: [POOL_KERNEL])
     count, original = [], pool_kernel.pool
 
     def counted(*args):
@@ -67,7 +67,7 @@ def test_pools(name, channels, kernels, launched):
     model, X = randomized(Pooled(POOLS[name], channels), seed=3).eval(), sequences(1, L)
     X[0, :, 20] = 0  # an N
     made = yuzu.precompute(model, L, conv="windows", device=kernels)  # "auto" might find the interpreter too slow
-    assert pool.KERNEL in made.decisions.ways.values()
+    assert POOL_KERNEL in made.decisions.ways.values()
     before = len(launched)
     found = yuzu.yuzu_ism(model, X, made, device=kernels, output="delta")
     assert_right(found, model, X, output="delta", device=kernels)

@@ -26,7 +26,7 @@ def test_calls_leave_nothing_behind(conv, device):
     plan = precomputation.bind(model, L, 4, (), torch.device(device)).plan
 
     def kept():
-        windows = [w for found, _ in plan.remembered._kept.values() for w in found if w is not None]
+        windows = [w for found in plan.remembered.values() for w in found if w is not None]
         entries = [value for w in windows for value in w._cache.values()]
         return len(entries), sum(t.nbytes for t in torch.utils._pytree.tree_leaves(entries) if isinstance(t, torch.Tensor))
 
