@@ -4,6 +4,11 @@ Every way is one function ``way(call) -> (S*A, w + reach, Cout)`` with ``reach =
 windows ``(S*A, w, Cin)``, zero around them, at every output position that they reach, or only at those that are wanted.
 The ways differ in how they lay out the ``w * k * Cin * Cout`` useful multiply-adds of a mutant, and so in how much
 they spend on zeros and on moving data. ``applies`` returns None, or the reason why a way does not apply.
+
+`banded`, `blocks`, `whole` and `fold` are all products with the banded (Toeplitz) weight of the window. They take
+different numbers of inputs and outputs at once, and lay out the weight accordingly. They stay apart because trials
+choose each of them for some layer and precision (``python benchmarks/ways.py`` counts them). `taps` is the exception:
+it is a part of `windows`, and can be asked for by name.
 """
 
 from __future__ import annotations
