@@ -14,7 +14,7 @@ from tests.oracle import assert_right, errors, oracle
 from tests.small_models import sequences
 from yuzu._engine.derived import Derived
 from yuzu._engine.graph import Weights
-from yuzu._engine.handlers import dense
+from yuzu._engine.handlers import over_positions
 from yuzu._engine.kernels import products as low_precision_products
 from yuzu._engine.plan.plan import make_plan
 from yuzu._engine.rewrite.all import capture
@@ -50,7 +50,7 @@ def broken_bfloat16(monkeypatch):
     def wrong(weight, precision):
         return weight.to(torch.bfloat16) * -2 if precision == "medium" and weight.dtype == torch.float32 else weight
 
-    for module in (low_precision_products, convolution_call, convolution_ways, few_output_channels, dense):
+    for module in (low_precision_products, convolution_call, convolution_ways, few_output_channels, over_positions):
         monkeypatch.setattr(module, "in_low_precision", wrong)
 
 

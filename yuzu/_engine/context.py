@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -33,6 +34,8 @@ class PlanView(Protocol):
     def precision(self) -> str: ...
     @property
     def kernels(self) -> bool: ...
+    @property
+    def kernels_failed(self) -> threading.Event: ...
     @property
     def sensing(self) -> Any: ...
     @property

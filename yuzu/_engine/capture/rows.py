@@ -38,6 +38,7 @@ def on_rows(model: Callable[..., Any], X: torch.Tensor, *args: torch.Tensor) -> 
 # through the same kernels, so no row's digits depend on the others. Between batches of one and two, digits may differ:
 # more than a little is looked into, and a difference of NO_ROUNDING is certainly none of rounding.
 SAME_SIZE, ANOTHER_SIZE, NO_ROUNDING = 4.0, 64.0, 0.1  # the first two in units of the dtype's precision
+REPEATS = 3  # of a batch that tells chance from dependence
 MOST, LEAST = 1e-3, 1e-10  # bounds of the first two: more is looked into in half precision, less is not in double
 
 
@@ -74,8 +75,9 @@ def depends_on_batch(
                 continue
             twice = [leaf[i] for leaf in run(row, row)]
             if _differ(twice, mine, SAME_SIZE):
-                again = [leaf[i] for leaf in run(row, row)]
-                return _most_apart(twice, again) < NO_ROUNDING * _most_apart(twice, mine)
+                # what a random model draws may be alike once, but hardly time after time
+                again = [[leaf[i] for leaf in run(row, row)] for _ in range(REPEATS)]
+                return max(_most_apart(twice, a) for a in again) < NO_ROUNDING * _most_apart(twice, mine)
             if _most_apart(single, twice) > NO_ROUNDING:
                 return not _differ(single, [leaf[0] for leaf in run(row)], ANOTHER_SIZE)
     except Exception:  # it takes one row only, or returns none; the caller finds that out

@@ -19,7 +19,6 @@ except ImportError:  # not installed, as with PyTorch for CPUs
 OLDEST = (8, 0)  # compute capability from which on GPUs have products of bfloat16 and TF32
 LEAST_SHARED_MEMORY = 48 << 10  # bytes that every such GPU has
 FUSED, POOL_KERNEL = KERNEL_WAYS = ("fused", "kernel")  # the ways of convolutions and pools that run Yuzu's own kernels
-refused: set[torch.device] = set()  # the devices on which a kernel has failed, so none is tried there again
 SPARE_SHARED_MEMORY = 2 << 10  # bytes that a program needs beside its operands
 
 
@@ -58,7 +57,7 @@ def why_not(device: torch.device) -> str | None:
 
 def may_run(run: Context, node: int) -> bool:
     """Tell whether a kernel may compute the change of a node: it is float32, and the device and the plan allow it."""
-    if not run.plan.kernels or run.device in refused:
+    if not run.plan.kernels or run.plan.kernels_failed.is_set():
         return False
     return run.value(node).dtype == torch.float32 and why_not(run.device) is None
 

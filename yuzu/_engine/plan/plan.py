@@ -5,6 +5,7 @@ A plan never changes. Another choice makes another plan: see `Plan.with_ways` an
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -59,6 +60,8 @@ class Plan(Flow):
     precision: str
     kernels: bool
         Yuzu's own Triton kernels may be used if the device runs them.
+    kernels_failed: threading.Event
+        Set when a kernel turns out not to run here; shared with plans made from this one.
     sensing: Sensing or None
         The matrices of the Gaussian way of running a convolution.
     may_fade: bool
@@ -82,6 +85,7 @@ class Plan(Flow):
     precision: str = "highest"
     kernels: bool = True
     sensing: Sensing | None = None
+    kernels_failed: threading.Event = field(default_factory=threading.Event)
     may_fade: bool = False
     one_by_one: bool = False
     remembered: Kept[tuple[object, bytes], Windows] = field(default_factory=lambda: Kept(most_bytes=WINDOWS_BYTES))
@@ -136,7 +140,8 @@ class Plan(Flow):
             way = other.choices[there].way
             if self.rules[here] is not None and other.rules[there] is not None and way not in but:
                 ways[here] = way
-        return replace(self.with_ways(ways), kernels=self.kernels and other.kernels)
+        kernels = self.kernels and other.kernels
+        return replace(self.with_ways(ways), kernels=kernels, kernels_failed=other.kernels_failed)
 
     def ways(self) -> dict[int, str]:
         """The way of every node that has several ways."""

@@ -19,7 +19,7 @@ from yuzu._engine.graph import Node, Weights, evaluate
 from yuzu._engine.handlers.contract import Rule
 from yuzu._engine.handlers.fused import FusedGroup
 from yuzu._engine.kernels.precision import fastest_products, products
-from yuzu._engine.kernels.triton import KernelError, refused
+from yuzu._engine.kernels.triton import KernelError
 from yuzu._engine.layout import CONSTANT, ROWS, Change, rewindow
 from yuzu._engine.plan.conditioning import adds_constants, constants_of, find_fading
 from yuzu._engine.plan.plan import Plan
@@ -277,7 +277,7 @@ class Run(Context):
 
     def do_without_kernels(self, error: Exception) -> None:
         """Warn that kernels do not run here, and go on without them."""
-        refused.add(self.device)
+        self.plan.kernels_failed.set()
         warn_user(f"Layers run one by one, and pools by phases, on this machine, and take longer: {error}")
 
     def _tick(self) -> float:
