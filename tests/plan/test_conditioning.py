@@ -315,3 +315,29 @@ def test_lowered_products_stay_lowered():
     device = torch.device("cpu")
     run = Run(plan, Weights(net, device), Derived(), device)
     assert not run.widened.run and run.set_reference(X, ()).wide is None
+
+
+class OneChannelWithoutBias(nn.Module):
+    """All terms of the first channel vanish in some mutants; a large bias of the second channel hides that."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv1d(4, 2, 1, bias=False)
+        self.first, self.second = nn.Conv1d(2, 2, 1, bias=False), nn.Conv1d(2, 2, 3, padding=1)
+        with torch.no_grad():
+            self.stem.weight[:] = torch.tensor([[1000.0, 0.0013, 3.1, 700.0], [1.0, 2.0, 3.0, 0.5]])[:, :, None]
+            self.first.weight[:] = torch.tensor([[1.3, 0.0], [0.0, 1.0]])[:, :, None]
+            self.second.weight.zero_()
+            self.second.weight[0, 0, 1] = 0.7
+            self.second.weight[1, 1] = 1.0
+            self.second.bias[:] = torch.tensor([0.0, 300.0])
+
+    def forward(self, x):
+        y = self.second(torch.relu(self.first(torch.relu(self.stem(x)))))
+        return torch.log(y[:, 0, ::6] + 1e-9)
+
+
+def test_a_bias_of_one_channel_hides_nothing_of_another(device):
+    net, X = OneChannelWithoutBias().eval(), sequences(2, L)
+    made = yuzu.precompute(net, L, conv="windows", device=device)
+    assert_right(yuzu.yuzu_ism(net, X, made, output="delta", device=device), net, X, output="delta", device=device)

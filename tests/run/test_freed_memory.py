@@ -20,6 +20,7 @@ LONG_RUN = """
 import sys, warnings
 import torch
 import yuzu
+from tests.capturing import decide
 from tests.plan.test_widening import Dilated
 
 def held(name):

@@ -26,9 +26,9 @@ def test_windows_that_are_remembered_are_bounded(monkeypatch):
         X = sequences(1, 200, seed=seed)
         X[0, :, generator.integers(200, size=15)] = 0
         found = yuzu.yuzu_ism(model, X, made, device="cpu")
-        kept = [w for windows, _ in plan.remembered._kept.values() for w in windows if w is not None]
+        kept = [w for windows in plan.remembered.values() for w in windows if w is not None]
         tables = {t.data_ptr(): t.nbytes for w in kept for t in torch.utils._pytree.tree_leaves(w._cache) if isinstance(t, torch.Tensor)}
-        assert sum(tables.values()) <= plan.remembered._bytes <= 300_000 and len(kept) > 0
+        assert sum(tables.values()) <= plan.remembered.nbytes <= 300_000 and len(kept) > 0
     monkeypatch.setattr(plans, "WINDOWS_BYTES", 0)
     assert torch.equal(found, yuzu.yuzu_ism(model, X, made, device="cpu"))
 
@@ -41,7 +41,7 @@ def test_windows_of_few_sites_are_counted_with_their_objects(sites):
     X, places = sequences(1, 300), np.random.default_rng(0).integers(0, 300, (60, sites))
     made = yuzu.precompute(model, 300, device="cpu")
     plan = made.bind(model, 300, 4, (), torch.device("cpu")).plan
-    begin = plan.remembered._bytes
+    begin = plan.remembered.nbytes
     tracemalloc.start()
     try:
         for some in places:
@@ -50,4 +50,4 @@ def test_windows_of_few_sites_are_counted_with_their_objects(sites):
         held = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-    assert 0.8 * held < plan.remembered._bytes - begin < 3 * held
+    assert 0.8 * held < plan.remembered.nbytes - begin < 3 * held

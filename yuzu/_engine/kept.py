@@ -57,7 +57,7 @@ class Kept(Generic[K, V]):
                 return None
             self._entries[key] = entry
             if not entry.alive:  # its owner may have gone just now, when the entry was not to be found
-                self._entries.pop(key, None)
+                self._drop(key)
                 return None
             return entry.value
 

@@ -151,7 +151,10 @@ class Rule(metaclass=_Frozen):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if getattr(self, "_made", False):
-            raise AttributeError(f"a rule never changes once it is made: {name} of {type(self).__name__}")
+            raise AttributeError(
+                f"a rule never changes once it is made: {name} of {type(self).__name__}. Keep tensors with "
+                "run.derived (made from weights) or run.reference.made (made from the reference)"
+            )
         object.__setattr__(self, name, value)
 
     # ---- windows

@@ -50,7 +50,7 @@ def handles(*operations: str, reads_sizes: bool = False) -> Callable[[Handler], 
     ...         return smooth(x).relu()
     >>> precomputation = yuzu.precompute(Model(), seq_len=50)
     >>> [(layer.handler, layer.window) for layer in precomputation.layers]
-    [['windowed', '1 -> 3'], ['elementwise', '3 -> 3']]
+    [('windowed', '1 -> 3'), ('elementwise', '3 -> 3')]
     """
 
     def register(handler: Handler) -> Handler:

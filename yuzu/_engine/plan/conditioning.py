@@ -4,7 +4,7 @@ a zero; and the nodes whose zeros must be exact, because a later operation is st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import torch
 
@@ -53,7 +53,7 @@ def find_exact_zeros(flow: Flow) -> list[Rule]:
     ]
 
 
-def find_fading(flow: Flow, plain: Callable[[int], bool]) -> frozenset[int]:
+def find_fading(flow: Flow, plain: Callable[[int], bool], watched: Container[int] = frozenset()) -> frozenset[int]:
     """Find the nodes that multiply with weights and whose terms may all nearly vanish in a mutant, where an operation
     that is not well-conditioned may show that. ``plain`` tells whether the constants that a node adds are negligible.
     """
@@ -66,7 +66,7 @@ def find_fading(flow: Flow, plain: Callable[[int], bool]) -> frozenset[int]:
         found = node.kind == "sequence" or (node.mutated and (not node.floating or facts.makes_zeros))
         found = found or (node.mutated and reads and passes and (not adds_constants(node) or plain(node.index)))
         small.append(found)
-    matters = _reaching_steep(flow, small)
+    matters = _reaching_steep(flow, small, watched)
     return frozenset(
         rule.node.index
         for rule in flow.rules
@@ -94,18 +94,17 @@ def constants_of(node: Node, value_of: Callable[[int], torch.Tensor]) -> torch.T
     return -shift if bias is None else bias - shift
 
 
-def _reaching_steep(flow: Flow, passes: Sequence[bool]) -> list[bool]:
+def _reaching_steep(flow: Flow, passes: Sequence[bool], watched: Container[int] = frozenset()) -> list[bool]:
     """For each node, tell whether its result reaches an operation that is not well-conditioned, directly or through
-    nodes that pass on its smallness (``passes``).
+    nodes that pass on its smallness (``passes``). A ``watched`` node counts as one that is not well-conditioned.
     """
     nodes = flow.graph.nodes
     matters = [False] * len(nodes)
     for node in reversed(nodes):
         for reader in flow.consumers[node.index]:
             if flow.readers[reader] and nodes[reader].mutated:
-                matters[node.index] |= not is_well_conditioned(flow.rules[reader]) or (
-                    passes[reader] and matters[reader]
-                )
+                steep = reader in watched or not is_well_conditioned(flow.rules[reader])
+                matters[node.index] |= steep or (passes[reader] and matters[reader])
     return matters
 
 

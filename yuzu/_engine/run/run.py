@@ -124,7 +124,9 @@ class Run(Context):
         sizes = [[_size(t) for t in (constants_of(nodes[i], values.__getitem__), values[i])] for i in adding]
         found = torch.stack([torch.stack(pair) for pair in sizes]).tolist() if sizes else []
         little = {i for i, (added, whole) in zip(adding, found, strict=True) if added <= LITTLE * whole}
-        return find_fading(self.plan, little.__contains__)
+        # constants of one channel say nothing about another: what a watched product reads may matter, too
+        watched = {i for i, choice in enumerate(self.plan.choices) if choice.watched or choice.exact_zeros}
+        return find_fading(self.plan, little.__contains__, watched)
 
     def leaf(self, node: Node, X: torch.Tensor, args: Sequence[torch.Tensor]) -> Any:
         """The value of a node that is no call: the sequences, another input, a weight or a constant."""
