@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -138,7 +139,24 @@ def _by_matrices(view: View, left: Ref, right: Ref) -> Rule | str:
         layout = ROWS
     if not node.floating or view.source(left).dtype != node.dtype:
         return OnRows(view, widens=False)
-    return Linear(view, layout, "dense")
+    return ByMatrices(view, layout, "dense")
+
+
+class ByMatrices(Linear):
+    """``x @ W`` with a constant matrix for each head or group. All mutants of a group are the rows of one product, where
+    PyTorch has a product for each mutant and group.
+    """
+
+    def _of_rows(self, rows: torch.Tensor, other: Callable[[int], Any]) -> torch.Tensor:
+        matrices = other(self.node.args[1].index)
+        groups = matrices.shape[:-2]
+        while len(groups) > 1 and groups[0] == 1:
+            matrices, groups = matrices[0], groups[1:]
+        if rows.dim() != len(groups) + 3 or rows.shape[1:-2] != groups:  # some groups share a matrix
+            return super()._of_rows(rows, other)
+        lines = rows.flatten(1, -3).transpose(0, 1)  # (G, N, M, K)
+        found = torch.bmm(lines.flatten(1, 2), matrices.flatten(0, -3))
+        return found.unflatten(1, lines.shape[1:3]).transpose(0, 1).unflatten(1, groups)
 
 
 @handles("aten.baddbmm")
