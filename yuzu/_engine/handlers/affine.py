@@ -90,7 +90,7 @@ class Scaled(Rule):
         return run.made_on_window(("factor", self.node.index), lambda: layout.position_first(factor), window)
 
     def _ones(self, run: Context, factor: torch.Tensor | float) -> bool:
-        """Whether the factor is all ones, as signs often are. No GPU is waited for to find out."""
+        """Tell whether the factor is all ones, as signs often are. No GPU is waited for to find out."""
         if self.per_channel is None or not isinstance(factor, torch.Tensor) or factor.device.type != "cpu":
             return False
         return run.derived(("ones", self.node.index), [factor], lambda: bool((factor == 1).all()))
@@ -183,7 +183,7 @@ class Linear(Rule):
 
 
 def _fits(factor: torch.Tensor, difference: torch.Tensor) -> bool:
-    """Whether the product has the difference's own shape and dtype, so that it can be written over it."""
+    """Tell whether the product has the difference's own shape and dtype, so that it can be written over it."""
     sizes = zip(reversed(factor.shape), reversed(difference.shape), strict=False)
     return factor.dtype == difference.dtype and factor.dim() <= difference.dim() and all(f in (1, d) for f, d in sizes)
 

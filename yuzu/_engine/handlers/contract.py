@@ -51,7 +51,7 @@ class View:
         return layout if node.floating or layout.kind != "windows" or not node.mutated else ROWS
 
     def mutated(self, ref: Any) -> bool:
-        """Whether an argument depends on the mutated letters."""
+        """Tell whether an argument depends on the mutated letters."""
         return isinstance(ref, Ref) and self.graph.nodes[ref.index].mutated
 
     def tensors(self) -> list[Ref]:
@@ -123,8 +123,6 @@ class Rule(metaclass=_Frozen):
     recomputable: bool
         Its result may be computed anew from the values before it, inside a chain. Only the class that says so itself
         counts: a subclass may do anything.
-    fused_as: str
-        Its part in a group that runs as one on a GPU: "convolution", "relu", "sum", "crop", or none.
     numerics: Numerics
     """
 
@@ -200,11 +198,11 @@ class Rule(metaclass=_Frozen):
         return None
 
     def knows_terms(self) -> bool:
-        """Whether `terms` tells."""
+        """Tell whether `terms` tells."""
         return type(self).terms is not Rule.terms
 
     def knows_zeros(self) -> bool:
-        """Whether `vanishes` tells, or its values do."""
+        """Tell whether `vanishes` tells, or its values do."""
         return type(self).vanishes is not Rule.vanishes
 
     def reference(self, value_of: Callable[[int], Any], device: torch.device) -> Any:
@@ -215,7 +213,7 @@ class Rule(metaclass=_Frozen):
 
     @property
     def fused_as(self) -> str:
-        """Its part in a group that runs as one on a GPU."""
+        """Its part in a group that runs as one on a GPU: "convolution", "relu", "sum", "crop", or none."""
         return ""
 
     def over(self, chain: list[Node], nodes: list[Node], layouts: list[Layout]) -> Rule | None:
@@ -225,7 +223,7 @@ class Rule(metaclass=_Frozen):
         return None
 
     def only_adds(self) -> bool | None:
-        """Whether a sum of several sources only adds them; None for another operation."""
+        """Tell whether a sum of several sources only adds them; None for another operation."""
         return None
 
     def all_ways(self) -> tuple[str, ...]:
@@ -233,7 +231,7 @@ class Rule(metaclass=_Frozen):
         return ()
 
     def fits(self, way: str, width: int) -> bool:
-        """Whether it can be run by one of `all_ways` with a window of a width before it."""
+        """Tell whether it can be run by one of `all_ways` with a window of a width before it."""
         return True
 
     def ways(self, run: Context, window: Window) -> list[str]:

@@ -143,8 +143,8 @@ def _by_matrices(view: View, left: Ref, right: Ref) -> Rule | str:
 
 
 class ByMatrices(Linear):
-    """``x @ W`` with a constant matrix for each head or group. All mutants of a group are the rows of one product, where
-    PyTorch has a product for each mutant and group.
+    """``x @ W`` with a constant matrix for each head or group. All mutants of a group are the rows of one product;
+    PyTorch would run one for each mutant and group.
     """
 
     def _of_rows(self, rows: torch.Tensor, other: Callable[[int], Any]) -> torch.Tensor:

@@ -40,13 +40,13 @@ class Formula(Rule):
 
     family = "elementwise"
     recomputable = True
+    numerics = Numerics(cancels=True)
 
     def __init__(
         self, view: View, layout: Layout, formula: Callable[..., torch.Tensor], axis: int | None = None
     ) -> None:
         super().__init__(view, layout)
         self.formula, self.axis = formula, axis
-        self.numerics = Numerics(cancels=True)
 
     def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes

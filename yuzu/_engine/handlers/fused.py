@@ -74,15 +74,15 @@ class FusedGroup:
         return next(s for s in self.total.sources if s not in self.nodes)
 
     def possible(self, run: Context) -> bool:
-        """Whether it can run as one in this run at all."""
+        """Tell whether it can run as one in this run at all."""
         return kernels.may_run(run, self.last)
 
     def chosen(self, run: Context) -> bool:
-        """Whether the plan has chosen to run it as one."""
+        """Tell whether the plan has chosen to run it as one."""
         return run.choice(self.convolution.node.index).way == FUSED
 
     def runs(self, run: Context, changes: list[Change | None]) -> bool:
-        """Whether it runs as one in the chunk at hand."""
+        """Tell whether it runs as one in the chunk at hand."""
         given = changes[self.source]
         if not self.chosen(run) or run.keep_all or given is None or given.codes is not None:
             return False
@@ -157,7 +157,7 @@ class FusedGroup:
         return run.derived(("fused", self.convolution.node.index, few), sources, make)
 
     def low_precision_result(self, run: Context) -> bool:
-        """Whether its result stays in the dtype of low-precision products, because all its readers can read that."""
+        """Tell whether its result stays in the dtype of low-precision products, which all its readers can read."""
         plan = run.plan
 
         def as_one(reader: int) -> bool:

@@ -211,8 +211,8 @@ def _by_whole_weight(x: torch.Tensor, matrix: torch.Tensor, window: Window, layo
 
 
 def _one_by_one(rows: torch.Tensor, slices: torch.Tensor) -> bool:
-    """Whether a product for each slice is faster than a batch of products. PyTorch's batches are slow on CPUs in low
-    precision, and where oneDNN runs products of full precision.
+    """Tell whether a product for each slice is faster than a batch of products. PyTorch's batches are slow on CPUs in
+    low precision, and where oneDNN runs products of full precision.
     """
     low_precision = rows.dtype != slices.dtype and rows.device.type == "cpu"
     return low_precision or onednn_products.serves(rows[0], slices[0])

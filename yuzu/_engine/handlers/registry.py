@@ -77,7 +77,7 @@ def registered() -> dict[str, Handler]:
 
 
 def has_rows(node: Node) -> bool:
-    """Whether a node's result is one tensor with the batch on its first axis, and on no other."""
+    """Tell whether a node's result is one tensor with the batch on its first axis, and on no other."""
     shape = node.shape or (1,)
     return shape[0] is None and not any(s == -1 or s is None for s in shape[1:])
 
@@ -128,7 +128,7 @@ def _why_no_differences(view: View, rule: Rule) -> str | None:
 
 
 def _is_only_widened(view: View, node: Node) -> bool:
-    """Whether no operation computes with a node in its own dtype: all readers cast it to a more precise one first."""
+    """Tell whether all readers of a node cast it to a more precise dtype first: none computes in its own."""
     readers = [view.graph.nodes[i] for i in view.graph.consumers[node.index]]
     if not readers or node.index in view.graph.output_nodes:
         return False

@@ -21,7 +21,7 @@ _CERTAIN: dict[str, Callable[[View], bool]] = {}
 
 
 def gives_rows(view: View) -> bool:
-    """Whether an unmutated node certainly gives one row for each sequence, which depends on that sequence's inputs
+    """Tell whether an unmutated node certainly gives one row for each sequence, which depends on that sequence's inputs
     alone.
     """
     return (

@@ -102,7 +102,7 @@ class OfValues(Rule):
         return values.pop(self.node.index)
 
     def may_widen(self, precision: str, dtype: torch.dtype, device: str) -> bool:
-        """Whether small differences of values of this dtype are taken in float64, which some devices lack."""
+        """Tell whether small differences of values of this dtype are taken in float64, which some devices lack."""
         full = ("highest", "high") if device == "cpu" else ("highest",)
         return self.widens and precision in full and dtype == torch.float32 and device in ("cpu", "cuda")
 

@@ -24,13 +24,13 @@ def absorb_factors(flow: Flow, choices: Sequence[Choice], widened: Container[int
         while found[source].absorbed and flow.readers[source] == 1:
             source = flow.rules[source].sources[0]  # type: ignore[union-attr]
         before = flow.rules[source]
-        takes = before is not None and before.absorbs_after
-        if takes and found[source].exact_zeros:
-            continue
-        if takes and flow.readers[source] == 1 and before.layout == rule.layout:  # type: ignore[union-attr]
-            found[source] = replace(found[source], after=(*found[source].after, factor))
-            found[index] = replace(found[index], absorbed=True)
-            continue
+        if before is not None and before.absorbs_after:
+            if found[source].exact_zeros:
+                continue
+            if flow.readers[source] == 1 and before.layout == rule.layout:
+                found[source] = replace(found[source], after=(*found[source].after, factor))
+                found[index] = replace(found[index], absorbed=True)
+                continue
         if index in flow.graph.output_nodes or len(flow.consumers[index]) != 1:
             continue
         reader = flow.rules[flow.consumers[index][0]]

@@ -78,7 +78,7 @@ def find_widened(flow: Flow) -> Widened:
         if matters[i] and (reads or _loses_digits(rule)):
             kept.add(i)
         elif (near[i] or summed[i]) and node.dtype == torch.float32:
-            if rule.numerics.weighted or (_is_factor(rule) and not exact.isdisjoint(rule.sources)):
+            if rule.numerics.weighted or (rule.per_channel is not None and not exact.isdisjoint(rule.sources)):
                 exact.add(i)
         if i in kept or (reads and i in steep):
             run.add(i)
@@ -118,11 +118,6 @@ def _is_steep(rule: Rule) -> bool:
     place = ops.of(node.op).epsilon
     epsilon = 0.0 if place is None else node.argument(place, "eps", 1e-5)
     return epsilon < LARGE_EPSILON and not _is_whole_power(node)
-
-
-def _is_factor(rule: Rule) -> bool:
-    """Tell whether a rule is a factor for each channel, which the convolution before it may absorb."""
-    return rule.per_channel is not None
 
 
 def _is_whole_power(node: Node) -> bool:
