@@ -237,7 +237,7 @@ FORMULAS: dict[str, Callable[..., torch.Tensor]] = {"aten.exp": _exp, "aten.sigm
 
 
 @handles("aten.relu")
-def rectifier(view: View) -> Rule | str:
+def relu(view: View) -> Rule | str:
     if not view.node.floating:
         return pointwise(view)
     return ReLU(view, view.layout(view.node.args[0]) if view.node.mutated else ROWS)
