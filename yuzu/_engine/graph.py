@@ -169,6 +169,44 @@ class Result:
         return f"{self.target}[{self.place}]"
 
 
+class Recurrence:
+    """A node's target: one recurrent layer in one direction, from states of zero: ``(N, L, C)`` to ``(N, L, H)``.
+
+    Parameters
+    ----------
+    target: callable
+        PyTorch's operation, such as ``torch.ops.aten.lstm.input``.
+    has_biases, reverse: bool
+    """
+
+    def __init__(self, target: Any, has_biases: bool, reverse: bool) -> None:
+        self.target, self.has_biases, self.reverse = target, has_biases, reverse
+
+    def __call__(self, x: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
+        result, _ = self.run(x.flip(1) if self.reverse else x, weights, self.zeros(x, weights))
+        return result.flip(1) if self.reverse else result
+
+    def zeros(self, x: torch.Tensor, weights: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The states that each row begins with: hidden, and for an LSTM those of the cell."""
+        size = weights[1].shape[1]
+        sizes = [size]
+        if self.target is torch.ops.aten.lstm.input:
+            cells = weights[-1].shape[1] if len(weights) in (3, 5) else size
+            sizes = [size, cells]
+        return [x.new_zeros(1, len(x), s) for s in sizes]
+
+    def run(
+        self, x: torch.Tensor, weights: list[torch.Tensor], states: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The outputs in the order of ``x``, whichever the direction, and the states after them."""
+        given = states if self.target is torch.ops.aten.lstm.input else states[0]
+        result, *after = self.target(x, given, weights, self.has_biases, 1, 0.0, False, False, True)
+        return result, after
+
+    def __str__(self) -> str:
+        return f"{self.target}, {'reverse' if self.reverse else 'forward'}, biases {self.has_biases}"
+
+
 class OfSlice:
     """A node's target: a reduction along ``axis`` from ``start`` to ``stop``."""
 

@@ -205,6 +205,7 @@ _ROWS = (
     _op("inner", "composite"),
     _op("tensordot", "composite"),
     # Recurrent layers, and one step of each
+    _op("yuzu.recurrence", "recurrent"),
     _op("lstm", "recurrent"),
     _op("gru", "recurrent"),
     _op("rnn_tanh", "recurrent"),

@@ -12,6 +12,7 @@ from yuzu._engine.capture.routes import capture_plain
 from yuzu._engine.rewrite.batch_first import batch_first
 from yuzu._engine.rewrite.batch_parts import take_batch_apart
 from yuzu._engine.rewrite.pools_first import pools_first
+from yuzu._engine.rewrite.recurrences import split_recurrences
 from yuzu._engine.rewrite.separate import separate_joined
 from yuzu._engine.rewrite.simplify import simplify
 from yuzu._engine.rewrite.unread import without_unread
@@ -34,7 +35,8 @@ def capture(
 
 def rewritten(captured: Captured) -> Captured:
     """A captured graph with every rewriting applied, in order."""
-    nodes, outputs, _ = batch_first(*simplify(captured.nodes, captured.outputs))
+    nodes, outputs = split_recurrences(*simplify(captured.nodes, captured.outputs))
+    nodes, outputs, _ = batch_first(*without_unread(nodes, outputs))
     nodes, outputs = take_batch_apart(*without_unread(nodes, outputs))
     nodes, outputs = separate_joined(*pools_first(nodes, outputs))
     return dataclasses.replace(captured, nodes=nodes, outputs=outputs)
