@@ -17,11 +17,11 @@ def recurrent_cases() -> None:
     for name, kind in (("lstm", nn.LSTM), ("gru", nn.GRU), ("rnn", nn.RNN)):
         for both in (False, True):
             case(f"{name}, both {both}", fn(lambda m, x: m.rnn(x.transpose(1, 2))[0], rnn=lambda kind=kind, both=both: kind(
-                CHANNELS, 3, batch_first=True, bidirectional=both)), recurrence="recurrent")  # fmt: skip
+                CHANNELS, 3, batch_first=True, bidirectional=both)), **{"yuzu.recurrence": "recurrent"})  # fmt: skip
     case("two layers", fn(lambda m, x: m.rnn(x.transpose(1, 2))[0], rnn=lambda: nn.LSTM(CHANNELS, 3, 2, batch_first=True)),
-         recurrence="recurrent|whole values")  # fmt: skip
-    case("last state", fn(lambda m, x: m.rnn(x.transpose(1, 2))[1][0][-1], rnn=lambda: nn.LSTM(CHANNELS, 3, batch_first=True)), recurrence="recurrent")
-    case("positions first", fn(lambda m, x: m.rnn(x.permute(2, 0, 1))[0].permute(1, 2, 0), rnn=lambda: nn.GRU(CHANNELS, 3)), recurrence="recurrent")
+         **{"yuzu.recurrence": "recurrent|whole values"})  # fmt: skip
+    case("last state", fn(lambda m, x: m.rnn(x.transpose(1, 2))[1][0][-1], rnn=lambda: nn.LSTM(CHANNELS, 3, batch_first=True)), **{"yuzu.recurrence": "recurrent"})
+    case("positions first", fn(lambda m, x: m.rnn(x.permute(2, 0, 1))[0].permute(1, 2, 0), rnn=lambda: nn.GRU(CHANNELS, 3)), **{"yuzu.recurrence": "recurrent"})
 
 
 (
@@ -76,7 +76,7 @@ def test_after_a_tower(name, head, pool, device):
     X[1, :, 17] = 0  # an N
     made = yuzu.precompute(model, L, device=device)
     assert "recurrent" in {layer.handler for layer in made.layers}
-    for asked in ({}, {"start": 5, "end": 30}, {"ranges": [(0, 4), (21, 25), (36, 40)], "replace_with": "TGAC"}):
+    for asked in ({}, {"start": 5, "end": 30}, {"ranges": [(0, 4), (21, 25), (36, 40)]}):
         found = yuzu.yuzu_ism(model, X, made, output="delta", device=device, **asked)
         assert_right(found, model, X, output="delta", device=device, **asked)
 

@@ -181,13 +181,14 @@ def violations(name: str, label: str, dtype: torch.dtype, tolerance: float) -> l
 
 
 def fits(wanted: str, family: str, layout: str, given: set[str]) -> bool:
-    """Whether a node is handled as wanted; windows must stay windows, except in reductions, dense layers, and where "
+    """Tell whether a node is handled as wanted; windows must stay windows, except in reductions, dense and recurrent
+    layers, and where "
     "it says so."""
     if wanted == "naive" or family == "naive":
         return wanted == family
     if wanted == "whole values" or given == {"rows"}:
         return layout == "rows"
-    return wanted == family and (layout == "windows" or family in ("reduce", "dense") or "rows" in given)
+    return wanted == family and (layout == "windows" or family in ("reduce", "dense", "recurrent") or "rows" in given)
 
 
 def laws_of(build: Callable[[], None]) -> tuple[Callable[..., None], ...]:
