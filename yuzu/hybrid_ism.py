@@ -50,7 +50,7 @@ from yuzu.predict import predict_first
 from yuzu.taylor import ism as taylor_shaped_ism
 from yuzu.taylor import takegrad
 
-RECURRENT = {"aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu"}
+RECURRENT = {"aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu", "yuzu.recurrence"}
 SLOPES_BYTES = 1 << 28  # that gradients at the border may take; more tracks are scored one block after the other
 
 

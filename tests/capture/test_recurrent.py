@@ -15,6 +15,7 @@ from yuzu._engine import ops
 from yuzu._engine.capture import recurrent
 from yuzu._engine.capture.errors import CaptureError
 from yuzu._engine.capture.recurrent import kept_whole, loops_in
+from yuzu._engine.capture.routes import capture_plain
 from yuzu._engine.rewrite.all import capture
 
 L, FILTERS, HIDDEN = 24, 5, 4
@@ -148,12 +149,12 @@ def run_steps(monkeypatch):
 def test_it_is_one_node_with_the_weights_at_hand(name):
     build, kind = MODELS[name]
     model = seeded(build, kind).double()
-    graph = capture(model, (4, L), (), torch.float64)
-    found = [node for node in graph.nodes if ops.of(node.op).recurrent]
+    found = [node for node in capture_plain(model, (4, L), (), torch.float64).nodes if ops.of(node.op).recurrent]
     assert {node.op for node in found} == {f"aten.{name.split(',')[0]}"}
     assert len(found) == (2 if name in ("lstm, both", "lstm, two, one after the other") else 1)
     assert all(node.layer.startswith(("rnn", "top")) for node in found)
-    assert not [node.op for node in graph.nodes if node.op.startswith("yuzu.") and "slice" not in node.op]
+    graph = capture(model, (4, L), (), torch.float64)
+    assert not [n.op for n in graph.nodes if n.op.startswith("yuzu.") and "slice" not in n.op and not ops.of(n.op).recurrent]
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.5)
@@ -175,14 +176,11 @@ def test_tracing_takes_no_more_for_more_steps(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["lstm, last state", "gru, batch second, last state", "rnn_relu, all states", "lstm, projected, both directions"])
-def test_scores_are_right_and_the_layer_is_named(name):
+def test_scores_are_right_and_nothing_is_naive(name):
     build, kind = MODELS[name]
     model = seeded(build, kind)
-    with pytest.warns(yuzu.YuzuWarning) as caught:
-        made = yuzu.precompute(model, L, conv="windows", device="cpu")
-    said = " ".join(str(w.message) for w in caught)
-    assert "operator.getitem" not in said
-    assert "permute" in said if "batch second" in name else f"rnn (aten.{kind if kind in KINDS else 'lstm'})" in said
+    made = yuzu.precompute(model, L, conv="windows", device="cpu")
+    assert "naive" not in {layer.handler for layer in made.layers}
     X = sequences(2, L)
     assert_right(yuzu.yuzu_ism(model, X, made, output="delta", device="cpu"), model, X, output="delta")
 
@@ -190,7 +188,7 @@ def test_scores_are_right_and_the_layer_is_named(name):
 def test_another_dtype_is_kept(monkeypatch):
     model = seeded(FORMS["all states"], "gru").bfloat16()
     graph = capture(model, (4, L), (), torch.bfloat16)
-    assert next(node for node in graph.nodes if node.op == "aten.gru").index
+    assert next(node for node in graph.nodes if node.op == "yuzu.recurrence").index
     assert {node.dtype for node in graph.nodes if node.floating} == {torch.bfloat16}
 
 

@@ -20,6 +20,7 @@ from tests.handlers import (  # noqa: F401  they fill the benches
     test_norms,
     test_pick,
     test_pool,
+    test_recurrent,
     test_unfold,
     test_view,
 )
