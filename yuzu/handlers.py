@@ -3,6 +3,8 @@
 A handler looks at one operation of the model and returns a *rule* for it, or a sentence that says why it has none.
 Three rules cover most operations: `RowWise` for one that treats each sequence by itself, `Windowed` for one that reads
 a few neighbouring positions, and `Linear` for one that does so linearly. `check_law` tests a handler.
+
+`RowWise` is the engine's class ``OnRows``, whose name ``help(RowWise)`` prints.
 """
 
 from yuzu._engine.handlers.contract import Rule as Rule
