@@ -8,6 +8,7 @@ import yuzu
 from tests.laws.bench import CHANNELS, bench, fn, laws_of
 from tests.oracle import assert_right
 from tests.small_models import randomized, sequences
+from yuzu._engine.graph import Recurrence
 
 L = 40
 
@@ -115,3 +116,44 @@ def test_layers_that_stay_as_they_are_run_naively_and_right(cells, device):
     with pytest.warns(yuzu.YuzuWarning, match="run naively"):
         found = yuzu.yuzu_ism(model, X, output="delta", device=device)
     assert_right(found, model, X, output="delta", device=device)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", ["lstm, both", "gru, both", "rnn, ReLU, both"])
+def test_mutants_stop_where_their_states_are_the_references_again(name, seed, device, monkeypatch):
+    """States that soon forget: all is as right, and far fewer steps are run than from the window to the end."""
+    length, steps = 200, []
+    model = randomized(Tower(LAYERS[name](), "mean"), seed=seed)
+    for kind, weight in model.layer.named_parameters():
+        if kind.startswith("weight_hh"):
+            weight.data.mul_(0.2)
+    model, X = model.eval(), sequences(2, length)
+    made = yuzu.precompute(model, length, device=device)
+    run = Recurrence.run
+    monkeypatch.setattr(Recurrence, "run", lambda self, x, *rest: steps.append(x.shape[0] * x.shape[1]) or run(self, x, *rest))
+    found = yuzu.yuzu_ism(model, X, made, output="delta", device=device)
+    assert_right(found, model, X, output="delta", device=device)
+    assert 0 < sum(steps) < 0.7 * (2 * 3 * length) * length  # half of the steps of both directions would be 1.0 of it
+
+
+class RootOfA(nn.Module):
+    """Not a number from the first A on."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.GRU(4, 5, batch_first=True)
+
+    def forward(self, x):
+        x = torch.cat([torch.sqrt(0.5 - x[:, :1]), x[:, 1:]], 1)
+        return self.layer(x.transpose(1, 2))[0]
+
+
+def test_a_mutant_that_is_not_a_number_never_stops(device):
+    model, X = randomized(RootOfA()).eval(), torch.zeros(1, 4, 120)
+    X[:, 2] = 1
+    made = yuzu.precompute(model, 120, device=device)
+    assert "recurrent" in {layer.handler for layer in made.layers}
+    found = torch.as_tensor(yuzu.yuzu_ism(model, X, made, output="delta", device=device))
+    wanted = torch.as_tensor(yuzu.naive_ism(model, X, output="delta", device=device))
+    assert torch.equal(found.isnan(), wanted.isnan()) and 0.1 < float(wanted.isnan().float().mean()) < 0.2
+    assert torch.allclose(found, wanted, atol=1e-5, equal_nan=True)
