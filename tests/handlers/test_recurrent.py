@@ -157,3 +157,82 @@ def test_a_mutant_that_is_not_a_number_never_stops(device):
     wanted = torch.as_tensor(yuzu.naive_ism(model, X, output="delta", device=device))
     assert torch.equal(found.isnan(), wanted.isnan()) and 0.1 < float(wanted.isnan().float().mean()) < 0.2
     assert torch.allclose(found, wanted, atol=1e-5, equal_nan=True)
+
+
+class SmallUnit(nn.Module):
+    """The output reads a unit that is small beside another one, and fades or grows."""
+
+    def __init__(self, kind, scale, gain):
+        super().__init__()
+        self.layer, self.scale = nn.RNN(4, 2, batch_first=True, nonlinearity=kind), scale
+        with torch.no_grad():
+            self.layer.weight_hh_l0.copy_(torch.diag(torch.tensor([0.1, gain])))
+            self.layer.bias_hh_l0.zero_()
+            self.layer.bias_ih_l0.copy_(torch.tensor([1.0, 0.0]))
+            self.layer.weight_ih_l0[0] = 0
+            self.layer.weight_ih_l0[1] = torch.tensor([1.0, 0.5, 0.3, 0.1]) * scale
+
+    def forward(self, x):
+        return self.layer(x.transpose(1, 2))[0][:, :, 1].mean(1, keepdim=True) / self.scale
+
+
+@pytest.mark.parametrize("kind, scale, gain", [("tanh", 1e-2, 0.8), ("tanh", 1e-4, 0.8), ("relu", 1e-7, 1.05)])
+def test_a_small_state_beside_a_large_one_is_not_dropped(kind, scale, gain, device):
+    model, X = SmallUnit(kind, scale, gain).eval(), sequences(2, 200)
+    found = yuzu.yuzu_ism(model, X, output="delta", device=device)
+    assert_right(found, model, X, output="delta", device=device)
+
+
+class Twins(nn.Module):
+    """Two layers that share their weights and first states, but not the function."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.RNN(4, 5, batch_first=True), nn.RNN(4, 5, batch_first=True, nonlinearity="relu")
+        for name, weight in self.a.named_parameters():
+            setattr(self.b, name, weight)
+
+    def forward(self, x):
+        start, x = torch.zeros(1, len(x), 5, dtype=x.dtype, device=x.device), x.transpose(1, 2)
+        return torch.cat([self.a(x, start)[0][:, -1], self.b(x, start)[0][:, -1]], 1)
+
+
+def test_layers_of_the_same_weights_are_told_apart(device):
+    model, X = Twins().eval(), sequences(2, L)
+    made = yuzu.precompute(model, L, device=device, verify=False)
+    assert [layer.handler for layer in made.layers].count("recurrent") == 2
+    assert_right(yuzu.yuzu_ism(model, X, made, output="delta", device=device), model, X, output="delta", device=device)
+
+
+ZEROS = {
+    "zeros": lambda x: torch.zeros(1, len(x), 5, dtype=x.dtype, device=x.device),
+    "new_zeros": lambda x: x.new_zeros(1, len(x), 5),
+    "zeros_like": lambda x: torch.zeros_like(x[:, 0, :1].expand(len(x), 5).unsqueeze(0)),
+    "full": lambda x: torch.full((1, len(x), 5), 0.0, dtype=x.dtype, device=x.device),
+    "expanded": lambda x: torch.zeros(1, 1, 5, dtype=x.dtype, device=x.device).expand(1, len(x), 5).contiguous(),
+}
+
+
+class Zeros(nn.Module):
+    def __init__(self, zeros):
+        super().__init__()
+        self.layer, self.zeros = nn.LSTM(4, 5, batch_first=True), zeros
+
+    def forward(self, x):
+        start = self.zeros(x)
+        return self.layer(x.transpose(1, 2), (start, start))[0][:, -1]
+
+
+@pytest.mark.parametrize("name", ZEROS)
+def test_zeros_that_are_given_in_any_way(name, device):
+    model, X = Zeros(ZEROS[name]).eval(), sequences(2, L)
+    made = yuzu.precompute(model, L, device=device)
+    assert "recurrent" in {layer.handler for layer in made.layers}
+    assert_right(yuzu.yuzu_ism(model, X, made, output="delta", device=device), model, X, output="delta", device=device)
+
+
+def test_first_states_of_another_number_stay_as_they_are(device):
+    model, X = Zeros(lambda x: torch.full((1, len(x), 5), 0.5, dtype=x.dtype, device=x.device)).eval(), sequences(2, L)
+    with pytest.warns(yuzu.YuzuWarning, match="lstm"):
+        found = yuzu.yuzu_ism(model, X, output="delta", device=device)
+    assert_right(found, model, X, output="delta", device=device)

@@ -3,7 +3,8 @@
 ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` are captured as one operation that returns all states of the last layer, and the
 last states of every layer. Each part is a function of positions that a handler can start in the middle of a sequence.
 The last states are the outputs at the last position, or at the first one for the reverse direction. A layer stays as it
-is if it starts from given states, or if something reads the last cell states of an LSTM.
+is if it starts from states other than zeros, if something reads the last cell states of an LSTM, if its input is packed
+or not ``(N, L, C)`` with the model's own batch, or if it is in training.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from yuzu._engine.graph import Node, Recurrence, Ref, Result, map_refs
 
 aten = torch.ops.aten
 TARGETS = {aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input}
+ZEROS = {"aten.zeros", "aten.new_zeros", "aten.zeros_like"}
+FULL = {"aten.full": 1, "aten.new_full": 2, "aten.full_like": 1}  # the place of the value among the arguments
+MOVES = {"aten.expand", "aten.repeat", "aten.unsqueeze", "aten.clone", "aten.contiguous", "aten.to", "aten._to_copy"}
 Taken = dict[int, list[Node]]  # for each recurrent node, the nodes that take one of its results
 
 
@@ -74,9 +78,17 @@ def _fits(nodes: list[Node], node: Node, results: list[Node]) -> bool:
     shape = nodes[x.index].shape
     plain = not train and not node.kwargs and shape is not None and len(shape) == 3 and node.mutated
     batch = shape[0 if batch_first else 1] if plain and shape is not None else -1
-    return (
-        plain and batch is None and all(s.op == "aten.zeros" for s in starts) and {_place(r) for r in results} <= {0, 1}
-    )
+    return plain and batch is None and all(_zero(nodes, s) for s in starts) and {_place(r) for r in results} <= {0, 1}
+
+
+def _zero(nodes: list[Node], node: Node) -> bool:
+    """Tell whether a node is zero whatever the model reads."""
+    if node.op in FULL:
+        value = node.args[FULL[node.op] :]
+        return bool(value) and value[0] == 0
+    if node.op in MOVES:
+        return _zero(nodes, nodes[node.inputs[0]])
+    return node.op in ZEROS
 
 
 class _NewNodes:
@@ -86,7 +98,7 @@ class _NewNodes:
         self.nodes = nodes
         self.found: list[Node] = []
         self.place: dict[int, int] = {}
-        self._layers: dict[tuple[int, ...], tuple[int, list[int]]] = {}  # of those that were split
+        self._layers: dict[tuple[str, str], tuple[int, list[int]]] = {}  # of those that were split
 
     def copy(self, node: Node) -> int:
         args, kwargs = (map_refs(a, lambda ref: Ref(self.place[ref.index])) for a in (node.args, node.kwargs))
@@ -104,7 +116,7 @@ class _NewNodes:
 
     def result(self, node: Node, result: Node) -> int:
         """Add the outputs of a recurrent layer, or its last states."""
-        key = tuple(node.inputs)
+        key = (str(_operation(node)), str(node.args))
         if key not in self._layers:
             self._layers[key] = self._split(node, result.dtype)
         outputs, last = self._layers[key]
@@ -133,8 +145,7 @@ class _NewNodes:
                 first = (layer * directions + direction) * each
                 own = [Ref(self.place[ref.index]) for ref in weights[first : first + each]]
                 hidden = self.found[own[1].index].shape or ()
-                projection = self.found[own[4].index].shape or () if each in (3, 5) and len(own) > 4 else None
-                size = hidden[1] if projection is None else projection[0]
+                size = hidden[1]  # of what a step reads of the last one: after the projection, if there is one
                 recurrence = Recurrence(_operation(node), has_biases=bool(node.args[3]), reverse=direction == 1)
                 made.append(self.add(like, recurrence, (Ref(x), own), (n, length, size)))
                 end = 0 if direction == 1 else int(length or 0) - 1
