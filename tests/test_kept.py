@@ -1,4 +1,4 @@
-"""What is kept to be used again: how much of it, for how long, and with several threads."""
+"""Values that are kept to be used again: how much of them, for how long, and with several threads."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def test_a_model_that_cannot_run_is_untouched(call):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_model_that_keeps_its_own_state_is_untouched(call):
-    """What forward writes to the model must not arrive at the user's."""
+    """Writes of forward to its model must not reach the user's model."""
 
     class Counting(torch.nn.Module):
         def __init__(self):

@@ -12,7 +12,7 @@ L = 30
 
 
 class Dtypes(nn.Module):
-    """What the forward casts to is written down, so that a float64 copy can be made by hand."""
+    """Writes down what the forward casts to, so that a float64 copy can be made by hand."""
 
     def __init__(self, low=torch.bfloat16, high=torch.float32):
         super().__init__()

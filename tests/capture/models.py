@@ -426,7 +426,7 @@ class Decides(nn.Module):
 
 
 class Remembers(nn.Module):
-    """What it returns depends on the calls before."""
+    """Returns another result after earlier calls."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a captured graph says: names, weights, what the sequence reaches, fingerprints."""
+"""Captured graphs: names, weights, what the sequence reaches, fingerprints."""
 
 from collections.abc import Callable
 from typing import Any

@@ -75,7 +75,7 @@ def test_logging_and_warnings_are_as_before() -> None:
 
 
 def test_capture_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
-    """What torch.export has to say stays with it; the reason comes in one warning."""
+    """The messages of torch.export are not shown; the reason comes in one warning."""
     with pytest.raises(CaptureError), warnings.catch_warnings():
         warnings.simplefilter("error")
         capture(seeded(lambda: Decides("if")), (4, LENGTH), (), torch.float64)

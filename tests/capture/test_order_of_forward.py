@@ -202,7 +202,7 @@ def test_both_strands_in_one_batch(interleaved, together):
 
 
 def test_an_output_with_two_rows_a_sequence_is_refused():
-    """What row belongs to what sequence cannot be known."""
+    """Rows cannot be assigned to sequences."""
 
     class Doubled(nn.Module):
         def __init__(self):

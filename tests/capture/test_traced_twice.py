@@ -23,7 +23,7 @@ LENGTH = 12
 
 
 class UpperLayers(nn.Module):
-    """What the second trace would write in other operations: batch norms, flattening, dropout."""
+    """Layers that a second trace would write in other operations: batch norms, flattening, dropout."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class BatchStatistics(nn.Module):
 
 
 class Written(nn.Module):
-    """What is read after it was written over: a view, or a value as a whole by operations that PyTorch calls pointwise."""
+    """A value is read after it was written over: a view, or a value as a whole by operations that PyTorch calls pointwise."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()

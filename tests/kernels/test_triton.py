@@ -1,4 +1,4 @@
-"""Where Triton runs no kernels."""
+"""Machines on which Triton runs no kernels."""
 
 import torch
 

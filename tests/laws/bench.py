@@ -120,7 +120,7 @@ FLOAT32_CHUNKS = ("both sequences", "three wide", "N", "soft")
 
 @dataclass
 class Findings:
-    """What a bench showed: for each case, the law's violations and what handled each operation; or the error."""
+    """The findings of a bench: for each case, the law's violations and what handled each operation; or the error."""
 
     laboratory: Laboratory
     owners: dict[int, int]  # node -> number of its case

@@ -149,7 +149,7 @@ def test_how_far_from_an_edit_windows_reach(layers: list[nn.Module], wanted: lis
 
 
 def test_windows_do_not_depend_on_the_other_sites(towers: Any) -> None:
-    """What a site reaches is its own; only the carried width is common."""
+    """Each site has its own reach; only the carried width is common."""
     _, plan = towers
     together = plan.windows(np.arange(LENGTH), 1)
     for p in range(LENGTH):

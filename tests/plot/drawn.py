@@ -1,4 +1,4 @@
-"""What was drawn."""
+"""Numbers of a picture, read back from matplotlib."""
 
 import numpy as np
 

@@ -224,7 +224,7 @@ def test_a_handler_that_is_missing_where_it_is_loaded(path, monkeypatch):
 
 
 def test_ways_of_a_rule_of_a_users_own(saved, path):
-    """Where the rule is not there, or has other ways now, its way is passed over."""
+    """A saved way is ignored if its rule is gone or has other ways now."""
     model, precomputation, _ = saved
     made = copy.deepcopy(precomputation)
     decide(made, ways={**made.decisions.ways, 3: "a user's own"})

@@ -1,4 +1,4 @@
-"""What a batch and a row are expected to take."""
+"""The memory that a batch and a row are expected to take."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_gaussian_with_generous_alpha(several, captured_once):
 
 
 def test_gaussian_in_float64_is_nearly_exact(several64, captured_once):
-    """What costs accuracy is rounding, amplified by the condition: in float64 hardly anything is left of it."""
+    """Rounding costs accuracy, amplified by the condition: in float64 hardly anything is left of it."""
     model, X = several64, sequences(1, 40, seed=5)
     precomputation = precompute(model, 40, conv="gaussian", alpha=1.5)
     assert errors(yuzu_ism(model, X, precomputation, output="delta"), oracle(model, X)["delta"])[1] < 1e-7

@@ -97,7 +97,7 @@ def test_weights_of_whole_windows_are_counted_and_not_hoarded(device):
     )
 )
 def test_products_of_taps_for_what_is_wanted(conv, geometry, cut, device, monkeypatch):
-    """Where a crop leaves little of what wide convolutions yield, only that is computed."""
+    """If a crop leaves little of a wide convolution's result, only that part is computed."""
     kernel, dilation = geometry
     for name, value in (("TAPS_CHANNELS", 1), ("TAPS_WIDTH", 1), ("TAPS_SHARE", 0.95)):
         monkeypatch.setattr(convolution_ways, name, value)

@@ -3,8 +3,8 @@
 With ``h[t] = f(h[t - 1], x[t])`` and an input that changes on ``[first, stop)``, the states before ``first`` do not
 change. Each mutant is run from the reference's state there; for the reverse direction from the other end. The
 reference is run beside it, in the same batch. A mutant whose states equal the reference's in every bit is dropped:
-nothing changes any more. Half of the steps are saved, on average over positions, and most of them where states are
-soon forgotten. The result is a difference of values.
+nothing changes any more. Half of the steps are saved, on average over positions, and more where states do become equal.
+The result is a difference of values.
 """
 
 from __future__ import annotations
