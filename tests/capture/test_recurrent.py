@@ -207,6 +207,46 @@ def test_what_draws_random_numbers_is_refused():
         capture(model, (4, L), (), torch.float32)
 
 
+# each agrees with itself most of the time, so that no comparison of a few runs would notice
+RANDOM = {
+    "attention": lambda h: torch.nn.functional.scaled_dot_product_attention(h.mT, h.mT, h.mT, dropout_p=1e-6).mT,
+    "exponential_": lambda h: h * (h.new_empty(1).exponential_() < 30),
+    "uniform_": lambda h: h * (h.new_empty(1).uniform_() > 1e-6),
+    "normal_": lambda h: h * (h.new_empty(1).normal_() < 6),
+    "cauchy_": lambda h: h * (h.new_empty(1).cauchy_() < 1e6),
+    "geometric_": lambda h: h * (h.new_empty(1).geometric_(0.5) < 30),
+    "multinomial": lambda h: h * torch.multinomial(h.new_tensor([1e-6, 1.0]), 1),
+    "poisson": lambda h: h + torch.poisson(h.new_full((1,), 1e-6)),
+    "binomial": lambda h: h + torch.binomial(h.new_full((1,), 2.0), h.new_full((1,), 1e-6)),
+    "bernoulli": lambda h: h + torch.bernoulli(h.new_full((1,), 1e-6)),
+    "rand_like": lambda h: h * (torch.rand_like(h) > 1e-9),
+    "rrelu": lambda h: torch.nn.functional.rrelu(h, 0.1, 0.1001, training=True),
+    "dropout": lambda h: torch.nn.functional.dropout(h, 1e-6, training=True),
+}
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_operations_that_draw_random_numbers_are_refused(name):
+    model = seeded(lambda: Model(lambda m, x: RANDOM[name](x).mean(2)))
+    with pytest.raises(CaptureError, match="random numbers"):
+        capture(model, (4, L), (), torch.float32)
+
+
+CALM = {
+    "attention": lambda h: torch.nn.functional.scaled_dot_product_attention(h.mT, h.mT, h.mT).mT,
+    "rrelu": lambda h: torch.nn.functional.rrelu(h, training=False),
+    "dropout": lambda h: torch.nn.functional.dropout(h, 0.5, training=False),
+    "alpha_dropout": lambda h: torch.nn.functional.alpha_dropout(h, 0.5, training=False),
+    "dropout1d": lambda h: torch.nn.functional.dropout1d(h, 0.5, training=False),
+}
+
+
+@pytest.mark.parametrize("name", CALM)
+def test_they_are_captured_if_they_draw_none(name):
+    model = seeded(lambda: Model(lambda m, x: CALM[name](x).mean(2)))
+    assert capture(model, (4, L), (), torch.float32).nodes
+
+
 def test_packed_sequences_are_right():
     def packed(m, x):
         rows = nn.utils.rnn.pack_padded_sequence(x.mT, [x.shape[2]] * len(x), batch_first=True)

@@ -27,7 +27,7 @@ class Op:
     recurrent: bool
         It is a recurrent layer or one step of it.
     draws: bool
-        It draws random numbers.
+        It draws random numbers, and PyTorch has no tag that says so.
     dropout: bool
         It draws random numbers while training.
     shape_only: bool
@@ -492,14 +492,9 @@ _ROWS = (
     _op("alpha_dropout", "retraced dropout"),
     _op("feature_alpha_dropout", "retraced dropout"),
     _op("native_dropout", "retraced dropout"),
-    _op("rand", "draws"),
-    _op("randn", "draws"),
-    _op("rand_like", "draws"),
-    _op("randn_like", "draws"),
-    _op("bernoulli", "draws"),
-    _op("randint", "draws"),
-    _op("randperm", "draws"),
-    _op("normal", "draws"),
+    _op("normal_functional", "draws"),
+    _op("binomial", "draws"),
+    _op("_sample_dirichlet", "draws"),
 )
 
 _UNKNOWN = Op("")

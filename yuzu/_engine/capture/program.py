@@ -14,7 +14,7 @@ from yuzu._engine.capture.batch_size import Shapes
 from yuzu._engine.capture.branches import Branches, Captured
 from yuzu._engine.capture.errors import DRAWS, CaptureError
 from yuzu._engine.capture.outputs import Recipe
-from yuzu._engine.capture.recurrent import draws, present
+from yuzu._engine.capture.recurrent import present
 from yuzu._engine.capture.usual_names import with_usual_name
 from yuzu._engine.capture.weight_names import layer_name, name_in_model, tensor_attribute
 from yuzu._engine.graph import END, Node, Ref, refs_of, with_refs
@@ -170,9 +170,8 @@ class _Reader:
         node.args, node.kwargs = with_refs((fx.args, fx.kwargs), self._index.__getitem__)
         with_usual_name(node, self.nodes)
         node.op = ops.name_of(node.target)
-        facts = ops.of(node.op)
         # no two runs agree, so there is nothing to be exact about
-        if facts.draws or (facts.dropout and node.argument(2, "train", True)) or draws(node):
+        if _draws(node):
             raise CaptureError(f"{DRAWS} ({node.op}) in evaluation mode")
         target: Any = fx.target
         if not isinstance(target, torch._ops.OpOverload) and target.__module__ not in OF_NUMBERS:
@@ -184,6 +183,22 @@ class _Reader:
             raise CaptureError(
                 "forward splits the batch into pieces, and the number of pieces depends on the size of the batch"
             )
+
+
+def _draws(node: Node) -> bool:
+    """Tell whether a call draws random numbers. Dropout, a leaky ReLU with a random slope and attention with dropout do
+    so while training; recurrent layers drop between their layers.
+    """
+    facts, tags = ops.of(node.op), getattr(node.target, "tags", ())
+    if facts.recurrent:
+        return bool(node.named("train") and node.named("dropout") and (node.named("num_layers") or 1) > 1)
+    rate = node.named("dropout_p")
+    if rate is not None:
+        return bool(rate)
+    if not (facts.draws or facts.dropout or torch.Tag.nondeterministic_seeded in tags):
+        return False
+    training = node.named("train") if node.named("train") is not None else node.named("training")
+    return training is None or bool(training)
 
 
 def _read(node: Node) -> slice:

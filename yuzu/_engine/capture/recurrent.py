@@ -25,7 +25,6 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from yuzu._engine import ops
-from yuzu._engine.graph import Node
 
 CELLS = sorted(name.removeprefix("aten.") for name in ops.with_fact("recurrent") if name.endswith("_cell"))
 LAYERS = [name.removesuffix("_cell") for name in CELLS]
@@ -47,14 +46,6 @@ class Unrolled(Exception):
 def present(target: Any) -> Any:
     """PyTorch's operation instead of one of ours; any other target as it is."""
     return _present.get(target, target)
-
-
-def draws(node: Node) -> bool:
-    """Return whether a node is a recurrent layer with dropout between its layers, in training."""
-    if node.op.removeprefix("aten.") not in LAYERS:
-        return False
-    given = dict(zip((argument.name for argument in node.target._schema.arguments), node.args, strict=False))
-    return bool(given["train"] and given["dropout"] and given["num_layers"] > 1)
 
 
 @contextlib.contextmanager
@@ -224,4 +215,4 @@ for _name in LAYERS:
 for _name in CELLS:
     _define(_name, "default", _of_cell)
 
-__all__ = ["Unrolled", "draws", "kept_whole", "loops_in", "present"]
+__all__ = ["Unrolled", "kept_whole", "loops_in", "present"]
