@@ -3,6 +3,7 @@
 import copy
 
 import numpy as np
+import pytest
 import torch
 from torch.utils import _pytree as pytree
 
@@ -120,6 +121,15 @@ def assert_right(result, model, X, *, output="l2", device="cpu", **kwargs):
             naive = oracle(model, X, dtype=torch.float32, device=device, **kwargs)[output]
             tolerance = max(tolerance, errors(pytree.tree_leaves(naive)[i], t)[0])
         assert_close(leaf, t, tolerance, LARGEST)
+
+
+def assert_right_or_known(result, model, X, reason, *, bound=2e-5, output="l2", **kwargs):
+    """`assert_right`, but a miss that is known is an expected failure, with its reason. An error above ``bound`` fails."""
+    assert errors(result, oracle(model, X, **kwargs)[output])[0] <= bound
+    try:
+        assert_right(result, model, X, output=output, **kwargs)
+    except AssertionError:
+        pytest.xfail(reason)
 
 
 def assert_same(a, b):

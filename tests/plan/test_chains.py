@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import yuzu
-from tests.oracle import assert_close, assert_right, oracle
+from tests.oracle import assert_close, assert_right, assert_right_or_known, oracle
 from tests.small_models import randomized, sequences
 from yuzu._engine.handlers import registry
 from yuzu._engine.handlers.values import OnRows
@@ -76,15 +76,16 @@ def made(name, rows=False, seed=0, scale=3):
 @pytest.mark.parametrize("mutations", [{}, WIDE], ids=["substitutions", "wide"])
 @pytest.mark.parametrize("rows", [False, True], ids=["windows", "rows"])
 @pytest.mark.parametrize("name", STEEP)
-def test_as_exact_as_naive(name, rows, mutations, device, request):
-    if name == "inverse" and rows and not mutations:
-        # 1.3e-5 on an AMD Zen 1, where naive float32 has 9.2e-6: what the float32 product of a window rounds away, 1e-4
-        # makes much of. Known, and not mended: float64 products of windows would mend it
-        request.applymarker(pytest.mark.xfail(reason="1.3e-5 on processors without AVX-512", strict=False))
+def test_as_exact_as_naive(name, rows, mutations, device):
     model, X = made_once(name, rows), sequences(2, L)
     X[1, :, 17:20] = 0  # N
     found = yuzu.yuzu_ism(model, X, output="delta", device=device, **mutations)
-    assert_right(found, model, X, output="delta", device=device, **mutations)
+    if name == "inverse" and rows and not mutations:
+        # what the float32 product of a window rounds away, 1e-4 makes much of: float64 products of windows would mend it
+        reason = "1.3e-5 to 1.6e-5 on some processors, where naive float32 has 0.7e-5 to 0.9e-5"
+        assert_right_or_known(found, model, X, reason, output="delta")
+    else:
+        assert_right(found, model, X, output="delta", device=device, **mutations)
 
 
 @pytest.mark.parametrize("name", ["logarithm of what is saturated", "quotient", "of weights"])

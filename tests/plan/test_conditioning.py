@@ -12,7 +12,7 @@ from torch import nn
 
 import yuzu
 from tests.laws.random_models import Fn
-from tests.oracle import assert_right
+from tests.oracle import assert_right, assert_right_or_known
 from tests.small_models import randomized, sequences
 from yuzu import models
 from yuzu._engine.derived import Derived
@@ -135,14 +135,15 @@ PAIRS = [
 
 @pytest.mark.parametrize("mutations", [{}, WIDE, HALF], ids=["substitutions", "wide", "half"])
 @pytest.mark.parametrize(("between", "end", "bias"), PAIRS)
-def test_as_exact_as_naive(between, end, bias, mutations, device, request):
-    if (between, end, bias) == ("batch norm", "geometric mean", -0.6) and not mutations:
-        # 1.44e-5 on some AMD EPYC, where naive float32 has 1.03e-5: near 1e-5 the logarithm makes much of either's rounding
-        request.applymarker(pytest.mark.xfail(reason="1.44e-5 on some processors, naive float32 has 1.03e-5", strict=False))
+def test_as_exact_as_naive(between, end, bias, mutations, device):
     net, X = model_of((between, end, bias)), sequences(2, L)
     X[1, :, 17:22] = 0  # N
     found = yuzu.yuzu_ism(net, X, output="delta", device=device, **mutations)
-    assert_right(found, net, X, output="delta", device=device, **mutations)
+    if (between, end, bias) == ("batch norm", "geometric mean", -0.6) and not mutations:
+        # near 1e-5 the logarithm makes much of the rounding of either
+        assert_right_or_known(found, net, X, "1.44e-5 on some processors, naive float32 has 1.03e-5", output="delta")
+    else:
+        assert_right(found, net, X, output="delta", device=device, **mutations)
 
 
 def doubted(monkeypatch):
