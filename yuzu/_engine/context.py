@@ -133,6 +133,11 @@ class Context:
 
     def whole(self, index: int, change: Change | None) -> torch.Tensor:
         """The change of a node on all of its positions: ``(S, A, ...)`` in the model's layout; zeros if it is None."""
+        rows = self._remainder(index, change)
+        whole = change is not None and change.window is None
+        return self.with_series(index, rows) if self.follows_statistics(index) and not whole else rows
+
+    def _remainder(self, index: int, change: Change | None) -> torch.Tensor:
         layout = self.plan.layouts[index]
         sites, edits = self.sites.difference.shape[:2]
         if change is None:
@@ -143,6 +148,18 @@ class Context:
         reference = self.reference.position_first(index, layout) if change.mutant else None
         rows = expand(change, layout.length, self.sites.sequence, reference)
         return layout.natural(rows.flatten(0, 1)).unflatten(0, (sites, edits))
+
+    @abstractmethod
+    def with_series(self, index: int, remainder: torch.Tensor) -> torch.Tensor:
+        """The change ``(S, A, ...)`` of a windowed node after statistics: its remainder and its series on all
+        positions. A linear rule gets the remainder, since its result has a series of its own.
+        """
+
+    @abstractmethod
+    def first_order(self, index: int, window: Window) -> torch.Tensor | None:
+        """The terms of first order of a windowed node's series on a window, ``(S, A, w, ...)``; None if it follows no
+        statistics.
+        """
 
     def mutants(self, index: int, change: Change | None, wide: bool = False) -> torch.Tensor:
         """The mutants' values of a node, with one row for each mutant, ``(S * A, ...)``, in the model's layout. If
@@ -158,9 +175,13 @@ class Context:
             return (exact if wide else exact.to(value.dtype)).flatten(0, 1)
         base = self.of_sites(value)
         base = widened(base) if wide else base
-        if change is None:
+        if change is None and not self.follows_statistics(index):
             return base.expand(*edits, *base.shape[2:]).flatten(0, 1)
         return (self.whole(index, change) + base).flatten(0, 1)
+
+    @abstractmethod
+    def follows_statistics(self, index: int) -> bool:
+        """Tell whether a node is windowed and follows statistics."""
 
     def disposable(self, index: int) -> bool:
         """Tell whether a handler may overwrite the change of a node: it has no other reader, and shares no memory."""

@@ -83,6 +83,8 @@ class Op:
     bounded_slope: bool
         It is not linear, and its slope is bounded where values are. That of a root, a logarithm, a quotient, a norm or
         a comparison is not.
+    smooth: bool
+        Its derivatives of all orders are bounded where values are, except near a pole or the end of its domain.
     gentle: bool
         Its slope may be large, but only where what it reads is large.
     nonzero: bool
@@ -124,6 +126,7 @@ class Op:
     softmax: bool = False
     chooses: bool = False
     bounded_slope: bool = False
+    smooth: bool = False
     gentle: bool = False
     nonzero: bool = False
     makes_zeros: bool = False
@@ -220,9 +223,9 @@ _ROWS = (
     _op("_native_batch_norm_legit_no_training", "batch_norm nonzero", by_rows=2),
     _op("instance_norm", by_rows=2, training=5, epsilon=7),
     _op("group_norm", by_rows=2, bias=3, epsilon=4),
-    _op("layer_norm", bias=3, epsilon=4),
+    _op("layer_norm", "smooth", bias=3, epsilon=4),
     _op("native_layer_norm", epsilon=4),
-    _op("rms_norm"),
+    _op("rms_norm", "smooth"),
     # Pools, and other sizes of an axis
     _op("max_pool1d", "maximum_pool bounded_slope", by_rows=3),
     _op("max_pool2d", "maximum_pool bounded_slope", by_rows=4),
@@ -264,13 +267,13 @@ _ROWS = (
     _op("elu", "monotone bounded_slope"),
     _op("celu", "bounded_slope"),
     _op("selu", "monotone bounded_slope small_of_small"),
-    _op("gelu", "bounded_slope small_of_small"),
-    _op("silu", "bounded_slope small_of_small"),
-    _op("mish", "bounded_slope small_of_small"),
-    _op("softplus", "bounded_slope nonzero"),
-    _op("log_sigmoid", "pointwise bounded_slope nonzero"),
-    _op("sigmoid", "monotone bounded_slope nonzero"),
-    _op("tanh", "monotone bounded_slope"),
+    _op("gelu", "bounded_slope small_of_small smooth"),
+    _op("silu", "bounded_slope small_of_small smooth"),
+    _op("mish", "bounded_slope small_of_small smooth"),
+    _op("softplus", "bounded_slope nonzero smooth"),
+    _op("log_sigmoid", "pointwise bounded_slope nonzero smooth"),
+    _op("sigmoid", "monotone bounded_slope nonzero smooth"),
+    _op("tanh", "monotone bounded_slope smooth"),
     _op("hardtanh", "monotone bounded_slope makes_zeros"),
     _op("hardsigmoid", "bounded_slope makes_zeros"),
     _op("hardswish", "pointwise bounded_slope makes_zeros small_of_small"),
@@ -278,10 +281,10 @@ _ROWS = (
     _op("softshrink", "makes_zeros small_of_small"),
     _op("threshold", "makes_zeros"),
     _op("glu", "bounded_slope", axes=(1, "dim"), default_axis=-1),
-    _op("softmax", "softmax bounded_slope nonzero", axes=(1, "dim")),
-    _op("_softmax", "softmax bounded_slope nonzero", axes=(1, "dim")),
-    _op("log_softmax", "bounded_slope nonzero", axes=(1, "dim")),
-    _op("_log_softmax", "bounded_slope nonzero", axes=(1, "dim")),
+    _op("softmax", "softmax bounded_slope nonzero smooth", axes=(1, "dim")),
+    _op("_softmax", "softmax bounded_slope nonzero smooth", axes=(1, "dim")),
+    _op("log_softmax", "bounded_slope nonzero smooth", axes=(1, "dim")),
+    _op("_log_softmax", "bounded_slope nonzero smooth", axes=(1, "dim")),
     # Functions of elements
     _op("abs", "bounded_slope"),
     _op("neg"),
@@ -291,22 +294,26 @@ _ROWS = (
     _op("floor", "makes_zeros"),
     _op("ceil", "makes_zeros"),
     _op("trunc", "makes_zeros"),
-    _op("exp", "bounded_slope nonzero"),
-    _op("expm1", "gentle"),
-    _op("square", "gentle"),
-    _op("sin", "bounded_slope"),
-    _op("cos", "bounded_slope nonzero"),
-    _op("sinh", "gentle"),
-    _op("cosh", "gentle"),
-    _op("asinh", "gentle"),
-    _op("atan", "gentle"),
-    _op("erf", "gentle"),
-    _op("erfc", "gentle"),
+    _op("exp", "bounded_slope nonzero smooth"),
+    _op("expm1", "gentle smooth"),
+    _op("pow", "retraced smooth"),
+    _op("sqrt", "retraced smooth"),
+    _op("rsqrt", "retraced smooth"),
+    _op("reciprocal", "retraced smooth"),
+    _op("square", "gentle smooth"),
+    _op("sin", "bounded_slope smooth"),
+    _op("cos", "bounded_slope nonzero smooth"),
+    _op("sinh", "gentle smooth"),
+    _op("cosh", "gentle smooth"),
+    _op("asinh", "gentle smooth"),
+    _op("atan", "gentle smooth"),
+    _op("erf", "gentle smooth"),
+    _op("erfc", "gentle smooth"),
     _op("add"),
     _op("sub"),
     _op("rsub"),
-    _op("mul"),
-    _op("div"),
+    _op("mul", "smooth"),
+    _op("div", "smooth"),
     _op("floor_divide", "pointwise"),
     _op("addcmul", "gentle"),
     _op("lerp", "gentle"),
@@ -348,7 +355,7 @@ _ROWS = (
     _op("kthvalue", "picked", axes=(2, "dim"), default_axis=-1),
     _op("quantile", axes=(2, "dim")),
     _op("nanquantile", axes=(2, "dim")),
-    _op("logsumexp", "bounded_slope nonzero", axes=(1, "dim")),
+    _op("logsumexp", "bounded_slope nonzero smooth", axes=(1, "dim")),
     _op("var", axes=(1, "dim")),
     _op("std", axes=(1, "dim")),
     _op("var_mean", "composite"),

@@ -19,6 +19,7 @@ from yuzu._engine.handlers.elementwise import common_layout, pointwise
 from yuzu._engine.handlers.exact_zeros import is_zero
 from yuzu._engine.handlers.facts import Numerics
 from yuzu._engine.handlers.registry import handles
+from yuzu._engine.handlers.statistics import ByStatistic
 from yuzu._engine.handlers.values import of_rank
 from yuzu._engine.layout import CONSTANT, ROWS, Change, Layout, rewindow
 from yuzu._engine.window import Window
@@ -44,6 +45,10 @@ class Scaled(Rule):
         super().__init__(view, layout)
         self.factor, self.per_channel = factor, per_channel
         self.reads_reference = operand is not None and view.graph.nodes[operand].batched
+
+    @property
+    def linear(self) -> bool:
+        return True
 
     def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         (change,) = changes
@@ -224,12 +229,16 @@ def product(view: View) -> Rule | str:
     """
     node = view.node
     left, right = node.args[0], node.args[1]
+    plain = len(node.args) == 2 and not node.kwargs  # no rounding mode
+    quotient = node.op == "aten.div"
+    found = by_statistic(view, quotient) if plain else None
+    if found is not None:
+        return found
     layout = common_layout(view)
     if isinstance(layout, str):
         return layout
-    if len(node.args) > 2 or node.kwargs:  # rounding modes
+    if not plain:
         return pointwise(view)
-    quotient = node.op == "aten.div"
     if not node.floating or any(view.source(ref).dtype != node.dtype for ref in (left, right) if view.mutated(ref)):
         return pointwise(view)  # a mask has values, not differences
     if view.mutated(left) and view.mutated(right):
@@ -263,6 +272,22 @@ def product(view: View) -> Rule | str:
         return value.reshape(-1), [run.value(other.index)]
 
     return Scaled(view, layout, factor, other.index, per_channel if in_channels else None)
+
+
+def by_statistic(view: View, quotient: bool) -> Rule | None:
+    """The rule for a windowed value times a statistic, or divided by one; None if the operands are others."""
+    node = view.node
+    left, right = node.args
+    pairs = [(left, right)] if quotient else [(left, right), (right, left)]
+    for operand, statistic in pairs:
+        if not isinstance(statistic, Ref) or statistic.index not in view.statistics or not isinstance(operand, Ref):
+            continue
+        layout = common_layout(view, view.statistics)
+        own = isinstance(layout, Layout) and layout.kind == "windows" and operand.index not in view.statistics
+        if own and view.mutated(operand) and {view.source(r).dtype for r in pairs[0]} == {node.dtype}:
+            assert isinstance(layout, Layout)
+            return ByStatistic(view, layout, operand.index, statistic.index, quotient)
+    return None
 
 
 class Product(Rule):

@@ -34,6 +34,7 @@ class View:
     graph: Graph
     node: Node
     layouts: list[Layout]
+    statistics: frozenset[int] = frozenset()  # nodes whose few numbers may be read by all positions of a windowed one
 
     def source(self, ref: Any) -> Node:
         """The node that an argument refers to."""
@@ -112,6 +113,8 @@ class Rule(metaclass=_Frozen):
     keeps_finite: bool
         Finite values always give finite ones: a logarithm does not. Elements that an output does not need may then be
         carried beside those it needs, for a product with zeros in it leaves nothing of them.
+    after_statistics: bool
+        What it carries after a statistic is right: see `yuzu._engine.handlers.statistics`.
     carries_values: bool
         It also copes with masks and integers, which are carried as values: they have no differences.
     per_channel: ChannelFactor or None
@@ -133,6 +136,7 @@ class Rule(metaclass=_Frozen):
     reads_low_precision = False
     reads_reference = True
     keeps_finite = False
+    after_statistics = False
     carries_values = False
     per_channel: ChannelFactor | None = None
     absorbs_before = False
@@ -174,6 +178,11 @@ class Rule(metaclass=_Frozen):
     def reads(self) -> list[int]:
         """The nodes that it reads as it is run."""
         return list(dict.fromkeys(self.node.inputs))
+
+    @property
+    def linear(self) -> bool:
+        """Tell whether the change is linear in the changes before it."""
+        return not self.reads_reference
 
     # ---- running
 

@@ -5,6 +5,7 @@ Operations with a formula of their own are in `formulas` and `affine`.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -26,10 +27,11 @@ def pointwise(view: View) -> Rule | str:
     return OnRows(view) if found.kind == "rows" else Local(view, found)
 
 
-def common_layout(view: View) -> Layout | str:
+def common_layout(view: View, statistics: Collection[int] = ()) -> Layout | str:
     """The layout of the result of a broadcasting operation on several operands, or why there is none.
 
-    It is windowed if all mutated operands have their positions on the same axis, counted from the last.
+    It is windowed if all mutated operands have their positions on the same axis, counted from the last. Those of
+    ``statistics`` have no positions, and are broadcast along them.
     """
     rank = view.rank
     shape = view.node.shape
@@ -48,6 +50,15 @@ def common_layout(view: View) -> Layout | str:
             layouts.append((layout, operand))
     if not layouts:
         return ROWS
+    windowed = [found for found in layouts if found[0].kind == "windows"]
+    if statistics and windowed:
+        axis = windowed[0][0].axis
+        broadcast = [
+            view.source(ref).shape
+            for ref in view.tensors()
+            if ref.index in statistics and view.layout(ref).kind == "rows" and (view.source(ref).shape or ())[axis] == 1
+        ]
+        layouts = [found for found in layouts if not (found[0].kind == "rows" and found[1] in broadcast)]
     first = layouts[0][0]
     if any(layout.kind != "windows" for layout, _ in layouts):
         return ROWS

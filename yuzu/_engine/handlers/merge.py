@@ -117,7 +117,7 @@ class Sum(Rule):
 @handles("aten.add", "aten.sub", "aten.rsub")
 def addition(view: View) -> Rule | str:
     node = view.node
-    layout = common_layout(view)
+    layout = common_layout(view, view.statistics)
     if isinstance(layout, str):
         return layout
     if not node.mutated:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from yuzu._engine.graph import Graph
@@ -58,9 +58,10 @@ def flow_of(graph: Graph, layouts: Sequence[Layout], rules: Sequence[Rule | None
     return Flow(graph, layouts, rules, reads, consumers, readers)
 
 
-def last_reads_of(flow: Flow) -> list[list[int]]:
-    """For each node, the changes that it is the last to read. A node that no mutation reaches (``zeros_like``) runs
-    when a naive node first needs it, so its inputs are kept to the end.
+def last_reads_of(flow: Flow, to_the_end: Container[int] = ()) -> list[list[int]]:
+    """For each node, the changes that it is the last to read; those of nodes ``to_the_end`` are kept until then. A node
+    that no mutation reaches (``zeros_like``) runs when a naive node first needs it, so its inputs are kept to the end,
+    too.
     """
     nodes, outputs, last = flow.graph.nodes, flow.graph.output_nodes, dict[int, int]()
     for node in nodes:
@@ -69,6 +70,6 @@ def last_reads_of(flow: Flow) -> list[list[int]]:
     found: list[list[int]] = [[] for _ in nodes]
     for i, reader in last.items():
         unmutated = any(not nodes[c].mutated for c in flow.consumers[i])
-        if i not in outputs and nodes[i].mutated and not unmutated:
+        if i not in outputs and i not in to_the_end and nodes[i].mutated and not unmutated:
             found[reader].append(i)
     return found

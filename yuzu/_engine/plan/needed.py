@@ -36,8 +36,10 @@ def find_needed(flow: Flow) -> list[tuple[int, int]]:
         low, high = needed[node.index] if rule.layout.kind == "windows" else (0, rule.layout.length)
         if rule.layout.kind == "windows" and high <= low:
             continue
-        for source, (a, b) in zip(rule.sources, rule.needed(low, high), strict=True):
-            include(source, a, b)
+        spans = zip(rule.sources, rule.source_layouts, rule.needed(low, high), strict=True)
+        for source, as_read, (a, b) in spans:
+            whole = flow.layouts[source].kind == "windows" and as_read.kind != "windows"  # read as rows
+            include(source, 0 if whole else a, flow.layouts[source].length if whole else b)
     return [(0, 0) if n == empty else n for n in needed]
 
 

@@ -25,6 +25,7 @@ from yuzu._engine.plan.flow import Flow, flow_of, last_reads_of
 from yuzu._engine.plan.fusion import find_groups
 from yuzu._engine.plan.needed import find_needed, find_spreads
 from yuzu._engine.plan.sharing import Sharing, find_sharing
+from yuzu._engine.plan.statistics import MOST_NUMBERS, POSITIONS_OF_A_NUMBER, Found, Statistics, with_norms_apart
 from yuzu._engine.plan.widening import Widened, find_widened
 from yuzu._engine.plan.windows import Edited, Span, Windows, find_reach, find_windows
 from yuzu._engine.ways.compressed_sensing import SENSING_WAYS, Sensing
@@ -64,6 +65,8 @@ class Plan(Flow):
         Set when a kernel turns out not to run here; shared with plans made from this one.
     sensing: Sensing or None
         The matrices of the Gaussian way of running a convolution.
+    statistics: Statistics
+        The statistics past which windows are carried; none unless the plan was made for them.
     may_fade: bool
         A node multiplies with weights, and its terms may all nearly vanish where that shows: see `find_fading`.
     one_by_one: bool
@@ -85,6 +88,7 @@ class Plan(Flow):
     precision: str = "highest"
     kernels: bool = True
     sensing: Sensing | None = None
+    statistics: Statistics = field(default_factory=Statistics)
     kernels_failed: threading.Event = field(default_factory=threading.Event)
     may_fade: bool = False
     one_by_one: bool = False
@@ -102,7 +106,7 @@ class Plan(Flow):
 
     def without(self, nodes: Mapping[int, str]) -> Plan:
         """The same plan with more nodes run naively, for the reasons given."""
-        other = make_plan(self.graph, self.precision, {**self.naive, **nodes})
+        other = self._anew(self.precision, {**self.naive, **nodes})
         return replace(other.with_ways_of(self), sensing=self.sensing, remembered=self.remembered)
 
     def without_kernels(self) -> Plan:
@@ -115,11 +119,14 @@ class Plan(Flow):
 
     def by_first_ways(self, precision: str) -> Plan:
         """A plan of the same graph, in which each layer runs by the first of its ways, without kernels."""
-        return replace(make_plan(self.graph, precision, self.naive), kernels=False)
+        return replace(self._anew(precision, self.naive), kernels=False)
 
     def in_precision(self, precision: str) -> Plan:
         """The same plan in another precision, before any way has been timed."""
-        return replace(make_plan(self.graph, precision, self.naive), sensing=self.sensing)
+        return replace(self._anew(precision, self.naive), sensing=self.sensing)
+
+    def _anew(self, precision: str, naive: Mapping[int, str]) -> Plan:
+        return make_plan(self.graph, precision, naive, bool(self.statistics.count))
 
     def with_ways(self, ways: Mapping[int, str]) -> Plan:
         """The same plan with other ways for some nodes."""
@@ -195,18 +202,27 @@ class Plan(Flow):
 
     def _find_reach(self, positions: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
         windows = find_windows(self, self.needed, self.spreads, Edited(positions, width))
-        return find_reach(self, windows, len(positions))
+        reach, regular = find_reach(self, windows, len(positions))
+        return reach | bool(self.statistics.count), regular
 
 
-def make_plan(graph: Graph, precision: str = "highest", naive: Mapping[int, str] | None = None) -> Plan:
-    """Find a rule for every node, and choose how each runs. ``naive`` has the nodes that must run naively, and why."""
+def make_plan(
+    graph: Graph,
+    precision: str = "highest",
+    naive: Mapping[int, str] | None = None,
+    with_statistics: bool = False,
+) -> Plan:
+    """Find a rule for every node, and choose how each runs. ``naive`` has the nodes that must run naively, and why.
+    ``with_statistics`` carries windows past statistics.
+    """
     naive = dict(naive or {})
-    layouts, rules, reasons = _find_rules(graph, naive)
+    layouts, rules, reasons, statistics = _find_rules(graph, naive, with_statistics)
     flow = flow_of(graph, layouts, over_chains(graph.nodes, layouts, rules))
-    widened = find_widened(flow)
-    fading = find_fading(flow, lambda _: True)
-    choices = _choose(flow, fading, widened)
-    sharing = find_sharing(flow, choices)
+    after = frozenset(n.index for n in graph.nodes if statistics.after(n.index))
+    widened = find_widened(flow).without(after)
+    fading = find_fading(flow, lambda _: True) - after
+    choices = _choose(flow, fading, widened, after)
+    sharing = find_sharing(flow, choices, statistics.before)
     one_by_one = any(
         layout == VALUES and node.batched and not node.mutated and node.shape is not None
         for node, layout in zip(graph.nodes, layouts, strict=True)
@@ -218,18 +234,45 @@ def make_plan(graph: Graph, precision: str = "highest", naive: Mapping[int, str]
         choices=choices,
         needed=find_needed(flow),
         spreads=find_spreads(flow),
-        last_reads=last_reads_of(flow),
+        last_reads=last_reads_of(flow, statistics.first),
         widened=widened,
         sharing=sharing,
-        group_of=find_groups(flow, choices, sharing, widened.run),
+        group_of=find_groups(flow, choices, sharing, widened.run | after),
         precision=precision,
         may_fade=bool(fading),
         one_by_one=one_by_one,
+        statistics=statistics,
     )
 
 
-def _find_rules(graph: Graph, naive: dict[int, str]) -> tuple[list[Layout], list[Rule | None], dict[int, str]]:
-    """Find the layout of every node, its rule if it has one, and the reasons why mutated nodes have none."""
+def make_plan_with_statistics(
+    graph: Graph, precision: str, naive_of: Callable[[Graph], Mapping[int, str]]
+) -> tuple[Plan, tuple[int, ...]] | None:
+    """A plan that carries windows past statistics, and the nodes of ``graph`` whose norms it takes apart; None if it
+    has no statistics. ``naive_of`` finds the nodes of a graph that must run naively, and why.
+    """
+
+    def plan_of(some: Graph) -> Plan:
+        return make_plan(some, precision, naive_of(some), with_statistics=True)
+
+    def sources_of(some: Graph) -> tuple[Sequence[Layout], Sequence[bool]]:
+        plan = plan_of(some)
+        return plan.layouts, [rule is None for rule in plan.rules]
+
+    apart, norms = with_norms_apart(graph, sources_of)
+    plan = plan_of(apart)
+    length = next(layout.length for n, layout in zip(apart.nodes, plan.layouts, strict=True) if n.kind == "sequence")
+    most = min(MOST_NUMBERS, length // POSITIONS_OF_A_NUMBER)
+    return (plan, norms) if 0 < plan.statistics.count <= most else None
+
+
+def _find_rules(
+    graph: Graph, naive: dict[int, str], with_statistics: bool
+) -> tuple[list[Layout], list[Rule | None], dict[int, str], Statistics]:
+    """Find the layout of every node, its rule if it has one, the reasons why mutated nodes have none, and the
+    statistics.
+    """
+    statistics = Found(graph)
     layouts: list[Layout] = []
     rules: list[Rule | None] = []
     reasons: dict[int, str] = {}
@@ -245,7 +288,10 @@ def _find_rules(graph: Graph, naive: dict[int, str]) -> tuple[list[Layout], list
         elif node.shape is None and not node.mutated:
             layout = VALUES  # a number made from the batch size
         else:
-            found = _rule_or_reason(graph, node.index, layouts, naive)
+            view = View(graph, node, layouts, statistics.candidates(layouts) if with_statistics else frozenset())
+            found = _rule_or_reason(view, naive)
+            if with_statistics:
+                found = statistics.of(view, found)
             if isinstance(found, str):
                 by_rows = not node.mutated and gives_rows(View(graph, node, layouts))
                 layout = ROWS if by_rows else VALUES
@@ -255,14 +301,13 @@ def _find_rules(graph: Graph, naive: dict[int, str]) -> tuple[list[Layout], list
                 layout, rule = found.layout, found
         layouts.append(layout)
         rules.append(rule)
-    return layouts, rules, reasons
+    return layouts, rules, reasons, statistics.done()
 
 
-def _rule_or_reason(graph: Graph, index: int, layouts: list[Layout], naive: dict[int, str]) -> Rule | str:
-    node = graph.nodes[index]
-    if index in naive:
-        return naive[index]
-    view = View(graph, node, layouts)
+def _rule_or_reason(view: View, naive: dict[int, str]) -> Rule | str:
+    graph, node, layouts = view.graph, view.node, view.layouts
+    if node.index in naive:
+        return naive[node.index]
     naively = [graph.nodes[i] for i in node.inputs if layouts[i] == VALUES]
     for source in naively:
         if source.mutated:
@@ -275,9 +320,9 @@ def _rule_or_reason(graph: Graph, index: int, layouts: list[Layout], naive: dict
     return find_rule(view)
 
 
-def _choose(flow: Flow, fading: frozenset[int], widened: Widened) -> tuple[Choice, ...]:
-    """Choose how each node runs, before any way has been timed."""
-    zeros = {rule.node.index for rule in find_exact_zeros(flow)}
+def _choose(flow: Flow, fading: frozenset[int], widened: Widened, after: frozenset[int]) -> tuple[Choice, ...]:
+    """Choose how each node runs, before any way has been timed; ``after`` are the windowed nodes after statistics."""
+    zeros = {rule.node.index for rule in find_exact_zeros(flow)} - after
     conditioned = find_well_conditioned(flow)
     choices = [
         Choice(
@@ -288,7 +333,7 @@ def _choose(flow: Flow, fading: frozenset[int], widened: Widened) -> tuple[Choic
         )
         for i, rule in enumerate(flow.rules)
     ]
-    choices = absorb_factors(flow, choices, widened.run)
+    choices = absorb_factors(flow, choices, widened.run | after)
     return tuple(
         replace(choice, low_precision=not choice.exact_zeros and _read_in_low_precision(flow, choices, i))
         for i, choice in enumerate(choices)
@@ -306,4 +351,4 @@ def _read_in_low_precision(
     return index not in flow.graph.output_nodes
 
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "make_plan", "make_plan_with_statistics"]

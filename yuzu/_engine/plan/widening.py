@@ -49,6 +49,10 @@ class Widened:
         """The nodes whose reference is kept in float64."""
         return self.kept | self.exact
 
+    def without(self, nodes: frozenset[int]) -> Widened:
+        """The same without some nodes."""
+        return Widened(self.kept - nodes, self.run - nodes, self.exact - nodes)
+
 
 def may_widen(precision: str, device: str) -> bool:
     """Tell whether float64 is worth it: products are precise enough, and the device supports it."""

@@ -25,6 +25,7 @@ from yuzu._engine.plan.conditioning import adds_constants, constants_of, find_fa
 from yuzu._engine.plan.plan import Plan
 from yuzu._engine.plan.widening import Widened, may_widen
 from yuzu._engine.reference import Reference, WidenedValues
+from yuzu._engine.run.series import MOST_SECOND_ORDER, Series, by_sequence, make_series, on_windows, squares, terms_before
 from yuzu._engine.window import Window
 from yuzu.errors import warn_user
 
@@ -69,6 +70,8 @@ class Run(Context):
         self._changes: list[Change | None] = []
         self._owned: list[bool] = []
         self._memo: dict[int, Any] = {}
+        self._moved: dict[tuple[int, ...], torch.Tensor] = {}  # the changes of statistics
+        self._apart = False  # a linear rule at hand takes remainders only, and series are added to its result
         self.seconds: list[float] | None = None
         self.at: Node | None = None
         self.doubtful: torch.Tensor | None = None
@@ -115,6 +118,7 @@ class Run(Context):
         made = Reference(values, X.shape[0], Reference(wide, X.shape[0]) if run_wide else None)
         if self.plan.may_fade:
             made.fading = self._find_fading(values) - (self.widened.kept if run_wide else frozenset())
+            made.fading -= frozenset(self.plan.statistics.before)
         return made
 
     def _find_fading(self, values: list[Any]) -> frozenset[int]:
@@ -191,8 +195,15 @@ class Run(Context):
             yield self._returned(self.walk(sites, each, shared))
 
     def _returned(self, changes: list[Change | None]) -> list[Change | None]:
-        found = [changes[o] if isinstance(o, int) else None for o in self.plan.graph.outputs]
+        outputs = self.plan.graph.outputs
+        found = [self._returned_change(o, changes[o]) if isinstance(o, int) else None for o in outputs]
         return [self._narrowed(o, c) for o, c in zip(self.plan.graph.outputs, found, strict=True)]
+
+    def _returned_change(self, index: int, change: Change | None) -> Change | None:
+        """The change of an output; whole, if it follows statistics."""
+        if not self.follows_statistics(index):
+            return change
+        return Change(self.whole(index, change), None)
 
     def _narrowed(self, index: Any, change: Change | None) -> Change | None:
         """Convert a change that is kept in float64 to the dtype of the output."""
@@ -226,6 +237,7 @@ class Run(Context):
         changes: list[Change | None] = [None] * len(plan.graph.nodes) if given is None else list(given)
         self._changes, self._owned = changes, [False] * len(changes)
         memo = self._memo = {}
+        self._moved = {}
         as_one: dict[int, FusedGroup] = {}  # the fused groups at hand, by each of their nodes
         unread: set[int] = set()  # the changes that have no readers left
         for node in plan.graph.nodes if nodes is None else nodes:
@@ -302,14 +314,27 @@ class Run(Context):
         rule = self.plan.rules[i]
         assert rule is not None
         given = [self._as_read(i, s) for s in rule.sources]
-        if all(g is None for g in given) or (layout.kind == "windows" and (window is None or window.width == 0)):
+        if self.plan.statistics.count:
+            given = self._without_statistics(rule, given)
+        if layout.kind == "windows" and (window is None or window.width == 0):
             return
+        if all(g is None for g in given):
+            if not any(self.follows_statistics(s) for s in rule.sources):
+                return
+            if rule.linear:
+                changes[i], self._owned[i] = Change(self._summed(i, None), None), True
+                return
         faded = self._faded(rule, given, window)
         with self._in_its_dtype(i):
             zero = (
                 rule.vanishes(self, given, window) if self.choice(i).exact_zeros else None
             )  # first, since running may overwrite changes
+            self._apart = rule.linear
             tensor = rule.run(self, given, window)
+            self._apart = False
+        if layout.kind != "windows" and rule.linear and any(self.follows_statistics(s) for s in rule.sources):
+            changes[i], self._owned[i] = Change(self._summed(i, tensor), None), True
+            return
         if zero is not None and (self.device.type != "cpu" or zero.any()):
             with self._in_its_dtype(i, self.widened.precise):
                 reference = self.of_sites(self.value(i)) if window is None else self.on_window(i, layout, window)
@@ -323,6 +348,66 @@ class Run(Context):
         # a tensor that repeats elements by strides of 0 cannot be overwritten
         fresh = not rule.aliases or all(self.disposable(s) for s in rule.sources)
         self._owned[i] = fresh and 0 not in tensor.stride()
+
+    # ---- series after statistics
+
+    def follows_statistics(self, index: int) -> bool:
+        """Tell whether a node is windowed and follows statistics."""
+        return self.plan.statistics.after(index)
+
+    def _without_statistics(self, rule: Rule, given: list[Change | None]) -> list[Change | None]:
+        """The changes that a linear rule of windows reads: the series has those of statistics."""
+        if not rule.linear or not self.follows_statistics(rule.node.index):
+            return given
+        first = self.plan.statistics.first
+        return [None if s in first else change for s, change in zip(rule.sources, given, strict=True)]
+
+    @property
+    def _series(self) -> Series:
+        made: Any = self.reference.made("series", lambda: make_series(self))  # type: ignore[arg-type, return-value]
+        assert isinstance(made, Series)
+        return made
+
+    def _moved_before(self, index: int) -> torch.Tensor:
+        """The changes of all statistics before a node, ``(S, A, T)``."""
+        statistics = terms_before(self.plan, index)
+        if statistics not in self._moved:
+            grid = self.sites.difference.shape[:2]
+            parts = []
+            for s in statistics:
+                value, change = self.value(s), self._changes[s]
+                part = value.new_zeros(*grid, *value.shape[1:]) if change is None else change.tensor.to(value.dtype)
+                parts.append(part.expand(*grid, *value.shape[1:]).reshape(*grid, -1))
+            self._moved[statistics] = torch.cat(parts, 2)
+        return self._moved[statistics]
+
+    def first_order(self, index: int, window: Window) -> torch.Tensor | None:
+        if not self.follows_statistics(index):
+            return None
+        return on_windows(self._moved_before(index), self._series.first[index], window, self)
+
+    def with_series(self, index: int, remainder: torch.Tensor) -> torch.Tensor:
+        return remainder if self._apart else self._summed(index, remainder)
+
+    def _summed(self, index: int, remainder: torch.Tensor | None) -> torch.Tensor:
+        """A node's series and remainder as rows ``(S, A, ...)``. Mutants for which the series may be too short are
+        noted, if no statistic follows: an error in a statistic shows in what follows it.
+        """
+        series, moved = self._series, self._moved_before(index)
+        first, second = series.rows[index]
+        result = by_sequence(moved, first, self)
+        if second is None:
+            return result if remainder is None else result.add_(remainder)
+        pairs = squares(moved)
+        result += by_sequence(pairs, second, self)
+        if remainder is not None:
+            result += remainder
+        if index not in self.plan.statistics.leading:
+            sizes = (by_sequence(t.abs(), n, self) for t, n in zip((moved, pairs), series.sizes[index], strict=True))
+            linear, square = sizes
+            whole = torch.linalg.vector_norm(result.flatten(2), dim=2)
+            self._doubt(~(square <= MOST_SECOND_ORDER * torch.maximum(linear, whole)))
+        return result
 
     def _faded(self, rule: Rule, given: list[Change | None], window: Window | None) -> torch.Tensor | None:
         """Find the elements for which the terms of a product with weights are negligible beside the reference's; None
