@@ -6,6 +6,11 @@ With ``s = sigmoid``, ``p = softmax(R)`` and ``Z = 1 + sum(p (e^D - 1))``:
     exp:          e^R (e^D - 1) for D <= 1, and e^(R + D) - e^R above
     sigmoid:      s(R) s(-(R + D)) (e^D - 1) for D <= 0, and s(R + D) s(-R) (1 - e^-D) for D > 0
     tanh:         2 sigmoid(2 x) - 1
+    x g(x):       D g(R) + (R + D) (g(R + D) - g(R)), for SiLU with g = s and for GELU, whose g is
+                  Phi, with Phi(R + D) - Phi(R) by Gauss's quadrature of its density, 4 points, for |D| <= 1 in
+                  float32; or
+                  s(u(x)), with u(x) = sqrt(8 / pi) (x + 0.044715 x^3), where it is approximated by tanh;
+                  s(b + d) - s(b) = s(b) s(-b) (e^d - 1) / (s(-b) + s(b) e^d)
     softmax:      p (e^D - Z) / Z         } with D less the difference of the likeliest class
     log_softmax:  D - log(Z)              }
 """
@@ -13,9 +18,11 @@ With ``s = sigmoid``, ``p = softmax(R)`` and ``Z = 1 + sum(p (e^D - 1))``:
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 
 from yuzu._engine.context import Context
 from yuzu._engine.handlers.contract import Rule, View
@@ -27,7 +34,11 @@ from yuzu._engine.layout import ROWS, Change, Layout, rewindow
 from yuzu._engine.window import Window
 
 FEW_CLASSES = 16
+Plain = Callable[[], torch.Tensor]
 SMALLEST = 1e-20  # smaller factors count as zero
+FAR = 60.0  # changes of a sigmoid's argument above it, which leave nothing to cancel
+GELU_SLOPE, GELU_CUBE = math.sqrt(8 / math.pi), 0.044715
+GAUSS = ((0.8611363115940526, 0.3478548451374538), (0.3399810435848563, 0.6521451548625461))  # places, weights
 LARGE = 10.0  # above it e^D swamps the 1 in Z, and plain softmax is more accurate
 
 
@@ -69,7 +80,7 @@ class Formula(Rule):
         return None if change is None else is_zero(run, source, layout, change, window)
 
     def knows_zeros(self) -> bool:
-        return self.node.op == "aten.tanh"
+        return self.node.op in ("aten.tanh", "aten.silu", "aten.gelu")
 
     def _place(self, window: Window | None) -> int:
         assert self.axis is not None
@@ -184,6 +195,48 @@ def _tanh(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.T
     return _sigmoid(2 * d, 2 * before, torch.sigmoid(2 * before)).mul_(2)
 
 
+def _gated(
+    d: torch.Tensor, before: torch.Tensor, gate: torch.Tensor, moved: torch.Tensor, far: torch.Tensor, plain: Plain
+) -> torch.Tensor:
+    """The difference of ``x g(x)``, with ``moved`` that of the gate ``g``."""
+    return _where_far(far, plain, (before + d).mul_(moved).addcmul_(d, gate.expand_as(d)))
+
+
+def _of_sigmoid(d: torch.Tensor, before: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sigmoid of the reference, and its difference."""
+    on, off = torch.sigmoid(before), torch.sigmoid(-before)
+    rest = torch.exp(d).mul_(on).add_(off)
+    return on, torch.expm1(d).mul_(on * off).div_(rest)
+
+
+def _silu(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    gate, moved = _of_sigmoid(d, before)
+    return _gated(d, before, gate, moved, ~(d.abs() <= FAR), lambda: F.silu(before + d) - after)
+
+
+def _gelu_tanh(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    square, cube = before * before, GELU_SLOPE * GELU_CUBE
+    argument = (square * GELU_CUBE).add_(1).mul_(before).mul_(GELU_SLOPE)
+    change = (d * cube).add_(3 * cube * before).mul_(d).add_(square.mul_(3 * cube).add_(GELU_SLOPE)).mul_(d)
+    gate, moved = _of_sigmoid(change, argument)
+    return _gated(
+        d, before, gate, moved, ~(change.abs() <= FAR), lambda: F.gelu(before + d, approximate="tanh") - after
+    )
+
+
+def _gelu(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    if d.dtype == torch.float64:  # more digits than the quadrature has
+        return F.gelu(before + d).sub_(after)
+    half, moved = d * 0.5, torch.zeros_like(d)
+    middle = half + before
+    for place, weight in GAUSS:
+        for side in (place, -place):
+            x = torch.add(middle, half, alpha=side)
+            moved.add_(x.mul_(x).mul_(-0.5).exp_(), alpha=weight / math.sqrt(8 * math.pi))
+    moved *= d
+    return _gated(d, before, torch.special.ndtr(before), moved, ~(d.abs() <= 1), lambda: F.gelu(before + d) - after)
+
+
 def _relative_to_likeliest(d: torch.Tensor, likely: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Differences less that of the reference's likeliest class, which changes no softmax; and a mask of those that are
     too large for the formulas.
@@ -233,7 +286,13 @@ def _log_softmax(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor, axi
     return _where_far(far | (total < -0.5), lambda: torch.log_softmax(before + d, axis) - after, difference)
 
 
-FORMULAS: dict[str, Callable[..., torch.Tensor]] = {"aten.exp": _exp, "aten.sigmoid": _sigmoid, "aten.tanh": _tanh}
+FORMULAS: dict[str, Callable[..., torch.Tensor]] = {
+    "aten.exp": _exp,
+    "aten.sigmoid": _sigmoid,
+    "aten.tanh": _tanh,
+    "aten.silu": _silu,
+    "aten.gelu": _gelu,
+}
 
 
 @handles("aten.relu")
@@ -243,14 +302,15 @@ def relu(view: View) -> Rule | str:
     return ReLU(view, view.layout(view.node.args[0]) if view.node.mutated else ROWS)
 
 
-@handles("aten.exp", "aten.sigmoid", "aten.tanh")
+@handles(*FORMULAS)
 def with_formula(view: View) -> Rule | str:
     if view.source(view.node.args[0]).dtype != view.node.dtype:
         return "its argument is of another type"
     if view.node.dtype is not None and view.node.dtype.is_complex:
         return pointwise(view)
     layout = view.layout(view.node.args[0]) if view.node.mutated else ROWS
-    return Formula(view, layout, FORMULAS[view.node.op])
+    by_tanh = view.node.op == "aten.gelu" and view.node.argument(1, "approximate", "none") == "tanh"
+    return Formula(view, layout, _gelu_tanh if by_tanh else FORMULAS[view.node.op])
 
 
 @handles("aten.softmax", "aten._softmax", "aten.log_softmax", "aten._log_softmax")

@@ -125,6 +125,10 @@ class Plan(Flow):
         """The same plan in another precision, before any way has been timed."""
         return replace(self._anew(precision, self.naive), sensing=self.sensing)
 
+    def of_graph(self, graph: Graph) -> Plan:
+        """A plan of another graph in the same way, with the same nodes run naively."""
+        return make_plan(graph, self.precision, self.naive, bool(self.statistics.count))
+
     def _anew(self, precision: str, naive: Mapping[int, str]) -> Plan:
         return make_plan(self.graph, precision, naive, bool(self.statistics.count))
 

@@ -40,11 +40,32 @@ class _Made:
     def __init__(self, graph: Graph) -> None:
         self.old, self.nodes = graph.nodes, list[Node]()
         self.same: dict[int, int] = {}
+        self._known: dict[str, int] = {}
+
+    def known(self, target: Any, args: tuple[Any, ...]) -> int | None:
+        """A node that computes the same: a model may take the mean itself beside a norm that does."""
+        return self._known.get(self._key(target, args))
+
+    def note(self, node: Node) -> None:
+        """Note a node that later ones may repeat."""
+        if not node.kwargs and node.target in (aten.mean.dim, aten.sub.Tensor, aten.mul.Tensor):
+            self._known.setdefault(self._key(node.target, node.args), node.index)
+
+    def _key(self, target: Any, args: tuple[Any, ...]) -> str:
+        if target is aten.mean.dim:
+            rank = len(self.nodes[args[0].index].shape or ())
+            args = (args[0], sorted(a % rank for a in args[1]), *args[2:])
+        return f"{target} {args}"
 
     def copy(self, node: Node) -> None:
         args, kwargs = (map_refs(a, lambda ref: Ref(self.same[ref.index])) for a in (node.args, node.kwargs))
+        repeated = self.known(node.target, args) if node.kind == "call" and not kwargs else None
+        if repeated is not None:
+            self.same[node.index] = repeated
+            return
         self.same[node.index] = len(self.nodes)
         self.nodes.append(dataclasses.replace(node, index=len(self.nodes), args=args, kwargs=kwargs))
+        self.note(self.nodes[-1])
 
     def take_apart(self, node: Node) -> None:
         taken = _Apart(self, node)
@@ -64,10 +85,14 @@ class _Apart:
         self.shape = made.nodes[self.x.index].shape or ()
 
     def call(self, target: Any, shape: tuple[int | None, ...], *args: Any) -> Ref:
+        known = self.made.known(target, args)
+        if known is not None:
+            return Ref(known)
         nodes, node = self.made.nodes, self.node
         name = f"aten.{target._schema.name.split('::')[1]}"
         new = Node(len(nodes), "call", name, target, args, layer=node.layer, shape=shape, dtype=node.dtype)
         nodes.append(dataclasses.replace(new, mutated=node.mutated, batched=node.batched))
+        self.made.note(nodes[-1])
         return Ref(new.index)
 
     def mean(self, x: Ref, axes: list[int]) -> Ref:

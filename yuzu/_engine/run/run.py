@@ -76,6 +76,11 @@ class Run(Context):
         self.at: Node | None = None
         self.doubtful: torch.Tensor | None = None
 
+    @property
+    def kept(self) -> Derived:
+        """What is made from weights."""
+        return self._derived
+
     def of_plan(self, plan: Plan) -> Run:
         """The same run, reference included, with another plan of the same graph."""
         other = Run(plan, self.weights, self._derived, self.device)
@@ -385,6 +390,11 @@ class Run(Context):
         if not self.follows_statistics(index):
             return None
         return on_windows(self._moved_before(index), self._series.first[index], window, self)
+
+    def prepare(self) -> None:
+        """Make what all chunks share, and the first of them would make: the series of the reference."""
+        if self.plan.statistics.count:
+            _ = self._series
 
     def with_series(self, index: int, remainder: torch.Tensor) -> torch.Tensor:
         return remainder if self._apart else self._summed(index, remainder)

@@ -21,7 +21,7 @@ from torch.func import vmap
 
 from yuzu._engine import ops
 from yuzu._engine.context import Context
-from yuzu._engine.graph import Node, map_refs
+from yuzu._engine.graph import Node, Ref, map_refs
 from yuzu._engine.handlers.contract import Rule
 from yuzu._engine.handlers.statistics import derivative, jvp
 from yuzu._engine.layout import on_device, rewindow
@@ -83,6 +83,27 @@ def read_whole(plan: Any) -> set[int]:
         if plan.readers[node.index] and (rule is None or not (rule.linear or rule.after_statistics)):
             found.update(i for i in plan.reads[node.index] if plan.statistics.after(i))
     return found
+
+
+def series_numbers(plan: Any) -> int:
+    """The numbers of a sequence's series at most, and of what is made on the way."""
+    if not plan.statistics.count:
+        return 0
+    found, largest, whole = 0, 0, read_whole(plan)
+    for node in plan.graph.nodes:
+        rule = plan.rules[node.index]
+        if rule is None or not plan.readers[node.index]:
+            continue
+        size = int(np.prod([s for s in (node.shape or ())[1:] if s is not None]))
+        terms = len(columns_of(plan, node.index))
+        if plan.statistics.after(node.index):
+            largest = max(largest, terms * size)
+            readers = (plan.rules[r] for r in plan.consumers[node.index])
+            again = any(r is not None and not r.linear for r in readers)
+            found += terms * size * again
+        if node.index in whole or (terms and not plan.statistics.after(node.index)):
+            found += (terms + terms * (terms + 1) // 2) * size
+    return found + 4 * largest
 
 
 def make_series(run: Context) -> Series:
@@ -271,7 +292,18 @@ class _Making:
 
     def _along(self, node: Node, tangents: dict[int, torch.Tensor]) -> torch.Tensor:
         """The derivative of an operation along tangents ``(T, B, ...)`` of what it reads."""
-        sources = list(tangents)
+        sources, place = list(tangents), ops.of(node.op).bias
+        bias = None if place is None else node.argument(place, "bias")
+        if place is not None and len(sources) == 1:  # a product with weights, of all tangents as rows
+            rows = tangents[sources[0]].flatten(0, 1)
+
+            def value(i: int) -> Any:
+                given = self.run.value(i)
+                no_bias = isinstance(bias, Ref) and i == bias.index
+                return rows if i == sources[0] else torch.zeros_like(given) if no_bias else given
+
+            result = self.rule(node).reference(value, self.run.device)
+            return result.unflatten(0, tangents[sources[0]].shape[:2])
         function, values = self._function(node, sources), tuple(self.run.value(s) for s in sources)
 
         def along(*some: torch.Tensor) -> torch.Tensor:

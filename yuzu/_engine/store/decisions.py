@@ -91,6 +91,9 @@ class Decisions:
         Mutants in one forward pass where the whole model runs naively.
     layers: tuple of Layer
     probing: Probing or None
+    statistics: tuple of int or None
+        The nodes of the captured graph whose norms are taken apart, if windows are carried past statistics; all other
+        numbers of nodes are those of the graph that this leaves. None if they are not.
     """
 
     fingerprint: str
@@ -104,3 +107,4 @@ class Decisions:
     naive_batch: int = NAIVE_BATCH
     layers: tuple[Layer, ...] = ()
     probing: Probing | None = None
+    statistics: tuple[int, ...] | None = None

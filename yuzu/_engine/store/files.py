@@ -20,7 +20,7 @@ from yuzu._engine.store.decisions import Decisions, Layer, Probing
 from yuzu.errors import PrecomputationError
 
 FORMAT_NAME = "yuzu precomputation"
-FORMAT_VERSION = 6  # decisions count the graph's nodes: another rewriting of graphs is another version
+FORMAT_VERSION = 7  # decisions count the graph's nodes: another rewriting of graphs is another version
 
 
 def write(path: Path, settings: Settings, decisions: Decisions, arrays: dict[str, torch.Tensor]) -> None:
@@ -158,6 +158,7 @@ def _decisions(d: Any) -> Decisions:
         "naive_batch": lambda v: _is(v, int, 1),
         "layers": lambda v: isinstance(v, list) and all(map(_is_layer, v)),
         "probing": lambda v: v is None or isinstance(v, dict),
+        "statistics": lambda v: v is None or (isinstance(v, list) and all(_is(i, int, 0) for i in v)),
     }
     _check_fields("decisions", d, good)
     return Decisions(
@@ -168,6 +169,7 @@ def _decisions(d: Any) -> Decisions:
             "ways": _by_number(d["ways"]),
             "layers": tuple(Layer(**layer) for layer in d["layers"]),
             "probing": None if d["probing"] is None else _probing(d["probing"]),
+            "statistics": None if d["statistics"] is None else tuple(d["statistics"]),
         }
     )
 

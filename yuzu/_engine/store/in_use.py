@@ -95,19 +95,22 @@ class InUse:
         return self._naive_plans.made(tuple(nodes), lambda: plan.without(dict.fromkeys(nodes, reason)))
 
     def captured(self, args: tuple[torch.Tensor, ...]) -> Plan:
-        """The plan; made now for a model that runs naively because that is faster.
+        """The plan of the graph as it was captured; made now for a model that runs naively because that is faster, and
+        where the plan in use carries windows past statistics.
 
         Raises
         ------
         CaptureError
             For a model that cannot be captured.
         """
-        if self.plan is not None:
+        apart = self.plan is not None and self.plan.statistics.count
+        if self.plan is not None and not apart:
             return self.plan
         if self._captured is None:
             s, model = self.settings, self.model
             graph = capture(model, (s.n_choices, s.seq_len), tuple(a[:1] for a in args), model_dtype(model))
-            self._captured = make_plan(graph, self.decisions.precision, dict(self.decisions.naive))
+            naive = {} if apart else dict(self.decisions.naive)  # which counts the nodes of another graph
+            self._captured = make_plan(graph, self.decisions.precision, naive)
         return self._captured
 
     def for_outputs(self, target: Any) -> InUse | None:
@@ -131,7 +134,7 @@ class InUse:
         graph = select_outputs(self.plan.graph, chosen) if 0 < len(chosen) < size else None
         if graph is None:
             return None
-        plan = make_plan(graph, self.plan.precision, self.plan.naive).with_ways_of(self.plan)
+        plan = self.plan.of_graph(graph).with_ways_of(self.plan)
         return self.with_plan(replace(plan, remembered=self.plan.remembered))
 
     def with_plan(self, plan: Plan) -> InUse:

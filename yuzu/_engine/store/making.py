@@ -93,7 +93,11 @@ def _planned(subject: Subject, wanted: Wanted, loops: list[str], stage: Stage) -
         stage("tracing the model")
         graph = _captured(subject, loops)
         plan = _checked_plan(subject, graph, wanted)
-        tuned = tune(subject, plan, wanted.verify, stage)
+
+        def naive_of(some: Graph) -> dict[int, str]:
+            return terminal_nodes(model, some, wanted.terminal_layers)
+
+        tuned = tune(subject, plan, wanted.verify, stage, naive_of if subject.settings.conv == "auto" else None)
     except RunsNaively as naively:
         fingerprint = structure_fingerprint(model) if graph is None else graph.fingerprint()
         branches = Branches() if graph is None else graph.branches
@@ -148,6 +152,7 @@ def _recorded(model: torch.nn.Module, graph: Captured, tuned: Tuned) -> _Found:
         ways=tuned.ways,
         sites=tuned.sites,
         layers=tuple(Layer._make([*row[:-1], int(row[-1])]) for row in tuned.rows),
+        statistics=tuned.norms,
     )
     return _Found(decisions, plan, tuned.derived, graph.branches)
 

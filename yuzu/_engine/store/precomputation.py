@@ -20,6 +20,7 @@ from yuzu._engine.kept import Kept
 from yuzu._engine.plan.plan import Plan, make_plan
 from yuzu._engine.request import Args
 from yuzu._engine.rewrite.all import capture
+from yuzu._engine.rewrite.norms_apart import norms_apart
 from yuzu._engine.settings import Settings
 from yuzu._engine.store import files as precomputation_files
 from yuzu._engine.store import summary
@@ -246,11 +247,13 @@ class Precomputation:
         else:
             fingerprint = graph.fingerprint() if graph is not None else structure_fingerprint(model)
             self._refuse(fingerprint != d.fingerprint, other, remedy)
+        if graph is not None and d.statistics is not None:
+            graph, _ = norms_apart(graph, d.statistics)
         check_nodes(graph, s, d, self.arrays)
         plan = None
         if graph is not None and d.naive_model is None:
             sensing = None if d.probing is None else Sensing(d.probing.alpha, s.random_state, self.arrays)
-            plan = dataclasses.replace(make_plan(graph, d.precision, d.naive), sensing=sensing)
+            plan = dataclasses.replace(make_plan(graph, d.precision, d.naive, d.statistics is not None), sensing=sensing)
             _warn_of_missing_handlers(plan, d.layers)
             plan = with_saved_ways(plan, d.ways)
         used = InUse(model, plan, s, d, device, branches=branches if graph is not None else None)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from yuzu._engine.kernels.precision import products
 from yuzu._engine.kernels.triton import KERNEL_WAYS
-from yuzu._engine.plan.plan import Plan, make_plan
+from yuzu._engine.plan.plan import Plan
 from yuzu._engine.run.run import Run
 from yuzu._engine.tune.subject import RunsNaively, Subject, warn_naive_model
 from yuzu._engine.tune.verify import Verdict, compare, error_of_products
@@ -227,4 +227,4 @@ def verified(subject: Subject, plan: Plan) -> tuple[Plan, Verdict]:
             reason = ": ".join(filter(None, (DISAGREES, why)))
             warn_naive_model(subject.model, reason)
             raise RunsNaively(reason, disagrees=True)
-        plan = make_plan(plan.graph, plan.precision, {**plan.naive, bad: why})
+        plan = plan.without({bad: why})

@@ -17,6 +17,7 @@ from yuzu._engine.graph import Graph, Node, Ref
 from yuzu._engine.handlers.facts import Sizes
 from yuzu._engine.plan.plan import Plan
 from yuzu._engine.plan.widening import may_widen
+from yuzu._engine.run.series import series_numbers
 
 # bytes of a first chunk's largest change; the search for the chunk's size begins at twice as many
 CACHE_TARGET = {"cpu": 11 << 20, "cuda": 2 << 30}
@@ -88,6 +89,7 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
         largest = max(largest, size)
         if plan.readers[node.index] > 1:
             standing += 2 * size if node.index in widened else size
+    tables += series_numbers(plan)
     block = largest * edits * itemsize
     site = blocks * block + standing * edits * itemsize
     return Memory(site, (3 * reference + tables) * itemsize, weights * itemsize, block)
@@ -154,3 +156,9 @@ def most_sites(memory: Memory, limit: int, device: torch.device) -> int:
     """
     sites = (limit - memory.sequence - memory.weights) // max(memory.site, 1)
     return max(min(sites, LARGEST_BLOCK.get(device.type, limit) // max(memory.block, 1)), 1)
+
+
+def first_sites(memory: Memory, limit: int, device: torch.device) -> int:
+    """The number of sites of a first chunk: as many as fill the cache."""
+    target = CACHE_TARGET.get(device.type, CACHE_TARGET["cpu"])
+    return max(min(target // max(memory.block, 1), most_sites(memory, limit, device)), 1)

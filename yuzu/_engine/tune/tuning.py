@@ -5,24 +5,26 @@ model itself is faster.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from yuzu._engine.derived import Derived
 from yuzu._engine.freed_memory import keep_freed_memory
-from yuzu._engine.graph import Weights
+from yuzu._engine.graph import Graph, Weights
 from yuzu._engine.kernels.precision import products
 from yuzu._engine.plan import table
 from yuzu._engine.plan.plan import Plan
 from yuzu._engine.run.run import Run
 from yuzu._engine.tune import chunks
 from yuzu._engine.tune.ladder import Attempt, Trial, descend, verified
-from yuzu._engine.tune.memory import CACHE_TARGET, Memory, most_sites
+from yuzu._engine.tune.memory import Memory, first_sites, most_sites
+from yuzu._engine.tune.statistics import with_statistics
 from yuzu._engine.tune.subject import RunsNaively, Subject
 from yuzu._engine.tune.ways import choose_ways, make_fit
 from yuzu._engine.ways.compressed_sensing import Sensing
 from yuzu.errors import warn_user
 
+NaiveOf = Callable[[Graph], Mapping[int, str]]
 PLAINLY = 0.6  # part of the seconds of differences below which naive ISM is faster without another trial
 
 
@@ -41,6 +43,8 @@ class Tuned:
         The rows of a summary.
     derived: Derived
         Weights that were laid out during trials, for the first call.
+    norms: tuple of int or None
+        The nodes of the captured graph whose norms are taken apart, if the plan carries windows past statistics.
     """
 
     plan: Plan
@@ -48,6 +52,7 @@ class Tuned:
     sites: int
     rows: list[list[str]]
     derived: Derived
+    norms: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +66,12 @@ class _Sizes:
     naively: float
 
 
-def tune(subject: Subject, plan: Plan, verify: bool, stage: Callable[[str], None]) -> Tuned:
-    """Tune a plan. To ``verify`` it, compare it with naive ISM first, and once more as it will run.
+def tune(
+    subject: Subject, plan: Plan, verify: bool, stage: Callable[[str], None], naive_of: NaiveOf | None = None
+) -> Tuned:
+    """Tune a plan. To ``verify`` it, compare it with naive ISM first, and once more as it will run. If that is right
+    and faster, another plan carries windows past statistics; ``naive_of`` finds the nodes of its graph that must run
+    naively.
 
     Raises
     ------
@@ -72,23 +81,26 @@ def tune(subject: Subject, plan: Plan, verify: bool, stage: Callable[[str], None
         If the user allows too little memory.
     """
     s, device = subject.settings, subject.device
-    verdict = None
+    verdict, past = None, None
     if verify:
         stage("comparing with naive ISM")
         plan, verdict = verified(subject, plan)
     keep_freed_memory()
+    if verdict is not None and naive_of is not None:
+        past = with_statistics(subject, plan, verdict, naive_of)
+        plan = plan if past is None else past.run.plan
     if s.conv == "gaussian":
         plan = plan.with_sensing(Sensing(s.alpha or 1.0, s.random_state))
-    derived = Derived()
-    run = Run(plan, Weights(subject.model, device), derived, device)
+    run = Run(plan, Weights(subject.model, device), Derived(), device) if past is None else past.run
+    reference = None if past is None else run.reference
     begin = time.perf_counter()
     run.set_reference(*subject.on_device())
     forward = time.perf_counter() - begin
+    run.reference = reference or run.reference
     memory = subject.memory(plan)
     subject.refuse_too_little(memory.least)
-    most = most_sites(memory, s.max_memory, device)
-    target = CACHE_TARGET.get(device.type, CACHE_TARGET["cpu"])
-    sizes = _Sizes(max(min(target // max(memory.block, 1), most), 1), most, forward * subject.edits)
+    first, most = first_sites(memory, s.max_memory, device), most_sites(memory, s.max_memory, device)
+    sizes = _Sizes(first, most, forward * subject.edits)
 
     stage("trying ways to run each layer")
     begin = time.perf_counter()
@@ -102,8 +114,9 @@ def tune(subject: Subject, plan: Plan, verify: bool, stage: Callable[[str], None
     spent = time.perf_counter() - begin
     stage("trying how many mutants to run at once")
     with products(run.plan.precision, device):
-        count, seconds = _sites(subject, sizes, run, spent)
-        return Tuned(run.plan, run.plan.ways(), count, table.rows(run.plan, subject.edits, seconds), derived)
+        count, seconds = _sites(subject, sizes, run, spent, 0.0 if past is None else past.seconds / s.seq_len)
+        rows = table.rows(run.plan, subject.edits, seconds)
+        return Tuned(run.plan, run.plan.ways(), count, rows, run.kept, None if past is None else past.norms)
 
 
 def _choose_ways(subject: Subject, sizes: _Sizes, run: Run) -> Run:
@@ -120,9 +133,11 @@ def _choose_ways(subject: Subject, sizes: _Sizes, run: Run) -> Run:
     return run.of_plan(run.plan.with_ways(ways))
 
 
-def _sites(subject: Subject, sizes: _Sizes, run: Run, spent: float) -> tuple[int, list[float]]:
+def _sites(
+    subject: Subject, sizes: _Sizes, run: Run, spent: float, of_series: float
+) -> tuple[int, list[float]]:
     """Find the number of sites that costs least. Returns it, and the seconds of each node then; ``spent`` are the
-    seconds that trials of ways took.
+    seconds that trials of ways took, and ``of_series`` those that a site's share of the series of a sequence takes.
     """
     s = subject.settings
     memory = subject.memory(run.plan)
@@ -130,6 +145,7 @@ def _sites(subject: Subject, sizes: _Sizes, run: Run, spent: float) -> tuple[int
     # often more sites than in trials of ways, since threads share products of many rows
     start = min(2 * sizes.first, most)
     count, seconds, cost = chunks.choose_chunk(run, subject.examples, start, most, spent, sizes.naively)
+    cost += of_series
     if s.conv == "auto" and cost * s.seq_len > chunks.WORTH_COMPARING:
         _compare_with_model(subject, run, memory, count, cost)
     return count, seconds

@@ -206,20 +206,54 @@ def error_of_products(run: Run, X: torch.Tensor, verdict: Verdict) -> float:
     """The relative L2 error of the differences of all outputs together for `few_sites`, in the run's own precision and
     by its own ways; 0 if nothing changes.
     """
+    pairs = [_wrong_and_whole(found, t) for found, t in _found_and_truth(run, X, verdict)]
+    error, size = (float(torch.linalg.vector_norm(torch.stack(norms))) for norms in zip(*pairs, strict=True))
+    return error / size if size else 0.0
+
+
+def errors_of_outputs(run: Run, X: torch.Tensor, verdict: Verdict) -> list[float]:
+    """The relative L2 error of the differences of each output by itself; 0 for one that does not change."""
+    return [_error(found, truth) for found, truth in _found_and_truth(run, X, verdict)]
+
+
+def naive_errors(
+    model_copy: torch.nn.Module, X: torch.Tensor, args: Sequence[torch.Tensor], verdict: Verdict
+) -> list[float]:
+    """The same for naive ISM with an evaluation copy of the model, in its own dtype."""
+    mutants = mutants_of(X, few_sites(X, verdict.places))
+    rows = [a.expand(len(mutants), *a.shape[1:]) for a in args]
+    values = _leaves_by_rows(model_copy, mutants, rows, 2)
+    references = _leaves_by_rows(model_copy, X, list(args), 1)
+    pairs = zip(values, references, verdict.differences, strict=True)
+    return [_error(_difference(value, reference), truth) for value, reference, truth in pairs]
+
+
+def _found_and_truth(run: Run, X: torch.Tensor, verdict: Verdict) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The differences of every output for `few_sites`, by a run and in truth."""
     run = _carrying_values(run)
-    sites = few_sites(X, verdict.places)
-    wrong, whole = [], []
-    for (o, change), truth in zip(_tensors(run.plan, run.chunk(sites)), verdict.differences, strict=True):
+    pairs = []
+    for (o, change), truth in zip(
+        _tensors(run.plan, run.chunk(few_sites(X, verdict.places))), verdict.differences, strict=True
+    ):
         if change is None:
             found = torch.zeros_like(truth)
         elif change.mutant:
             found = _difference(run.whole_value(o), run.value(o))
         else:
             found = run.whole(o, change).flatten(0, 1).double()
-        known = torch.isfinite(truth)
-        wrong.append(torch.linalg.vector_norm(torch.where(known, found - truth, 0).nan_to_num(nan=torch.inf)))
-        whole.append(torch.linalg.vector_norm(torch.where(known, truth, 0)))
-    error, size = (float(torch.linalg.vector_norm(torch.stack(norms))) for norms in (wrong, whole))
+        pairs.append((found, truth))
+    return pairs
+
+
+def _wrong_and_whole(found: torch.Tensor, truth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The norms of the error and of the truth, where that is finite."""
+    known = torch.isfinite(truth)
+    wrong = torch.where(known, found - truth, 0).nan_to_num(nan=torch.inf)
+    return torch.linalg.vector_norm(wrong), torch.linalg.vector_norm(torch.where(known, truth, 0))
+
+
+def _error(found: torch.Tensor, truth: torch.Tensor) -> float:
+    error, size = (float(norm) for norm in _wrong_and_whole(found, truth))
     return error / size if size else 0.0
 
 
