@@ -193,9 +193,7 @@ def operation_of(
     return function
 
 
-def _series_of_rows(
-    run: Context, rule: Rule, first: dict[int, torch.Tensor], window: Window
-) -> torch.Tensor:
+def _series_of_rows(run: Context, rule: Rule, first: dict[int, torch.Tensor], window: Window) -> torch.Tensor:
     """The same for an operation along other axes than the positions, by differentiating it on the windows."""
     ((source, before),) = first.items()
     layout, node = rule.source_layouts[rule.sources.index(source)], rule.node
@@ -211,8 +209,8 @@ def _series_of_rows(
         return jvp(function, (x,), (tangent,))
 
     with torch.enable_grad():
-        linear, square = torch.func.jvp(slope, (reference,), (tangent,))
-    return rule.layout.position_first(linear.add_(square, alpha=0.5)).unflatten(0, grid)
+        found: Any = torch.func.jvp(slope, (reference,), (tangent,))
+    return rule.layout.position_first(found[0] + 0.5 * found[1]).unflatten(0, grid)
 
 
 def smooth_rule(view: View, rule: Rule) -> Rule | None:

@@ -67,6 +67,8 @@ class Plan(Flow):
         The matrices of the Gaussian way of running a convolution.
     statistics: Statistics
         The statistics past which windows are carried; none unless the plan was made for them.
+    plain: Graph or None
+        The graph with all norms whole, if some are taken apart for statistics.
     may_fade: bool
         A node multiplies with weights, and its terms may all nearly vanish where that shows: see `find_fading`.
     one_by_one: bool
@@ -89,6 +91,7 @@ class Plan(Flow):
     kernels: bool = True
     sensing: Sensing | None = None
     statistics: Statistics = field(default_factory=Statistics)
+    plain: Graph | None = None
     kernels_failed: threading.Event = field(default_factory=threading.Event)
     may_fade: bool = False
     one_by_one: bool = False
@@ -107,7 +110,12 @@ class Plan(Flow):
     def without(self, nodes: Mapping[int, str]) -> Plan:
         """The same plan with more nodes run naively, for the reasons given."""
         other = self._anew(self.precision, {**self.naive, **nodes})
-        return replace(other.with_ways_of(self), sensing=self.sensing, remembered=self.remembered)
+        other = replace(other, sensing=self.sensing, remembered=self.remembered, plain=self.plain)
+        return other.with_ways_of(self)
+
+    def without_statistics(self) -> Plan:
+        """The same plan, or one that ends windows at the first statistic."""
+        return self if self.plain is None else make_plan(self.plain, self.precision)
 
     def without_kernels(self) -> Plan:
         """The same plan without Yuzu's own kernels."""
@@ -130,7 +138,7 @@ class Plan(Flow):
         return make_plan(graph, self.precision, self.naive, bool(self.statistics.count))
 
     def _anew(self, precision: str, naive: Mapping[int, str]) -> Plan:
-        return make_plan(self.graph, precision, naive, bool(self.statistics.count))
+        return replace(make_plan(self.graph, precision, naive, bool(self.statistics.count)), plain=self.plain)
 
     def with_ways(self, ways: Mapping[int, str]) -> Plan:
         """The same plan with other ways for some nodes."""
@@ -267,7 +275,7 @@ def make_plan_with_statistics(
     plan = plan_of(apart)
     length = next(layout.length for n, layout in zip(apart.nodes, plan.layouts, strict=True) if n.kind == "sequence")
     most = min(MOST_NUMBERS, length // POSITIONS_OF_A_NUMBER)
-    return (plan, norms) if 0 < plan.statistics.count <= most else None
+    return (replace(plan, plain=graph), norms) if 0 < plan.statistics.count <= most else None
 
 
 def _find_rules(

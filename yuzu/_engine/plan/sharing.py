@@ -54,7 +54,14 @@ def find_sharing(
         sources += [s for read in (i, *sources) for s in statistics.get(read, ())]
         rule = flow.rules[i]
         chosen = choices[i]
-        reads = i in statistics or any(s in statistics for s in flow.reads[i]) or rule is None or rule.reads_reference or chosen.exact_zeros or chosen.watched
+        reads = (
+            i in statistics
+            or any(s in statistics for s in flow.reads[i])
+            or rule is None
+            or rule.reads_reference
+            or chosen.exact_zeros
+            or chosen.watched
+        )
         if any(s in changes for s in sources) or (joined and reads):
             changes.add(i)
             border.update(sources)

@@ -128,7 +128,11 @@ def with_norms_apart(
 def _kind(node: Node) -> tuple[object, ...]:
     """Norms of one kind are taken apart together."""
     over = node.args[1] if len(node.args) > 1 else None
-    return node.op, len(node.shape or ()), len(over) if isinstance(over, list | tuple) else over if node.op == "aten.group_norm" else None
+    return (
+        node.op,
+        len(node.shape or ()),
+        len(over) if isinstance(over, list | tuple) else over if node.op == "aten.group_norm" else None,
+    )
 
 
 __all__ = ["Found", "Statistics", "with_norms_apart"]

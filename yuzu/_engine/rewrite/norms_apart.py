@@ -121,10 +121,12 @@ class _Apart:
             if isinstance(old, Ref):
                 operand = Ref(self.made.same[old.index])
                 if view is not None:
-                    node = self.made.nodes[operand.index]
+                    weight_node = self.made.nodes[operand.index]
                     operand = self.call(aten.reshape.default, tuple(view), operand, view)
-                    fixed = {"mutated": False, "batched": node.batched, "dtype": node.dtype}
-                    self.made.nodes[-1] = dataclasses.replace(self.made.nodes[-1], **fixed)
+                    if operand.index == len(self.made.nodes) - 1:
+                        self.made.nodes[-1] = dataclasses.replace(
+                            self.made.nodes[-1], mutated=False, batched=weight_node.batched, dtype=weight_node.dtype
+                        )
                 x = self.call(target, self.shape, x, operand)
         return x
 

@@ -25,7 +25,15 @@ from yuzu._engine.plan.conditioning import adds_constants, constants_of, find_fa
 from yuzu._engine.plan.plan import Plan
 from yuzu._engine.plan.widening import Widened, may_widen
 from yuzu._engine.reference import Reference, WidenedValues
-from yuzu._engine.run.series import MOST_SECOND_ORDER, Series, by_sequence, make_series, on_windows, squares, terms_before
+from yuzu._engine.run.series import (
+    MOST_SECOND_ORDER,
+    Series,
+    by_sequence,
+    make_series,
+    on_windows,
+    squares,
+    terms_before,
+)
 from yuzu._engine.window import Window
 from yuzu.errors import warn_user
 

@@ -113,7 +113,9 @@ def make_series(run: Context) -> Series:
     made.second_order()
     series = made.series
     for index, (first, second) in series.rows.items():
-        norms = [torch.zeros(()) if t is None else torch.linalg.vector_norm(t.flatten(2), dim=2) for t in (first, second)]
+        norms = [
+            torch.zeros(()) if t is None else torch.linalg.vector_norm(t.flatten(2), dim=2) for t in (first, second)
+        ]
         series.sizes[index] = norms[0], norms[1]
     return series
 
@@ -240,9 +242,7 @@ class _Making:
         def up_to_j(source: int) -> list[int]:
             return [c for c in self._columns_of(source) if c <= j]
 
-        second = {
-            s: self._spread(found[s], up_to_j(s), columns) for s in self.rule(node).sources if s in found
-        }
+        second = {s: self._spread(found[s], up_to_j(s), columns) for s in self.rule(node).sources if s in found}
         if self.rule(node).linear:
             return self._along(node, second) if second else None
         # those of first order by numbers up to j, and by j
@@ -269,7 +269,11 @@ class _Making:
         return result
 
     def _curved(
-        self, node: Node, firsts: dict[int, torch.Tensor], by_j: dict[int, torch.Tensor], second: dict[int, torch.Tensor]
+        self,
+        node: Node,
+        firsts: dict[int, torch.Tensor],
+        by_j: dict[int, torch.Tensor],
+        second: dict[int, torch.Tensor],
     ) -> torch.Tensor | None:
         """The same for an operation along other axes, of one source."""
         (source,) = self.rule(node).sources
@@ -373,8 +377,8 @@ def _sites_of_sequences(run: Context) -> list[tuple[int, torch.Tensor]]:
 def on_windows(terms: torch.Tensor, coefficients: torch.Tensor, window: Window, run: Context) -> torch.Tensor:
     """``(S, A, T)`` times the ``(B, T, L, ...)`` of each site's sequence, on its window: ``(S, A, w, ...)``.
 
-    Neighbouring sites have neighbouring windows. One product gives all terms on the positions of several sites' windows,
-    of which each site takes its own.
+    Neighbouring sites have neighbouring windows. One product gives all terms on the positions of several sites'
+    windows, of which each site takes its own.
     """
     sequence = run.sites.sequence
     of_position = coefficients.shape[3:]

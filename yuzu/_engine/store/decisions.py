@@ -66,6 +66,26 @@ class Probing:
 
 
 @dataclass(frozen=True)
+class PastStatistics:
+    """Windows are carried past statistics.
+
+    Attributes
+    ----------
+    norms: tuple of int
+        The nodes of the captured graph whose norms are taken apart. All other numbers of nodes are those of the graph
+        that this leaves.
+    numbers: int
+        The statistics of a sequence, counted as numbers.
+    least_positions: int
+        For fewer positions of a sequence the derivatives by these numbers take longer than they save.
+    """
+
+    norms: tuple[int, ...]
+    numbers: int
+    least_positions: int
+
+
+@dataclass(frozen=True)
 class Decisions:
     """The decisions of `precompute`. Nodes of the model's graph are given by their numbers.
 
@@ -91,9 +111,8 @@ class Decisions:
         Mutants in one forward pass where the whole model runs naively.
     layers: tuple of Layer
     probing: Probing or None
-    statistics: tuple of int or None
-        The nodes of the captured graph whose norms are taken apart, if windows are carried past statistics; all other
-        numbers of nodes are those of the graph that this leaves. None if they are not.
+    statistics: PastStatistics or None
+        None if windows are not carried past statistics.
     """
 
     fingerprint: str
@@ -107,4 +126,4 @@ class Decisions:
     naive_batch: int = NAIVE_BATCH
     layers: tuple[Layer, ...] = ()
     probing: Probing | None = None
-    statistics: tuple[int, ...] | None = None
+    statistics: PastStatistics | None = None

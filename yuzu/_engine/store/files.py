@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from yuzu._engine.checks import FLOATS
 from yuzu._engine.files import written_whole
 from yuzu._engine.settings import CONV, PRECISIONS, Settings
-from yuzu._engine.store.decisions import Decisions, Layer, Probing
+from yuzu._engine.store.decisions import Decisions, Layer, PastStatistics, Probing
 from yuzu.errors import PrecomputationError
 
 FORMAT_NAME = "yuzu precomputation"
@@ -139,6 +139,8 @@ def _stored(decisions: Decisions) -> dict[str, Any]:
     stored = {field.name: getattr(decisions, field.name) for field in dataclasses.fields(decisions)}
     stored |= {"naive": dict(decisions.naive), "ways": dict(decisions.ways)}
     stored["layers"] = [layer._asdict() for layer in decisions.layers]
+    if decisions.statistics is not None:
+        stored["statistics"] = vars(decisions.statistics)
     if decisions.probing is not None:
         stored["probing"] = {**vars(decisions.probing), "probes": dict(decisions.probing.probes)}
     return stored
@@ -158,7 +160,7 @@ def _decisions(d: Any) -> Decisions:
         "naive_batch": lambda v: _is(v, int, 1),
         "layers": lambda v: isinstance(v, list) and all(map(_is_layer, v)),
         "probing": lambda v: v is None or isinstance(v, dict),
-        "statistics": lambda v: v is None or (isinstance(v, list) and all(_is(i, int, 0) for i in v)),
+        "statistics": lambda v: v is None or isinstance(v, dict),
     }
     _check_fields("decisions", d, good)
     return Decisions(
@@ -169,7 +171,7 @@ def _decisions(d: Any) -> Decisions:
             "ways": _by_number(d["ways"]),
             "layers": tuple(Layer(**layer) for layer in d["layers"]),
             "probing": None if d["probing"] is None else _probing(d["probing"]),
-            "statistics": None if d["statistics"] is None else tuple(d["statistics"]),
+            "statistics": None if d["statistics"] is None else _past_statistics(d["statistics"]),
         }
     )
 
@@ -183,6 +185,16 @@ def _probing(p: dict[str, Any]) -> Probing:
     }
     _check_fields("decisions['probing']", p, good)
     return Probing(**{**p, "probes": _by_number(p["probes"])})
+
+
+def _past_statistics(p: dict[str, Any]) -> PastStatistics:
+    good = {
+        "norms": lambda v: isinstance(v, list) and all(_is(i, int, 0) for i in v),
+        "numbers": lambda v: _is(v, int, 1),
+        "least_positions": lambda v: _is(v, int, 1),
+    }
+    _check_fields("decisions['statistics']", p, good)
+    return PastStatistics(**{**p, "norms": tuple(p["norms"])})
 
 
 def _numbered(values: Callable[[Any], bool]) -> Callable[[Any], bool]:

@@ -88,6 +88,13 @@ class InUse:
         """
         return self.branches.hold(self.model, args, self.device)
 
+    def naive_plan(self, reason: str) -> Plan:
+        """The plan with all operations run naively, and norms whole."""
+        assert self.plan is not None
+        plan = self.plan.without_statistics()
+        nodes = tuple(n.index for n in plan.graph.nodes if n.kind == "call" and n.mutated)
+        return self._naive_plans.made((-1, *nodes), lambda: plan.without(dict.fromkeys(nodes, reason)))
+
     def plan_without(self, nodes: Sequence[int], reason: str) -> Plan:
         """The plan with some nodes run naively, kept for the last choices of nodes."""
         plan = self.plan
@@ -95,22 +102,20 @@ class InUse:
         return self._naive_plans.made(tuple(nodes), lambda: plan.without(dict.fromkeys(nodes, reason)))
 
     def captured(self, args: tuple[torch.Tensor, ...]) -> Plan:
-        """The plan of the graph as it was captured; made now for a model that runs naively because that is faster, and
-        where the plan in use carries windows past statistics.
+        """The plan without statistics; made now for a model that runs naively because that is faster.
 
         Raises
         ------
         CaptureError
             For a model that cannot be captured.
         """
-        apart = self.plan is not None and self.plan.statistics.count
-        if self.plan is not None and not apart:
-            return self.plan
         if self._captured is None:
+            if self.plan is not None:
+                self._captured = self.plan.without_statistics()
+                return self._captured
             s, model = self.settings, self.model
             graph = capture(model, (s.n_choices, s.seq_len), tuple(a[:1] for a in args), model_dtype(model))
-            naive = {} if apart else dict(self.decisions.naive)  # which counts the nodes of another graph
-            self._captured = make_plan(graph, self.decisions.precision, naive)
+            self._captured = make_plan(graph, self.decisions.precision, dict(self.decisions.naive))
         return self._captured
 
     def for_outputs(self, target: Any) -> InUse | None:
@@ -146,12 +151,14 @@ class InUse:
 
     def fitting(self, mutations: Mutations) -> InUse:
         """The same, or with a plan that runs some layers in ways that need less memory, where edits are so wide that
-        the chosen ones, which are for substitutions, do not fit into the memory that the user allows.
+        the chosen ones, which are for substitutions, do not fit into the memory that the user allows. Where too few
+        positions are mutated for what it takes to carry windows past statistics, they end at the first.
         """
-        plan = self.plan
+        plan, kind, past = self.plan, self._kind(mutations), self.decisions.statistics
+        if past is not None and plan is not None and len(mutations.positions) < past.least_positions:
+            return self._fitting.made((0, 0), lambda: self.with_plan(plan.without_statistics()))
         if plan is None or not self._too_little(self.memory(mutations)):
             return self
-        kind = self._kind(mutations)
 
         def memory(other: Plan) -> Memory:
             return self.with_plan(other)._memory_of(kind)

@@ -24,7 +24,7 @@ from yuzu._engine.rewrite.all import capture
 from yuzu._engine.run.naive import MIXES_ROWS, mixes_rows, try_model
 from yuzu._engine.settings import Wanted
 from yuzu._engine.store.alpha_search import search_alpha
-from yuzu._engine.store.decisions import Decisions, Layer
+from yuzu._engine.store.decisions import Decisions, Layer, PastStatistics
 from yuzu._engine.store.identity import branch_words, structure_fingerprint
 from yuzu._engine.store.in_use import InUse
 from yuzu._engine.store.precomputation import Precomputation
@@ -152,7 +152,7 @@ def _recorded(model: torch.nn.Module, graph: Captured, tuned: Tuned) -> _Found:
         ways=tuned.ways,
         sites=tuned.sites,
         layers=tuple(Layer._make([*row[:-1], int(row[-1])]) for row in tuned.rows),
-        statistics=tuned.norms,
+        statistics=tuned.past and PastStatistics(*tuned.past),
     )
     return _Found(decisions, plan, tuned.derived, graph.branches)
 

@@ -247,13 +247,17 @@ class Precomputation:
         else:
             fingerprint = graph.fingerprint() if graph is not None else structure_fingerprint(model)
             self._refuse(fingerprint != d.fingerprint, other, remedy)
+        plain = None
         if graph is not None and d.statistics is not None:
-            graph, _ = norms_apart(graph, d.statistics)
+            plain = graph
+            graph, _ = norms_apart(graph, d.statistics.norms)
         check_nodes(graph, s, d, self.arrays)
         plan = None
         if graph is not None and d.naive_model is None:
             sensing = None if d.probing is None else Sensing(d.probing.alpha, s.random_state, self.arrays)
-            plan = dataclasses.replace(make_plan(graph, d.precision, d.naive, d.statistics is not None), sensing=sensing)
+            plan = dataclasses.replace(
+                make_plan(graph, d.precision, d.naive, d.statistics is not None), sensing=sensing, plain=plain
+            )
             _warn_of_missing_handlers(plan, d.layers)
             plan = with_saved_ways(plan, d.ways)
         used = InUse(model, plan, s, d, device, branches=branches if graph is not None else None)

@@ -167,7 +167,7 @@ class Job:
             if places is not None:
                 naively, rows = self.naively(run), self.used.mutants_at_once(self.mutations)
                 reference = naively.set_reference(x, extra)  # whose rounding is that of its mutants
-                leaf = self.leaves(plan.graph, reference)
+                leaf = self.leaves(naively.plan.graph, reference)
                 for group in self.mutations.groups(letters):
                     parts = batches(group.part(places[group.sequence, group.slot]), max(rows // group.edits, 1))
                     self.write(parts, naively, [reference], [leaf], [score], x, letters_there)
@@ -204,12 +204,11 @@ class Job:
     def naively(self, run: Run) -> Run:
         """A run of every operation on whole mutants. Where a mutant's values are infinite and the reference's are not,
         products of differences may spoil more than naive ISM does: the zeros in them become NaN. Where all terms of a
-        mutant's value nearly vanish, the reference's rounding is large beside it.
+        mutant's value nearly vanish, the reference's rounding is large beside it. Where a mutant moves statistics
+        far, its series is too short.
         """
-        nodes = [n.index for n in run.plan.graph.nodes if n.kind == "call" and n.mutated]
-        reason = "its value is infinite, or nearly vanishes, in some mutants"
-        naively = run.of_plan(self.used.plan_without(nodes, reason))
-        naively.seconds = run.seconds
+        naively = run.of_plan(self.used.naive_plan("its value is infinite, or nearly vanishes, in some mutants"))
+        naively.seconds = run.seconds if naively.plan.graph is run.plan.graph else None
         return naively
 
     def references(self, x: torch.Tensor, extras: Sequence[Args]) -> tuple[Run, list[Reference]]:

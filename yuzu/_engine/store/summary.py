@@ -22,6 +22,12 @@ def table(settings: Settings, decisions: Decisions) -> str:
     text = ["  ".join(line[i].ljust(widths[i]) for i in used).rstrip() for line in lines]
     text.insert(1, "-" * max(map(len, text)))
     notes = [f"{decisions.sites} positions are carried at once."]
+    if decisions.statistics is not None:
+        past = decisions.statistics
+        notes.append(
+            f"Windows are carried past {past.numbers} statistics, by series of second order, where at least "
+            f"{past.least_positions} positions of a sequence are mutated."
+        )
     if decisions.precision != settings.precision:
         notes.append(f"{settings.precision!r} products are far off here, so they are {decisions.precision!r}.")
     if decisions.probing is not None:

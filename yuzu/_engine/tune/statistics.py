@@ -6,6 +6,7 @@ output, on the mutants with which the other plan was compared with the model in 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,10 @@ from yuzu._engine.tune.memory import first_sites
 from yuzu._engine.tune.subject import Subject
 from yuzu._engine.tune.verify import Verdict, errors_of_outputs, naive_errors
 
-EXACT = 1e-5  # relative error of differences that is right, whatever naive ISM's own
+# Relative errors of differences that are right, whatever naive ISM's own; with products of less precision they are
+# those of the products.
+EXACT = {"highest": 1e-5, "high": 1e-3, "medium": 3e-2}
+EXACT_IN_FLOAT64 = 1e-10  # a user of float64 wants its digits, which a series rarely has
 MOST_DOUBTFUL = 0.1  # part of a chunk's mutants that may run naively
 FASTER = 0.95  # times the cost of the other plan: a plan with statistics must cost less
 # Memory that is not the user's wish may be exceeded by so much: the estimate is from above.
@@ -41,11 +45,19 @@ class WithStatistics:
         The nodes of the captured graph whose norms are taken apart.
     seconds: float
         The time that the reference and its series take.
+    saves: float
+        The time that a site then takes less.
     """
 
     run: Run
     norms: tuple[int, ...]
     seconds: float
+    saves: float
+
+    @property
+    def facts(self) -> tuple[tuple[int, ...], int, int]:
+        """The norms, the numbers of a sequence, and the least positions for which it is faster."""
+        return self.norms, self.run.plan.statistics.count, math.ceil(self.seconds / self.saves)
 
 
 def with_statistics(
@@ -66,9 +78,9 @@ def with_statistics(
             run, seconds = _prepared(subject, plan)
             if not _is_right(subject, run, verdict):
                 return None
-            cost = _cost(subject, run) + seconds / subject.settings.seq_len
-            if cost < FASTER * _cost(subject, _prepared(subject, plain)[0]):
-                return WithStatistics(run, norms, seconds)
+            cost, other = _cost(subject, run), _cost(subject, _prepared(subject, plain)[0])
+            if cost + seconds / subject.settings.seq_len < FASTER * other:
+                return WithStatistics(run, norms, seconds, other - cost)
     except torch.OutOfMemoryError:
         pass  # as good as slower
     return None
@@ -90,10 +102,11 @@ def _is_right(subject: Subject, run: Run, verdict: Verdict) -> bool:
     few = run.doubtful is None or float(run.doubtful.float().mean()) <= MOST_DOUBTFUL
     if not few or not ours:
         return False
-    if all(error <= EXACT for error in ours):
+    exact = EXACT_IN_FLOAT64 if X.dtype == torch.float64 else EXACT[run.plan.precision]
+    if all(error <= exact for error in ours):
         return True
     naive = naive_errors(subject.evaluation_copy(), X, args, verdict)
-    return all(a <= max(EXACT, b) for a, b in zip(ours, naive, strict=True))
+    return all(a <= max(exact, b) for a, b in zip(ours, naive, strict=True))
 
 
 def _cost(subject: Subject, run: Run) -> float:

@@ -43,8 +43,9 @@ class Tuned:
         The rows of a summary.
     derived: Derived
         Weights that were laid out during trials, for the first call.
-    norms: tuple of int or None
-        The nodes of the captured graph whose norms are taken apart, if the plan carries windows past statistics.
+    past: tuple or None
+        If the plan carries windows past statistics: the nodes of the captured graph whose norms are taken apart, the
+        numbers of a sequence, and the least positions for which that is faster.
     """
 
     plan: Plan
@@ -52,7 +53,7 @@ class Tuned:
     sites: int
     rows: list[list[str]]
     derived: Derived
-    norms: tuple[int, ...] | None = None
+    past: tuple[tuple[int, ...], int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +117,7 @@ def tune(
     with products(run.plan.precision, device):
         count, seconds = _sites(subject, sizes, run, spent, 0.0 if past is None else past.seconds / s.seq_len)
         rows = table.rows(run.plan, subject.edits, seconds)
-        return Tuned(run.plan, run.plan.ways(), count, rows, run.kept, None if past is None else past.norms)
+        return Tuned(run.plan, run.plan.ways(), count, rows, run.kept, None if past is None else past.facts)
 
 
 def _choose_ways(subject: Subject, sizes: _Sizes, run: Run) -> Run:
@@ -133,9 +134,7 @@ def _choose_ways(subject: Subject, sizes: _Sizes, run: Run) -> Run:
     return run.of_plan(run.plan.with_ways(ways))
 
 
-def _sites(
-    subject: Subject, sizes: _Sizes, run: Run, spent: float, of_series: float
-) -> tuple[int, list[float]]:
+def _sites(subject: Subject, sizes: _Sizes, run: Run, spent: float, of_series: float) -> tuple[int, list[float]]:
     """Find the number of sites that costs least. Returns it, and the seconds of each node then; ``spent`` are the
     seconds that trials of ways took, and ``of_series`` those that a site's share of the series of a sequence takes.
     """
