@@ -15,6 +15,8 @@ A linear operation takes the two apart, and needs nothing new. With ``r`` a stat
 from __future__ import annotations
 
 import copy
+import functools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -149,8 +151,18 @@ def jvp(function: Callable[..., torch.Tensor], values: Sequence[torch.Tensor], a
     """The derivative of a function at ``values`` along tangents. PyTorch differentiates some operations twice only
     where gradients are enabled.
     """
+    _load_jvp()
     with torch.enable_grad():
         return torch.func.jvp(function, tuple(values), tuple(along))[1]
+
+
+@functools.cache
+def _load_jvp() -> None:
+    """Have PyTorch load its derivatives, once, without its own warning that it uses `torch.jit.script` for them."""
+    one = torch.ones(())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.func.jvp(torch.sin, (one,), (one,))
 
 
 def derivative(run: Context, node: Node, by: tuple[int, ...]) -> torch.Tensor | None:
