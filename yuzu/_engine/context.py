@@ -180,6 +180,12 @@ class Context:
         return (self.whole(index, change) + base).flatten(0, 1)
 
     @abstractmethod
+    def doubt(self, where: torch.Tensor) -> None:
+        """Note the mutants with any element of a mask ``(S, A, ...)``: they run naively, since their change may be
+        less exact. No device is waited for.
+        """
+
+    @abstractmethod
     def follows_statistics(self, index: int) -> bool:
         """Tell whether a node is windowed and follows statistics."""
 

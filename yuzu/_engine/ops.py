@@ -362,6 +362,7 @@ _ROWS = (
     _op("std_mean", "composite"),
     _op("norm", axes=(2, "dim")),
     _op("linalg_vector_norm", axes=(2, "dim")),
+    _op("yuzu.shifted_exp", "nonzero"),
     _op("yuzu.sum_of_slice", axes=(1, "dim")),
     _op("yuzu.mean_of_slice", axes=(1, "dim")),
     # Along an axis

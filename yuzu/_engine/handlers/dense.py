@@ -15,6 +15,7 @@ from yuzu._engine.handlers.elementwise import common_layout
 from yuzu._engine.handlers.exact_zeros import is_zero
 from yuzu._engine.handlers.facts import Numerics
 from yuzu._engine.handlers.over_positions import OverPositions
+from yuzu._engine.handlers.pooled_attention import summed_product
 from yuzu._engine.handlers.registry import handles
 from yuzu._engine.handlers.values import Local, OnRows
 from yuzu._engine.kernels.products import low_precision_matrix, product
@@ -103,6 +104,10 @@ def matrix_product(view: View) -> Rule | str:
     else:
         left, right = node.args[0], node.args[1]
     ranks = [len(view.source(ref).shape or ()) for ref in (left, right)]
+    if ranks == [view.rank, view.rank] and view.rank > 2 and node.op != "aten.addmm":
+        summed = summed_product(view, left, right, (view.rank - 1, view.rank - 2))
+        if summed is not None:
+            return summed
     if view.mutated(left) and view.layout(right) == CONSTANT and ranks[1] == 2 and ranks[0] >= 2:
         return _by_matrix(view, left, right.index, transposed=False)
     if view.mutated(left) and view.layout(right) == CONSTANT and node.op != "aten.addmm" and ranks[0] == view.rank > 2:
@@ -178,6 +183,13 @@ def einsum(view: View) -> Rule | str:
     for ref, label in zip(operands, labels, strict=True):
         if (view.layout(ref) != CONSTANT) != (label[:1] == batch) or batch in label[1:]:
             return "the batch is not the first axis of every operand"
+    if len(operands) == 2:
+        shared = [letter for letter in labels[0] if letter in labels[1] and letter not in result]
+        for letter in shared:
+            axes = labels[0].index(letter), labels[1].index(letter)
+            summed = summed_product(view, operands[0], operands[1], axes)
+            if summed is not None:
+                return summed
     mutated: list[tuple[Any, str]] = [(r, la) for r, la in zip(operands, labels, strict=True) if view.mutated(r)]
     if len(mutated) == 1 and all(view.layout(r) == CONSTANT for r in operands if r != mutated[0][0]):
         layout, out = view.layout(mutated[0][0]), ROWS

@@ -180,7 +180,8 @@ def _bounds(reference: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor,
     return low, high, torch.where(positive, reference.clamp(max=0), reference.clamp(min=0))
 
 
-def _exp(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+def exp_difference(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """``e^(R + D) - e^R``"""
     # if e^R underflows and D brings it back, there is nothing left to multiply
     return torch.where(d > 1, torch.exp(before + d) - after, torch.expm1(d.clamp(max=1)) * after)
 
@@ -287,7 +288,7 @@ def _log_softmax(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor, axi
 
 
 FORMULAS: dict[str, Callable[..., torch.Tensor]] = {
-    "aten.exp": _exp,
+    "aten.exp": exp_difference,
     "aten.sigmoid": _sigmoid,
     "aten.tanh": _tanh,
     "aten.silu": _silu,

@@ -260,8 +260,9 @@ def make_plan(
 def make_plan_with_statistics(
     graph: Graph, precision: str, naive_of: Callable[[Graph], Mapping[int, str]]
 ) -> tuple[Plan, tuple[int, ...]] | None:
-    """A plan that carries windows past statistics, and the nodes of ``graph`` whose norms it takes apart; None if it
-    has no statistics. ``naive_of`` finds the nodes of a graph that must run naively, and why.
+    """A plan that carries windows past statistics, and the nodes of ``graph`` that it takes apart: norms, and softmaxes
+    of attention pooling; None if there are neither. ``naive_of`` finds the nodes of a graph that must run naively, and
+    why.
     """
 
     def plan_of(some: Graph) -> Plan:
@@ -275,7 +276,8 @@ def make_plan_with_statistics(
     plan = plan_of(apart)
     length = next(layout.length for n, layout in zip(apart.nodes, plan.layouts, strict=True) if n.kind == "sequence")
     most = min(MOST_NUMBERS, length // POSITIONS_OF_A_NUMBER)
-    return (replace(plan, plain=graph), norms) if 0 < plan.statistics.count <= most else None
+    found = (norms or plan.statistics.count) and plan.statistics.count <= most
+    return (replace(plan, plain=graph), norms) if found else None
 
 
 def _find_rules(

@@ -15,7 +15,8 @@ from yuzu._engine.graph import Graph, Node
 from yuzu._engine.handlers import Rule, View, find_rule
 from yuzu._engine.handlers.statistics import smooth_rule
 from yuzu._engine.layout import ROWS, Layout
-from yuzu._engine.rewrite.norms_apart import NORMS, norms_apart
+from yuzu._engine.rewrite.norms_apart import NORMS, SOFTMAX, norms_apart
+from yuzu._engine.rewrite.pooled_softmax import find_pooled
 
 # A series has a term for each pair of numbers, and each takes about as long as a mutant at the layers after it. So a
 # sequence of length L has at most L / 8 numbers, and no sequence more than MOST_NUMBERS.
@@ -114,11 +115,13 @@ def with_norms_apart(
         layouts, naively = sources_of(apart)
         kinds = set()
         for node in graph.nodes:
-            if node.op in NORMS and node.index not in chosen and not naively[same[node.index]]:
+            if node.op in NORMS | SOFTMAX and node.index not in chosen and not naively[same[node.index]]:
                 source = layouts[same[node.args[0].index]]
                 if source.kind == "windows" and layouts[same[node.index]] == ROWS:
                     kinds.add(_kind(node))
         more = {n.index for n in graph.nodes if n.op in NORMS and n.mutated and _kind(n) in kinds} - chosen
+        more |= {n.index for n in graph.nodes if n.op in SOFTMAX and _kind(n) in kinds and find_pooled(graph, n)}
+        more -= chosen
         if not more:
             return apart, tuple(sorted(chosen))
         chosen |= more
@@ -126,7 +129,9 @@ def with_norms_apart(
 
 
 def _kind(node: Node) -> tuple[object, ...]:
-    """Norms of one kind are taken apart together."""
+    """Norms of one kind are taken apart together, and each softmax by itself."""
+    if node.op in SOFTMAX:
+        return node.op, node.index
     over = node.args[1] if len(node.args) > 1 else None
     return (
         node.op,

@@ -14,22 +14,29 @@ from typing import Any
 import torch
 
 from yuzu._engine.graph import Graph, Node, Ref, map_refs
+from yuzu._engine.rewrite.pooled_softmax import Pooled, ShiftedExp, axis_after, find_pooled, shape_beside
 
 aten = torch.ops.aten
 
 NORMS = frozenset(
     f"aten.{name}" for name in "layer_norm native_layer_norm group_norm instance_norm rms_norm var std".split()
 )
+SOFTMAX = frozenset(("aten.softmax", "aten._softmax"))
 
 
 def norms_apart(graph: Graph, which: Container[int]) -> tuple[Graph, dict[int, int]]:
     """The graph with some of its norms taken apart, and the new index of each node. Norms that cannot be stay whole."""
     made = _Made(graph)
+    pools = _Pools(made)
     for node in graph.nodes:
-        if node.index in which and node.op in NORMS:
+        pooled = find_pooled(graph, node) if node.index in which and node.op in SOFTMAX else None
+        if pooled is not None:
+            pools.begin(node, pooled)
+        elif node.index in which and node.op in NORMS:
             made.take_apart(node)
         else:
             made.copy(node)
+            pools.follow(node)
     outputs = [made.same[o] if isinstance(o, int) else o for o in graph.outputs]
     return dataclasses.replace(graph, nodes=made.nodes, outputs=outputs), made.same
 
@@ -57,6 +64,12 @@ class _Made:
             args = (args[0], sorted(a % rank for a in args[1]), *args[2:])
         return f"{target} {args}"
 
+    def add(self, beside: Node, op: str, target: Any, shape: tuple[int | None, ...], *args: Any) -> Ref:
+        """Add an operation that stands beside one of the model's, or in its place."""
+        node = Node(len(self.nodes), "call", op, target, args, layer=beside.layer, shape=shape, dtype=beside.dtype)
+        self.nodes.append(dataclasses.replace(node, mutated=beside.mutated, batched=beside.batched))
+        return Ref(node.index)
+
     def copy(self, node: Node) -> None:
         args, kwargs = (map_refs(a, lambda ref: Ref(self.same[ref.index])) for a in (node.args, node.kwargs))
         repeated = self.known(node.target, args) if node.kind == "call" and not kwargs else None
@@ -76,6 +89,60 @@ class _Made:
             self.same[node.index] = result.index
 
 
+class _Pools:
+    """Writes attention pooling with its division last: see `yuzu._engine.rewrite.pooled_softmax`."""
+
+    def __init__(self, made: _Made) -> None:
+        self.made = made
+        self.of: dict[int, Pooled] = {}  # by the nodes that follow the softmax
+        self.total: dict[int, Ref] = {}  # of the exponentials, moved as they are so far, by softmax
+        self.weights: dict[int, int] = {}  # the node that last moved the weights
+
+    def begin(self, node: Node, pooled: Pooled) -> None:
+        """Exponentials in place of a softmax, and their sum."""
+        made = self.made
+        x, shape = Ref(made.same[node.args[0].index]), node.shape or ()
+        of = made.add(node, "yuzu.shifted_exp", ShiftedExp(pooled.axis), shape, x)
+        summed = tuple(1 if a == pooled.axis else size for a, size in enumerate(shape))
+        self.total[node.index] = made.add(node, "aten.sum", aten.sum.dim_IntList, summed, of, [pooled.axis], True)
+        made.same[node.index] = of.index
+        self.weights[node.index] = node.index
+        self.of.update(dict.fromkeys((*pooled.moves, pooled.product, pooled.total), pooled))
+
+    def follow(self, node: Node) -> None:
+        """Move the sum as the exponentials are moved, and divide by it at the end."""
+        pooled = self.of.get(node.index)
+        if pooled is None:
+            return
+        made, total = self.made, self.total[pooled.softmax]
+        before = made.nodes[total.index].shape or ()
+        if node.index in pooled.moves:
+            axis = next(a for a, size in enumerate(self._of_weights(pooled)) if size != before[a])
+            place = axis_after(node, axis, len(before))
+            shape = tuple(1 if a == place else size for a, size in enumerate(node.shape or ()))
+            moved = made.add(node, node.op, node.target, shape, total, *node.args[1:])
+            self.total[pooled.softmax], self.weights[pooled.softmax] = moved, node.index
+            return
+        if node.index != pooled.total:
+            return
+        if pooled.product == pooled.total:
+            weights = made.old[self.weights[pooled.softmax]]
+            axis = next(a for a, size in enumerate(weights.shape or ()) if size != before[a])
+            view = shape_beside(node, weights, axis)
+            if view is not None:
+                shape = tuple(None if size == -1 else size for size in view)
+                total = made.add(node, "aten.reshape", aten.reshape.default, shape, total, view)
+        else:
+            axes, keeps = [a % len(before) for a in node.args[1]], len(node.args) > 2 and node.args[2]
+            shape = tuple(1 if a in axes else s for a, s in enumerate(before) if keeps or a not in axes)
+            total = made.add(node, "aten.sum", aten.sum.dim_IntList, shape, total, axes, bool(keeps))
+        summed = Ref(made.same[node.index])
+        made.same[node.index] = made.add(node, "aten.div", aten.div.Tensor, node.shape or (), summed, total).index
+
+    def _of_weights(self, pooled: Pooled) -> tuple[int | None, ...]:
+        return self.made.old[self.weights[pooled.softmax]].shape or ()
+
+
 class _Apart:
     """Writes the operations of one norm; each method returns the last, or None if it leaves the norm whole."""
 
@@ -88,12 +155,10 @@ class _Apart:
         known = self.made.known(target, args)
         if known is not None:
             return Ref(known)
-        nodes, node = self.made.nodes, self.node
         name = f"aten.{target._schema.name.split('::')[1]}"
-        new = Node(len(nodes), "call", name, target, args, layer=node.layer, shape=shape, dtype=node.dtype)
-        nodes.append(dataclasses.replace(new, mutated=node.mutated, batched=node.batched))
-        self.made.note(nodes[-1])
-        return Ref(new.index)
+        new = self.made.add(self.node, name, target, shape, *args)
+        self.made.note(self.made.nodes[new.index])
+        return new
 
     def mean(self, x: Ref, axes: list[int]) -> Ref:
         shape = self.made.nodes[x.index].shape or ()
@@ -193,4 +258,4 @@ class _Apart:
         return None if variance is None else self.call(aten.sqrt.default, self.node.shape or (), variance)
 
 
-__all__ = ["NORMS", "norms_apart"]
+__all__ = ["NORMS", "SOFTMAX", "norms_apart"]

@@ -291,7 +291,7 @@ class Run(Context):
         given = [self._as_read(convolution.node.index, s) for s in convolution.sources]
         faded = self._faded(convolution, given, windows[convolution.node.index])
         if faded is not None:
-            self._doubt(faded)
+            self.doubt(faded)
         try:
             self._changes[group.last] = Change(group.run(self, self._changes, window), window)
             self._owned[group.last] = True
@@ -353,7 +353,7 @@ class Run(Context):
                 reference = self.of_sites(self.value(i)) if window is None else self.on_window(i, layout, window)
             tensor = torch.where(zero, -reference, tensor)
         if faded is not None:
-            self._doubt(faded if zero is None else faded & ~zero)
+            self.doubt(faded if zero is None else faded & ~zero)
         if i in self.widened.run and i not in self.widened.kept:
             tensor = tensor.to(self.value(i).dtype)
         mutant = node.dtype is not None and not node.floating
@@ -424,7 +424,7 @@ class Run(Context):
             sizes = (by_sequence(t.abs(), n, self) for t, n in zip((moved, pairs), series.sizes[index], strict=True))
             linear, square = sizes
             whole = torch.linalg.vector_norm(result.flatten(2), dim=2)
-            self._doubt(~(square <= MOST_SECOND_ORDER * torch.maximum(linear, whole)))
+            self.doubt(~(square <= MOST_SECOND_ORDER * torch.maximum(linear, whole)))
         return result
 
     def _faded(self, rule: Rule, given: list[Change | None], window: Window | None) -> torch.Tensor | None:
@@ -434,7 +434,7 @@ class Run(Context):
         terms = rule.terms(self, given, window) if rule.node.index in self.reference.fading else None
         return None if terms is None else terms[0] + terms[1] < FADED * terms[1]
 
-    def _doubt(self, where: torch.Tensor) -> None:
+    def doubt(self, where: torch.Tensor) -> None:
         """Note the mutants with any such element, without waiting for the device."""
         found = where.reshape(*where.shape[:2], -1).any(2).expand(self.sites.difference.shape[:2])
         self.doubtful = found if self.doubtful is None else self.doubtful | found

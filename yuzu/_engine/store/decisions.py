@@ -72,10 +72,10 @@ class PastStatistics:
     Attributes
     ----------
     norms: tuple of int
-        The nodes of the captured graph whose norms are taken apart. All other numbers of nodes are those of the graph
-        that this leaves.
+        The nodes of the captured graph that are taken apart: norms, and softmaxes of attention pooling. All other
+        numbers of nodes are those of the graph that this leaves.
     numbers: int
-        The statistics of a sequence, counted as numbers.
+        The statistics of a sequence, counted as numbers; 0 where attention pooling alone is taken apart.
     least_positions: int
         For fewer positions of a sequence the derivatives by these numbers take longer than they save.
     """

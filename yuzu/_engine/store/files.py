@@ -190,7 +190,7 @@ def _probing(p: dict[str, Any]) -> Probing:
 def _past_statistics(p: dict[str, Any]) -> PastStatistics:
     good = {
         "norms": lambda v: isinstance(v, list) and all(_is(i, int, 0) for i in v),
-        "numbers": lambda v: _is(v, int, 1),
+        "numbers": lambda v: _is(v, int, 0),
         "least_positions": lambda v: _is(v, int, 1),
     }
     _check_fields("decisions['statistics']", p, good)

@@ -27,6 +27,8 @@ def table(settings: Settings, decisions: Decisions) -> str:
         notes.append(
             f"Windows are carried past {past.numbers} statistics, by series of second order, where at least "
             f"{past.least_positions} positions of a sequence are mutated."
+            if past.numbers
+            else "Attention pooling divides by the sum of its weights last, so windows reach it."
         )
     if decisions.precision != settings.precision:
         notes.append(f"{settings.precision!r} products are far off here, so they are {decisions.precision!r}.")

@@ -57,7 +57,8 @@ class WithStatistics:
     @property
     def facts(self) -> tuple[tuple[int, ...], int, int]:
         """The norms, the numbers of a sequence, and the least positions for which it is faster."""
-        return self.norms, self.run.plan.statistics.count, math.ceil(self.seconds / self.saves)
+        numbers = self.run.plan.statistics.count
+        return self.norms, numbers, math.ceil(self.seconds / self.saves) if numbers else 1
 
 
 def with_statistics(
