@@ -7,7 +7,7 @@ from torch import nn
 import yuzu
 from tests.oracle import assert_right
 from tests.small_models import sequences
-from yuzu._engine.tune import chunks
+from yuzu._engine.tune import chunks, tuning
 
 # what the check of precompute finds wrong would run naively, and be right all the same
 pytestmark = pytest.mark.filterwarnings("error::yuzu.YuzuWarning")
@@ -40,3 +40,41 @@ def test_a_model_is_compared_with_itself(device):
         assert chunks.naive_is_faster(model, X, (), torch.device(device), 1e-12, 16) is None
         found = chunks.naive_is_faster(model, X, (), torch.device(device), 10.0, 16)
     assert found is not None and 0 < found[0] < 10 and found[1] == 16
+
+
+def constant_cost(run, examples, size, hopeless=0.0):
+    """Stands for measurements: a millisecond for a site."""
+    return 1e-3, [0.0] * len(run.plan.graph.nodes)
+
+
+@pytest.mark.parametrize(("faster", "error", "kept"), [(1.3, 1e-3, True), (1.3, 1e-5, False), (2.0, 1e-3, False)])
+def test_accuracy_is_not_given_away_for_little(faster, error, kept, monkeypatch, tmp_path):
+    """Where naive ISM loses digits and is only a little faster, differences are carried, and the summary says so."""
+    model = nn.Sequential(nn.Conv1d(4, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * (L - 2), 2)).eval()
+    monkeypatch.setattr(chunks, "WORTH_COMPARING", 0.0)
+    monkeypatch.setattr(chunks, "cost_of_chunk", constant_cost)
+    monkeypatch.setattr(chunks, "naive_is_faster", lambda *args: (args[4] / faster, 7))
+    monkeypatch.setattr(tuning, "_naive_error", lambda *args: error)
+    made = yuzu.precompute(model, L)
+    assert ("although" in made.summary()) == kept
+    assert (made.decisions.naive_model is None) == kept
+    made.save(tmp_path / "made.yuzu")
+    assert yuzu.Precomputation.load(tmp_path / "made.yuzu").decisions.kept == made.decisions.kept
+
+
+def test_the_error_of_naive_ism_is_measured(monkeypatch):
+    """The verdict's differences are those of naive ISM in float64."""
+    found = []
+    measured = tuning._naive_error
+    monkeypatch.setattr(tuning, "_naive_error", lambda *args: found.append(measured(*args)) or found[-1])
+    monkeypatch.setattr(chunks, "WORTH_COMPARING", 0.0)
+    monkeypatch.setattr(chunks, "cost_of_chunk", constant_cost)
+    monkeypatch.setattr(chunks, "naive_is_faster", lambda *args: (args[4] / 1.1, 7))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv1d(4, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * (L - 2), 2)).eval()
+    yuzu.precompute(model, L)
+    with torch.no_grad():
+        model[3].bias += 1e4  # the outputs' rounding grows, their differences stay
+    yuzu.precompute(model, L)
+    assert 0 < found[0] < 1e-5 and found[1] > 1e-4

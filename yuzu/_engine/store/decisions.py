@@ -111,6 +111,8 @@ class Decisions:
         Mutants in one forward pass where the whole model runs naively.
     layers: tuple of Layer
     probing: Probing or None
+    kept: str
+        Why differences are carried although naive ISM is faster; empty if it is not.
     statistics: PastStatistics or None
         None if windows are not carried past statistics.
     """
@@ -126,4 +128,5 @@ class Decisions:
     naive_batch: int = NAIVE_BATCH
     layers: tuple[Layer, ...] = ()
     probing: Probing | None = None
+    kept: str = ""
     statistics: PastStatistics | None = None

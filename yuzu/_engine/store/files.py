@@ -160,6 +160,7 @@ def _decisions(d: Any) -> Decisions:
         "naive_batch": lambda v: _is(v, int, 1),
         "layers": lambda v: isinstance(v, list) and all(map(_is_layer, v)),
         "probing": lambda v: v is None or isinstance(v, dict),
+        "kept": lambda v: _is(v, str),
         "statistics": lambda v: v is None or isinstance(v, dict),
     }
     _check_fields("decisions", d, good)

@@ -153,6 +153,7 @@ def _recorded(model: torch.nn.Module, graph: Captured, tuned: Tuned) -> _Found:
         sites=tuned.sites,
         layers=tuple(Layer._make([*row[:-1], int(row[-1])]) for row in tuned.rows),
         statistics=tuned.past and PastStatistics(*tuned.past),
+        kept=tuned.kept,
     )
     return _Found(decisions, plan, tuned.derived, graph.branches)
 

@@ -22,6 +22,8 @@ def table(settings: Settings, decisions: Decisions) -> str:
     text = ["  ".join(line[i].ljust(widths[i]) for i in used).rstrip() for line in lines]
     text.insert(1, "-" * max(map(len, text)))
     notes = [f"{decisions.sites} positions are carried at once."]
+    if decisions.kept:
+        notes.append(decisions.kept)
     if decisions.statistics is not None:
         past = decisions.statistics
         notes.append(

@@ -4,9 +4,12 @@ model itself is faster.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+import torch
 
 from yuzu._engine.derived import Derived
 from yuzu._engine.freed_memory import keep_freed_memory
@@ -20,11 +23,15 @@ from yuzu._engine.tune.ladder import Attempt, Trial, descend, verified
 from yuzu._engine.tune.memory import Memory, first_sites, most_sites
 from yuzu._engine.tune.statistics import with_statistics
 from yuzu._engine.tune.subject import RunsNaively, Subject
+from yuzu._engine.tune.verify import Verdict, naive_errors
 from yuzu._engine.tune.ways import choose_ways, make_fit
 from yuzu._engine.ways.compressed_sensing import Sensing
 from yuzu.errors import warn_user
 
 NaiveOf = Callable[[Graph], Mapping[int, str]]
+# Where naive ISM's own error is above LOSES_DIGITS, differences are carried as long as they take at most PATIENCE times
+# as long as naive ISM: only they have digits to lose.
+LOSES_DIGITS, PATIENCE = 1e-4, 1.5
 PLAINLY = 0.6  # part of the seconds of differences below which naive ISM is faster without another trial
 
 
@@ -46,6 +53,8 @@ class Tuned:
     past: tuple or None
         If the plan carries windows past statistics: the nodes of the captured graph whose norms are taken apart, the
         numbers of a sequence, and the least positions for which that is faster.
+    kept: str
+        Why differences are carried although naive ISM is faster; empty if it is not.
     """
 
     plan: Plan
@@ -54,6 +63,7 @@ class Tuned:
     rows: list[list[str]]
     derived: Derived
     past: tuple[tuple[int, ...], int, int] | None = None
+    kept: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,18 +116,20 @@ def tune(
     stage("trying ways to run each layer")
     begin = time.perf_counter()
     run = _choose_ways(subject, sizes, run)
+    naive_error = functools.cache(lambda: 0.0 if verdict is None else _naive_error(subject, verdict))
     if verdict is not None:
         trial = Trial(subject, verdict, lambda run: _choose_ways(subject, sizes, run))
         run = descend(trial, Attempt(run)).run
-        del trial, verdict  # they may be large
+        del trial
     _warn_naive_layers(run.plan)
     subject.refuse_too_little(subject.memory(run.plan).least)  # more layers may run naively now
     spent = time.perf_counter() - begin
     stage("trying how many mutants to run at once")
     with products(run.plan.precision, device):
-        count, seconds = _sites(subject, sizes, run, spent, 0.0 if past is None else past.seconds / s.seq_len)
+        of_series = 0.0 if past is None else past.seconds / s.seq_len
+        count, seconds, kept = _sites(subject, sizes, run, spent, of_series, naive_error)
         rows = table.rows(run.plan, subject.edits, seconds)
-        return Tuned(run.plan, run.plan.ways(), count, rows, run.kept, None if past is None else past.facts)
+        return Tuned(run.plan, run.plan.ways(), count, rows, run.kept, None if past is None else past.facts, kept)
 
 
 def _choose_ways(subject: Subject, sizes: _Sizes, run: Run) -> Run:
@@ -134,9 +146,12 @@ def _choose_ways(subject: Subject, sizes: _Sizes, run: Run) -> Run:
     return run.of_plan(run.plan.with_ways(ways))
 
 
-def _sites(subject: Subject, sizes: _Sizes, run: Run, spent: float, of_series: float) -> tuple[int, list[float]]:
-    """Find the number of sites that costs least. Returns it, and the seconds of each node then; ``spent`` are the
-    seconds that trials of ways took, and ``of_series`` those that a site's share of the series of a sequence takes.
+def _sites(
+    subject: Subject, sizes: _Sizes, run: Run, spent: float, of_series: float, naive_error: Callable[[], float]
+) -> tuple[int, list[float], str]:
+    """Find the number of sites that costs least. Returns it, the seconds of each node then, and why differences are
+    carried although naive ISM is faster. ``spent`` are the seconds that trials of ways took, and ``of_series`` those
+    that a site's share of the series of a sequence takes.
     """
     s = subject.settings
     memory = subject.memory(run.plan)
@@ -146,13 +161,15 @@ def _sites(subject: Subject, sizes: _Sizes, run: Run, spent: float, of_series: f
     count, seconds, cost = chunks.choose_chunk(run, subject.examples, start, most, spent, sizes.naively)
     cost += of_series
     if s.conv == "auto" and cost * s.seq_len > chunks.WORTH_COMPARING:
-        _compare_with_model(subject, run, memory, count, cost)
-    return count, seconds
+        return count, seconds, _compare_with_model(subject, run, memory, count, cost, naive_error)
+    return count, seconds, ""
 
 
-def _compare_with_model(subject: Subject, run: Run, memory: Memory, count: int, cost: float) -> None:
+def _compare_with_model(
+    subject: Subject, run: Run, memory: Memory, count: int, cost: float, naive_error: Callable[[], float]
+) -> str:
     """Run the model naively (raise `RunsNaively`) if that is faster than chunks of ``count`` sites, which cost ``cost``
-    seconds for each site.
+    seconds for each site, unless it loses digits that they keep at little cost. Returns why it is not run then.
     """
     s, edits, device = subject.settings, subject.edits, subject.device
     at_once = s.max_memory // max(memory.sequence, 1)
@@ -162,7 +179,7 @@ def _compare_with_model(subject: Subject, run: Run, memory: Memory, count: int, 
         subject.evaluation_copy(), subject.X, subject.args, device, cost / edits, most_rows
     )
     if naively is None:
-        return
+        return ""
     # a chunk that takes long would be run once more, in full
     long = count < chunks.FEWER_SITES and count * cost > chunks.LONG_RUN
     if not (long and naively[0] < PLAINLY * cost / edits):  # a busy machine may have slowed only one of the two
@@ -173,12 +190,27 @@ def _compare_with_model(subject: Subject, run: Run, memory: Memory, count: int, 
         run.set_reference(*subject.on_device())
     if naively[0] < cost / edits:
         seconds, batch = naively
+        longer = cost / edits / seconds
+        if longer <= PATIENCE and (error := naive_error()) > LOSES_DIGITS:
+            return (
+                f"Differences are carried although that takes {longer:.2g} times as long as naive ISM, which is off by "
+                f"{error:.1g} here."
+            )
         layers = _naive_layers(run.plan)
         reason = (
             f"that takes {1e3 * seconds:.3g} ms a mutant on {device.type}, carrying differences "
             f"{1e3 * cost / edits:.3g} ms"
         )
         raise RunsNaively(reason + (f". Naive in any case: {layers}" if layers else ""), batch, run.plan)
+    return ""
+
+
+def _naive_error(subject: Subject, verdict: Verdict) -> float:
+    """The largest relative error of naive ISM's differences, of all outputs, on the mutants of a verdict."""
+    X, args = subject.on_device()
+    if X.dtype != torch.float32:
+        return 0.0
+    return max(naive_errors(subject.evaluation_copy(), X, args, verdict), default=0.0)
 
 
 def _warn_naive_layers(plan: Plan) -> None:
