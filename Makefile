@@ -57,6 +57,7 @@ benchmark-full: $(STAMP)
 
 figures: $(STAMP)
 	$(BIN)/python figs/draw_how_it_works.py
+	$(BIN)/python figs/draw_past_windows.py
 	$(BIN)/python tutorials/demo.py --out figs/ctcf.png
 
 train: $(STAMP)
