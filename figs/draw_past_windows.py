@@ -105,10 +105,13 @@ def draw_recurrences(path: Path) -> None:
         equal = sizes == 0
         axes.semilogy(torch.where(equal, torch.nan, sizes), color=WHOLE, lw=1.3)
         axes.axvspan(SITE - 5, SITE + 6, color=WINDOW, alpha=0.25, lw=0)
-        axes.fill_between(range(LENGTH), 0, 1, where=equal.tolist(), color=LEFT, alpha=0.2, lw=0, transform=axes.get_xaxis_transform())
+        whole_height = axes.get_xaxis_transform()
+        there = equal.tolist()
+        axes.fill_between(range(LENGTH), 0, 1, where=there, color=LEFT, alpha=0.2, lw=0, transform=whole_height)
         dress(axes, label)
         axes.set_ylim(1e-9, 1)
-    rows[0].set_title("Change of an LSTM's states; grey: equal to the reference's in every bit", loc="left", fontsize=11)
+    title = "Change of an LSTM's states; grey: equal to the reference's in every bit"
+    rows[0].set_title(title, loc="left", fontsize=11)
     rows[0].set_xlabel("")
     figure.savefig(path, dpi=160)
 
