@@ -197,32 +197,49 @@ def _tanh(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.T
 
 
 def _gated(
-    d: torch.Tensor, before: torch.Tensor, gate: torch.Tensor, moved: torch.Tensor, far: torch.Tensor, plain: Plain
+    d: torch.Tensor,
+    before: torch.Tensor,
+    gate: torch.Tensor,
+    moved: torch.Tensor,
+    within: bool | torch.Tensor,
+    plain: Plain,
 ) -> torch.Tensor:
-    """The difference of ``x g(x)``, with ``moved`` that of the gate ``g``."""
-    return _where_far(far, plain, (before + d).mul_(moved).addcmul_(d, gate.expand_as(d)))
+    """The difference of ``x g(x)``, with ``moved`` that of the gate ``g``; ``plain`` where that is not known."""
+    result = (before + d).mul_(moved).addcmul_(d, gate.expand_as(d))
+    return result if within is True else torch.where(torch.as_tensor(within, device=d.device), result, plain())
 
 
-def _of_sigmoid(d: torch.Tensor, before: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The sigmoid of the reference, and its difference."""
+def _within(d: torch.Tensor, limit: float) -> bool | torch.Tensor:
+    """Tell whether all numbers lie within a limit; which ones, if not all do. No GPU is waited for to find out."""
+    if d.device.type == "cpu" and d.numel():
+        low, high = torch.aminmax(d)
+        if bool((low >= -limit) & (high <= limit)):
+            return True
+    return d.abs() <= limit
+
+
+def _of_sigmoid(d: torch.Tensor, before: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, bool | torch.Tensor]:
+    """The sigmoid of the reference, its difference, and where that is known."""
     on, off = torch.sigmoid(before), torch.sigmoid(-before)
-    rest = torch.exp(d).mul_(on).add_(off)
-    return on, torch.expm1(d).mul_(on * off).div_(rest)
+    growth, within = torch.expm1(d), _within(d, 1)
+    if within is True:  # then 1 + s(b) (e^d - 1) keeps its digits
+        rest = (growth * on).add_(1)
+    else:
+        rest, within = torch.exp(d).mul_(on).add_(off), _within(d, FAR)
+    return on, growth.mul_(on * off).div_(rest), within
 
 
 def _silu(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    gate, moved = _of_sigmoid(d, before)
-    return _gated(d, before, gate, moved, ~(d.abs() <= FAR), lambda: F.silu(before + d) - after)
+    gate, moved, within = _of_sigmoid(d, before)
+    return _gated(d, before, gate, moved, within, lambda: F.silu(before + d) - after)
 
 
 def _gelu_tanh(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     square, cube = before * before, GELU_SLOPE * GELU_CUBE
     argument = (square * GELU_CUBE).add_(1).mul_(before).mul_(GELU_SLOPE)
     change = (d * cube).add_(3 * cube * before).mul_(d).add_(square.mul_(3 * cube).add_(GELU_SLOPE)).mul_(d)
-    gate, moved = _of_sigmoid(change, argument)
-    return _gated(
-        d, before, gate, moved, ~(change.abs() <= FAR), lambda: F.gelu(before + d, approximate="tanh") - after
-    )
+    gate, moved, within = _of_sigmoid(change, argument)
+    return _gated(d, before, gate, moved, within, lambda: F.gelu(before + d, approximate="tanh") - after)
 
 
 def _gelu(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
@@ -235,7 +252,7 @@ def _gelu(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.T
             x = torch.add(middle, half, alpha=side)
             moved.add_(x.mul_(x).mul_(-0.5).exp_(), alpha=weight / math.sqrt(8 * math.pi))
     moved *= d
-    return _gated(d, before, torch.special.ndtr(before), moved, ~(d.abs() <= 1), lambda: F.gelu(before + d) - after)
+    return _gated(d, before, torch.special.ndtr(before), moved, _within(d, 1), lambda: F.gelu(before + d) - after)
 
 
 def _relative_to_likeliest(d: torch.Tensor, likely: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:

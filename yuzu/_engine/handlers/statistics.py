@@ -128,10 +128,9 @@ def subtract_series(
     for a in first:
         total: torch.Tensor | None = None
         for b in first:
-            curve = _derivative_on_window(run, rule, (a, b), window)
+            curve = _derivative_on_window(run, rule, (a, b), window, 0.5)
             if curve is not None:
-                part = first[b] * curve
-                total = part.mul_(0.5) if total is None else total.add_(part, alpha=0.5)
+                total = first[b] * curve if total is None else total.addcmul_(first[b], curve.expand_as(first[b]))
         slope = _derivative_on_window(run, rule, (a,), window)
         assert slope is not None
         total = first[a] * slope if total is None else total.add_(slope).mul_(first[a])
@@ -139,12 +138,17 @@ def subtract_series(
     return result
 
 
-def _derivative_on_window(run: Context, rule: Rule, by: tuple[int, ...], window: Window) -> torch.Tensor | None:
-    """The derivative of a pointwise operation by some of its sources, on a window; None if it is zero everywhere."""
+def _derivative_on_window(
+    run: Context, rule: Rule, by: tuple[int, ...], window: Window, factor: float = 1.0
+) -> torch.Tensor | None:
+    """The derivative of a pointwise operation by some of its sources, times a factor, on a window; None if it is zero
+    everywhere.
+    """
     whole = derivative(run, rule.node, by)
     if whole is None:
         return None
-    return run.made_on_window(("derivative", rule.node.index, by), lambda: rule.layout.position_first(whole), window)
+    key = ("derivative", rule.node.index, by)
+    return run.made_on_window(key, lambda: rule.layout.position_first(whole) * factor, window)
 
 
 def jvp(function: Callable[..., torch.Tensor], values: Sequence[torch.Tensor], along: Sequence[torch.Tensor]) -> Any:
