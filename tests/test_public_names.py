@@ -18,7 +18,7 @@ CLASSES = {
 }  # fmt: skip
 MODULES = {
     "attribution", "bigwig", "command_line", "errors", "examples", "handlers", "models", "modisco", "plot", "product",
-    "regions", "sequence", "taylor",
+    "regions", "sequence", "taylor", "variants",
 }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from yuzu import product as product
 from yuzu import regions as regions
 from yuzu import sequence as sequence
 from yuzu import taylor as taylor
+from yuzu import variants as variants
 from yuzu._engine.store.precomputation import Precomputation as Precomputation
 from yuzu._engine.version import __version__ as __version__
 from yuzu.check import Check as Check
@@ -60,7 +61,18 @@ __all__ = [
 ]
 
 # Modules beside the functions; the second line's are loaded when they are first used.
-_MODULES = ("attribution", "bigwig", "errors", "handlers", "modisco", "product", "regions", "sequence", "taylor")
+_MODULES = (
+    "attribution",
+    "bigwig",
+    "errors",
+    "handlers",
+    "modisco",
+    "product",
+    "regions",
+    "sequence",
+    "taylor",
+    "variants",
+)
 _LAZY_MODULES = ("command_line", "examples", "models", "plot")
 
 if _typing.TYPE_CHECKING:

@@ -214,8 +214,8 @@ def _remembered(window: Window, key: Any, make: Callable[[], Any], device: torch
 def read_windows(
     value: torch.Tensor, window: Window, sequences: np.ndarray, only: int | None, fill: float | None = None
 ) -> torch.Tensor:
-    """Read ``value`` ``(B, L, ...)``, contiguous, on each site's window: ``(S, w, ...)``; a view if the windows are
-    evenly spaced.
+    """Read ``value`` ``(B, L, ...)`` on each site's window: ``(S, w, ...)``; a view, if it is contiguous and the windows
+    are evenly spaced.
 
     ``only`` is the sequence that all sites lie in, or None. Positions outside of the sequence read as ``fill``; without
     it no window may overhang.
@@ -233,6 +233,11 @@ def read_windows(
             offset,
         )
     device = value.device
+    if not value.is_contiguous():
+        if window.step == 0 and not overhangs:  # the same positions of every sequence
+            start = int(window.start[0])
+            return value[:, start : start + window.width].index_select(0, on_device(sequences, device))
+        value = value.contiguous()
 
     def tables() -> tuple[torch.Tensor, Outside]:
         place, outside = _places(window.start, window.width, length, device)

@@ -38,10 +38,14 @@ class Reference:
     fading: frozenset[int] = frozenset()  # the nodes whose terms are watched: see `find_fading`
     _position_first: dict[Any, torch.Tensor] = field(default_factory=dict)
 
-    def position_first(self, index: int, layout: Layout) -> torch.Tensor:
-        """The value of a node with positions on axis 1: ``(B, L, ...)``, contiguous."""
+    def position_first(self, index: int, layout: Layout, laid_out: bool = True) -> torch.Tensor:
+        """The value of a node with positions on axis 1: ``(B, L, ...)``, contiguous; a view, perhaps, unless it is to
+        be ``laid_out``.
+        """
         key = (index, layout)
         if key not in self._position_first:
+            if not laid_out:
+                return layout.position_first(self.values[index])
             self._position_first[key] = layout.position_first(self.values[index]).contiguous()
         return self._position_first[key]
 

@@ -152,6 +152,9 @@ class ReLU(Rule):
         make: Callable[..., tuple[torch.Tensor, ...]],
     ) -> list[torch.Tensor]:
         """The tables that ``make`` gives for the whole reference, made once, on the windows."""
+        if run.once:
+            there = run.on_window(self.sources[0], self.source_layouts[0], window)
+            return [part.to(there.dtype) for part in make(there, scale)]
         reference = run.reference.position_first(self.sources[0], self.source_layouts[0])
         made: list[torch.Tensor] = []
 

@@ -261,6 +261,14 @@ def outputs_to_score(
                         whole = whole.to(dtype) + run.of_sites(base).to(dtype)
                     found.append(whole)
         return found
+    leaves = outputs.leaves(mutants_outputs(run, changes))
+    outputs.check(leaves, grid[0] * grid[1])
+    return [scored(leaf.unflatten(0, grid), run.of_sites(r), output) for leaf, r in zip(leaves, reference, strict=True)]
+
+
+def mutants_outputs(run: Run, changes: list[Any]) -> Any:
+    """The model's whole output for the mutants of a chunk, a row for each: ``(S * A, O...)``."""
+    graph = run.plan.graph
     values = []
     for o, change in zip(graph.outputs, changes, strict=True):
         if not isinstance(o, int):
@@ -271,6 +279,4 @@ def outputs_to_score(
             values.append(change.tensor)
         else:
             values.append(run.whole_value(o))
-    leaves = outputs.leaves(graph.rebuild(values))
-    outputs.check(leaves, grid[0] * grid[1])
-    return [scored(leaf.unflatten(0, grid), run.of_sites(r), output) for leaf, r in zip(leaves, reference, strict=True)]
+    return graph.rebuild(values)
