@@ -214,7 +214,7 @@ def _remembered(window: Window, key: Any, make: Callable[[], Any], device: torch
 def read_windows(
     value: torch.Tensor, window: Window, sequences: np.ndarray, only: int | None, fill: float | None = None
 ) -> torch.Tensor:
-    """Read ``value`` ``(B, L, ...)`` on each site's window: ``(S, w, ...)``; a view, if it is contiguous and the windows
+    """Read ``value`` ``(B, L, ...)`` on each site's window: ``(S, w, ...)``; a view, if it is contiguous and windows
     are evenly spaced.
 
     ``only`` is the sequence that all sites lie in, or None. Positions outside of the sequence read as ``fill``; without

@@ -184,8 +184,8 @@ class Found:
         found: Columns = {}
         for name in self._arrays[0]:
             of_models = np.stack([arrays[name] for arrays in self._arrays], axis=1)  # (rows, models, ...)
-            flat = of_models.reshape(*of_models.shape[:2], -1)
             several = of_models.ndim > 2
+            flat = of_models if several else of_models[..., None]
             for k in range(flat.shape[2]):
                 title = f"{name}_{k}" if several else name
                 found[title] = flat[:, :, k].mean(axis=1) if flat.shape[1] > 1 else flat[:, 0, k]

@@ -94,7 +94,8 @@ def score(
         ``quantile_alt``, the shares of peaks below either allele's log counts, and ``active_allele_quantile``, the
         larger.
     predictions: bool
-        Add ``ref_count`` and ``alt_count``, the log counts; without ``counts`` the outputs, ``ref`` and ``alt``.
+        Add ``ref_count`` and ``alt_count``, the log counts; without ``counts`` the outputs, ``ref_0``, ``alt_0``, ...
+        (numbered even if there is one, since ``ref`` and ``alt`` are the alleles).
     alphabet: str
         The order of the channels. Default "ACGT".
     batch_size: int or None

@@ -108,7 +108,7 @@ class Wanted:
 
     def columns(self) -> list[str]:
         """The names of all columns that this gives, if each has one number."""
-        predictions = ("ref_count", "alt_count") if self.counts is not None else ("ref", "alt")
+        predictions = ("ref_count", "alt_count") if self.counts is not None else ("ref_0", "alt_0")
         quantiles = QUANTILES if self.peaks is not None else ()
         return list(dict.fromkeys([*self.names, *quantiles, *(predictions if self.predictions else ())]))
 
@@ -231,9 +231,12 @@ class Predictions:
         if wanted.predictions and wanted.counts is not None:
             found["ref_count"], found["alt_count"] = arrays["counts"].unbind(1)
         elif wanted.predictions:
-            found["ref"], found["alt"] = arrays["before"], arrays["before"] + arrays["change"]
-        numbers = {name: v[:, 0] if v.dim() == 2 and v.shape[1] == 1 else v for name, v in found.items()}
-        return {name: values.numpy() for name, values in numbers.items()}
+            before = arrays["before"]
+            found["ref"], found["alt"] = before, before + arrays["change"]
+        # `ref` and `alt` are the alleles, so that predictions are numbered even if there is one
+        alone = [name for name, v in found.items() if v.dim() == 2 and v.shape[1] == 1 and name not in ("ref", "alt")]
+        found.update({name: found[name][:, 0] for name in alone})
+        return {name: values.numpy() for name, values in found.items()}
 
 
 def _counts(value: Any, n: int) -> torch.Tensor:
