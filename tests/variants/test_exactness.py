@@ -28,21 +28,24 @@ LENGTH = 60
 TEXT = chromosome(900, 1) + "ACACACACACAC" * 4 + "TTTTTTTTTT" + chromosome(900, 2)
 
 
-def draw(n, kinds, seed=0, low=120, high=len(TEXT) - 120):
+def letters(rng, count):
+    return "".join(rng.choice("ACGT") for _ in range(count))
+
+
+def draw(n, kinds, seed=0, low=120, high=None):
     """Variants ``(pos, ref, alt)`` of some kinds."""
     rng, found = random.Random(seed), []
     while len(found) < n:
-        kind, pos = kinds[len(found) % len(kinds)], rng.randrange(low, high)
-        letters = lambda k: "".join(rng.choice("ACGT") for _ in range(k))  # noqa: E731
-        size = rng.randint(2, 5)
+        pos, size = rng.randrange(low, high or len(TEXT) - 120), rng.randint(2, 5)
+        here, some = TEXT[pos], TEXT[pos : pos + size]
         variant = {
-            "snv": lambda: (pos, TEXT[pos], letters(1)),
-            "mnv": lambda: (pos, TEXT[pos : pos + size], letters(size)),
-            "insertion": lambda: (pos, TEXT[pos], TEXT[pos] + letters(size)),
-            "deletion": lambda: (pos, TEXT[pos : pos + size], TEXT[pos]),
-            "bare": lambda: (pos, "", letters(size)),
-            "mixed": lambda: (pos, TEXT[pos : pos + size], letters(rng.choice([1, 4, 9]))),
-        }[kind]()
+            "snv": (pos, here, letters(rng, 1)),
+            "mnv": (pos, some, letters(rng, size)),
+            "insertion": (pos, here, here + letters(rng, size)),
+            "deletion": (pos, some, here),
+            "bare": (pos, "", letters(rng, size)),
+            "mixed": (pos, some, letters(rng, rng.choice([1, 4, 9]))),
+        }[kinds[len(found) % len(kinds)]]
         if variant[1] != variant[2]:
             found.append(variant)
     return found

@@ -1,4 +1,6 @@
-"""``yuzu ism`` and ``yuzu precompute``: scores of the sequences of a FASTA file, or of regions, for batch jobs."""
+"""``yuzu ism``, ``yuzu variants`` and ``yuzu precompute``: scores of the sequences of a FASTA file, of regions, or of
+variants, for batch jobs.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from collections.abc import Sequence
 from yuzu._engine.progress import hushed
 from yuzu.command_line.commands import run_ism, run_precompute
 from yuzu.command_line.options import parser as parser
+from yuzu.command_line.variants import run_variants
 from yuzu.errors import YuzuError, one_line
 
 __all__ = ["main", "parser"]
@@ -38,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.formatwarning = lambda message, *_, **__: f"yuzu {options.command}: warning: {message}\n"
     try:
         with hushed(getattr(options, "quiet", False)):
-            {"ism": run_ism, "precompute": run_precompute}[options.command](options)
+            {"ism": run_ism, "precompute": run_precompute, "variants": run_variants}[options.command](options)
     except (YuzuError, OSError) as error:  # a file that cannot be opened or written, which the error names
         print(f"yuzu {options.command}: {error if isinstance(error, YuzuError) else one_line(error)}", file=sys.stderr)
         return 2

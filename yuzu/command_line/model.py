@@ -1,4 +1,4 @@
-"""The model that ``--model`` and ``--weights`` name."""
+"""The model that ``--model`` and ``--weights`` name, and functions that other options name."""
 
 from __future__ import annotations
 
@@ -17,18 +17,7 @@ from yuzu.errors import YuzuError, one_line
 
 def load_model(place: str, weights: Path | None) -> torch.nn.Module:
     """Make the model that ``FILE.py:NAME`` or ``MODULE:NAME`` names, and load its weights."""
-    where, _, name = place.rpartition(":")
-    if not where or not name:
-        raise YuzuError(f"--model must be FILE.py:NAME or MODULE:NAME, got {place!r}")
-    if where.endswith(".py") and not Path(where).is_file():
-        raise YuzuError(f"--model: there is no file {where}")
-    try:
-        module = _imported(where)
-    except (Exception, SystemExit) as error:  # importing a module runs all its code
-        raise YuzuError(f"--model: cannot import {where}: {_told(error)}") from error
-    if not hasattr(module, name):
-        raise YuzuError(f"--model: {where} has no {name}")
-    made = getattr(module, name)
+    made = load_named("--model", place)
     model = made if isinstance(made, torch.nn.Module) else _called(made, place)
     if not isinstance(model, torch.nn.Module):
         raise YuzuError(f"--model: {place} must make a torch.nn.Module, it returned {type(model).__name__}")
@@ -41,6 +30,22 @@ def load_model(place: str, weights: Path | None) -> torch.nn.Module:
         except Exception as error:  # a model may have a load_state_dict of its own
             raise YuzuError(f"--weights: {weights} does not fit the model: {' '.join(str(error).split())}") from error
     return model.eval()
+
+
+def load_named(option: str, place: str) -> Any:
+    """Find what ``FILE.py:NAME`` or ``MODULE:NAME`` names; errors begin with the option."""
+    where, _, name = place.rpartition(":")
+    if not where or not name:
+        raise YuzuError(f"{option} must be FILE.py:NAME or MODULE:NAME, got {place!r}")
+    if where.endswith(".py") and not Path(where).is_file():
+        raise YuzuError(f"{option}: there is no file {where}")
+    try:
+        module = _imported(where)
+    except (Exception, SystemExit) as error:  # importing a module runs all its code
+        raise YuzuError(f"{option}: cannot import {where}: {_told(error)}") from error
+    if not hasattr(module, name):
+        raise YuzuError(f"{option}: {where} has no {name}")
+    return getattr(module, name)
 
 
 def _imported(where: str) -> Any:

@@ -10,6 +10,8 @@ from yuzu._engine.alphabets import DNA, LUA_DNA, PROTEIN, RNA
 from yuzu._engine.checks import OUTPUTS
 from yuzu._engine.settings import PRECISIONS
 from yuzu._engine.version import __version__
+from yuzu.variants.places import SIDES
+from yuzu.variants.reading import SCHEMAS
 
 ALPHABETS = {"dna": DNA, "agct": LUA_DNA, "rna": RNA, "protein": PROTEIN}
 
@@ -23,6 +25,8 @@ examples:
       --out scores.h5 --device cuda
   yuzu ism --model net.py:build --regions peaks.narrowPeak --genome hg38.fa --width 2114 \\
       --out scores.h5
+  yuzu variants --model net.py:build --weights fold0.pt fold1.pt --variants some.vcf.gz \\
+      --genome hg38.fa --width 2114 --scores logfc jsd --counts 1 --profile 0 --out scores.tsv
 
 net.py:build is a file and a function (or class) in it, which is called without arguments
 and returns the model. The weights are a state_dict, saved by torch.save or as safetensors.
@@ -42,6 +46,9 @@ Starts and summits are 0-based positions on the chromosome, ends are not include
 have the same rows in the same order: scores.h5.bed the peaks' own lines, as fi-nemo and
 others read them, and scores.h5.windows.bed, with the columns chrom, start, end, peak_name,
 0, strand, peak_start, peak_end, summit.
+
+yuzu variants writes a row for each alternative allele, in the file's order: chrom, pos (from
+0), ref, alt (- for none), id, status (ok, or why it is not scored), and a column a score.
 
 An interrupted job goes on where it stopped when it is started again with the same
 arguments. A file of an older version gets the columns that it lacks.
@@ -64,15 +71,19 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--version", action="version", version=__version__)
-    commands = made.add_subparsers(dest="command", required=True, metavar="{ism,precompute}")
+    commands = made.add_subparsers(dest="command", required=True, metavar="{ism,precompute,variants}")
     settings: dict[str, Any] = {"epilog": EXAMPLES, "formatter_class": argparse.RawDescriptionHelpFormatter}
     ism = commands.add_parser("ism", help="score every substitution of every sequence", **settings)
     precompute = commands.add_parser("precompute", help="plan once for a model and a length, and keep it", **settings)
-    for command in (ism, precompute):
+    variants = commands.add_parser("variants", help="score the variants of a VCF file or a table", **settings)
+    for command in (ism, precompute, variants):
         command.add_argument("--model", required=True, metavar="FILE.py:NAME", help="or MODULE:NAME; makes the model")
-        command.add_argument("--weights", type=Path, metavar="FILE", help="its state_dict: .pt, .pth or .safetensors")
-        command.add_argument("--alphabet", default="dna", choices=list(ALPHABETS), help="default: dna, ACGT")
+        alphabets = ["dna", "agct"] if command is variants else list(ALPHABETS)
+        command.add_argument("--alphabet", default="dna", choices=alphabets, help="default: dna, ACGT")
         command.add_argument("--device", help="default: cuda where there is one, else cpu")
+    for command in (ism, precompute):
+        command.add_argument("--weights", type=Path, metavar="FILE", help="its state_dict: .pt, .pth or .safetensors")
+    _add_variants(variants)
     ism.add_argument("--fasta", type=Path, metavar="FILE", help="sequences of one length, also gzipped")
     ism.add_argument("--regions", type=Path, metavar="FILE", help="or BED or narrowPeak, with --genome")
     ism.add_argument("--genome", type=Path, metavar="FILE", help="FASTA that --regions are of")
@@ -101,3 +112,42 @@ def parser() -> argparse.ArgumentParser:
     ism.add_argument("--precision", choices=PRECISIONS, help="of products; default: the precomputation's, or highest")
     precompute.add_argument("--precision", default="highest", choices=PRECISIONS, help="of products; default: highest")
     return made
+
+
+def _add_variants(command: argparse.ArgumentParser) -> None:
+    """Add the options that ``yuzu variants`` alone has."""
+    add = command.add_argument
+    add("--weights", type=Path, nargs="+", metavar="FILE", help="its state_dict; of several folds scores are averaged")
+    add("--variants", required=True, type=Path, metavar="FILE", help="VCF or a table, also gzipped")
+    add("--schema", choices=SCHEMAS, help="of --variants; default: told from the file's name and columns")
+    add("--genome", required=True, type=Path, metavar="FILE", help="FASTA that they are of")
+    add("--width", required=True, type=int, metavar="L", help="length of the sequences that the model reads")
+    add(
+        "--out",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="scores, .tsv, .tsv.gz or .parquet; goes on with an unfinished job",
+    )
+    add(
+        "--scores",
+        nargs="+",
+        default=["delta"],
+        metavar="NAME",
+        help="delta (default), max_abs, logfc, abs_logfc, jsd, active_allele_quantile, or products such as "
+        "abs_logfc_x_jsd",
+    )
+    picked = "an element of the model's output (a number or a key), or FILE.py:NAME, a function of it"
+    add("--counts", metavar="PICK", help=f"log counts: {picked}")
+    add("--profile", metavar="PICK", help="profile logits, likewise")
+    add("--func", metavar="PICK", help="what delta and max_abs are taken of, likewise; default: the whole output")
+    add("--target", type=int, help="the output to score, of those; default: all")
+    add("--reverse-complement", action="store_true", help="average both strands")
+    add("--indels", default="left", choices=list(SIDES), help="the flank that stays where it is; default: left")
+    add("--share", type=int, default=0, metavar="BP", help="variants so near each other share a reference; default: 0")
+    add("--peaks", type=Path, metavar="FILE", help="log counts of peaks: a number a line, or a column log_counts")
+    add("--predictions", action="store_true", help="write both alleles' predictions, too")
+    add("--precomputation", type=Path, metavar="FILE", help="made by yuzu precompute; default: made anew")
+    add("--batch-size", type=int, metavar="N", help="sequences carried at once, at most; default: picked")
+    add("--at-once", type=int, default=4096, metavar="N", help="variants between two writes; default: 4096")
+    add("--quiet", action="store_true", help="no progress bar")

@@ -30,7 +30,7 @@ class _Layout(NamedTuple):
     alt: int
     id: int
     first: int = 1
-    count: int = 5
+    columns: int = 5
 
     @property
     def least(self) -> int:
@@ -40,8 +40,8 @@ class _Layout(NamedTuple):
 
 _TABLES = {
     "chrombpnet": _Layout(0, 1, 2, 3, 4),
-    "bed": _Layout(0, 1, 3, 4, 5, first=0, count=6),
-    "plink": _Layout(0, 3, 4, 5, 1, count=6),
+    "bed": _Layout(0, 1, 3, 4, 5, first=0, columns=6),
+    "plink": _Layout(0, 3, 4, 5, 1, columns=6),
     "original": _Layout(0, 1, 3, 4, 2),
 }
 _VCF = _Layout(0, 1, 3, 4, 2)
@@ -170,7 +170,7 @@ def _told_from(path: Path, lines: _Lines) -> _Layout:
 
 
 def _fits(name: str, layout: _Layout, cells: list[str]) -> bool:
-    if not layout.least <= len(cells) <= layout.count or (name == "bed" and len(cells) < layout.count):
+    if not layout.least <= len(cells) <= layout.columns or (name == "bed" and len(cells) < layout.columns):
         return False
     integers = (1, 2) if name == "bed" else (layout.pos,)
     return all(whole_number(cells[place]) is not None for place in integers) and all(

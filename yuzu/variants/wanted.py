@@ -20,6 +20,7 @@ ALONE = ("delta", "max_abs")  # of the selected outputs; not in products
 FACTORS = ("logfc", "abs_logfc", "jsd", "active_allele_quantile")
 QUANTILES = ("quantile_ref", "quantile_alt", "active_allele_quantile")
 BETWEEN = "_x_"  # in the names of products, such as abs_logfc_x_jsd
+_PLACES = ("pos", "start", "end", "summit")  # numbers of a frame of peaks that are no counts
 _COLUMNS_OF_PEAKS = ("log_counts", "logcounts", "log_count", "ref_count")
 
 Columns = dict[str, np.ndarray]
@@ -134,6 +135,7 @@ def _log_counts(peaks: Any) -> np.ndarray | None:
         return None
     if hasattr(peaks, "columns"):
         numbers = [name for name in peaks.columns if getattr(peaks[name].dtype, "kind", "O") in "fiu"]
+        numbers = [name for name in numbers if str(name).lower() not in _PLACES]
         named = [name for name in _COLUMNS_OF_PEAKS if name in numbers]
         chosen = named or (numbers if len(numbers) == 1 else [])
         if not chosen:
