@@ -64,7 +64,7 @@ class Context:
     sites: Sites
         The sites of the chunk at hand.
     once: bool
-        The run is for a single chunk of few sites, so nothing large is laid out for later chunks.
+        The run is for few sites of each reference, so nothing large is laid out for later chunks.
     keep_all: bool
         Every change is kept to the end, for comparison, and no factor is absorbed.
     """

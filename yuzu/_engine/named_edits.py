@@ -50,10 +50,9 @@ class NamedEdits:
             np.searchsorted(rows, self.row[keep]), self.position[keep], self.letters[keep], self.number[keep]
         )
 
-    def at_one_place(self) -> bool:
-        """Tell whether no sequence has edits at two places."""
-        places = np.unique(np.stack([self.row, self.position]), axis=1)
-        return len(np.unique(places[0])) == places.shape[1]
+    def at_one_position(self) -> bool:
+        """Tell whether all sequences are edited at the same position, and at no other."""
+        return bool((self.position == self.position[0]).all())
 
     def chunks(self, X: torch.Tensor, edits_at_once: int) -> Iterator[tuple[Sites, np.ndarray]]:
         """The edits of sequences ``(B, C, L)`` as sites, some at a time, and the number of each ``(S, A)``. Edits at

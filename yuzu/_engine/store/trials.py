@@ -164,7 +164,7 @@ class _Trying:
 
     def _windows_of(self, job: Job, x: torch.Tensor, extra: Args, edits: NamedEdits) -> np.ndarray:
         """Run the edits of some sequences. Returns the numbers of those in doubt, which are not taken."""
-        job.run.once = edits.at_one_place()
+        job.run.once = edits.at_one_position()
         run, (reference,) = job.references(x, [extra])
         graph = run.plan.graph
         before = job.leaves(graph, reference) if self.asked.selected else []
