@@ -117,6 +117,13 @@ def test_a_function_of_both_alleles(job):
     assert np.allclose(found.change / np.log(2), found.logfc, equal_nan=True) and found.change.notna().sum() == 30
 
 
+def test_elements_of_a_named_tuple(job, tmp_path):
+    (tmp_path / "variants_net.py").write_text(NET.replace('return {"profile": ', "return Heads(profile=").replace('"counts": ', "counts=").replace("mean(2))}", "mean(2)))") + "\nimport collections\nHeads = collections.namedtuple('Heads', 'profile counts')\n")  # fmt: skip
+    assert command_line.main(job) == 0
+    number = with_options(job, counts="1", profile="0", out="t.tsv")
+    assert command_line.main(number) == 0 and open("s.tsv").read() == open("t.tsv").read()
+
+
 def test_an_interrupted_job_goes_on(job, monkeypatch, capsys):
     real, calls = command.score, []
 

@@ -66,12 +66,12 @@ def model():
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("both", [False, True])
-def test_every_score_of_every_kind(model, side, both):
+def test_every_score_of_every_kind(model, side, both, device):
     given = draw(42, KINDS, seed=5)
     names = ("delta", "max_abs", "logfc", "jsd", "abs_logfc_x_jsd")
     found = variants.score(
         model, table_of(given), {"chr1": TEXT}, LENGTH, scores=names, func=lambda y: y[1], counts=log_counts,
-        profile=profile, indels=side, reverse_complement=both, predictions=True, device="cpu",
+        profile=profile, indels=side, reverse_complement=both, predictions=True, device=device,
     )  # fmt: skip
     assert (found.status == "ok").all() and found[list(names)].notna().all(axis=None)
     for (_, row), variant in zip(found.iterrows(), given, strict=True):
@@ -144,7 +144,7 @@ def _run(model, texts, args, dtype):
     return [t.double() for t in tensors_of(y)]
 
 
-def test_rows_of_other_inputs():
+def test_rows_of_other_inputs(device):
     """A model with another input, a row for each variant, also where two variants are at one place."""
 
     class Cells(torch.nn.Module):
@@ -159,10 +159,52 @@ def test_rows_of_other_inputs():
     model, given = Cells().eval(), draw(14, KINDS, seed=8)
     given += [given[0], (given[0][0], given[0][1], "ACGT"[("ACGT".index(given[0][1]) + 1) % 4])]
     cell = torch.rand(16, 3)
-    found = variants.score(model, table_of(given), {"chr1": TEXT}, LENGTH, args=(cell,), share=20, device="cpu")
+    found = variants.score(model, table_of(given), {"chr1": TEXT}, LENGTH, args=(cell,), share=20, device=device)
     for i, variant in enumerate(given):
         y = outputs(model, pair(TEXT, variant, LENGTH), args=(cell[[i, i]],))
         assert np.allclose(found.loc[i, ["delta_0", "delta_1"]].astype(float), y[1] - y[0], atol=1e-6)
+
+
+def test_a_model_that_branches_on_its_other_input():
+    """Each branch has a graph of its own, and each variant the one that its row takes."""
+
+    class Branches(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other = (torch.nn.Conv1d(4, 3, k) for k in (5, 9))
+
+        def forward(self, x, cell):
+            return (torch.relu(self.one(x)) if float(cell.mean()) > 1 else torch.tanh(self.other(x))).mean(2)
+
+    torch.manual_seed(0)
+    model, given = Branches().eval(), draw(12, ("snv", "deletion", "mnv"), seed=8)
+    cell = torch.tensor([[0.2], [3.0], [0.5], [4.0]]).repeat(3, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = variants.score(model, table_of(given), {"chr1": TEXT}, LENGTH, args=(cell,), device="cpu")
+    for i, variant in enumerate(given):
+        y = outputs(model, pair(TEXT, variant, LENGTH), args=(cell[[i, i]],))
+        assert np.allclose(found.loc[i, [f"delta_{k}" for k in range(3)]].astype(float), y[1] - y[0], atol=1e-6)
+
+
+def test_a_model_whose_rows_depend_on_their_batch():
+    class Mixes(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv1d(4, 3, 5)
+
+        def forward(self, x):
+            y = self.conv(x).amax(2)
+            return y - y.mean(0) * (len(x) > 1)
+
+    torch.manual_seed(0)
+    model, given = Mixes().eval(), draw(8, KINDS, seed=8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = variants.score(model, table_of(given), {"chr1": TEXT}, LENGTH, device="cpu")
+    for i, variant in enumerate(given):
+        y = outputs(model, pair(TEXT, variant, LENGTH))
+        assert np.allclose(found.loc[i, [f"delta_{k}" for k in range(3)]].astype(float), y[1] - y[0], atol=1e-6)
 
 
 def test_another_order_of_letters(model):
@@ -184,7 +226,7 @@ class _Reordered(torch.nn.Module):
 
 
 @pytest.mark.parametrize("share", [0, 12, 30, 1000])
-def test_shared_references_change_nothing_for_a_model_blind_to_place(share):
+def test_shared_references_change_nothing_for_a_model_blind_to_place(share, device):
     class Blind(torch.nn.Module):
         """A sum over places, so that a variant's part depends on its neighbours alone."""
 
@@ -198,8 +240,8 @@ def test_shared_references_change_nothing_for_a_model_blind_to_place(share):
     torch.manual_seed(1)
     model, given = Blind().eval(), draw(60, ("snv", "mnv", "insertion", "deletion"), seed=9, low=300, high=460)
     given += [(25, TEXT[25], "A"), (31, TEXT[31], "C"), (32, TEXT[32], "G"), (len(TEXT) - 31, TEXT[-31], "T")]
-    alone = variants.score(model, table_of(given), {"chr1": TEXT}, LENGTH, device="cpu")
-    found = variants.score(model, table_of(given), {"chr1": TEXT}, LENGTH, share=share, device="cpu")
+    alone = variants.score(model, table_of(given), {"chr1": TEXT}, LENGTH, device=device)
+    found = variants.score(model, table_of(given), {"chr1": TEXT}, LENGTH, share=share, device=device)
     assert found.status.tolist() == alone.status.tolist() and found.status[60] == "outside"
     columns = [f"delta_{k}" for k in range(3)]
     assert np.allclose(found[columns], alone[columns], atol=2e-6, equal_nan=True)

@@ -106,6 +106,18 @@ def test_the_ends_of_a_chromosome(model, length):
     assert score(model, short, length, indels="right").status.tolist() == ["ok"]
 
 
+def test_an_opened_genome(tmp_path, numbers):
+    import pyfaidx
+
+    path = write_fasta(tmp_path, GENOME)
+    given = [("1", 250, TEXT[250], "ACGT"[("ACGT".index(TEXT[250]) + 1) % 4])]
+    with pyfaidx.Fasta(str(path)) as opened:
+        found = score(numbers, given, genome=opened)
+    pandas.testing.assert_frame_equal(found, score(numbers, given))
+    with pytest.raises(YuzuError, match="genome: got '5' at chr1:"):
+        score(numbers, given, genome={"chr1": TEXT[:240] + "5" + TEXT[241:]})
+
+
 def test_names_of_columns(model, numbers):
     given = [("chr1", 250, TEXT[250], "ACGT"[("ACGT".index(TEXT[250]) + 1) % 4]), ("chrQ", 4, "A", "C")]
     assert list(score(numbers, given, predictions=True).columns[5:]) == [f"{n}_{k}" for n in ("delta", "ref", "alt") for k in range(3)]

@@ -126,6 +126,8 @@ def _picking(option: str, pick: str | None) -> Callable[[Any], Any] | None:
     key = int(pick) if pick.lstrip("-").isdigit() else pick
 
     def picked(output: Any) -> Any:
+        if isinstance(key, str) and hasattr(output, key):  # of a named tuple or a data class
+            return getattr(output, key)
         try:
             return output[key]
         except (KeyError, IndexError, TypeError) as error:

@@ -39,7 +39,7 @@ def jsd_of_trials(before: torch.Tensor, after: torch.Tensor, trials: Sequence[Tr
     """`jsd` of profiles ``(n, strands, length)``, all strands being one distribution. The positions that an insertion
     or deletion adds or removes are left out, and those that it moves are compared with where they came from.
     """
-    found = torch.empty(len(trials), dtype=torch.float64)
+    found = torch.empty(len(trials), dtype=torch.float64, device="cpu")
     even = np.array([trial.place.substitutes for trial in trials], dtype=bool)
     whole = torch.from_numpy(np.flatnonzero(even))
     found[whole] = jsd(before[whole].flatten(1), after[whole].flatten(1))

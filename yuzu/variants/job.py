@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -106,8 +107,8 @@ class Used:
 
     def with_precomputation(self, made: Precomputation) -> Used:
         """The same with a precomputation, if that is for the model's architecture."""
-        other = Used.__new__(Used)
-        other.__dict__.update(self.__dict__, precomputation=made)
+        other = copy.copy(self)
+        other.precomputation = made
         try:
             other.check_precomputation()
         except PrecomputationError:  # it has another architecture, and gets its own

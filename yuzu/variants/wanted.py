@@ -188,7 +188,7 @@ class Predictions:
     def _write(self, name: str, number: np.ndarray, values: torch.Tensor) -> None:
         if name not in self.arrays:
             kind = torch.float32 if name == "profile" and values.dtype == torch.float32 else torch.float64
-            self.arrays[name] = torch.full((self.trials, *values.shape[1:]), torch.nan, dtype=kind)
+            self.arrays[name] = torch.full((self.trials, *values.shape[1:]), torch.nan, dtype=kind, device="cpu")
         self.arrays[name][torch.from_numpy(number)] = values.detach().cpu().to(self.arrays[name].dtype)
 
     def averaged(self, other: Predictions) -> Predictions:

@@ -151,7 +151,7 @@ class _Trying:
     def _like(self, width: int) -> Mutations:
         """Edits that take as much memory as these, one at each site."""
         c, length = self.request.X.shape[1:]
-        return Mutations(c, length, np.zeros(1, dtype=np.int64), width, torch.zeros(c, width))
+        return Mutations(c, length, np.zeros(1, dtype=np.int64), width, torch.zeros(c, width, device="cpu"))
 
     def _sizes(self, used: InUse, like: Mutations, laid_out: int, of_each: float) -> tuple[int, int]:
         """How many sequences are carried at once, and edits in a chunk."""
