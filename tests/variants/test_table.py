@@ -11,6 +11,7 @@ import yuzu
 from tests.genomes import write, write_fasta
 from tests.variants.naive import Heads, chromosome, log_counts, outputs, pair, profile
 from yuzu import YuzuError, variants
+from yuzu._engine.store import making
 
 LENGTH = 40
 REPEAT = "GCACACACACACACACT"
@@ -145,9 +146,13 @@ def test_several_models_are_averaged(numbers):
 def test_a_precomputation_serves_all_folds(numbers, monkeypatch):
     import copy
 
-    twin = copy.deepcopy(numbers)
-    made = yuzu.precompute(numbers, LENGTH, device="cpu")
+    twin, other, tried = copy.deepcopy(numbers), torch.nn.Sequential(torch.nn.Conv1d(4, 3, 9), *numbers[1:]), []
+    real = making.tune
+    monkeypatch.setattr(making, "tune", lambda *given: (tried.append(1), real(*given))[1])
     given = [("chr1", 250, TEXT[250], "ACGT"[("ACGT".index(TEXT[250]) + 1) % 4])]
+    score([copy.deepcopy(numbers), twin, other], given)
+    assert len(tried) == 2, "one architecture, one precomputation"
+    made = yuzu.precompute(numbers, LENGTH, device="cpu")
     expected = score(numbers, given)
     for precomputation in (made, [made, made]):
         assert np.allclose(score([numbers, twin], given, precomputation=precomputation).delta_0, expected.delta_0)
@@ -238,6 +243,7 @@ REFUSED = {
     "another output as profile": ({"scores": ("jsd",), "profile": lambda y: y[1][:, 0]}, "profile must return logits"),
     "a score of another shape": ({"scores": [lambda a, b: a[0].sum()], "func": None}, r"score must return shape \(n,\)"),
     "a name as counts": ({"counts": "log_counts"}, "counts must be a callable"),
+    "a function with a column's name": ({"scores": [type("f", (), {"__call__": None, "__name__": "ref"})()]}, "got 'ref'"),
     "indels": ({"indels": "both"}, "indels must be one of 'left', 'right', 'average'"),
     "share": ({"share": -1}, "share must be an integer of at least 0"),
     "seq_len": ({"length": 0}, "seq_len must be an integer of at least 1"),

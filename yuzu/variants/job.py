@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +16,9 @@ from yuzu._engine.request import Args, Request
 from yuzu._engine.run.naive import try_model
 from yuzu._engine.run.scores import Outputs
 from yuzu._engine.store.making import random_sequence
-from yuzu._engine.store.obtain import inputs_of, obtain
-from yuzu._engine.store.precomputation import Precomputation
+from yuzu._engine.store.obtain import inputs_of, lend, obtain
 from yuzu._engine.store.trials import Asked, Outcome, run_trials
-from yuzu.errors import PrecomputationError, YuzuError
+from yuzu.errors import YuzuError
 from yuzu.variants.places import Group, Place
 from yuzu.variants.sequences import Sequences, Trial
 from yuzu.variants.wanted import Columns, Predictions, Wanted
@@ -53,11 +51,8 @@ def put_to_use(job: Job, model: Any, precomputation: Any, args: Any, n: int) -> 
     for one, made in zip(models, given, strict=True):
         inputs = check_args(args, n, model_dtype(check_model(one)), inputs_of(made)) if n else ()
         used.append(Used(job, one, made, inputs, runs=n > 0 or args is None))
-    if len(used) > 1 and precomputation is None and n:
-        made = used[0].precompute()
-        used = [one.with_precomputation(made) for one in used]
-    for one in used:
-        one.check_precomputation()
+    for one in used if n else []:
+        one.prepare(used[0])
     return used
 
 
@@ -98,30 +93,17 @@ class Used:
         predictions.take(Outcome(np.zeros(1, dtype=np.int64), leaves, [leaf * 0 for leaf in leaves], output, output))
         return {name: values.shape[1:] for name, values in predictions.scores([trial]).items()}
 
-    def precompute(self) -> Precomputation:
-        """A precomputation for the model, for others of its architecture, too."""
+    def prepare(self, lender: Used) -> None:
+        """Refuse a precomputation that was made for something else. Without one, models of an architecture share that
+        of the first.
+        """
         X, args = self._first
         edits = Mutations(X.shape[1], X.shape[2], np.zeros(1, dtype=np.int64))
-        found = obtain(self.model, None, Request(X, [args], edits, self.job.asked.device), scored=False)
-        return Precomputation(found.settings, found.decisions)
-
-    def with_precomputation(self, made: Precomputation) -> Used:
-        """The same with a precomputation, if that is for the model's architecture."""
-        other = copy.copy(self)
-        other.precomputation = made
-        try:
-            other.check_precomputation()
-        except PrecomputationError:  # it has another architecture, and gets its own
-            return self
-        return other
-
-    def check_precomputation(self) -> None:
-        """Refuse a precomputation that was made for something else."""
-        made, (X, args) = self.precomputation, self._first
-        if made is None:
-            return
-        edits = Mutations(X.shape[1], X.shape[2], np.zeros(1, dtype=np.int64))
-        obtain(self.model, made, Request(X, [args], edits, self.job.asked.device), scored=False)
+        request = Request(X, [args], edits, self.job.asked.device)
+        if self.precomputation is not None or lender is self:
+            obtain(self.model, self.precomputation, request, scored=False)
+        else:
+            lend(lender.model, self.model, request)
 
     def scores(self, sequences: Sequences) -> Columns:
         """The scores of each trial."""

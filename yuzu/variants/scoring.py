@@ -108,8 +108,8 @@ def score(
     Returns
     -------
     pandas.DataFrame
-        The table's rows, in its order, with all its columns. ``status`` is "ok", or the reason why there are no scores:
-        ``missing_chromosome``; ``outside``: a letter would come from beyond the chromosome; ``ref_mismatch``: the
+        The table's rows, in its order, with all its columns but those that have a score's name. ``status`` is "ok", or
+        the reason why there are no scores: ``missing_chromosome``; ``outside``: a letter would come from beyond the chromosome; ``ref_mismatch``: the
         genome has other letters than ``ref``; ``too_long``: an allele does not fit into its sequence; and those of
         `read`. ``n_in_window`` is scored, with zeros for unknown letters. Scores are float64 columns, NaN where there
         are none: ``delta`` for one output, ``delta_0``, ``delta_1``, ... for several, in the order in which they are

@@ -15,6 +15,7 @@ from yuzu._engine.store.trials import Outcome
 from yuzu.errors import YuzuError, shown
 from yuzu.variants.formulas import jsd_of_trials, logfc, share_below
 from yuzu.variants.sequences import Trial
+from yuzu.variants.table import COLUMNS
 
 ALONE = ("delta", "max_abs")  # of the selected outputs; not in products
 FACTORS = ("logfc", "abs_logfc", "jsd", "active_allele_quantile")
@@ -22,6 +23,8 @@ QUANTILES = ("quantile_ref", "quantile_alt", "active_allele_quantile")
 BETWEEN = "_x_"  # in the names of products, such as abs_logfc_x_jsd
 _PLACES = ("pos", "start", "end", "summit")  # numbers of a frame of peaks that are no counts
 _COLUMNS_OF_PEAKS = ("log_counts", "logcounts", "log_count", "ref_count")
+
+_TAKEN = (*COLUMNS, *QUANTILES, "ref_count", "alt_count")
 
 Columns = dict[str, np.ndarray]
 
@@ -76,6 +79,8 @@ class Wanted:
             names.append(_name_of(score) if callable(score) else score)
         if len(set(names)) < len(names):
             raise YuzuError(f"scores must have different names, got {shown(names)}")
+        if taken := [name for name in functions if name in _TAKEN]:
+            raise YuzuError(f"scores: a function must not have the name of a column of the table, got {taken[0]!r}")
         made = cls(names, functions, selection, counts, profile, _log_counts(peaks), bool(predictions))
         made._check_needs()
         return made

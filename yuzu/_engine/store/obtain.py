@@ -49,21 +49,41 @@ def obtain(model: torch.nn.Module, precomputation: Any, request: Request, scored
                 f"precomputation must be a Precomputation from yuzu.precompute, got {type(precomputation).__name__}"
             )
         return _put_to_use(precomputation, model, request)
-    dtype, kinds = str(model_dtype(model)), argument_kinds(args)
-    # a handler that was registered since then may run what went naively
-    key = (seq_len, n_choices, dtype, kinds, device), structure_key(model), frozenset(registered().items())
-    kept = kept_of_models.get(id(model))
-    made = (None if kept is None else kept.get(key)) or _fitting(model, key, request)
+    key, made = _known(model, request)
+    made = made or _fitting(model, key, request)
     if made is None:
         output, outputs = try_model(evaluation_copy(model, device), X, args, device, "X_0"), Outputs(request.selection)
         if scored:
             with torch.no_grad():
                 outputs.check(outputs.leaves(output), 1)
         del output, outputs
+        dtype, kinds = str(model_dtype(model)), argument_kinds(args)
         settings = Settings(seq_len, n_choices, dtype, kinds, device.type, memory_for(model, device))
         made = make(model, Wanted(settings, tuple(a[:1] for a in args), device))
         _keep(model, key, made)
     return _put_to_use(made, model, request)
+
+
+def lend(lender: torch.nn.Module, model: torch.nn.Module, request: Request) -> None:
+    """Keep one model's precomputation for another, too, if that has none, and is of the same architecture."""
+    made, (key, own) = _known(lender, request)[1], _known(model, request)
+    if made is None or own is not None:
+        return
+    try:
+        _bind(made, model, request)
+    except PrecomputationError:  # it gets its own when it is used
+        return
+    _keep(model, key, made)
+
+
+def _known(model: torch.nn.Module, request: Request) -> tuple[Key, Precomputation | None]:
+    """The key of a model's precomputation for a request, and the one that is kept."""
+    n_choices, seq_len = request.X.shape[1:]
+    shapes = seq_len, n_choices, str(model_dtype(model)), argument_kinds(request.states[0]), request.device
+    # a handler that was registered since then may run what went naively
+    key = shapes, structure_key(model), frozenset(registered().items())
+    kept = kept_of_models.get(id(model))
+    return key, None if kept is None else kept.get(key)
 
 
 @dataclass(frozen=True)
