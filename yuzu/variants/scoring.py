@@ -109,12 +109,12 @@ def score(
     -------
     pandas.DataFrame
         The table's rows, in its order, with all its columns but those that have a score's name. ``status`` is "ok", or
-        the reason why there are no scores: ``missing_chromosome``; ``outside``: a letter would come from beyond the chromosome; ``ref_mismatch``: the
-        genome has other letters than ``ref``; ``too_long``: an allele does not fit into its sequence; and those of
-        `read`. ``n_in_window`` is scored, with zeros for unknown letters. Scores are float64 columns, NaN where there
-        are none: ``delta`` for one output, ``delta_0``, ``delta_1``, ... for several, in the order in which they are
-        laid out. With several models ``delta`` is the mean, and ``delta_0``, ... each model's; ``delta_3_1`` is output
-        3 of model 1.
+        the reason why there are no scores: ``missing_chromosome``; ``outside``: a letter would come from beyond the
+        chromosome; ``ref_mismatch``: the genome has other letters than ``ref``; ``too_long``: an allele does not fit
+        into its sequence; and those of `read`. ``n_in_window`` is scored, with zeros for unknown letters. Scores are
+        float64 columns, NaN where there are none: ``delta`` for one output, ``delta_0``, ``delta_1``, ... for several,
+        in the order in which they are laid out. With several models ``delta`` is the mean, and ``delta_0``, ... each
+        model's; ``delta_3_1`` is output 3 of model 1.
 
     Raises
     ------
