@@ -37,14 +37,14 @@ def images(cells):
     return [o for cell in cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
 
 
-def test_there_are_six():
-    assert [path.name[:3] for path in NOTEBOOKS] == [f"0{i}_" for i in range(1, 7)] and run.notebooks() == NOTEBOOKS
+def test_there_are_seven():
+    assert [path.name[:3] for path in NOTEBOOKS] == [f"0{i}_" for i in range(1, 8)] and run.notebooks() == NOTEBOOKS
 
 
 @pytest.mark.slow
 @each
 def test_runs(path, tmp_path, kernels):
-    for extra in ("tangermeme", "h5py", "pyBigWig", "pyfaidx"):
+    for extra in ("tangermeme", "h5py", "pyBigWig", "pyfaidx", "pandas"):
         if extra in path.read_text():
             pytest.importorskip(extra, reason=f"{path.name} needs {extra}: pip install {extra}")
     notebook = run.execute(path, tmp_path)
