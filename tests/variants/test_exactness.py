@@ -287,7 +287,7 @@ def test_a_model_that_runs_naively_gives_the_same():
 
 
 def test_mutants_that_become_infinite():
-    """Where a variant's own value is infinite, the score is what the model says, as by brute force."""
+    """The score of a variant whose own value is infinite is infinite, as by brute force."""
 
     class Log(torch.nn.Module):
         def forward(self, x):

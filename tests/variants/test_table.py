@@ -1,4 +1,4 @@
-"""What comes back: rows and their reasons, names of columns, several models; and what is refused before any work."""
+"""The table that comes back: rows and their reasons, names of columns, several models; and what is refused before any work."""
 
 import gzip
 

@@ -28,7 +28,7 @@ SEQUENCES_AT_ONCE, VARIANTS_AT_ONCE = 1024, 8192  # whose one-hot sequences, and
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What a call asks for, checked; see `score`."""
+    """A call that was checked; see `score`."""
 
     wanted: Wanted
     asked: Asked

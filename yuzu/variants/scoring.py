@@ -50,7 +50,7 @@ def score(
 
     Alleles are trimmed of what they share and moved to the leftmost spelling, so that two spellings of one variant
     score the same. The sequence is ``seq_len`` bases of the genome, with the variant's first base at ``seq_len // 2``.
-    A substitution runs as a window on its reference, as in `yuzu_ism`: one forward pass and a little more. Where an
+    A substitution runs as a window on its reference, as in `yuzu_ism`: one forward pass and a little more. If one
     allele is longer than the other, both run as forward passes.
 
     Parameters

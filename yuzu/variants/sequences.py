@@ -20,7 +20,7 @@ _COMPLEMENT = dict(zip("ACGT", "TGCA", strict=True))
 
 
 class Trial(NamedTuple):
-    """What is compared with a reference: a variant's alternative allele, with one of its flanks where it was."""
+    """An alternative allele to compare with its reference; the flank on one side is where it was."""
 
     place: Place
     side: str
@@ -28,7 +28,7 @@ class Trial(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
-    """Sequences and what to compare them with, before a model's dtype is known.
+    """Sequences, and the trials on them, before a model's dtype is known.
 
     Attributes
     ----------

@@ -119,7 +119,7 @@ class Wanted:
         return list(dict.fromkeys([*self.names, *quantiles, *(predictions if self.predictions else ())]))
 
     def of_both(self, output: Any) -> Any:
-        """What a user's function gets: the output after ``func`` and ``target``."""
+        """The output after ``func`` and ``target``, which users' functions get."""
         found = output if self.selection.func is None else self.selection.func(output)
         return self.selection.pick(tensors_in(found)[0], 1) if self.selection.target is not None else found
 
@@ -162,7 +162,7 @@ def _log_counts(peaks: Any) -> np.ndarray | None:
 
 
 class Predictions:
-    """What scores need of all trials' outputs, on one strand or averaged over both: float64 on the CPU.
+    """All trials' outputs as far as scores need them, on one strand or averaged over both: on the CPU.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Trials: sequences with edits that are named one by one, and pairs of sequences; what the model makes of either side.
+"""Trials: sequences with edits that are named one by one, and pairs of sequences; both sides' outputs.
 
 An edit that keeps the length is a window on the reference of its sequence, and sequences run some at a time. Pairs of
 sequences, and edits of models that run naively, are forward passes of both sides, in batches.
@@ -61,7 +61,7 @@ class Trials:
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """What is wanted of each trial: the ``selected`` outputs, and the model's ``whole`` outputs."""
+    """The outputs that are wanted of each trial: the ``selected`` ones, and the model's ``whole`` ones."""
 
     device: torch.device
     selection: Selection
@@ -164,8 +164,8 @@ class _Trying:
 
     def _windows_of(self, job: Job, x: torch.Tensor, extra: Args, edits: NamedEdits) -> np.ndarray:
         """Run the edits of some sequences. Returns the numbers of those in doubt, which are not taken."""
-        job.run.once = edits.at_one_position()
         run, (reference,) = job.references(x, [extra])
+        run.once = edits.at_one_position()
         graph = run.plan.graph
         before = job.leaves(graph, reference) if self.asked.selected else []
         job.outputs.check(before, len(x))
