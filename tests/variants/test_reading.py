@@ -57,6 +57,11 @@ def test_empty_files_give_empty_frames(tmp_path, content, name):
     assert len(found) == 0 and list(found.columns) == ["chrom", "pos", "ref", "alt", "id", "status"]
 
 
+def test_samples_are_not_read(tmp_path):
+    path = write(tmp_path, HEAD + TITLES + "chr1\t4\t.\tA\tC" + "\t0|1" * 3000 + "\n", "some.vcf")
+    assert rows(variants.read(path)) == [("chr1", 3, "A", "C", ".", "ok")]
+
+
 def test_vcf_is_known_by_its_first_line_and_needs_no_header(tmp_path):
     assert len(variants.read(write(tmp_path, vcf(), "some.txt"))) == len(variants.read(write(tmp_path, vcf(), "some.vcf")))
     assert rows(variants.read(write(tmp_path, "1\t4\t.\tA\tC\n", "bare.vcf"))) == [("1", 3, "A", "C", ".", "ok")]

@@ -126,6 +126,7 @@ def test_names_of_columns(model, numbers):
     several = score([numbers, numbers], given, target=1, predictions=True)
     assert list(several.columns[8:]) == ["ref_0", "ref_0_0", "ref_0_1", "alt_0", "alt_0_0", "alt_0_1"] and (several.ref == score(numbers, given).ref).all()
     assert list(score(numbers, given, target=[2, 1]).columns[5:]) == ["delta_0", "delta_1"]
+    assert np.allclose(score(numbers, given, target=1).delta, score(numbers, given).delta_1, atol=1e-7, equal_nan=True)
     several = score([numbers, numbers], given, target=[2, 1])
     assert list(several.columns[5:]) == [f"delta_{k}{m}" for k in (0, 1) for m in ("", "_0", "_1")]
     found = score([model, model], given, scores=("logfc",), counts=log_counts, peaks=np.arange(5.0), predictions=True)
@@ -198,6 +199,14 @@ def test_the_users_frame_is_kept(numbers):
     assert found.status.tolist() == ["ok", "ok", "filtered"] and found.delta.isna().tolist() == [False, False, True]
     again = score(numbers, found, target=0)
     pandas.testing.assert_frame_equal(again, found)
+
+
+def test_a_bar_counts_variants(numbers, capsys):
+    given = [("chr1", p, TEXT[p], "ACGT"[("ACGT".index(TEXT[p]) + 1) % 4]) for p in range(100, 103)]
+    score(numbers, given, verbose=True)
+    assert "3/3" in capsys.readouterr().err
+    score(numbers, given)
+    assert "variant" not in capsys.readouterr().err
 
 
 def test_empty_tables_have_all_columns(model, numbers):

@@ -140,7 +140,7 @@ def _add_variants(command: argparse.ArgumentParser) -> None:
     picked = "an element of the model's output (a number or a key), or FILE.py:NAME, a function of it"
     add("--counts", metavar="PICK", help=f"log counts: {picked}")
     add("--profile", metavar="PICK", help="profile logits, likewise")
-    add("--func", metavar="PICK", help="what delta and max_abs are taken of, likewise; default: the whole output")
+    add("--func", metavar="PICK", help="outputs for delta and max_abs, likewise; default: all")
     add("--target", type=int, help="the output to score, of those; default: all")
     add("--reverse-complement", action="store_true", help="average both strands")
     add("--indels", default="left", choices=list(SIDES), help="the flank that stays where it is; default: left")

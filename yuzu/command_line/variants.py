@@ -156,7 +156,9 @@ def _job(options: argparse.Namespace, models: list[torch.nn.Module]) -> str:
             if isinstance(tensor, torch.Tensor):  # a module's get_extra_state may return anything
                 digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     for path in [options.variants, *([] if options.peaks is None else [options.peaks])]:
-        digest.update(path.read_bytes())
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     names = [*(getattr(options, name) for name in _PICKS), *options.scores, options.model]
     for file in sorted({name.rpartition(":")[0] for name in names if name is not None and ".py:" in name}):
         digest.update(Path(file).read_bytes())

@@ -107,18 +107,19 @@ def read(path: str | os.PathLike[str], schema: str | None = None) -> Any:
     place = check_path(path)
     if schema is not None and schema not in SCHEMAS:
         raise YuzuError(f"schema must be one of {', '.join(map(repr, SCHEMAS))}, or None, got {shown(schema)}")
-    lines: _Lines = []
-    titles: list[str] | None = None
-    is_vcf = False
-    for number, line in text_lines(place, "VCF or a table of variants"):
-        if line.startswith("#"):
-            is_vcf = is_vcf or line.startswith(("##fileformat=VCF", "#CHROM\tPOS"))
-            titles = _split(line) if not lines and not line.startswith("##") else titles
-            continue
-        lines.append((number, _split(line)))
     if schema is None:
         name = re.sub(r"\.(gz|bgz)$", "", place.name.lower())
-        schema = "vcf" if is_vcf else _ENDINGS.get(Path(name).suffix)
+        schema = _ENDINGS.get(Path(name).suffix)
+    lines: _Lines = []
+    titles: list[str] | None = None
+    for number, line in text_lines(place, "VCF or a table of variants"):
+        if line.startswith("#"):
+            if schema is None and line.startswith(("##fileformat=VCF", "#CHROM\tPOS")):
+                schema = "vcf"
+            titles = _split(line) if not lines and not line.startswith("##") else titles
+            continue
+        cells = _split(line, _VCF.columns if schema == "vcf" else -1)  # it may have thousands of samples
+        lines.append((number, cells))
     if schema == "vcf":
         return _frame(place, lines, _VCF, _alternatives)
     if lines and _POSITIONS & {cell.lower() for cell in lines[0][1]}:
@@ -135,8 +136,10 @@ def read(path: str | os.PathLike[str], schema: str | None = None) -> Any:
     return _frame(place, lines, layout, lambda cell: [cell])
 
 
-def _split(line: str) -> list[str]:
-    return [cell.strip() for cell in line.split("\t")] if "\t" in line else line.split()
+def _split(line: str, most: int = -1) -> list[str]:
+    """The cells of a line; at ``most`` so many, unless it is -1."""
+    cells = line.split("\t" if "\t" in line else None, most)
+    return [cell.strip() for cell in (cells if most < 0 else cells[:most])]
 
 
 def _alternatives(cell: str) -> list[str]:
