@@ -1,9 +1,11 @@
 """Layers that run as one: the kernel against its formula, and whole models. Without a GPU it runs in Triton's interpreter."""
 
+import copy
 import importlib
 import warnings
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,6 +20,9 @@ from tests.small_models import randomized, sequences
 from yuzu._engine.handlers import convolution
 from yuzu._engine.kernels import fused as fused_kernel
 from yuzu._engine.kernels import triton as kernels_of
+from yuzu._engine.named_edits import NamedEdits
+from yuzu._engine.request import Selection
+from yuzu._engine.store.trials import Asked, Pairs, Trials, run_trials
 
 L = 48
 
@@ -197,6 +202,30 @@ def test_chunks_across_sequences(sites, kernels, runs, monkeypatch):
     if sites > 3:
         assert any(len(set(part.sequence)) == 3 and len(part.sequence) <= sites for part in seen)
     assert runs
+
+
+@pytest.mark.parametrize("places", ["one", "many"])
+def test_trials_of_many_sequences(places, kernels, runs):
+    """With edits at one position of every sequence the reference is read on windows alone."""
+    model, X = randomized(Profile(), seed=4).eval(), sequences(5, L)
+    made = yuzu.precompute(model, L, conv="fused", device=kernels)
+    position = np.full(10, 20) if places == "one" else np.tile([0, 20, 30, 47, 5], 2)
+    edits = NamedEdits(np.repeat(np.arange(5), 2), position, np.arange(10)[:, None] % 4, np.arange(10))
+    trials = Trials(X, (), [edits], Pairs(np.zeros(0, int), X[:0], np.zeros(0, int)))
+    found = {}
+
+    def take(outcome):
+        for i, number in enumerate(outcome.number):
+            found[number] = [change[i].cpu() for change in outcome.change]
+
+    run_trials(model, made, trials, Asked(torch.device(kernels), Selection()), take)
+    assert runs
+    with torch.no_grad():
+        double = copy.deepcopy(model).double()
+        before, after = (tensors_of(double(x.double())) for x in (X[edits.row], edits.mutants(X)))
+    for head, (a, b) in enumerate(zip(before, after, strict=True)):
+        mine = torch.stack([found[number][head] for number in range(10)]).double()
+        assert (mine - (b - a)).norm() <= 1e-5 * (b - a).norm()
 
 
 def test_medium(kernels, runs):

@@ -114,6 +114,10 @@ class FusedGroup:
     def _before_relu(self, run: Context, window: Window) -> fused_kernel.BeforeReLU | None:
         if self.relu is None:
             return None
+        if run.once:
+            there = Window.at(window.start + self.cropped, window.width)
+            values = run.on_window(self.relu.sources[0], self.relu.source_layouts[0], there).contiguous()
+            return fused_kernel.BeforeReLU(values, _numbers(np.arange(len(there.start)) * window.width, run))
         reference = run.reference.position_first(self.relu.sources[0], self.relu.source_layouts[0])
         length, batch = reference.shape[1], run.reference.batch
         row = window.start + self.cropped + (0 if batch == 1 else run.sites.sequence * length)
