@@ -1,5 +1,6 @@
 """Windows carried past statistics: means and scales of norms, gates and the like, by series of second order."""
 
+import copy
 import dataclasses
 import math
 import warnings
@@ -15,10 +16,13 @@ from tests.oracle import assert_right
 from yuzu._engine.derived import Derived
 from yuzu._engine.edits import mutants_of, substitutions_at
 from yuzu._engine.graph import Weights, evaluate
+from yuzu._engine.named_edits import NamedEdits
 from yuzu._engine.plan.plan import make_plan, make_plan_with_statistics
+from yuzu._engine.request import Selection
 from yuzu._engine.rewrite.all import capture
 from yuzu._engine.rewrite.norms_apart import NORMS, norms_apart
 from yuzu._engine.run.run import Run
+from yuzu._engine.store.trials import Asked, Pairs, Trials, run_trials
 from yuzu._engine.tune import chunks, statistics
 from yuzu.product import apply_product
 
@@ -264,6 +268,37 @@ def test_products_of_states(always):
     for i, state in enumerate(states):
         args = (state.expand(2, 1, 140),)
         assert_right(tuple(leaf[:, i] for leaf in each), model, X, output="delta", args=args)
+
+
+@pytest.mark.parametrize("each, whole", [(1, True), (12, True), (12, False)])
+def test_trials(always, each, whole):
+    """One edit a sequence goes without statistics unless the precomputation says otherwise; many go past them."""
+    model, X, n = Normalising(), sequences(140, n=3), 3 * each
+    rng, made, found = np.random.default_rng(0), always(model, 140), {}
+    edits = [
+        NamedEdits(np.arange(n) % 3, rng.integers(138, size=n), rng.integers(4, size=(n, width)), np.arange(n) + n * width)
+        for width in (1, 2)
+    ]
+
+    def take(outcome):
+        sides = zip(outcome.change, outcome.reference or [None] * 2, outcome.edited or [None] * 2, strict=True)
+        for head, (change, reference, edited) in enumerate(sides):
+            for i, number in enumerate(outcome.number):
+                difference = None if reference is None else edited[i].double() - reference[i].double()
+                found[number, head] = change[i].double(), difference
+
+    pairs = Pairs(np.zeros(0, int), X[:0], np.zeros(0, int))
+    run_trials(model, made, Trials(X, (), edits, pairs), Asked(CPU, Selection(), whole=whole), take)
+    double = copy.deepcopy(model).double()
+    for some in edits:
+        with torch.no_grad():
+            before, after = double(X[some.row].double()), double(some.mutants(X).double())
+        for head in range(2):
+            truth = after[head] - before[head]
+            mine = [found[number, head] for number in some.number]
+            assert relative_error(torch.stack([change for change, _ in mine]), truth) < 1e-5
+            if whole:
+                assert relative_error(torch.stack([difference for _, difference in mine]), truth) < 1e-3
 
 
 def test_other_weights_with_one_precomputation(always):

@@ -126,7 +126,8 @@ class _Trying:
 
     def _by_windows(self, edits: NamedEdits) -> np.ndarray:
         """Run edits on references of their sequences. Returns those that have to run naively."""
-        request = replace(self.request, mutations=self._like(edits.width))
+        rows = np.unique(edits.row)
+        request = replace(self.request, mutations=self._like(edits.width, len(edits) // len(rows)))
         used, selection = self.used, request.selection
         if selection.target is not None and selection.func is None and not self.asked.whole:
             smaller = used.for_outputs(selection.target)
@@ -137,7 +138,6 @@ class _Trying:
         assert used.plan is not None
         outputs = Outputs(request.selection)
         laid_out = bytes_laid_out(used.plan, request) * (2 if self.asked.whole else 1)
-        rows = np.unique(edits.row)
         size, edits_at_once = self._sizes(used, request.mutations, laid_out, len(edits) / len(rows))
         doubtful = []
         job = Job(used, request, outputs, edits_at_once, None)
@@ -148,10 +148,11 @@ class _Trying:
                 doubtful.append(self._windows_of(job, x, extra, edits.of_rows(some)))
         return np.flatnonzero(np.isin(edits.number, np.concatenate(doubtful)))
 
-    def _like(self, width: int) -> Mutations:
-        """Edits that take as much memory as these, one at each site."""
+    def _like(self, width: int, positions: int = 1) -> Mutations:
+        """Edits that take as much memory as these, one at each site, and so many in a sequence."""
         c, length = self.request.X.shape[1:]
-        return Mutations(c, length, np.zeros(1, dtype=np.int64), width, torch.zeros(c, width, device="cpu"))
+        places = np.zeros(positions, dtype=np.int64)
+        return Mutations(c, length, places, width, torch.zeros(c, width, device="cpu"))
 
     def _sizes(self, used: InUse, like: Mutations, laid_out: int, of_each: float) -> tuple[int, int]:
         """How many sequences are carried at once, and edits in a chunk."""
