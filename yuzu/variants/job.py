@@ -52,7 +52,7 @@ def put_to_use(job: Job, model: Any, precomputation: Any, args: Any, n: int) -> 
         inputs = check_args(args, n, model_dtype(check_model(one)), inputs_of(made)) if n else ()
         used.append(Used(job, one, made, inputs, runs=n > 0 or args is None))
     for one in used if n else []:
-        one.prepare(used[0])
+        one.prepare(None if len(used) == 1 else used[0])
     return used
 
 
@@ -93,16 +93,16 @@ class Used:
         predictions.take(Outcome(np.zeros(1, dtype=np.int64), leaves, [leaf * 0 for leaf in leaves], output, output))
         return {name: values.shape[1:] for name, values in predictions.scores([trial]).items()}
 
-    def prepare(self, lender: Used) -> None:
+    def prepare(self, lender: Used | None) -> None:
         """Refuse a precomputation that was made for something else. Without one, models of an architecture share that
-        of the first.
+        of the first, the ``lender``.
         """
         X, args = self._first
         edits = Mutations(X.shape[1], X.shape[2], np.zeros(1, dtype=np.int64))
         request = Request(X, [args], edits, self.job.asked.device)
         if self.precomputation is not None or lender is self:
             obtain(self.model, self.precomputation, request, scored=False)
-        else:
+        elif lender is not None:
             lend(lender.model, self.model, request)
 
     def scores(self, sequences: Sequences) -> Columns:
