@@ -110,13 +110,11 @@ def test_the_average_of_both_flanks(model):
     assert (left.jsd != right.jsd)[~even].any() and np.allclose(left.jsd[even], right.jsd[even], atol=1e-7)
 
 
-@pytest.mark.parametrize("seed", [0, 2, 6, 8, 12, 16, 18, 22])
+@pytest.mark.parametrize("seed", [0, 2, 8, 12, 16, 18, 22])
 def test_random_architectures(seed):
     """In float32, by its own yardstick: 1e-5, or the error of naive ISM in float32 where that is larger."""
     drawn = random_model(seed)
-    length, c = drawn.X.shape[2], drawn.X.shape[1]
-    if c != 4 or length < 4:
-        pytest.skip("not of DNA")
+    length = drawn.X.shape[2]
     kinds = ("snv", "insertion", "mnv", "snv") if length > 12 else ("snv",)
     given = draw(16, kinds, seed)
     args = tuple(a[:1].expand(16, *a.shape[1:]) for a in drawn.args)

@@ -112,7 +112,8 @@ class Context:
 
     def on_window(self, index: int, layout: Layout, window: Window, fill: float | None = None) -> torch.Tensor:
         """The reference value of a windowed node on a window: ``(S, 1, w, ...)``."""
-        value = self.reference.position_first(index, layout, laid_out=not self.once)
+        same = self.once and window.step == 0  # a part of each sequence is read without the rest
+        value = self.reference.position_first(index, layout, laid_out=not same)
         return read_windows(value, window, self.sites.sequence, self.sites.only, fill).unsqueeze(1)
 
     def made_on_window(self, key: Any, make: Callable[[], torch.Tensor], window: Window) -> torch.Tensor:
