@@ -97,6 +97,14 @@ def order_cases() -> None:
          antialias=True)), add="merge", any="dense")  # fmt: skip
     case("volume resized", fn(lambda x: F.interpolate(x[:, :, None, None], scale_factor=(1, 1, 2), mode="trilinear") + F.interpolate(x[:, :, None, None], scale_factor=(1, 1, 2))),
          add="merge", any="dense")  # fmt: skip
+    for mode in ("nearest", "nearest-exact", "linear", "area"):
+        for size in (1, 3, 13, 17, 26, 31):
+            case(f"{mode} to {size}", fn(lambda x, m=mode, s=size: F.interpolate(x, size=s, mode=m).relu()), 5 if size < 20 else 0, mean="reduce",
+                 adaptive_avg_pool1d="reduce" if size == 1 else "pool", **dict.fromkeys(["upsample_linear1d", "upsample_nearest1d", "_upsample_nearest_exact1d"], "view"))  # fmt: skip
+        case(f"{mode} of whole values", fn(lambda x, m=mode: F.interpolate(x.softmax(2), size=17, mode=m)), softmax="elementwise|whole values",
+             any="view|dense|reduce", adaptive_avg_pool1d="reduce")  # fmt: skip
+    case("nearest by a factor that rounds", fn(lambda x: F.interpolate(x, scale_factor=1.6).relu()), upsample_nearest1d="view")
+    case("nearest by a recomputed factor", fn(lambda x: F.interpolate(x, scale_factor=2.5, recompute_scale_factor=True).relu()), upsample_nearest1d="view")
     case("resized by nearest", fn(lambda x: F.interpolate(x, scale_factor=2, mode="nearest-exact").relu()), _upsample_nearest_exact1d="view")
     case("resized by linear", fn(lambda x: F.interpolate(x, size=20, mode="linear", align_corners=True)), upsample_linear1d="view")
     case("adaptive pools of images", fn(lambda x: F.adaptive_avg_pool2d(x.unsqueeze(2), (1, 4)) + F.adaptive_max_pool2d(x.unsqueeze(2), (1, 4))), add="merge", any="whole values", _adaptive_avg_pool2d="dense")

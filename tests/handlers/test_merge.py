@@ -66,6 +66,9 @@ def merge_cases() -> None:
     case("cat with constant", fn(lambda m, x: torch.cat([x, m.c.expand(x.shape[0], -1, -1)], 1), c=lambda: torch.randn(1, 2, 13, dtype=torch.float64)))
     case("einsum on channels", fn(lambda m, x: torch.einsum("bcl,cd->bdl", x, m.w), w=lambda: nn.Parameter(torch.randn(CHANNELS, 3))))
     case("einsum over positions", fn(lambda m, x: torch.einsum("bcl,ld->bcd", x, m.w), w=lambda: nn.Parameter(torch.randn(13, 3))))
+    for equation, shape in {"...cl,cd->...dl": (CHANNELS, 3), "...l,l->...l": (13,), "bcl,cd": (CHANNELS, 3), "... c l, d c -> ... l d": (2, CHANNELS), "b...,...d->bd...": (CHANNELS, 13, 2)}.items():
+        case(f"einsum {equation}", fn(lambda m, x, e=equation: torch.einsum(e, x, m.w).relu(), w=lambda s=shape: nn.Parameter(torch.randn(s))), relu="elementwise|whole values")
+    case("einsum of two with ellipses", fn(lambda x: torch.einsum("...id,...jd->...ij", x, x.exp())), einsum="whole values")
     case("einsum of a mask", fn(lambda m, x: torch.einsum("bcl,c->bcl", x > 0.2, m.w), w=lambda: nn.Parameter(torch.randn(CHANNELS))), einsum="elementwise")
     case("einsum of a rare mask", fn(lambda m, x: torch.einsum("bcl,l->bcl", x > 1.0, m.w), w=lambda: nn.Parameter(torch.randn(13))), einsum="whole values")
     case("einsum of whole numbers", fn(lambda x: torch.einsum("bcl->bc", (x > 0).long()).double()), einsum="whole values", sum="reduce|whole values")

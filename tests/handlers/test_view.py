@@ -25,8 +25,13 @@ def view_cases() -> None:
         case(f"pad {name}", fn(lambda x, s=sizes: F.pad(x, s)))
         case(f"pad {name} by a value", fn(lambda x, s=sizes: F.relu(F.pad(x, s, value=0.7)).exp()))
     for mode in ("reflect", "circular", "replicate"):
-        case(f"pad {mode}", fn(lambda x, mode=mode: F.pad(x, (3, 2), mode=mode)), pad="whole values", reflection_pad1d="naive",
-             replication_pad1d="naive", copy="naive", slice_scatter="naive", empty="naive")  # fmt: skip
+        for sizes in ((3, 2), (0, 4), (5, 0), (-2, 3), (1, -4)):
+            case(f"pad {mode} {sizes}", fn(lambda x, mode=mode, s=sizes: F.pad(x, s, mode=mode).relu()), 5 if sizes[0] else 0)
+        case(f"pad {mode} n,L,C", fn(lambda x, mode=mode: F.pad(x.transpose(1, 2), (1, 2), mode=mode).exp()))
+        case(f"pad {mode} both axes", fn(lambda x, mode=mode: F.pad(x[:, None], (3, 2, 1, 1), mode=mode)), pad="view|whole values")
+        case(f"pad {mode} a mask", fn(lambda x, mode=mode: F.pad((x > 0).double(), (3, 2), mode=mode)))
+        case(f"pad {mode}, then a convolution", fn(lambda m, x, mode=mode: m.conv(F.pad(x, (3, 2), mode=mode)).relu(), conv=lambda: nn.Conv1d(CHANNELS, 3, 4)))
+        case(f"pad {mode} whole", fn(lambda x, mode=mode: F.pad(x.softmax(2), (3, 2), mode=mode)), softmax="elementwise|whole values")
     case("zero pad module", lambda: nn.ZeroPad1d((2, 1)))
     case("constant pad module", lambda: nn.ConstantPad1d((2, 1), 0.5))
     for start, stop, step in ((2, None, 1), (None, -3, 1), (3, 9, 1), (None, None, 2), (1, None, 3), (-5, None, 1), (4, 5, 1), (-50, 50, 1), (2, 11, 4)):
@@ -56,8 +61,14 @@ def view_cases() -> None:
     case("flip rows", fn(lambda x: x.sum(2).flip(1)))
     case("flip cropped", fn(lambda x: x.flip(2)[:, :, 2:7]), 5)
     case("flip twice", fn(lambda x: F.relu(x.flip(2)).flip(2)), 5)
-    case("roll", fn(lambda x: x.roll(3, 2)), roll="whole values")
-    case("roll channels", fn(lambda x: x.roll(1, 1)), roll="whole values")
+    for shift in (3, -2, 0, 13, 40):
+        case(f"roll {shift}", fn(lambda x, s=shift: x.roll(s, 2).relu()), 0 if shift == -2 else 3)
+    case("roll channels", fn(lambda x: x.roll(1, 1)))
+    case("roll n,L,C", fn(lambda x: x.transpose(1, 2).roll(-4, 1).exp()))
+    case("roll both", fn(lambda x: x.roll((1, 4), (1, 2))), roll="whole values")
+    case("roll a mask", fn(lambda x: (x > 0).roll(2, 2).double()), roll="view|whole values")
+    case("roll, then a convolution", fn(lambda m, x: m.conv(x.roll(5, 2)).relu(), conv=lambda: nn.Conv1d(CHANNELS, 3, 4, 2)))
+    case("roll whole", fn(lambda x: x.softmax(2).roll(2, 2)), softmax="elementwise|whole values")
     case("expand", fn(lambda x: x.unsqueeze(1).expand(-1, 3, -1, -1)))
     case("expand then linear", fn(lambda m, x: m.fc(x[:, :1].expand(-1, 3, -1)), fc=lambda: nn.Linear(13, 2)))
     case("expand, add in place", fn(lambda x: x[:, :1].expand(-1, 3, -1) + 1 + x[:, :3]))
@@ -75,9 +86,9 @@ def view_cases() -> None:
     case("repeat interleaved flat", fn(lambda x: x.repeat_interleave(torch.tensor([1, 2, 0, 1, 3, 1]), 1)), repeat_interleave="naive")
     case("upsample", lambda: nn.Upsample(scale_factor=2))
     case("upsample to size", lambda: nn.Upsample(size=39), 5)
-    case("upsample unevenly", lambda: nn.Upsample(size=20), upsample_nearest1d="whole values")
+    case("upsample unevenly", lambda: nn.Upsample(size=20))
     case("interpolate after pool", fn(lambda x: F.interpolate(F.max_pool1d(x, 3), scale_factor=3.0) + x[:, :, :12]))
-    case("upsample by a fraction more", lambda: nn.Upsample(scale_factor=2.04), upsample_nearest1d="whole values")
+    case("upsample by a fraction more", lambda: nn.Upsample(scale_factor=2.04))
     case("upsample linear", fn(lambda x: F.interpolate(x, scale_factor=2, mode="linear")), upsample_linear1d="view")
     case("index by list", fn(lambda x: x[:, [0, 2, 1]]))
     case("index by list, wide", fn(lambda x: F.relu(x[:, [-1, 2, 1, 2]])), 5)
@@ -90,6 +101,11 @@ def view_cases() -> None:
     case("index flattened", fn(lambda x: x.flatten(1)[:, [0, 2, 1, 60, -1]]), index="whole values")
     case("index positions", fn(lambda m, x: x[:, :, m.i], i=lambda: torch.tensor([3, -1, 1, 12, 3])), index="whole values")
     case("index positions of n,L,C", fn(lambda m, x: x.transpose(1, 2)[:, m.i].relu(), i=lambda: torch.tensor([0])), 5, index="whole values")
+    for name, places in {"from behind": range(12, -1, -1), "every third": range(0, 13, 3), "negative": range(-1, -9, -1), "twice": sorted([*range(13)] * 2), "one": [7]}.items():
+        case(f"index positions {name}", fn(lambda x, p=list(places): x[:, :, p].relu()), 5 if name == "twice" else 3)
+        case(f"index positions {name} by select", fn(lambda x, p=[place % 13 for place in places]: x.transpose(1, 2).index_select(1, torch.tensor(p)).exp()))
+    case("index positions by a range", fn(lambda m, x: m.conv(x[:, :, torch.arange(24, -1, -2) // 2]).relu(), conv=lambda: nn.Conv1d(CHANNELS, 3, 3)))
+    case("index positions in disorder", fn(lambda x: x.repeat(1, 1, 6)[:, :, torch.arange(78) * 31 % 78].relu()), index="whole values", repeat="view|whole values", relu="elementwise|whole values")
     case("index select positions", fn(lambda m, x: x.index_select(2, m.i), i=lambda: torch.tensor([3, 1, 12])), index_select="whole values")
     case("index by a table", fn(lambda x: x[:, torch.tensor([[0, 2], [1, 1]])].relu()))
     case("index positions by a table", fn(lambda x: x[:, :, torch.arange(4)[:, None] + torch.tensor([0, 3, -2])].relu()), index="whole values")
@@ -99,7 +115,7 @@ def view_cases() -> None:
     case("index of two axes behind the positions", fn(lambda x: x.unflatten(1, (2, 3)).movedim(3, 1)[:, :, [0, 1], [2, 0]].relu()))
     case("upper triangle", fn(lambda x: (x.transpose(1, 2) @ x)[:, torch.triu_indices(13, 13)[0], torch.triu_indices(13, 13)[1]]), index="whole values",
          matmul="whole values")  # fmt: skip
-    case("index by a mask", fn(lambda m, x: x[:, :, m.i], i=lambda: torch.arange(13) % 3 == 0), index="whole values")
+    case("index by a mask", fn(lambda m, x: x[:, :, m.i], i=lambda: torch.arange(13) % 3 == 0))
     case("pixel shuffle by hand", fn(lambda x: x.unflatten(1, (3, 2)).transpose(2, 3).flatten(2)))
     case("pixel shuffle, relu, conv", fn(lambda m, x: m.conv(F.relu(x.unflatten(1, (3, 2)).transpose(2, 3).flatten(2))),
          conv=lambda: nn.Conv1d(3, 2, 3, padding=1)), conv1d="convolution|whole values")  # fmt: skip

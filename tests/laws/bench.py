@@ -30,7 +30,7 @@ USUAL = {
     **dict.fromkeys(["add", "sub", "rsub", "cat", "stack", "concat"], "merge"),
     **dict.fromkeys(
         ["permute", "transpose", "unsqueeze", "squeeze", "view", "reshape", "flatten", "unflatten", "slice", "select", "pad",
-         "constant_pad_nd", "unfold", "im2col", "gather", "yuzu.index_of_rows", "flip", "expand", "_unsafe_view", "upsample_nearest1d", "index", "index_select", "repeat", "tile", "repeat_interleave"], "view"
+         "constant_pad_nd", "unfold", "im2col", "gather", "yuzu.index_of_rows", "flip", "expand", "_unsafe_view", "roll", "upsample_nearest1d", "index", "index_select", "repeat", "tile", "repeat_interleave"], "view"
     ),
     **dict.fromkeys(["mul", "add"], "elementwise|merge"),  # a product of two mutated values is a merge, a sum of different dtypes is not
     **dict.fromkeys(["to", "_to_copy", "type_as"], "view|elementwise|whole values"),

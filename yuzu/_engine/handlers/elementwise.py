@@ -130,15 +130,10 @@ def prelu(view: View) -> Rule | str:
     "aten.group_norm",
     "aten.instance_norm",
     "aten.scaled_dot_product_attention",
-    "aten.roll",
 )
 def row_by_row(view: View) -> Rule | str:
     """Operations that mix positions but never rows of the batch."""
     node = view.node
-    if node.op == "aten.roll":
-        axes = node.argument(2, "dims", [])
-        if not axes or 0 in axes_of(axes, view.rank):
-            return "it moves rows of the batch"
     if node.op == "aten.scaled_dot_product_attention":
         if isinstance(found := common_layout(view), str):
             return found

@@ -1,5 +1,5 @@
 """Picking along one axis by a constant index: the complement of letters, ``x[:, [3, 2, 1, 0]]``, some of the tracks,
-some of the positions.
+some of the positions. Positions stay windows if the index is known before the run, and is no buffer that may change.
 """
 
 from __future__ import annotations
@@ -7,11 +7,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from yuzu._engine.context import Context
+from yuzu._engine.graph import Graph, evaluate
 from yuzu._engine.handlers.contract import Rule, View
 from yuzu._engine.handlers.elementwise import looked_up
+from yuzu._engine.handlers.interpolate import Resampled
 from yuzu._engine.handlers.registry import handles
 from yuzu._engine.handlers.view import Rearranged
 from yuzu._engine.layout import CONSTANT, ROWS, Change, on_device
@@ -75,10 +78,33 @@ def pick(view: View) -> Rule | str:
     if not node.mutated or layout.kind != "windows" or layout.composite:
         layout = ROWS
     elif axis == layout.axis:
-        return Positions(view, index.index, sizes)
+        return _windows_of(view, index.index) or Positions(view, index.index, sizes)
     elif axis < layout.axis:
         layout = replace(layout, axis=layout.axis + len(sizes) - 1)
     return Rearranged(view, layout, lambda rows, index: _picked(rows, axis, index), index.index)
+
+
+def _windows_of(view: View, index: int) -> Rule | None:
+    """The rule for positions that a known index picks, if neighbours among them stay neighbours; None otherwise."""
+    layout, given = view.movable(view.node.args[0]), _known(view.graph, index)
+    if layout.kind != "windows" or given is None or given.dim() != 1:
+        return None
+    places = given.numpy().astype(np.int64)
+    rule = Resampled(view, layout, np.where(places < 0, places + layout.length, places)[None])
+    return rule if rule.read.near else None
+
+
+def _known(graph: Graph, index: int) -> torch.Tensor | None:
+    """The value of a node that depends on no weight and no input; None for another one."""
+    node = graph.nodes[index]
+    if node.kind == "constant" and node.value is not None:
+        return node.value.cpu()
+    if node.kind != "call" or node.batched or node.shape is None:
+        return None
+    values = {i: _known(graph, i) for i in node.inputs}
+    if any(value is None for value in values.values()):
+        return None
+    return evaluate(node, values.__getitem__, torch.device("cpu"))
 
 
 def _picked(rows: torch.Tensor, axis: int, index: torch.Tensor) -> torch.Tensor:

@@ -19,16 +19,18 @@ import torch
 
 from yuzu._engine.choice import Choice
 from yuzu._engine.context import Context
+from yuzu._engine.handlers.affine import Linear
 from yuzu._engine.handlers.contract import Reading, Rule, View, setting, spatial_axis
 from yuzu._engine.handlers.exact_zeros import TermsOf, Test, count_read, nonzero, positive, zero
 from yuzu._engine.handlers.facts import Numerics, RuleMemory, Sizes
+from yuzu._engine.handlers.interpolate import Resampled
 from yuzu._engine.handlers.reduce import reduction
 from yuzu._engine.handlers.registry import handles
 from yuzu._engine.handlers.values import OnRows
 from yuzu._engine.kernels import pool as pool_kernel
 from yuzu._engine.kernels import triton as kernels
 from yuzu._engine.kernels.triton import POOL_KERNEL
-from yuzu._engine.layout import Change, Layout, on_device, read_windows
+from yuzu._engine.layout import ROWS, Change, Layout, on_device, read_windows
 from yuzu._engine.window import Geometry, Window
 
 PHASES = "phases"
@@ -309,6 +311,39 @@ class AveragePool(Pool):
         return None, counts
 
 
+class UnevenAverage(Resampled):
+    """Averages over parts of a sequence whose length is no multiple of their number: output ``j`` of ``n`` reads from
+    ``floor(j L / n)`` to ``ceil((j + 1) L / n)``.
+    """
+
+    family = "pool"
+    numerics = Numerics(cancels=True)
+
+    def __init__(self, view: View, before: Layout, size: int) -> None:
+        output = np.arange(size)
+        first, stop = output * before.length // size, -(-(output + 1) * before.length // size)
+        places = first + np.arange(int((stop - first).max()))[:, None]
+        shares = np.broadcast_to(1 / (stop - first), places.shape)
+        super().__init__(view, before, np.where(places < stop, places, -1), shares)
+
+    def vanishes(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+        (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
+        if change is None or window is None:
+            return None
+        assert change.window is not None
+
+        def of_reference() -> torch.Tensor:
+            there = (run.reference.position_first(source, layout) != 0).float()
+            everywhere = Window.at(np.zeros(len(there), dtype=np.int64), there.shape[1])
+            outputs = Window.at(0 * everywhere.start, self.layout.length)
+            return self.summed(there.unsqueeze(1), everywhere, outputs, None).squeeze(1)
+
+        there = run.on_window(source, layout, change.window)
+        more = (change.tensor + there != 0).float() - (there != 0).float()
+        counted = run.made_on_window(("counted", self.node.index), of_reference, window)
+        return self.summed(more, change.window, window, None) + counted == 0
+
+
 @handles(
     "aten.max_pool1d",
     "aten.max_pool2d",
@@ -325,9 +360,9 @@ def pool(view: View) -> Rule | str:
         return "the input of the pool has no batch axis"
     layout = view.movable(x)
     axis = spatial_axis(layout)
-    if axis is None or axis < 2:
-        return OnRows(view)
     average = "avg" in node.op
+    if axis is None or axis < 2:
+        return Linear(view, ROWS, "reduce") if average and node.mutated and layout == ROWS else OnRows(view)
     kernel = node.argument(1, "kernel_size")
     stride = node.argument(2, "stride", None) or kernel
     padding = node.argument(3, "padding", 0)
@@ -355,12 +390,13 @@ def adaptive(view: View) -> Rule | str:
         return "the input of the pool has no batch axis"
     average = "avg" in node.op
     if axis != 2:
-        return OnRows(view)
+        linear = average and node.mutated and layout == ROWS
+        return Linear(view, ROWS, "reduce") if linear else OnRows(view)
     size = view.shape[2]
     if size == 1:
         return reduction(view, "mean" if average else "amax", (2,), keepdim=True)
     if layout.length % size:
-        return OnRows(view)
+        return UnevenAverage(view, layout, size) if average else OnRows(view)
     k = layout.length // size
     geometry = Geometry(k, k, 0, 1, layout.length, size)
     out = Layout("windows", 2, size)

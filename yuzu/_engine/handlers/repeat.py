@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from yuzu._engine.context import Context
 from yuzu._engine.handlers.contract import Rule, Spans, View, spatial_axis
+from yuzu._engine.handlers.interpolate import Resampled, places_of
 from yuzu._engine.handlers.registry import handles
 from yuzu._engine.handlers.values import OnRows
 from yuzu._engine.handlers.view import Rearranged
@@ -43,16 +45,17 @@ class Upsampled(Rule):
 
 @handles("aten.upsample_nearest1d", "aten._upsample_nearest_exact1d")
 def upsample(view: View) -> Rule | str:
-    layout = view.movable(view.node.args[0])
-    size = view.shape[2]
-    if spatial_axis(layout) != 2 or size % layout.length or view.source(view.node.args[0]).kind == "weight":
+    node = view.node
+    if not node.mutated or len(view.shape_of(node.args[0])) != 3:
         return OnRows(view)
+    layout = view.movable(node.args[0])
+    if spatial_axis(layout) != 2:
+        return Rearranged(view, ROWS, lambda rows: node.target(rows, *node.args[1:], **node.kwargs))
+    places, size = np.rint(places_of(view, layout.length)).astype(np.int64), view.shape[2]
     factor = size // layout.length
-    given = view.node.argument(2, "scales", view.node.kwargs.get("scale_factors"))
-    scales = given if isinstance(given, list | tuple) else [given]
-    if any(scale not in (None, factor) for scale in scales):
-        return OnRows(view)  # the length was rounded down: not all positions are repeated as often
-    return Upsampled(view, Layout("windows", 2, size), factor)
+    if size % layout.length == 0 and (places == np.arange(size) // factor).all():
+        return Upsampled(view, Layout("windows", 2, size), factor)
+    return Resampled(view, layout, places[None])  # not all positions are repeated as often
 
 
 @handles("aten.repeat_interleave")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
+import string
 from typing import Any
 
 import torch
@@ -76,6 +77,30 @@ def _use_plain_operation(node: Node, nodes: list[Node]) -> None:
         _name_windows(node, nodes)
     if node.op == "aten.squeeze":
         _keep_batch_axis(node, nodes)
+    if node.op == "aten.einsum":
+        _write_out_equation(node, nodes)
+
+
+def _write_out_equation(node: Node, nodes: list[Node]) -> None:
+    """Give each axis of an einsum a letter: those under an ellipsis, and those of a result that is not written out."""
+    equation, operands = node.args[0].replace(" ", ""), [nodes[ref.index] for ref in node.args[1]]
+    labels, arrow, result = equation.partition("->")
+    if ("..." not in equation and arrow) or any(operand.shape is None for operand in operands):
+        return
+    spare = [letter for letter in string.ascii_letters if letter not in equation]
+    own = [label.replace("...", "") for label in labels.split(",")]
+    under = [len(o.shape or ()) - len(letters) for o, letters in zip(operands, own, strict=True)]
+    most = max(under)
+    if most > len(spare):
+        return
+    covered = "".join(spare[:most])
+    if not arrow:
+        once = sorted(letter for letter in set("".join(own)) if "".join(own).count(letter) == 1)
+        result = ("..." if "..." in labels else "") + "".join(once)
+    written = [
+        label.replace("...", covered[most - count :]) for label, count in zip(labels.split(","), under, strict=True)
+    ]
+    node.args = (f"{','.join(written)}->{result.replace('...', covered)}", *node.args[1:])
 
 
 def _as_strided(x: torch.Tensor, size: Any, stride: Any, offset: int | None = None) -> torch.Tensor:
