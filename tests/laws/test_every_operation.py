@@ -16,6 +16,7 @@ from tests.handlers import (  # noqa: F401  they fill the benches
     test_dense,
     test_dtypes,
     test_elementwise,
+    test_long_convolution,
     test_merge,
     test_norms,
     test_pick,

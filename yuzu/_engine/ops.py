@@ -381,6 +381,7 @@ _ROWS = (
     _op("trapezoid", "composite"),
     _op("trapz", "composite"),
     _op("cumulative_trapezoid", "composite"),
+    _op("yuzu.long_convolution"),
     _op("fft_fft", by_rows=2),
     _op("fft_ifft", by_rows=2),
     _op("fft_rfft", by_rows=2),

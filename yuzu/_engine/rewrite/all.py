@@ -11,6 +11,7 @@ from yuzu._engine.capture.errors import CaptureError, first_line
 from yuzu._engine.capture.routes import capture_plain
 from yuzu._engine.rewrite.batch_first import batch_first
 from yuzu._engine.rewrite.batch_parts import take_batch_apart
+from yuzu._engine.rewrite.long_convolutions import name_long_convolutions
 from yuzu._engine.rewrite.pools_first import pools_first
 from yuzu._engine.rewrite.recurrences import split_recurrences
 from yuzu._engine.rewrite.separate import separate_joined
@@ -38,6 +39,7 @@ def rewritten(captured: Captured) -> Captured:
     nodes, outputs = split_recurrences(*simplify(captured.nodes, captured.outputs))
     nodes, outputs, _ = batch_first(*without_unread(nodes, outputs))
     nodes, outputs = take_batch_apart(*without_unread(nodes, outputs))
+    nodes, outputs = name_long_convolutions(nodes, outputs)
     nodes, outputs = separate_joined(*pools_first(nodes, outputs))
     return dataclasses.replace(captured, nodes=nodes, outputs=outputs)
 
