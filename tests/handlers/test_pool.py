@@ -49,8 +49,17 @@ def pool_cases() -> None:
         }.items():  # fmt: skip
             for axis, keep in ((2, False), (2, True), (1, False), (1, True), ((1, 2), False))[:: 1 if trunk else 2]:
                 family = {"sum": "reduce", "mean": "reduce"}.get(name, "elementwise" if axis == 1 else "whole values")
-                family = "reduce" if name in ("amax", "amin") and axis == 2 else family
+                family = "reduce" if name in ("amax", "amin", "var", "std") and axis == 2 else family
                 case(f"{name} {axis} keep{keep:d} trunk{trunk}", fn(lambda x, f=function, a=axis, k=keep: f(x, dim=a, keepdim=k)), trunk, **{name: family})
+    for name, function in {"population": lambda x: x.var(2, correction=0), "correction": lambda x: x.std(2, correction=3), "unbiased": lambda x: x.std(2, unbiased=False),
+                           "n,L,C": lambda x: x.transpose(1, 2).std(1), "norm": lambda x: x.norm(dim=2), "vector norm": lambda x: torch.linalg.vector_norm(x, dim=-1, keepdim=True),
+                           "four axes": lambda x: x.unflatten(1, (2, -1)).std(3, keepdim=True), "with the mean": lambda x: sum(torch.var_mean(x, 2))}.items():  # fmt: skip
+        for trunk in (0, 5):
+            case(f"spread, {name}, trunk {trunk}", fn(function), trunk, **dict.fromkeys(["var", "std", "linalg_vector_norm"], "reduce"), any="whole values", sub="merge")
+    case("spread of a ReLU", fn(lambda x: x.relu().std(2).log1p() + x.relu().norm(dim=2)), 5, std="reduce", linalg_vector_norm="reduce", log1p="whole values")
+    case("spread of channels, unbiased given by place", fn(lambda x: torch.ops.aten.std.dim(x, [1], True) + torch.ops.aten.var.dim(x, [1], False)), any="merge")
+    case("one norm", fn(lambda x: x.norm(p=1, dim=2)), linalg_vector_norm="whole values")
+    case("spread of all", fn(lambda x: x.std((1, 2))), std="whole values")
     case("max over positions", fn(lambda x: x.max(2).values))
     case("max over positions keepdim", fn(lambda x: x.max(2, keepdim=True)[0]))
     case("min over positions", fn(lambda x: x.min(-1)[0]))

@@ -22,7 +22,7 @@ from yuzu._engine.handlers.exact_zeros import count_all, negative, nonzero, posi
 from yuzu._engine.handlers.facts import Numerics
 from yuzu._engine.handlers.registry import handles
 from yuzu._engine.handlers.values import Local, OnRows
-from yuzu._engine.layout import ROWS, Change, Layout, on_device
+from yuzu._engine.layout import ROWS, Change, Layout, on_device, widened
 from yuzu._engine.window import Window
 
 
@@ -143,6 +143,67 @@ class MaximumOverPositions(Rule):
         return found.unsqueeze(layout.axis + 1) if self.keepdim else found
 
 
+class SpreadOverPositions(Rule):
+    """``var``, ``std`` or the Euclidean norm over positions.
+
+    With ``r`` the reference less its mean (less nothing, for a norm) and ``d`` the mean of the differences, the sum of
+    squares changes by ``sum of D (2 r + D)``, of the window alone, less ``L d^2``. It is taken in float64: a root shows
+    what is lost where the sum nearly vanishes.
+    """
+
+    family = "reduce"
+    numerics = Numerics(cancels=True, sums_positions=True)
+
+    def __init__(self, view: View, kind: str, keepdim: bool, divisor: int) -> None:
+        super().__init__(view, ROWS)
+        self.kind, self.keepdim, self.divisor = kind, keepdim, divisor
+
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+        (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
+        assert change is not None and change.window is not None
+
+        def centred() -> torch.Tensor:
+            values = widened(run.reference.position_first(source, layout))
+            return values if self.kind == "norm" else values - values.mean(1, keepdim=True)
+
+        def spread() -> torch.Tensor:
+            return run.reference.made(("centred", self.node.index), centred).square().sum(1) / self.divisor
+
+        difference = widened(change.tensor)
+        here = run.made_on_window(("centred", self.node.index), centred, change.window)
+        more = (difference * (2 * here + difference)).sum(2)
+        if self.kind != "norm":
+            more -= difference.sum(2).square() / layout.length
+        more /= self.divisor
+        if self.kind != "var":
+            before = run.of_sites(run.reference.made(("spread", self.node.index), spread))
+            roots = before.sqrt() + (before + more).clamp(min=0).sqrt()
+            more = torch.where(roots > 0, more / roots, 0)
+        result = more.to(run.value(self.node.index).dtype)
+        return result.unsqueeze(layout.axis + 1) if self.keepdim else result
+
+    def vanishes(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor | None:
+        (change,), (source,), (layout,) = changes, self.sources, self.source_layouts
+        if change is None:
+            return None
+        found = count_all(run, source, layout, change, change.tensor.dim() - 3, nonzero) == 0
+        return found.unsqueeze(layout.axis + 1) if self.keepdim else found
+
+
+def _spread(view: View, kind: str, layout: Layout, keepdim: bool) -> Rule | None:
+    """The rule for a spread over positions alone, if it is one that has a formula."""
+    node = view.node
+    name, divisor = {"linalg_vector_norm": "norm"}.get(kind, kind), 1
+    if name == "norm":
+        known = node.argument(1, "ord", 2) == 2 and node.kwargs.get("dtype") is None
+    else:
+        correction = 1 if node.named("correction") is None else node.named("correction")
+        divisor = layout.length - (0 if node.named("unbiased") is False else correction)
+        known = divisor > 0
+    known = known and view.source(node.args[0]).dtype == node.dtype in (torch.float32, torch.float64)
+    return SpreadOverPositions(view, name, keepdim, divisor) if known else None
+
+
 def reduction(view: View, kind: str, axes: tuple[int, ...], keepdim: bool) -> Rule | str:
     """The rule for ``sum``, ``mean``, ``amax``, ``amin`` or another reduction that treats rows by themselves."""
     if 0 in axes:
@@ -170,6 +231,8 @@ def reduction(view: View, kind: str, axes: tuple[int, ...], keepdim: bool) -> Ru
         return SumOverPositions(view, axes, keepdim, divisor, cut)
     if kind in ("amax", "amin") and axes == (layout.axis,) and not layout.composite and node.floating:
         return MaximumOverPositions(view, keepdim, 1 if kind == "amax" else -1)
+    if axes == (layout.axis,) and not layout.composite and kind in ("var", "std", "linalg_vector_norm"):
+        return _spread(view, kind, layout, keepdim) or OnRows(view)
     return OnRows(view)
 
 
@@ -199,9 +262,7 @@ def reduce(view: View) -> Rule | str:
             axes, keepdim = tuple(range(rank)), False
         else:
             axes = axes_of(node.argument(1, "dim"), rank)
-            keepdim = node.kwargs.get(
-                "keepdim", node.args[-1] if isinstance(node.args[-1], bool) and len(node.args) > 2 else False
-            )
+            keepdim = bool(node.named("keepdim"))
     return reduction(view, kind, axes, bool(keepdim))
 
 
