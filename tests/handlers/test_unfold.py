@@ -8,6 +8,24 @@ import yuzu  # noqa: F401  registers every handler
 from tests.laws.bench import CHANNELS, bench, fn, laws_of
 
 
+def _far(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return x.unflatten(1, (2, 3)).transpose(2, 3) @ m.w
+
+
+def _relative_shift(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """As Transformer-XL does it."""
+    far = F.pad(_far(m, x), (1, 0)).reshape(len(x), 2, 26, 13)[:, :, 1:]
+    return far.reshape(len(x), 2, 13, 25)[..., : m.columns].softmax(-1)
+
+
+def _shift_of_joined(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """As Enformer does it."""
+    far = _far(m, x)
+    far = torch.cat([torch.zeros_like(far[..., :1]), far], -1)
+    far = far.reshape(-1, 2, 26, 13)[:, :, 1:, :].reshape(-1, 2, 13, 25)
+    return far[..., : m.columns].softmax(-1)
+
+
 def unfold_cases() -> None:
     case = bench("unfold")
     for trunk in (0, 3):
@@ -28,7 +46,22 @@ def unfold_cases() -> None:
     case("windows by strides", fn(lambda x: x.contiguous().as_strided((len(x), CHANNELS, 11, 3), (CHANNELS * 13, 13, 1, 1)).amax(-1)), amax="elementwise")
     case("windows by strides of two", fn(lambda x: x.contiguous().as_strided((len(x), CHANNELS, 6, 3), (CHANNELS * 13, 13, 2, 1))))
     case("windows by strides of a transposed tensor", fn(lambda x: x.transpose(1, 2).contiguous().as_strided((len(x), 5, CHANNELS, 5), (CHANNELS * 13, 2 * CHANNELS, 1, CHANNELS))))
-    case("scrambled by strides", fn(lambda x: x.transpose(1, 2).contiguous().as_strided((len(x), 7, 3), (CHANNELS * 13, 2, 5))), as_strided="naive")
+    case("scrambled by strides", fn(lambda x: x.transpose(1, 2).contiguous().as_strided((len(x), 7, 3), (CHANNELS * 13, 2, 5))), **{"yuzu.row_strides": "whole values"})
+    strides = {"yuzu.row_strides": "view"}
+    for trunk in (0, 5):
+        case(f"shifted by strides, trunk {trunk}", fn(lambda m, x: (x.transpose(1, 2) @ m.w[: x.shape[1]]).contiguous().as_strided((len(x), 13, 13), (13 * 25, 24, 1), 12).softmax(-1), w=lambda: nn.Parameter(torch.randn(CHANNELS, 25))), trunk, matmul="dense", **strides)
+        case(f"shifted by strides, part of the positions, trunk {trunk}", fn(lambda m, x: (x.transpose(1, 2) @ m.w[: x.shape[1]]).contiguous().as_strided((len(x), 7, 3), (13 * 9, 10, 1), 3 * 9).exp(), w=lambda: nn.Parameter(torch.randn(CHANNELS, 9))), trunk, matmul="dense", **strides)
+    case("shifted by strides, heads", fn(lambda m, x: (x.unflatten(1, (2, 3)).transpose(2, 3) @ m.w).contiguous().as_strided((len(x), 2, 13, 13), (2 * 13 * 25, 13 * 25, 24, 1), 12).softmax(-1), w=lambda: nn.Parameter(torch.randn(2, 3, 25))), matmul="dense", **strides)
+    case("axes exchanged by strides", fn(lambda x: x.contiguous().as_strided((len(x), 13, CHANNELS), (CHANNELS * 13, 1, 13)).softmax(-1)), **strides)
+    case("some channels by strides", fn(lambda x: x.contiguous().as_strided((len(x), 2, 5, 2), (CHANNELS * 13, 2 * 13, 1, 13), 4).softmax(-1)), **strides)
+    case("a mask by strides", fn(lambda x: (x > 0).contiguous().as_strided((len(x), 13, CHANNELS), (CHANNELS * 13, 1, 13)).double()), only_double=True, **strides)
+    case("whole values by strides", fn(lambda x: x.softmax(2).contiguous().as_strided((len(x), 13, CHANNELS), (CHANNELS * 13, 1, 13)).exp()), any="whole values", softmax="elementwise|whole values", **{"yuzu.row_strides": "whole values"})
+    case("overlapping strides", fn(lambda x: x.contiguous().as_strided((len(x), 20, 30), (CHANNELS * 13, 2, 1), 3) * 2), mul="elementwise", **{"yuzu.row_strides": "whole values"})
+    for columns in (13, 7):
+        case(f"relative shift to {columns}", fn(_relative_shift, w=lambda: nn.Parameter(torch.randn(2, 3, 25)), columns=lambda c=columns: c), matmul="dense", any="view", **strides)
+        case(f"relative shift with zeros joined, to {columns}", fn(_shift_of_joined, w=lambda: nn.Parameter(torch.randn(2, 3, 25)), columns=lambda c=columns: c), matmul="dense", **strides)
+    case("relative shift of whole values", fn(lambda m, x: _relative_shift(m, x.softmax(2)) * 3, w=lambda: nn.Parameter(torch.randn(2, 3, 25)), columns=lambda: 13), matmul="dense", any="whole values", softmax="elementwise|whole values", **{"yuzu.row_strides": "whole values"})
+    case("relative shift to too many", fn(_relative_shift, w=lambda: nn.Parameter(torch.randn(2, 3, 25)), columns=lambda: 14), matmul="dense", any="whole values")
 
 
 (

@@ -256,6 +256,7 @@ _ROWS = (
     _op("_upsample_bicubic2d_aa", by_rows=4),
     _op("grid_sampler"),
     _op("unfold", by_rows=2),
+    _op("yuzu.row_strides", by_rows=2),
     _op("im2col", by_rows=4),
     _op("col2im", by_rows=3),
     # Activations

@@ -8,7 +8,6 @@ takes over the slice before it. Nodes that nothing reads are dropped.
 from __future__ import annotations
 
 import dataclasses
-import math
 import operator
 import string
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from yuzu._engine import ops
 from yuzu._engine.graph import END, Node, OfSlice, Ref, Result, count_readers, map_refs
 from yuzu._engine.rewrite.row_index import find_row_indices
+from yuzu._engine.rewrite.strides import name_relative_shift, name_strides
 from yuzu._engine.rewrite.unread import without_unread
 
 aten = torch.ops.aten
@@ -74,7 +74,9 @@ def _use_plain_operation(node: Node, nodes: list[Node]) -> None:
     if node.op == "aten.view_as_complex":
         node.target = as_complex
     if node.op == "aten.as_strided":
-        _name_windows(node, nodes)
+        name_strides(node, nodes)
+    if node.op == "aten.slice":
+        name_relative_shift(node, nodes)
     if node.op == "aten.squeeze":
         _keep_batch_axis(node, nodes)
     if node.op == "aten.einsum":
@@ -101,40 +103,6 @@ def _write_out_equation(node: Node, nodes: list[Node]) -> None:
         label.replace("...", covered[most - count :]) for label, count in zip(labels.split(","), under, strict=True)
     ]
     node.args = (f"{','.join(written)}->{result.replace('...', covered)}", *node.args[1:])
-
-
-def _as_strided(x: torch.Tensor, size: Any, stride: Any, offset: int | None = None) -> torch.Tensor:
-    return x.contiguous().as_strided(size, stride, offset or 0)
-
-
-def _name_windows(node: Node, nodes: list[Node]) -> None:
-    """Name an operation that takes sliding windows by the strides of a tensor's memory ``unfold``."""
-    source = nodes[node.args[0].index]
-    size, stride, *offset = node.args[1:]
-    node.target = _as_strided
-    shape: tuple[int | None, ...] = source.shape or ()
-    if len(shape) < 2 or shape[0] is not None or any(s is None or s < 1 for s in shape[1:]) or any(offset):
-        return
-    row = [int(s or 0) for s in shape[1:]]
-    if node.shape is None or node.shape[0] is not None or stride[0] != math.prod(row):
-        return
-    found = window_of_strides(row, list(size[1:]), list(stride[1:]))
-    if found is not None:
-        node.op, node.target, node.args, node.kwargs = "aten.unfold", aten.unfold.default, (node.args[0], *found), {}
-
-
-def window_of_strides(sizes: list[int], taken: list[int], strides: list[int]) -> tuple[int, int, int] | None:
-    """The axis (from 1 on), size and step of the windows that ``as_strided`` takes; None if it takes others."""
-    own = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
-    if len(taken) != len(sizes) + 1 or not all(isinstance(s, int) for s in (*taken, *strides)):
-        return None
-    for axis, stride in enumerate(own):
-        step = strides[axis] // stride
-        alike = [*own[:axis], step * stride, *own[axis + 1 :], stride] == strides
-        beside = [*taken[:axis], *taken[axis + 1 : -1]] == [*sizes[:axis], *sizes[axis + 1 :]]
-        if alike and beside and step > 0 and taken[axis] == (sizes[axis] - taken[-1]) // step + 1:
-            return axis + 1, taken[-1], step
-    return None
 
 
 def _keep_batch_axis(node: Node, nodes: list[Node]) -> None:
@@ -233,4 +201,4 @@ def _pick_to_slice(node: Node, source: Node) -> bool:
     return True
 
 
-__all__ = ["as_complex", "simplify", "window_of_strides"]
+__all__ = ["as_complex", "simplify"]
