@@ -19,6 +19,7 @@ from tests.handlers import (  # noqa: F401  they fill the benches
     test_long_convolution,
     test_merge,
     test_norms,
+    test_parts,
     test_pick,
     test_pool,
     test_recurrent,

@@ -207,6 +207,8 @@ _ROWS = (
     _op("one_hot"),
     _op("inner", "composite"),
     _op("tensordot", "composite"),
+    # An operation on several rows of each sequence
+    _op("yuzu.on_parts"),
     # Recurrent layers, and one step of each
     _op("yuzu.recurrence", "recurrent"),
     _op("lstm", "recurrent"),

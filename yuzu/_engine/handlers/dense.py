@@ -117,6 +117,8 @@ def matrix_product(view: View) -> Rule | str:
         local = layout.kind == "windows" and not layout.composite and layout.axis < ranks[0] - 1
         linear = node.floating and view.source(left).dtype == node.dtype
         return Linear(view, layout if local else ROWS, "dense") if linear else OnRows(view, widens=False)
+    if view.layout(left) == CONSTANT and view.mutated(right) and node.op == "aten.matmul" and ranks == [2, view.rank]:
+        return _matrix_times(view, right)
     for ref, rank in ((left, ranks[0]), (right, ranks[1])):
         batched = view.layout(ref) != CONSTANT
         if (
@@ -128,6 +130,15 @@ def matrix_product(view: View) -> Rule | str:
         if not batched and rank >= view.rank and rank > 2 and view.shape_of(ref)[0] != 1:
             return "a constant operand has as many axes as the result"
     return OnRows(view, widens=False)
+
+
+def _matrix_times(view: View, right: Ref) -> Rule | str:
+    """The rule for a constant matrix on the left: on windows, unless it sums over positions."""
+    layout = view.layout(right)
+    if view.rank < 3 or not view.node.floating or view.source(right).dtype != view.node.dtype:
+        return OnRows(view, widens=False)
+    local = layout.kind == "windows" and not layout.composite and layout.axis != view.rank - 2
+    return Linear(view, layout if local else ROWS, "dense")
 
 
 def _by_matrices(view: View, left: Ref, right: Ref) -> Rule | str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from yuzu._engine import ops
 from yuzu._engine.graph import Node, Ref
+from yuzu._engine.rewrite.batch_first.parts import keeps_rows_apart
 from yuzu._engine.rewrite.batch_first.rewriting import Rewriting
 from yuzu._engine.rewrite.batch_first.translations import translation_of
 
@@ -52,10 +53,7 @@ def _known_by_rows(new: Rewriting, node: Node) -> bool:
     facts = ops.of(node.op)
     if facts.by_rows is None or not _first_has_rows(new, node, facts.by_rows):
         return False
-    if facts.batch_norm and facts.training is not None and node.argument(facts.training, "training") is not False:
-        return False  # by the statistics of the batch
-    rank = len(new.nodes[node.args[0].index].shape or ())
-    return not any(_is_first(node.named(name), rank) for name in ("dim", "dimension"))
+    return keeps_rows_apart(node, len(new.nodes[node.args[0].index].shape or ()))
 
 
 def _first_has_rows(new: Rewriting, node: Node, rank: int) -> bool:
@@ -67,13 +65,6 @@ def _first_has_rows(new: Rewriting, node: Node, rank: int) -> bool:
     held = new.held.get(first.index)
     rows = held is not None and held[1].plain and len(first.shape or ()) >= rank
     return rows and all(new.constant(Ref(i)) for i in others)
-
-
-def _is_first(axis: Any, rank: int) -> bool:
-    """Return whether an axis, or one of several, is the first."""
-    if axis is None:
-        return False
-    return any(a % rank == 0 for a in ([axis] if isinstance(axis, int) else axis))
 
 
 def _names_an_axis(given: list[Any]) -> bool:

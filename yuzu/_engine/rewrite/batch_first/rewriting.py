@@ -21,6 +21,7 @@ import torch
 
 from yuzu._engine.graph import Node, Ref
 from yuzu._engine.rewrite.batch_first.form import batch_axes
+from yuzu._engine.rewrite.batch_first.parts import on_parts
 from yuzu._engine.rewrite.batch_first.translations import translation_of
 from yuzu._engine.rewrite.batch_first.values import BatchFirst
 
@@ -57,6 +58,7 @@ class Rewriting(BatchFirst):
         if not as_it_is or (node.shape[0] == -1 and all(form.size is None for form in forms)):
             translation = translation_of(node)
             result = translation(self, node) if translation is not None else None
+            result = on_parts(self, node) if result is None else result
             if result is not None:
                 self.held[node.index] = result
                 if result[1].plain:
