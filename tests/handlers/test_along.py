@@ -31,7 +31,7 @@ def order_cases() -> None:
     case("places of topk", fn(lambda x: x.topk(2, 1).indices.double() + x.argsort(1)[:, :2]), only_double=True, topk="elementwise", sort="elementwise", argsort="elementwise")
     case("largest of rows", fn(lambda x: (lambda v, i: v + i)(*x.mean(2).max(1))), only_double=True, max="whole values")
     whole = {"var": "whole values", "std": "whole values", "linalg_vector_norm": "whole values", "clamp_min": "whole values", "div": "whole values", "mul": "merge",
-             "cumsum": "whole values", "sort": "whole values", "select": "whole values", "prod": "whole values"}  # fmt: skip
+             "sort": "whole values", "select": "whole values", "prod": "whole values"}  # fmt: skip
     composite = {
         "var_mean": lambda x, d: (lambda v, m: v * m)(*torch.var_mean(x, d)), "std_mean": lambda x, d: torch.std_mean(x, d, correction=0)[0],
         "aminmax": lambda x, d: (lambda lo, hi: hi - lo)(*torch.aminmax(x, dim=d)), "diff": lambda x, d: x.diff(dim=d, n=2),

@@ -101,7 +101,11 @@ def pool_cases() -> None:
     case("sum then linear", fn(lambda m, x: m.fc(x.sum(2)), fc=lambda: nn.Linear(CHANNELS, 3)))
     case("sum over three axes", fn(lambda x: x.unsqueeze(1).sum((1, 2, 3))))
     case("cumsum over channels", fn(lambda x: x.cumsum(1)))
-    case("cumsum over positions", fn(lambda x: x.cumsum(2)), cumsum="whole values")
+    for trunk in (0, 5):
+        case(f"cumsum over positions, trunk {trunk}", fn(lambda x: x.cumsum(2).relu()), trunk, cumsum="reduce")
+    case("cumsum of n,L,C, cropped", fn(lambda x: x.transpose(1, 2).cumsum(1)[:, 4:9].exp()), cumsum="reduce")
+    case("cumsum of a mask", fn(lambda x: (x > 0).cumsum(2).double()), cumsum="whole values", _to_copy="whole values", only_double=True)
+    case("cumsum twice", fn(lambda m, x: m.conv(x.cumsum(2)).relu().flip(2).cumsum(2), conv=lambda: nn.Conv1d(CHANNELS, 3, 3)), 5, cumsum="reduce")
 
 
 (

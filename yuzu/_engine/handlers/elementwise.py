@@ -79,7 +79,7 @@ def axes_of(value: Any, rank: int) -> tuple[int, ...]:
     return tuple(a % rank for a in ([value] if isinstance(value, int) else value))
 
 
-@handles("aten.glu", "aten.cumsum", "aten.cumprod", "aten.logcumsumexp")
+@handles("aten.glu", "aten.cumprod", "aten.logcumsumexp")
 def along_one_axis(view: View) -> Rule | str:
     """Local if their axis is not the axis of positions."""
     node = view.node

@@ -1,7 +1,8 @@
 """Long convolutions that a model computes by Fourier transforms, along positions.
 
 With the signal ``h`` of the filter, an input's difference ``D[i]`` adds ``D[i] h[j - i]`` to output ``j``. A few input
-positions are multiplied with the signal one by one. Of more, the window alone is transformed.
+positions are multiplied with the signal one by one. Of more, the window alone is transformed. A running sum is the
+convolution with ones.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from yuzu._engine.choice import Choice
 from yuzu._engine.context import Context
 from yuzu._engine.handlers.affine import Linear
 from yuzu._engine.handlers.contract import Reading, Rule, View
+from yuzu._engine.handlers.elementwise import along_one_axis
 from yuzu._engine.handlers.facts import Numerics, RuleMemory, Sizes
 from yuzu._engine.handlers.registry import handles
 from yuzu._engine.handlers.values import OnRows
@@ -93,20 +95,42 @@ class AlongPositions(Reading):
         return result
 
     def _transformed(self, run: Context, tensor: torch.Tensor, before: Window, window: Window) -> torch.Tensor:
-        # the inputs that lie before the outputs, and those among them
-        ahead = max(int((window.start - before.start).max()), 0)
-        held = window.cached(
-            ("held", self.node.index, ahead), lambda: Window.at(window.start - ahead, ahead + window.width)
-        )
-        x = rewindow(tensor, before, held)
+        x, ahead = _held(tensor, before, window)
         # few different sizes, since a transform of the signal is kept for each
-        step = 1 << max(held.width.bit_length() - SIZES.bit_length(), 0)
-        width = -(-held.width // step) * step
+        held = x.shape[2]
+        step = 1 << max(held.bit_length() - SIZES.bit_length(), 0)
+        width = -(-held // step) * step
         taps = min(self.target.reach, width)
         size = _fast(width + taps - 1)
         h = self._of_filter(run, f"transform of {taps}, {size}", lambda signal: torch.fft.rfft(signal[:taps], size, 0))
         found = torch.fft.irfft(torch.fft.rfft(x, size, 2) * h, size, 2)
-        return found[:, :, ahead : ahead + window.width].to(tensor.dtype)
+        return found[:, :, ahead : ahead + window.width].to(run.value(self.node.index).dtype)
+
+
+class RunningSum(Reading):
+    """``cumsum`` along positions: the running sum of the differences."""
+
+    family = "reduce"
+    reads_reference = False
+    keeps_finite = True
+    numerics = Numerics(cancels=True)
+
+    def __init__(self, view: View, layout: Layout) -> None:
+        super().__init__(view, layout)
+        self.geometry = Geometry(layout.length, 1, layout.length - 1, 1, layout.length, layout.length)
+
+    def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
+        (change,) = changes
+        assert change is not None and change.window is not None and window is not None
+        x, ahead = _held(change.tensor, change.window, window)
+        return x.cumsum(2)[:, :, ahead : ahead + window.width]
+
+
+def _held(tensor: torch.Tensor, before: Window, window: Window) -> tuple[torch.Tensor, int]:
+    """The differences among the outputs on a window and before them, and how many positions come before them."""
+    ahead = max(int((window.start - before.start).max()), 0)
+    held = window.cached(("held", ahead), lambda: Window.at(window.start - ahead, ahead + window.width))
+    return rewindow(tensor, before, held), ahead
 
 
 def _fast(size: int) -> int:
@@ -137,6 +161,16 @@ def long_convolution(view: View) -> Rule | str:
     if not plain or overlaps or layout.length > target.size:
         return OnWholeRows(view, ROWS, "convolution")
     return AlongPositions(view, layout, target)
+
+
+@handles("aten.cumsum")
+def running_sum(view: View) -> Rule | str:
+    node, source = view.node, view.node.args[0]
+    axis, layout = node.named("dim") % view.rank, view.movable(source)
+    alike = node.floating and view.source(source).dtype == node.dtype
+    if node.mutated and alike and layout.kind == "windows" and not layout.composite and axis == layout.axis:
+        return RunningSum(view, layout)
+    return along_one_axis(view)
 
 
 __all__: list[Any] = []
