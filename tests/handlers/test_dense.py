@@ -63,7 +63,7 @@ def dense_cases() -> None:
     case("complex numbers", fn(lambda m, x: torch.view_as_real(
         torch.view_as_complex(x.transpose(1, 2).contiguous().unflatten(2, (3, 2))) * torch.complex(m.w, 1 - m.w)), w=lambda: nn.Parameter(torch.randn(10, 3))), view_as_complex="view", view_as_real="view")  # fmt: skip
     case("complex numbers of positions", fn(lambda x: torch.view_as_real(torch.view_as_complex(x.unflatten(2, (5, 2))).cumsum(2))),
-         cumsum="reduce")  # fmt: skip
+         cumsum="reduce", view_as_complex="view", view_as_real="view")  # fmt: skip
     case("attention by hand", lambda: HandAttention(), matmul="whole values")
     case("attention by hand, batch in the middle", lambda: HandAttention(batch_first=False), matmul="whole values")
     case("zeros for each row", fn(lambda x: x + torch.zeros(len(x), CHANNELS, 1, dtype=x.dtype)))
