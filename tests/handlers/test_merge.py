@@ -76,7 +76,7 @@ def merge_cases() -> None:
     case("einsum by position", fn(lambda m, x: torch.einsum("bcl,cl->bl", x, m.w), w=lambda: nn.Parameter(torch.randn(CHANNELS, 13))))
     case("matmul right", fn(lambda m, x: x.transpose(1, 2) @ m.w, w=lambda: nn.Parameter(torch.randn(CHANNELS, 3))))
     case("matmul over positions", fn(lambda m, x: x @ m.w, w=lambda: nn.Parameter(torch.randn(13, 3))))
-    case("matmul left", fn(lambda m, x: m.w @ x, w=lambda: nn.Parameter(torch.randn(3, CHANNELS))), matmul="whole values")
+    case("matmul left", fn(lambda m, x: m.w @ x, w=lambda: nn.Parameter(torch.randn(3, CHANNELS))), matmul="dense")
     case("bmm", fn(lambda x: torch.bmm(x, x.transpose(1, 2))), bmm="whole values")
     case("matmul of branches", fn(lambda m, x: torch.matmul(m.a(x).transpose(1, 2), m.b(x)), **two), matmul="whole values")
 
