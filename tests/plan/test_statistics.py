@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import math
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -85,20 +86,20 @@ class Block(nn.Module):
 class Normalising(nn.Module):
     """Blocks that normalise over the whole sequence; a cropped profile and log-counts."""
 
-    def __init__(self, norm=plane, activation=F.silu, channels=8, blocks=2, controls=False, last=None):
+    def __init__(self, norm=plane, activation=F.silu, channels=8, blocks=2, controls_at=0, last=None):
         super().__init__()
         torch.manual_seed(0)
         self.first = nn.Conv1d(4, channels, 9, padding=4)
         self.blocks = nn.ModuleList(Block(channels, 2**i, norm, activation) for i in range(blocks))
         self.profile, self.counts = nn.Conv1d(channels, 1, 5, padding=2), nn.Linear(channels, 2)
         self.last = last or (lambda y: y)
-        self.controls = controls
+        self.controls_at = controls_at
 
     def forward(self, x, control=None):
         x = F.gelu(self.first(x), approximate="tanh")
-        if control is not None:
-            x = x * (1 + control)
-        for block in self.blocks:
+        for i, block in enumerate((*self.blocks, nn.Identity())):
+            if control is not None and i == self.controls_at:
+                x = x * (1 + control)
             x = block(x)
         return self.last(self.profile(x)[:, :, 10:-10]), self.counts(x[:, :, 10:-10].mean(2))
 
@@ -111,7 +112,7 @@ def sequences(length, n=1, seed=1):
 def planned(model, length, args=()):
     with torch.no_grad():
         graph = capture(model, (4, length), args, torch.float32)
-    found = make_plan_with_statistics(graph, "highest", lambda _: {})
+    found = make_plan_with_statistics(make_plan(graph))
     assert found is not None
     return found[0]
 
@@ -256,8 +257,9 @@ def test_few_positions_go_without(always):
         assert_right(found, model, X, output="delta", start=60, end=stop)
 
 
-def test_products_of_states(always):
-    model, X = Normalising(), sequences(140, n=2)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_products_of_states(place, always):
+    model, X = Normalising(controls_at=place), sequences(140, n=2)
     controls = torch.rand(2, 1, 140)
     made = always(model, 140, args=(controls[:1],))
     found = yuzu.yuzu_ism(model, X, made, args=(controls,), device="cpu", output="delta")
@@ -343,8 +345,9 @@ def test_random_architectures(seed):
     model, X = Random(), sequences(300, seed=seed)
     with torch.no_grad():
         graph = capture(model, (4, 300), (), torch.float32)
-    found = make_plan_with_statistics(graph, "highest", lambda _: {})
-    plan = make_plan(graph) if found is None else found[0]
+    plan = make_plan(graph)
+    found = make_plan_with_statistics(plan)
+    plan = plan if found is None else found[0]
     wrong, _ = errors(model, plan, X, [0, 7, 150, 151, 299], torch.float64)
     assert max(wrong) < 5e-6
     wrong, _ = errors(model, plan, X, [0, 7, 150, 151, 299], torch.float32)
@@ -385,3 +388,60 @@ def test_norms_apart_compute_the_same():
                 assert tuple(values[-1].shape) == tuple(3 if s is None else s for s in node.shape)
         for o, truth in zip(apart.outputs, model(X), strict=True):
             assert torch.allclose(values[o], truth, rtol=1e-12, atol=1e-13)
+
+
+class Edge(nn.Module):
+    """A tower and a norm; ``after`` makes the outputs."""
+
+    def __init__(self, after, first=None, scale=1.0):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv1d(4, 8, 7, padding=3), nn.Conv1d(8, 8, 3, padding=1)
+        self.channels, self.head, self.after = nn.LayerNorm(8), nn.Linear(8, 2), after
+        self.gate = nn.Conv1d(8, 8, 1)
+        nn.init.zeros_(self.gate.weight)
+
+    def forward(self, x):
+        return self.after(self, plane(self.second(F.silu(self.first(x)))))
+
+
+# once wrong, or once an error: what reads the norm, and how
+EDGES = {
+    "layer norm over channels": lambda m, y: m.head(torch.sin(m.channels(y.transpose(1, 2))).mean(1)),
+    "a channel of each": lambda m, y: F.softplus(y) / F.softplus(y).sum(1, keepdim=True),
+    "a number": lambda m, y: 100 * (F.silu(m.second(y))[:, :2] * torch.sigmoid(y[:, :2])).mean((1, 2)),
+    "steep": lambda m, y: m.head(torch.log1p(torch.exp(y)).mean(2)),
+    "steep of a square": lambda m, y: torch.log(y.square() + 0.1).mean(2),
+    "a zero gate": lambda m, y: m.head((y * torch.tanh(m.gate(y)) + y).mean(2)),
+    "a mean added": lambda m, y: m.head((y + torch.sin(m.second(y)).mean((1, 2), keepdim=True)).mean(2)),
+}
+
+
+@pytest.mark.parametrize("edge", EDGES.values(), ids=EDGES)
+def test_edges(edge, monkeypatch):
+    monkeypatch.setattr(statistics, "FASTER", math.inf)
+    monkeypatch.setattr(chunks, "WORTH_COMPARING", math.inf)
+    model, X = Edge(edge), sequences(150, n=2)
+    X[0, :, 70] = 0  # N: a chunk of its own
+    X[1] = torch.tensor([1.0, 0, 0, 0])[:, None]  # one letter alone
+    made = yuzu.precompute(model, 150, device="cpu")
+    past = made.decisions.statistics and dataclasses.replace(made.decisions.statistics, least_positions=1)
+    made = yuzu.Precomputation(made.settings, dataclasses.replace(made.decisions, statistics=past))
+    assert_right(yuzu.yuzu_ism(model, X, made, device="cpu", output="delta"), model, X, output="delta")
+
+
+def test_threads(always):
+    """PyTorch's derivatives are kept in levels that threads share."""
+    model, X = Normalising(), sequences(140)
+    made = always(model, 140)
+    alone = yuzu.yuzu_ism(model, X, made, device="cpu", output="delta")[1]
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.map(lambda _: yuzu.yuzu_ism(Normalising(), X, made, device="cpu", output="delta")[1], range(4))
+        assert all(relative_error(other, alone) < 1e-6 for other in found)
+
+
+def test_nodes_stay_naive(always):
+    """What was decided for the plan without statistics holds for the one with them, and where too few are mutated."""
+    made = always(Normalising(), 140, terminal_layers=(nn.Linear,))
+    assert len(made.decisions.naive) == 5
+    assert all("terminal_layers" in layer.why_naive or "follows" in layer.why_naive for layer in made.layers if layer.why_naive)

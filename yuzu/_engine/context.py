@@ -181,6 +181,14 @@ class Context:
         return (self.whole(index, change) + base).flatten(0, 1)
 
     @abstractmethod
+    def first_order_size(self, index: int) -> torch.Tensor:
+        """The root mean square over all positions of a node's terms of first order, for each mutant ``(S, A)``."""
+
+    @abstractmethod
+    def direction(self, index: int) -> torch.Tensor:
+        """The sum of a node's derivatives of first order, each divided by its size: ``(B, ...)``."""
+
+    @abstractmethod
     def doubt(self, where: torch.Tensor) -> None:
         """Note the mutants with any element of a mask ``(S, A, ...)``: they run naively, since their change may be
         less exact. No device is waited for.

@@ -67,8 +67,8 @@ class Plan(Flow):
         The matrices of the Gaussian way of running a convolution.
     statistics: Statistics
         The statistics past which windows are carried; none unless the plan was made for them.
-    plain: Graph or None
-        The graph with all norms whole, if some are taken apart for statistics.
+    plain: Plan or None
+        The plan without statistics, if this one has them.
     may_fade: bool
         A node multiplies with weights, and its terms may all nearly vanish where that shows: see `find_fading`.
     one_by_one: bool
@@ -91,7 +91,7 @@ class Plan(Flow):
     kernels: bool = True
     sensing: Sensing | None = None
     statistics: Statistics = field(default_factory=Statistics)
-    plain: Graph | None = None
+    plain: Plan | None = None
     kernels_failed: threading.Event = field(default_factory=threading.Event)
     may_fade: bool = False
     one_by_one: bool = False
@@ -115,7 +115,7 @@ class Plan(Flow):
 
     def without_statistics(self) -> Plan:
         """The same plan, or one that ends windows at the first statistic."""
-        return self if self.plain is None else make_plan(self.plain, self.precision)
+        return self if self.plain is None else self.plain
 
     def without_kernels(self) -> Plan:
         """The same plan without Yuzu's own kernels."""
@@ -133,12 +133,16 @@ class Plan(Flow):
         """The same plan in another precision, before any way has been timed."""
         return replace(self._anew(precision, self.naive), sensing=self.sensing)
 
-    def of_graph(self, graph: Graph) -> Plan:
-        """A plan of another graph in the same way, with the same nodes run naively."""
-        return make_plan(graph, self.precision, self.naive, bool(self.statistics.count))
+    def of_graph(self, graph: Graph, plain: Graph | None = None) -> Plan:
+        """A plan of another graph in the same way, with the same nodes run naively; ``plain`` is that graph with norms
+        whole.
+        """
+        other = None if plain is None or self.plain is None else self.plain.of_graph(plain).with_ways_of(self.plain)
+        made = make_plan(graph, self.precision, self.naive, self.plain is not None)
+        return replace(made, plain=other).with_ways_of(self)
 
     def _anew(self, precision: str, naive: Mapping[int, str]) -> Plan:
-        return replace(make_plan(self.graph, precision, naive, bool(self.statistics.count)), plain=self.plain)
+        return replace(make_plan(self.graph, precision, naive, self.plain is not None), plain=self.plain)
 
     def with_ways(self, ways: Mapping[int, str]) -> Plan:
         """The same plan with other ways for some nodes."""
@@ -234,7 +238,7 @@ def make_plan(
     widened = find_widened(flow).without(after)
     fading = find_fading(flow, lambda _: True) - after
     choices = _choose(flow, fading, widened, after)
-    sharing = find_sharing(flow, choices, statistics.before)
+    sharing = find_sharing(flow, choices)
     one_by_one = any(
         layout == VALUES and node.batched and not node.mutated and node.shape is not None
         for node, layout in zip(graph.nodes, layouts, strict=True)
@@ -257,27 +261,21 @@ def make_plan(
     )
 
 
-def make_plan_with_statistics(
-    graph: Graph, precision: str, naive_of: Callable[[Graph], Mapping[int, str]]
-) -> tuple[Plan, tuple[int, ...]] | None:
-    """A plan that carries windows past statistics, and the nodes of ``graph`` that it takes apart: norms, and softmaxes
-    of attention pooling; None if there are neither. ``naive_of`` finds the nodes of a graph that must run naively, and
-    why.
+def make_plan_with_statistics(plain: Plan) -> tuple[Plan, tuple[int, ...]] | None:
+    """A plan that carries windows past statistics, and the nodes of the ``plain`` plan's graph that it takes apart:
+    norms, and softmaxes of attention pooling; None if there are neither. The same nodes run naively.
     """
 
-    def plan_of(some: Graph) -> Plan:
-        return make_plan(some, precision, naive_of(some), with_statistics=True)
+    def plan_of(graph: Graph, same: Mapping[int, int]) -> Plan:
+        naive = {same[i]: why for i, why in plain.naive.items() if i in same}
+        return make_plan(graph, plain.precision, naive, with_statistics=True)
 
-    def sources_of(some: Graph) -> tuple[Sequence[Layout], Sequence[bool]]:
-        plan = plan_of(some)
-        return plan.layouts, [rule is None for rule in plan.rules]
-
-    apart, norms = with_norms_apart(graph, sources_of)
-    plan = plan_of(apart)
+    apart, same, norms = with_norms_apart(plain.graph, plan_of)
+    plan = plan_of(apart, same)
     length = next(layout.length for n, layout in zip(apart.nodes, plan.layouts, strict=True) if n.kind == "sequence")
     most = min(MOST_NUMBERS, length // POSITIONS_OF_A_NUMBER)
     found = (norms or plan.statistics.count) and plan.statistics.count <= most
-    return (replace(plan, plain=graph), norms) if found else None
+    return (replace(plan, plain=plain), norms) if found else None
 
 
 def _find_rules(

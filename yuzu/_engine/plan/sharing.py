@@ -6,7 +6,7 @@ which they do reach. A linear layer that they enter still changes by the same am
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from yuzu._engine.choice import Choice
@@ -32,13 +32,8 @@ class Sharing:
     border: frozenset[int]
 
 
-def find_sharing(
-    flow: Flow, choices: Sequence[Choice], statistics: Mapping[int, tuple[int, ...]] | None = None
-) -> Sharing:
-    """Follow the other inputs through the nodes. After ``statistics`` a change depends on the reference; each node has
-    those before it.
-    """
-    statistics = statistics or {}
+def find_sharing(flow: Flow, choices: Sequence[Choice]) -> Sharing:
+    """Follow the other inputs through the nodes."""
     nodes = flow.graph.nodes
     values: set[int] = set()
     changes: set[int] = set()
@@ -51,17 +46,9 @@ def find_sharing(
         if not node.mutated or not flow.readers[i]:
             continue
         sources = [s for s in flow.reads[i] if nodes[s].mutated]
-        sources += [s for read in (i, *sources) for s in statistics.get(read, ())]
         rule = flow.rules[i]
         chosen = choices[i]
-        reads = (
-            i in statistics
-            or any(s in statistics for s in flow.reads[i])
-            or rule is None
-            or rule.reads_reference
-            or chosen.exact_zeros
-            or chosen.watched
-        )
+        reads = rule is None or rule.reads_reference or chosen.exact_zeros or chosen.watched
         if any(s in changes for s in sources) or (joined and reads):
             changes.add(i)
             border.update(sources)

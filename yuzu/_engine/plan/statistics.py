@@ -15,6 +15,7 @@ from yuzu._engine.graph import Graph, Node
 from yuzu._engine.handlers import Rule, View, find_rule
 from yuzu._engine.handlers.statistics import smooth_rule
 from yuzu._engine.layout import ROWS, Layout
+from yuzu._engine.plan.flow import Flow
 from yuzu._engine.rewrite.norms_apart import NORMS, SOFTMAX, norms_apart
 from yuzu._engine.rewrite.pooled_softmax import find_pooled
 
@@ -102,28 +103,30 @@ def _is_small(node: Node, layout: Layout) -> bool:
 
 
 def with_norms_apart(
-    graph: Graph, sources_of: Callable[[Graph], tuple[Sequence[Layout], Sequence[bool]]]
-) -> tuple[Graph, tuple[int, ...]]:
-    """The graph in which all norms of windowed values over positions are taken apart, and the nodes of these norms in
-    ``graph``. ``sources_of`` plans a graph: the layouts of its nodes, and which run naively.
+    graph: Graph, plan_of: Callable[[Graph, Mapping[int, int]], Flow]
+) -> tuple[Graph, Mapping[int, int], tuple[int, ...]]:
+    """The graph in which all norms of windowed values over positions are taken apart, and attention pooling; the new
+    index of each node; and the nodes of ``graph`` that were taken apart. ``plan_of`` plans a graph, given the new index
+    of each node.
 
     A norm taken apart leaves windows, so that the norms after it may be of windowed values, too.
     """
     chosen: set[int] = set()
-    apart, same = graph, {n.index: n.index for n in graph.nodes}
+    apart: Graph = graph
+    same: Mapping[int, int] = {n.index: n.index for n in graph.nodes}
     while True:
-        layouts, naively = sources_of(apart)
+        flow = plan_of(apart, same)
         kinds = set()
         for node in graph.nodes:
-            if node.op in NORMS | SOFTMAX and node.index not in chosen and not naively[same[node.index]]:
-                source = layouts[same[node.args[0].index]]
-                if source.kind == "windows" and layouts[same[node.index]] == ROWS:
+            here = same[node.index]
+            if node.op in NORMS | SOFTMAX and node.index not in chosen and flow.rules[here] is not None:
+                if flow.layouts[same[node.args[0].index]].kind == "windows" and flow.layouts[here] == ROWS:
                     kinds.add(_kind(node))
-        more = {n.index for n in graph.nodes if n.op in NORMS and n.mutated and _kind(n) in kinds} - chosen
+        more = {n.index for n in graph.nodes if n.op in NORMS and n.mutated and _kind(n) in kinds}
         more |= {n.index for n in graph.nodes if n.op in SOFTMAX and _kind(n) in kinds and find_pooled(graph, n)}
         more -= chosen
         if not more:
-            return apart, tuple(sorted(chosen))
+            return apart, same, tuple(sorted(chosen))
         chosen |= more
         apart, same = norms_apart(graph, chosen)
 

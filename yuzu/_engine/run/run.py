@@ -18,6 +18,7 @@ from yuzu._engine.gate import running
 from yuzu._engine.graph import Node, Weights, evaluate
 from yuzu._engine.handlers.contract import Rule
 from yuzu._engine.handlers.fused import FusedGroup
+from yuzu._engine.handlers.statistics import MOST_SECOND_ORDER
 from yuzu._engine.kernels.precision import fastest_products, products
 from yuzu._engine.kernels.triton import KernelError
 from yuzu._engine.layout import CONSTANT, ROWS, Change, rewindow
@@ -26,10 +27,10 @@ from yuzu._engine.plan.plan import Plan
 from yuzu._engine.plan.widening import Widened, may_widen
 from yuzu._engine.reference import Reference, WidenedValues
 from yuzu._engine.run.series import (
-    MOST_SECOND_ORDER,
     Series,
     by_sequence,
     make_series,
+    norms_of,
     on_windows,
     squares,
     terms_before,
@@ -79,6 +80,7 @@ class Run(Context):
         self._owned: list[bool] = []
         self._memo: dict[int, Any] = {}
         self._moved: dict[tuple[int, ...], torch.Tensor] = {}  # the changes of statistics
+        self._plain: Reference | None = None  # where the reference at hand is the one in float64
         self._apart = False  # a linear rule at hand takes remainders only, and series are added to its result
         self.seconds: list[float] | None = None
         self.at: Node | None = None
@@ -377,7 +379,16 @@ class Run(Context):
 
     @property
     def _series(self) -> Series:
-        made: Any = self.reference.made("series", lambda: make_series(self))  # type: ignore[arg-type, return-value]
+        plain = self._plain or self.reference
+
+        def make() -> Any:
+            wide, self.reference = self.reference, plain
+            try:
+                return make_series(self)
+            finally:
+                self.reference = wide
+
+        made: Any = plain.made("series", make)
         assert isinstance(made, Series)
         return made
 
@@ -388,7 +399,7 @@ class Run(Context):
             grid = self.sites.difference.shape[:2]
             parts = []
             for s in statistics:
-                value, change = self.value(s), self._changes[s]
+                value, change = (self._plain or self.reference).values[s], self._changes[s]
                 part = value.new_zeros(*grid, *value.shape[1:]) if change is None else change.tensor.to(value.dtype)
                 parts.append(part.expand(*grid, *value.shape[1:]).reshape(*grid, -1))
             self._moved[statistics] = torch.cat(parts, 2)
@@ -404,8 +415,18 @@ class Run(Context):
         if self.plan.statistics.count:
             _ = self._series
 
+    def first_order_size(self, index: int) -> torch.Tensor:
+        moved = self._moved_before(index)
+        return (by_sequence(moved, self._series.products[index], self) * moved).sum(2).clamp(min=0).sqrt()
+
+    def direction(self, index: int) -> torch.Tensor:
+        first = self._series.first[index]
+        sizes = first.flatten(2).square().mean(2).sqrt()
+        ones = torch.where(sizes > 0, 1 / sizes, 0).view(*sizes.shape, *[1] * (first.dim() - 2))
+        return self.plan.layouts[index].natural((first * ones).sum(1))
+
     def with_series(self, index: int, remainder: torch.Tensor) -> torch.Tensor:
-        return remainder if self._apart else self._summed(index, remainder)
+        return remainder if self._apart else self._summed(index, remainder).to(remainder.dtype)
 
     def _summed(self, index: int, remainder: torch.Tensor | None) -> torch.Tensor:
         """A node's series and remainder as rows ``(S, A, ...)``. Mutants for which the series may be too short are
@@ -423,7 +444,7 @@ class Run(Context):
         if index not in self.plan.statistics.leading:
             sizes = (by_sequence(t.abs(), n, self) for t, n in zip((moved, pairs), series.sizes[index], strict=True))
             linear, square = sizes
-            whole = torch.linalg.vector_norm(result.flatten(2), dim=2)
+            whole = norms_of(result)
             self.doubt(~(square <= MOST_SECOND_ORDER * torch.maximum(linear, whole)))
         return result
 
@@ -453,11 +474,11 @@ class Run(Context):
         """A context with the reference in float64, if the node runs in float64 (or, if given, is in ``wide``)."""
         plain = self.reference
         if plain.wide is not None and index in (self.widened.run if wide is None else wide):
-            self.reference = plain.wide
+            self.reference, self._plain = plain.wide, plain
         try:
             yield
         finally:
-            self.reference = plain
+            self.reference, self._plain = plain, None
 
     def _first(self, window: Window | None) -> Change | None:
         sites = self.sites

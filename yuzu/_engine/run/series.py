@@ -23,13 +23,9 @@ from yuzu._engine import ops
 from yuzu._engine.context import Context
 from yuzu._engine.graph import Node, Ref, map_refs
 from yuzu._engine.handlers.contract import Rule
-from yuzu._engine.handlers.statistics import derivative, jvp
+from yuzu._engine.handlers.statistics import DIFFERENTIATING, derivative, differentiable, jvp
 from yuzu._engine.layout import on_device, rewindow
 from yuzu._engine.window import Window
-
-# Terms of second order over those of first order, above which a mutant runs naively. The terms of third order, which
-# are left out, are then about its square of the first: below 1e-5 of the change.
-MOST_SECOND_ORDER = 3e-3
 
 
 @dataclass
@@ -45,11 +41,14 @@ class Series:
         ``(B, P, ...)`` for each pair, None if they are zero.
     sizes: dict of int to (torch.Tensor, torch.Tensor)
         The norms of ``rows`` for each term, ``(B, T)`` and ``(B, P)``.
+    products: dict of int to torch.Tensor
+        Means of products of each two of ``first``, ``(B, T, T)``.
     """
 
     first: dict[int, torch.Tensor] = field(default_factory=dict)
     rows: dict[int, tuple[torch.Tensor, torch.Tensor | None]] = field(default_factory=dict)
     sizes: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    products: dict[int, torch.Tensor] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -109,15 +108,22 @@ def series_numbers(plan: Any) -> int:
 def make_series(run: Context) -> Series:
     """Differentiate the reference at hand by its statistics."""
     made = _Making(run)
-    made.first_order()
-    made.second_order()
+    with DIFFERENTIATING:
+        made.first_order()
+        made.second_order()
     series = made.series
     for index, (first, second) in series.rows.items():
-        norms = [
-            torch.zeros(()) if t is None else torch.linalg.vector_norm(t.flatten(2), dim=2) for t in (first, second)
-        ]
-        series.sizes[index] = norms[0], norms[1]
+        if second is not None:
+            series.sizes[index] = norms_of(first), norms_of(second)
+    for index, first in series.first.items():
+        flat = first.flatten(2)
+        series.products[index] = flat @ flat.transpose(1, 2) / flat.shape[2]
     return series
+
+
+def norms_of(rows: torch.Tensor) -> torch.Tensor:
+    """The norm of each of ``(X, Y, ...)``: ``(X, Y)``."""
+    return torch.linalg.vector_norm(rows.reshape(*rows.shape[:2], -1), dim=2)
 
 
 class _Making:
@@ -162,7 +168,8 @@ class _Making:
             if self._pointwise(node):
                 slopes = {s: derivative(self.run, node, (s,)) for s in tangents}
                 parts = [slope * tangents[s] for s, slope in slopes.items() if slope is not None]
-                result = sum(parts[1:], parts[0]) if parts else torch.zeros(len(columns), *self.run.value(i).shape)
+                value = self.run.value(i)
+                result = sum(parts[1:], parts[0]) if parts else value.new_zeros(len(columns), *value.shape)
             else:
                 result = self._along(node, tangents)
             self._keep(node, result)
@@ -211,8 +218,6 @@ class _Making:
     def second_order(self) -> None:
         """Differentiate by each pair, all pairs with one second number at a time."""
         plan: Any = self.run.plan
-        parts: dict[int, list[torch.Tensor]] = {i: [] for i in self.series.rows}
-        zero = dict.fromkeys(parts, True)
         for j in range(plan.statistics.count):
             found: dict[int, torch.Tensor] = {}
             for node in self.nodes:
@@ -222,15 +227,19 @@ class _Making:
                 result = self._second_of(node, j, found)
                 if result is not None and plan.statistics.after(i):
                     found[i] = result
-                if i in parts:
-                    zero[i] &= result is None
-                    first = self.series.rows[i][0][:, : self._up_to(i, j)]
-                    parts[i].append(torch.zeros_like(first) if result is None else result.transpose(0, 1))
+                if result is not None and i in self.series.rows:
+                    self._keep_rows(i, j, result)
                 for s in [s for s in found if self.last.get(s, -1) <= i]:
                     del found[s]
-        for i, some in parts.items():
-            if some and not zero[i]:
-                self.series.rows[i] = self.series.rows[i][0], torch.cat(some, 1)
+
+    def _keep_rows(self, index: int, j: int, result: torch.Tensor) -> None:
+        first, second = self.series.rows[index]
+        if second is None:
+            count = first.shape[1]
+            second = first.new_zeros(first.shape[0], count * (count + 1) // 2, *first.shape[2:])
+            self.series.rows[index] = first, second
+        stop = sum(self._up_to(index, c) for c in self.columns[index] if c <= j)
+        second[:, stop - len(result) : stop] = result.transpose(0, 1)
 
     def _up_to(self, index: int, j: int) -> int:
         return sum(c <= j for c in self.columns[index])
@@ -298,7 +307,9 @@ class _Making:
         """The derivative of an operation along tangents ``(T, B, ...)`` of what it reads."""
         sources, place = list(tangents), ops.of(node.op).bias
         bias = None if place is None else node.argument(place, "bias")
-        if place is not None and len(sources) == 1:  # a product with weights, of all tangents as rows
+        if (
+            place is not None and len(sources) == 1 and self.rule(node).linear
+        ):  # a product with weights, of all tangents as rows
             rows = tangents[sources[0]].flatten(0, 1)
 
             def value(i: int) -> Any:
@@ -323,7 +334,7 @@ class _Making:
                 return given[i] if i in given else self.run.value(i)
 
             args, kwargs = (map_refs(a, lambda ref: value(ref.index)) for a in (node.args, node.kwargs))
-            result = node.target(*args, **kwargs)
+            result = differentiable(node)(*args, **kwargs)
             assert isinstance(result, torch.Tensor)
             return result
 
@@ -380,26 +391,34 @@ def on_windows(terms: torch.Tensor, coefficients: torch.Tensor, window: Window, 
     Neighbouring sites have neighbouring windows. One product gives all terms on the positions of several sites'
     windows, of which each site takes its own.
     """
-    sequence = run.sites.sequence
+    sequence, only = run.sites.sequence, run.sites.only
     of_position = coefficients.shape[3:]
-    start, width = window.start, window.width
+    key = ("stretches", None if only is not None else sequence.tobytes())
     parts = []
-    at = 0
+    for at, last, low, length in window.cached(key, lambda: _stretches(window, sequence)):
+        rows = terms[at:last]
+        matrix = coefficients[int(sequence[at]) if coefficients.shape[0] > 1 else 0, :, low : low + length]
+        stretch = (rows.flatten(0, 1) @ matrix.flatten(1)).view(*rows.shape[:2], length, *of_position)
+        parts.append(_diagonal(stretch, Window.at(window.start[at:last], window.width), low))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _stretches(window: Window, sequence: np.ndarray) -> list[tuple[int, int, int, int]]:
+    """Runs of sites of one sequence whose windows lie close together: first and stop of the sites, and first and number
+    of the positions. A stretch is at most twice as long as a window.
+    """
+    found, start, at = [], window.start, 0
     while at < len(start):
         low = high = int(start[at])
         last = at + 1
         while last < len(start) and sequence[last] == sequence[at]:
             below, above = min(low, int(start[last])), max(high, int(start[last]))
-            if above - below > width:
+            if above - below > window.width:
                 break
             low, high, last = below, above, last + 1
-        rows, length = terms[at:last], high - low + width
-        matrix = coefficients[int(sequence[at]) if coefficients.shape[0] > 1 else 0, :, low : low + length]
-        stretch = (rows.flatten(0, 1) @ matrix.flatten(1)).view(*rows.shape[:2], length, *of_position)
-        places = Window.at(start[at:last], width)
-        parts.append(_diagonal(stretch, places, low))
+        found.append((at, last, low, high - low + window.width))
         at = last
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    return found
 
 
 def _diagonal(stretch: torch.Tensor, window: Window, low: int) -> torch.Tensor:
@@ -413,4 +432,4 @@ def _diagonal(stretch: torch.Tensor, window: Window, low: int) -> torch.Tensor:
     return stretch.as_strided(shape, (of_site + window.step * of_position, of_edit, of_position, *rest), offset)
 
 
-__all__ = ["MOST_SECOND_ORDER", "Series", "by_sequence", "make_series", "on_windows", "squares"]
+__all__ = ["Series", "by_sequence", "make_series", "on_windows", "squares"]

@@ -139,7 +139,8 @@ class InUse:
         graph = select_outputs(self.plan.graph, chosen) if 0 < len(chosen) < size else None
         if graph is None:
             return None
-        plan = self.plan.of_graph(graph).with_ways_of(self.plan)
+        whole = self.plan.without_statistics().graph
+        plan = self.plan.of_graph(graph, select_outputs(whole, chosen))
         return self.with_plan(replace(plan, remembered=self.plan.remembered))
 
     def with_plan(self, plan: Plan) -> InUse:

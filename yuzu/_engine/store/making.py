@@ -93,11 +93,7 @@ def _planned(subject: Subject, wanted: Wanted, loops: list[str], stage: Stage) -
         stage("tracing the model")
         graph = _captured(subject, loops)
         plan = _checked_plan(subject, graph, wanted)
-
-        def naive_of(some: Graph) -> dict[int, str]:
-            return terminal_nodes(model, some, wanted.terminal_layers)
-
-        tuned = tune(subject, plan, wanted.verify, stage, naive_of if subject.settings.conv == "auto" else None)
+        tuned = tune(subject, plan, wanted.verify, stage)
     except RunsNaively as naively:
         fingerprint = structure_fingerprint(model) if graph is None else graph.fingerprint()
         branches = Branches() if graph is None else graph.branches

@@ -249,8 +249,9 @@ class Precomputation:
             self._refuse(fingerprint != d.fingerprint, other, remedy)
         plain = None
         if graph is not None and d.statistics is not None:
-            plain = graph
-            graph, _ = norms_apart(graph, d.statistics.norms)
+            apart, same = norms_apart(graph, d.statistics.norms)
+            naive = {i: d.naive[there] for i, there in same.items() if there in d.naive}
+            plain, graph = make_plan(graph, d.precision, naive), apart
         check_nodes(graph, s, d, self.arrays)
         plan = None
         if graph is not None and d.naive_model is None:

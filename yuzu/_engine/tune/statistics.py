@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
 from yuzu._engine.derived import Derived
-from yuzu._engine.graph import Graph, Weights
+from yuzu._engine.graph import Weights
 from yuzu._engine.kernels.precision import products
 from yuzu._engine.plan.plan import Plan, make_plan_with_statistics
 from yuzu._engine.run.run import Run
@@ -61,13 +60,11 @@ class WithStatistics:
         return self.norms, numbers, math.ceil(self.seconds / self.saves) if numbers else 1
 
 
-def with_statistics(
-    subject: Subject, plain: Plan, verdict: Verdict, naive_of: Callable[[Graph], Mapping[int, str]]
-) -> WithStatistics | None:
+def with_statistics(subject: Subject, plain: Plan, verdict: Verdict) -> WithStatistics | None:
     """A plan that carries windows past statistics; None where ``plain`` is as good, on which there is the ``verdict``
     that it is right.
     """
-    found = make_plan_with_statistics(plain.graph, plain.precision, naive_of)
+    found = make_plan_with_statistics(plain)
     if found is None:
         return None
     plan, norms = found

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from yuzu._engine.derived import Derived
 from yuzu._engine.freed_memory import keep_freed_memory
-from yuzu._engine.graph import Graph, Weights
+from yuzu._engine.graph import Weights
 from yuzu._engine.kernels.precision import products
 from yuzu._engine.plan import table
 from yuzu._engine.plan.plan import Plan
@@ -28,7 +28,6 @@ from yuzu._engine.tune.ways import choose_ways, make_fit
 from yuzu._engine.ways.compressed_sensing import Sensing
 from yuzu.errors import warn_user
 
-NaiveOf = Callable[[Graph], Mapping[int, str]]
 # Where naive ISM's own error is above LOSES_DIGITS, differences are carried as long as they take at most PATIENCE times
 # as long as naive ISM: only they have digits to lose.
 LOSES_DIGITS, PATIENCE = 1e-4, 1.5
@@ -77,12 +76,9 @@ class _Sizes:
     naively: float
 
 
-def tune(
-    subject: Subject, plan: Plan, verify: bool, stage: Callable[[str], None], naive_of: NaiveOf | None = None
-) -> Tuned:
+def tune(subject: Subject, plan: Plan, verify: bool, stage: Callable[[str], None]) -> Tuned:
     """Tune a plan. To ``verify`` it, compare it with naive ISM first, and once more as it will run. If that is right
-    and faster, another plan carries windows past statistics; ``naive_of`` finds the nodes of its graph that must run
-    naively.
+    and faster, another plan carries windows past statistics.
 
     Raises
     ------
@@ -97,8 +93,8 @@ def tune(
         stage("comparing with naive ISM")
         plan, verdict = verified(subject, plan)
     keep_freed_memory()
-    if verdict is not None and naive_of is not None:
-        past = with_statistics(subject, plan, verdict, naive_of)
+    if verdict is not None and s.conv == "auto":
+        past = with_statistics(subject, plan, verdict)
         plan = plan if past is None else past.run.plan
     if s.conv == "gaussian":
         plan = plan.with_sensing(Sensing(s.alpha or 1.0, s.random_state))
