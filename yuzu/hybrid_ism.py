@@ -223,7 +223,8 @@ class _Hybrid:
             part, run = self._timed_ways(part, run, self._sites_at_once(run, tables), infinite)
         at_once = self._sites_at_once(run, tables)
         letters_there = letters.to(self.device)  # once, not for each chunk, which would wait for the copy
-        reachable, regular = run.plan.reach(self.mutations.positions, 1)
+        reach = run.plan.reach(self.mutations.places, 1)
+        reachable, regular = map(self.mutations.by_position, reach)
         scores.begin(first, [values])
         for group in self.mutations.groups(letters, reachable):
             for some in batches(group, at_once, regular):

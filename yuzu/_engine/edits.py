@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -32,6 +32,8 @@ class Sites:
         Edited minus reference letters.
     codes: torch.Tensor or None, shape=(S, A)
         See `Change`.
+    letters: torch.Tensor or None, shape=(S, A, width, C)
+        The numbers that are written, where the sums of differences and reference would be rounded.
     """
 
     sequence: np.ndarray
@@ -39,6 +41,7 @@ class Sites:
     width: int
     difference: torch.Tensor
     codes: torch.Tensor | None = None
+    letters: torch.Tensor | None = None
 
     @property
     def only(self) -> int | None:
@@ -47,15 +50,16 @@ class Sites:
 
     def part(self, keep: slice) -> Sites:
         """Some of the sites."""
-        codes = None if self.codes is None else self.codes[keep]
-        return Sites(self.sequence[keep], self.position[keep], self.width, self.difference[keep], codes)
+        codes, letters = (None if t is None else t[keep] for t in (self.codes, self.letters))
+        return Sites(self.sequence[keep], self.position[keep], self.width, self.difference[keep], codes, letters)
 
     def in_each(self, sequences: int) -> Sites:
         """The sites of one sequence in each of so many."""
         sequence = np.repeat(np.arange(sequences), len(self.position))
         difference = self.difference.repeat(sequences, 1, 1, 1)
         codes = None if self.codes is None else self.codes.repeat(sequences, 1)
-        return Sites(sequence, np.tile(self.position, sequences), self.width, difference, codes)
+        letters = None if self.letters is None else self.letters.repeat(sequences, 1, 1, 1)
+        return Sites(sequence, np.tile(self.position, sequences), self.width, difference, codes, letters)
 
 
 def substitutions_at(position: np.ndarray, written: torch.Tensor, X: torch.Tensor) -> Sites:
@@ -68,18 +72,16 @@ def substitutions_at(position: np.ndarray, written: torch.Tensor, X: torch.Tenso
     return Sites(sequence, position, 1, difference, written * (c + 1) + overwritten)
 
 
-def mutants_of(X: torch.Tensor, sites: Sites, replacement: torch.Tensor | None = None) -> torch.Tensor:
-    """The mutants ``(S * A, C, L)`` of sequences ``(B, C, L)``; with a ``replacement`` ``(width, C)`` its own numbers
-    are written, rather than sums that are rounded.
-    """
+def mutants_of(X: torch.Tensor, sites: Sites) -> torch.Tensor:
+    """The mutants ``(S * A, C, L)`` of sequences ``(B, C, L)``."""
     edits, device = sites.difference.shape[1], X.device
     sequence = torch.from_numpy(sites.sequence).to(device).repeat_interleave(edits)
     mutants = X.index_select(0, sequence)
     first = torch.from_numpy(sites.position).to(device).repeat_interleave(edits)[:, None]
     place = first + torch.arange(sites.width, device=device)
     row = torch.arange(len(mutants), device=device)[:, None]
-    if replacement is not None:
-        mutants[row, :, place] = replacement.expand(len(mutants), *replacement.shape)
+    if sites.letters is not None:
+        mutants[row, :, place] = sites.letters.flatten(0, 1)
         return mutants
     values = mutants[row, :, place] + sites.difference.flatten(0, 1)
     # over a soft column a letter is written: exactly 0 or 1
@@ -113,18 +115,21 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Mutations:
-    """The edits that a call asks for: every substitution at some positions, or one replacement at many places.
+    """The edits that a call asks for: every substitution at some positions, one replacement at many places, or edits of
+    each place's own.
 
     Attributes
     ----------
     n_choices, length: int
         Characters and positions of a sequence.
-    positions: integer array
-        First positions of the edits.
+    positions: integer array, shape=(P,) or (n, P)
+        First positions of the edits: the same for all sequences, or those of each, with -1 for no edit.
     width: int
         Positions that one edit writes.
     replacement: torch.Tensor or None, shape=(C, width)
-        The numbers that are written; None for substitutions.
+        The numbers that are written at each place.
+    own: torch.Tensor or None, shape=(n, P, A, width, C)
+        The numbers that are written by each of ``A`` edits of each place. Without either there are substitutions.
     """
 
     n_choices: int
@@ -132,6 +137,7 @@ class Mutations:
     positions: np.ndarray
     width: int = 1
     replacement: torch.Tensor | None = None
+    own: torch.Tensor | None = None
     _moved: Kept[tuple[torch.device, torch.dtype], torch.Tensor] = field(default_factory=lambda: Kept(1), repr=False)
 
     @classmethod
@@ -166,32 +172,65 @@ class Mutations:
 
     @property
     def result_shape(self) -> tuple[int, ...]:
-        """The shape of a sequence's result before the model output's own axes: ``(C, L')``, or ``(R,)``."""
-        return (self.n_choices, len(self.positions)) if self.substitutions else (len(self.positions),)
+        """The shape of a sequence's result before the model output's own axes: ``(C, L')``, ``(R,)``, or ``(A, P)``."""
+        return (
+            (self.sites_of_a_sequence,)
+            if self.replacement is not None
+            else (self.edits_of_a_site, self.sites_of_a_sequence)
+        )
 
     @property
     def substitutions(self) -> bool:
-        """True if every substitution is made, rather than one replacement at each place."""
-        return self.replacement is None
+        """True if every substitution is made, rather than one replacement at each place, or edits of its own."""
+        return self.replacement is None and self.own is None
 
     @property
     def edits_of_a_site(self) -> int:
         """How many mutants a site has at most: an N has all substitutions."""
+        if self.own is not None:
+            return self.own.shape[2]
         return self.n_choices if self.substitutions else 1
+
+    @property
+    def sites_of_a_sequence(self) -> int:
+        """How many sites a sequence has at most."""
+        return self.positions.shape[-1]
+
+    @property
+    def places(self) -> np.ndarray:
+        """The positions at which any sequence has a site, in order."""
+        return np.unique(self.positions[self.positions >= 0])
+
+    def by_position(self, found: np.ndarray) -> np.ndarray:
+        """Lay what is ``found`` out for `places` over all positions of a sequence."""
+        table = np.zeros(self.length, dtype=found.dtype)
+        table[self.places] = found
+        return table
+
+    def of_rows(self, rows: slice | Sequence[int]) -> Mutations:
+        """The edits of some of the sequences."""
+        if self.positions.ndim == 1 and self.own is None:
+            return self
+        rows = rows if isinstance(rows, slice) else list(rows)
+        positions = self.positions if self.positions.ndim == 1 else self.positions[rows]
+        return replace(self, positions=positions, own=None if self.own is None else self.own[rows])
 
     def groups(self, letters: torch.Tensor, keep: np.ndarray | None = None) -> list[Group]:
         """The sites of a batch whose `letters_of` ``(B, L)`` are on the CPU, sorted by sequence and position. ``keep``
-        masks ``self.positions``.
+        masks the positions of a sequence.
         """
-        batch = letters.shape[0]
-        order = np.argsort(self.positions, kind="stable")
+        positions = np.broadcast_to(self.positions, (letters.shape[0], self.sites_of_a_sequence))
+        order = np.argsort(positions, axis=1, kind="stable")
+        ordered = np.take_along_axis(positions, order, axis=1)
+        wanted = ordered >= 0
         if keep is not None:
-            order = order[keep[order]]
-        position, slot = self.positions[order], order
-        sequence = np.repeat(np.arange(batch), len(position))
-        everything = Group(sequence, np.tile(position, batch), np.tile(slot, batch), 1, False)
+            wanted &= keep[ordered]
+        sequence, place = np.nonzero(wanted)
+        everything = Group(sequence, ordered[sequence, place], order[sequence, place], 1, False)
         if not len(sequence):
             return []
+        if self.own is not None:
+            return [replace(everything, edits=self.edits_of_a_site)]
         if not self.substitutions:
             return [everything]
         overwritten = letters.numpy()[everything.sequence, everything.position]
@@ -208,15 +247,19 @@ class Mutations:
 
     def sites(self, X: torch.Tensor, letters: torch.Tensor, group: Group) -> tuple[Sites, torch.Tensor | None]:
         """The edits of a group (or part of one) on ``X``'s device, and the character each edit writes ``(S,
-        A)`` for substitutions.
+        A)`` for substitutions, or its number among a place's own.
         """
         device = X.device
         sequence, position = on_device(group.sequence, device), on_device(group.position, device)
-        if self.replacement is not None:
+        if not self.substitutions:
             offset = torch.arange(self.width, device=device)
-            before = X[sequence[:, None], :, position[:, None] + offset]  # (S, w, C)
-            difference = self._replacement_on(X) - before
-            return Sites(group.sequence, group.position, self.width, difference.unsqueeze(1)), None
+            before = X[sequence[:, None], :, position[:, None] + offset].unsqueeze(1)  # (S, 1, w, C)
+            if self.own is not None:
+                letters = self.own[torch.from_numpy(group.sequence), torch.from_numpy(group.slot)].to(X)
+                number = torch.arange(group.edits, device=device).expand(len(sequence), group.edits)
+            else:
+                letters, number = self._replacement_on(X).expand_as(before), None
+            return Sites(group.sequence, group.position, self.width, letters - before, letters=letters), number
         c = self.n_choices
         letter = letters[sequence, position]
         table = _substitutions(c, device)
@@ -234,10 +277,6 @@ class Mutations:
         replacement = self.replacement
         assert replacement is not None
         return self._moved.made((X.device, X.dtype), lambda: replacement.T.to(X))
-
-    def mutants(self, X: torch.Tensor, sites: Sites) -> torch.Tensor:
-        """The mutants' sequences ``(S * A, C, L)``."""
-        return mutants_of(X, sites, None if self.substitutions else self._replacement_on(X))
 
 
 @dataclass(frozen=True)
@@ -288,13 +327,13 @@ def batches(
     """A group in chunks; a chunk that spans sequences holds all sites of each, so that chunks of
     neighbouring batches look alike.
 
-    ``regular`` tells which positions lie far from the ends. Where a chunk is of one sequence, the others get chunks of
-    their own: in the middle all windows are evenly spaced, and nothing has to be moved to line them up. Where most
-    positions do not, and chunks may go ``across`` sequences, a chunk holds the same positions of each: the windows of
-    neighbouring positions are cut by the ends, and by the output's needs, in about the same way.
+    ``regular`` tells which positions of a sequence lie far from its ends. Where a chunk is of one sequence, the others
+    get chunks of their own: in the middle all windows are evenly spaced, and nothing has to be moved to line them up.
+    Where most positions do not, and chunks may go ``across`` sequences, a chunk holds the same positions of each: the
+    windows of neighbouring positions are cut by the ends, and by the output's needs, in about the same way.
     """
     if across and regular is not None and group.sequence[-1:] != group.sequence[:1]:
-        if regular[group.slot].mean() < MOSTLY:
+        if regular[group.position].mean() < MOSTLY:
             by_position = np.argsort(group.position, kind="stable")
             for part in np.array_split(by_position, -(-len(by_position) // sites_at_once)):
                 yield group.part(np.sort(part))
@@ -303,16 +342,18 @@ def batches(
     total = len(group.sequence)
     if not total:
         return
-    if counts.max() * 2 <= sites_at_once and (counts == counts[0]).all():
-        size = max(sites_at_once // int(counts[0]), 1) * int(counts[0])
-        for i in range(0, total, size):
-            yield group.part(slice(i, i + size))
+    if counts.max() * 2 <= sites_at_once:
+        ends, begin = counts.cumsum(), 0
+        while begin < total:
+            end = int(ends[np.searchsorted(ends, begin + sites_at_once, "right") - 1])
+            yield group.part(slice(begin, end))
+            begin = end
         return
     begin = 0
     for count in counts:
         here = np.arange(begin, begin + int(count))
         begin += int(count)
-        even = np.ones(len(here), dtype=bool) if regular is None else regular[group.slot[here]]
+        even = np.ones(len(here), dtype=bool) if regular is None else regular[group.position[here]]
         if even.sum() * 2 < min(len(here), sites_at_once):
             even[:] = True
         for sites in (here[even], here[~even]):

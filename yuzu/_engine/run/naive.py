@@ -11,7 +11,7 @@ import torch
 from yuzu._engine.capture.model_copy import evaluation_copy, model_dtype
 from yuzu._engine.capture.rows import depends_on_batch, on_rows
 from yuzu._engine.checks import argument_kinds, check_count, check_model, describe_inputs, looks_transposed
-from yuzu._engine.edits import batches, letters_of
+from yuzu._engine.edits import batches, letters_of, mutants_of
 from yuzu._engine.freed_memory import give_back, keep_freed_memory
 from yuzu._engine.gate import running
 from yuzu._engine.kernels.precision import products
@@ -79,12 +79,13 @@ def score_naively(
             outputs.check(reference, 1)
             scores.begin(i, reference)
             bar.show()
-            for group in mutations.groups(given[i : i + 1]):
+            edits = mutations.of_rows(slice(i, i + 1))
+            for group in edits.groups(given[i : i + 1]):
                 for part in batches(group, max(batch_size // group.edits, 1)):
                     give_back()
-                    sites, written = mutations.sites(x, letters[i : i + 1], part)
+                    sites, written = edits.sites(x, letters[i : i + 1], part)
                     grid = sites.difference.shape[:2]
-                    mutants, parts_found = mutations.mutants(x, sites), []
+                    mutants, parts_found = mutants_of(x, sites), []
                     for piece in mutants.split(max(batch_size, 1)):
                         with running(), products("highest", device):
                             if len(piece) == 1:

@@ -156,7 +156,7 @@ class InUse:
         positions are mutated for what it takes to carry windows past statistics, they end at the first.
         """
         plan, kind, past = self.plan, self._kind(mutations), self.decisions.statistics
-        if past is not None and plan is not None and len(mutations.positions) < past.least_positions:
+        if past is not None and plan is not None and mutations.sites_of_a_sequence < past.least_positions:
             return self._fitting.made((0, 0), lambda: self.with_plan(plan.without_statistics()))
         if plan is None or not self._too_little(self.memory(mutations)):
             return self
@@ -228,15 +228,16 @@ class InUse:
             )
         left = limit - memory.sequence * references - memory.weights
         count = self.decisions.sites
-        if mutations.width > 1 or not mutations.substitutions:
-            count = count * max(self.settings.n_choices - 1, 1)
+        if not mutations.substitutions:  # as many mutants as substitutions have
+            count = count * max(self.settings.n_choices - 1, 1) // mutations.edits_of_a_site
         return max(min(count, left // max(memory.site + laid_out, 1)), 1)
 
     def sequences_at_once(self, mutations: Mutations, result_bytes: int = 0, laid_out: int = 0) -> int:
         """How many sequences are carried at once: enough to fill a chunk (on a GPU with a span of each), as memory
         allows; ``result_bytes`` is the size of each one's results on the device, ``laid_out`` as for `sites_at_once`.
         """
-        of_each = len(mutations.positions) if self.device.type == "cpu" else min(len(mutations.positions), GPU_SPAN)
+        of_each = mutations.sites_of_a_sequence
+        of_each = of_each if self.device.type == "cpu" else min(of_each, GPU_SPAN)
         wanted = max(self.sites_at_once(mutations, 1, laid_out) // max(of_each, 1), 1)
         return min(wanted, self.most_sequences(mutations, result_bytes))
 

@@ -127,6 +127,15 @@ def _on_windows(layout: Layout, selection: Selection) -> bool:
     return selection.target is None or (layout.axis > 1 and not layout.composite)
 
 
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some sequences on the device, their `letters_of`, and their edits."""
+
+    mutations: Mutations
+    x: torch.Tensor
+    letters: torch.Tensor
+
+
 class Job:
     """A request, and a plan put to use for it."""
 
@@ -157,20 +166,22 @@ class Job:
             self.outputs.check(leaves[-1], len(X))
             score.begin(first, leaves[-1])
         bar.show()
-        reachable, regular = plan.reach(self.mutations.positions, self.mutations.width)
+        mutations = self.mutations.of_rows(slice(first, first + len(X)))
+        reachable, regular = map(mutations.by_position, plan.reach(mutations.places, mutations.width))
         together = None if plan.senses else regular  # probes hold all positions from the first site to the last
-        for group in self.mutations.groups(letters, reachable):
+        there = Batch(mutations, x, letters_there)
+        for group in mutations.groups(letters, reachable):
             parts = batches(group, self.sites_at_once, together, across=device.type != "cpu")
-            self.write(parts, run, references, leaves, scores, x, letters_there)
+            self.write(parts, run, references, leaves, scores, there)
         for extra, score in zip(extras, scores, strict=True):
             places = score.to_run_naively()
             if places is not None:
                 naively, rows = self.naively(run), self.used.mutants_at_once(self.mutations)
                 reference = naively.set_reference(x, extra)  # whose rounding is that of its mutants
                 leaf = self.leaves(naively.plan.graph, reference)
-                for group in self.mutations.groups(letters):
+                for group in mutations.groups(letters):
                     parts = batches(group.part(places[group.sequence, group.slot]), max(rows // group.edits, 1))
-                    self.write(parts, naively, [reference], [leaf], [score], x, letters_there)
+                    self.write(parts, naively, [reference], [leaf], [score], there)
             score.end()
         if self.timings is not None and run.seconds is not None:
             kept = [run.seconds[n.index] for n in plan.graph.nodes if n.mutated and n.kind == "call"]
@@ -188,12 +199,11 @@ class Job:
         references: Sequence[Reference],
         leaves: Sequence[list[torch.Tensor]],
         scores: Sequence[Scores],
-        x: torch.Tensor,
-        letters: torch.Tensor,
+        there: Batch,
     ) -> None:
         """Run chunk after chunk, and write the scores for each reference."""
         for part in parts:
-            sites, written = self.mutations.sites(x, letters, part)
+            sites, written = there.mutations.sites(there.x, there.letters, part)
             give_back()
             for i, changes in enumerate(run.chunk_for_each(sites, references)):
                 found = outputs_to_score(run, changes, self.outputs, leaves[i], self.output)

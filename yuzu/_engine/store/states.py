@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from yuzu._engine.capture.model_copy import model_dtype
 from yuzu._engine.checks import check_model
-from yuzu._engine.request import Arguments
+from yuzu._engine.request import Arguments, Request
 from yuzu._engine.store.obtain import Part, inputs_of, obtain_each
 from yuzu._engine.store.scoring import Timings, run_planned
 from yuzu.errors import YuzuError
@@ -30,13 +30,21 @@ def ism_of_states(
     """
     check_model(model)
     request = arguments.checked(model_dtype(model), inputs_of(precomputation))
+    return answer(model, precomputation, request, timings, stacked)
+
+
+def answer(
+    model: torch.nn.Module, precomputation: Any, request: Request, timings: Timings | None = None, stacked: bool = True
+) -> Any:
+    """The results of a request, by precomputations for each of its sequences and states."""
     parts = obtain_each(model, precomputation, request)
     if len(parts) == 1:
         return run_planned(parts[0].used, request, timings, stacked)
     results = []
     for part in parts:
         states = [tuple(a[part.rows] for a in request.states[state]) for state in part.states]
-        some = replace(request, X=request.X[part.rows], states=states)
+        mutations = request.mutations.of_rows(part.rows)
+        some = replace(request, X=request.X[part.rows], states=states, mutations=mutations)
         results.append(run_planned(part.used, some, timings, stacked))
     return put_together(parts, results, len(request.X), len(request.states) if stacked else None)
 
