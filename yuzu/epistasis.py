@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 
 from yuzu._engine.arrays import Array, Device
@@ -15,7 +14,6 @@ from yuzu._engine.request import Arguments
 from yuzu._engine.store.obtain import inputs_of
 from yuzu._engine.store.pairs import interactions
 from yuzu._engine.store.precomputation import Precomputation
-from yuzu.errors import YuzuError
 
 
 def epistasis(
@@ -125,5 +123,3 @@ def epistasis(
     )
     request = arguments.checked(model_dtype(model), inputs_of(precomputation))
     return interactions(model, precomputation, request, max_distance)
-
-

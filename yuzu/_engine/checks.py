@@ -223,18 +223,17 @@ def check_span(start: Any, end: Any, length: int) -> tuple[int, int]:
     return first, stop
 
 
-def check_replacement(value: Any, n_choices: int, width: int | None) -> torch.Tensor:
-    """``replace_with`` as ``(C, width)`` float64; a ``(C,)`` array is written at every position of the range."""
+def check_replacement(value: Any, n_choices: int, width: int | None, name: str = "replace_with") -> torch.Tensor:
+    """The user's ``name`` as ``(C, width)`` float64; a ``(C,)`` array is written at every position of the range."""
     if isinstance(value, str):
         alphabets = {len(DNA): DNA, len(PROTEIN): PROTEIN}
         if n_choices not in alphabets:
             raise YuzuError(
-                f"replace_with can be a string only for 4 or 20 characters, the sequences have {n_choices}; pass an "
-                "array"
+                f"{name} can be a string only for 4 or 20 characters, the sequences have {n_choices}; pass an array"
             )
         alphabet = alphabets[n_choices]
         if not value:
-            raise YuzuError("replace_with must not be an empty string")
+            raise YuzuError(f"{name} must not be an empty string")
         unknown = unknown_letter(alphabet)
         table = torch.zeros(n_choices, len(value), dtype=torch.float64, device="cpu")
         for i, letter in enumerate(value):
@@ -242,32 +241,28 @@ def check_replacement(value: Any, n_choices: int, width: int | None) -> torch.Te
                 continue
             if letter.upper() not in alphabet:
                 raise YuzuError(
-                    f"replace_with must be over {alphabet}, or {unknown} for no letter, got {letter!r} at position {i}"
+                    f"{name} must be over {alphabet}, or {unknown} for no letter, got {letter!r} at position {i}"
                 )
             table[alphabet.index(letter.upper()), i] = 1
     else:
         if isinstance(value, list | tuple) and any(isinstance(item, str) for item in value):
             raise YuzuError(
-                f"replace_with is one motif, which is written at each place, got {len(value)} items, of which some are "
+                f"{name} is one motif, which is written at each place, got {len(value)} items, of which some are "
                 "strings: call once for each motif, with the ranges of its width"
             )
         try:
             given = value.detach().cpu().double() if isinstance(value, torch.Tensor) else value  # numpy has no bfloat16
             table = torch.as_tensor(np.asarray(given, dtype=np.float64))
         except (TypeError, ValueError) as error:
-            raise YuzuError(
-                f"replace_with must be a string or an array of numbers, got {type(value).__name__}"
-            ) from error
+            raise YuzuError(f"{name} must be a string or an array of numbers, got {type(value).__name__}") from error
         if not bool(torch.isfinite(table).all()):
-            raise YuzuError("replace_with must be finite, got NaN or infinity")
+            raise YuzuError(f"{name} must be finite, got NaN or infinity")
         if table.dim() == 1 and table.shape[0] == n_choices:
             table = table[:, None].expand(n_choices, width or 1)
         if table.dim() != 2 or table.shape[0] != n_choices:
-            raise YuzuError(
-                f"replace_with must have shape ({n_choices},) or ({n_choices}, width), got {tuple(table.shape)}"
-            )
+            raise YuzuError(f"{name} must have shape ({n_choices},) or ({n_choices}, width), got {tuple(table.shape)}")
     if width is not None and table.shape[1] != width:
-        raise YuzuError(f"replace_with is {table.shape[1]} wide, the ranges are {width} wide")
+        raise YuzuError(f"{name} is {table.shape[1]} wide, the ranges are {width} wide")
     return table
 
 

@@ -1,8 +1,8 @@
 """The pairs of edits whose effects may do more together than apart.
 
 The interaction of two edits, ``y(ab) - y(a) - y(b) + y(0)``, is zero in every linear operation whose inputs have none.
-In any other operation it is zero at positions that one of the two edits does not reach. So two edits whose windows never
-overlap in an operation that is not linear have none in the output.
+In any other operation it is zero at positions that one of the two edits does not reach. So two edits have none in the
+output if their windows never overlap in an operation that is not linear.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from yuzu._engine.plan.meeting import find_meeting
 from yuzu._engine.progress import tqdm
 from yuzu._engine.request import Request
 from yuzu._engine.run.scores import result_dtype
-from yuzu._engine.store.in_use import InUse
 from yuzu._engine.store.obtain import Part, obtain_each
 from yuzu._engine.store.scoring import run_planned
 from yuzu.errors import YuzuError
@@ -40,8 +39,8 @@ class _Singles:
 
 
 def interactions(model: torch.nn.Module, precomputation: Any, request: Request, max_distance: int | None) -> Any:
-    """``y(ab) - y(a) - y(b) + y(0)`` of all pairs of a request's edits: ``(n, P, C, P, C, O...)`` for substitutions, and
-    ``(n, P, P, O...)`` for one replacement, in the model's own container.
+    """``y(ab) - y(a) - y(b) + y(0)`` of all pairs of a request's edits: ``(n, P, C, P, C, O...)`` for substitutions,
+    and ``(n, P, P, O...)`` for one replacement, in the model's own container.
 
     Each sequence with an edit ``a`` is a reference, and the edits ``b`` after it are scored against it. From that their
     scores against the sequence itself are subtracted. Edits that overlap, that lie further apart than ``max_distance``,
@@ -59,7 +58,7 @@ def interactions(model: torch.nn.Module, precomputation: Any, request: Request, 
 
 
 class _Table:
-    """Interactions of all sequences, ``(n, P, E, P, E, O...)`` with ``E`` edits at each place, for each scored tensor."""
+    """Interactions of all sequences, ``(n, P, E, P, E, O...)`` with ``E`` edits at each place, for each output."""
 
     def __init__(self, request: Request) -> None:
         self.request, mutations = request, request.mutations
@@ -140,7 +139,7 @@ class _Job:
         """The pairs of slots ``(P, P)`` that are scored, each once."""
         m = self.request.mutations
         distance = np.abs(m.positions[:, None] - m.positions)
-        pairs = np.triu(distance >= m.width)
+        pairs: np.ndarray = np.triu(distance >= m.width)
         if max_distance is not None:
             pairs &= distance <= max_distance
         finite = all(bool(torch.isfinite(t.sum())) for t in self.singles)
@@ -156,7 +155,8 @@ class _Job:
             made = letters[:, :, None] != np.arange(m.n_choices)
         else:
             made = np.ones((n, self.table.places, 1), dtype=bool)
-        slot, sequence, letter = np.nonzero(np.moveaxis(made, 1, 0) & self.pairs.any(1)[:, None, None])
+        paired = np.asarray(self.pairs.any(axis=1))
+        slot, sequence, letter = np.nonzero(np.moveaxis(made, 1, 0) & paired[:, None, None])
         return _Singles(sequence, slot, letter)
 
     def run(self) -> Iterator[int]:
