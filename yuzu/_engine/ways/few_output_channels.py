@@ -15,7 +15,7 @@ from yuzu._engine.ways.call import BLOCK_POSITIONS, Call, Shape
 BLOCK_CHANNELS = 16  # positions taken at once, times output channels
 WIDE_BLOCK_CHANNELS = 32  # the same for the way `blocks`: more zeros, but some processors run this kernel far faster
 # products of blocks beyond which one product for all of them is faster
-MOST_PRODUCTS, MOST_LOW_PRECISION_PRODUCTS = 8, 2
+MOST_PRODUCTS, MOST_LOW_PRECISION_PRODUCTS = 16, 2
 
 
 def block_of(channels: int, kernel: int, wide: bool) -> int:
