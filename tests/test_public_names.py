@@ -11,14 +11,15 @@ import yuzu
 
 FUNCTIONS = {
     "precompute", "yuzu_ism", "naive_ism", "check", "predict", "saturation_mutagenesis", "hybrid_ism", "handles",
+    "epistasis", "dependency_map",
 }  # fmt: skip
 CLASSES = {
     "Check", "Precomputation", "PrecomputationError", "Rule", "SaturationMutagenesisRawResult", "Windowed",
     "YuzuError", "YuzuWarning",
 }  # fmt: skip
 MODULES = {
-    "attribution", "bigwig", "command_line", "errors", "examples", "handlers", "models", "modisco", "plot", "product",
-    "regions", "sequence", "taylor", "variants",
+    "attribution", "bigwig", "command_line", "design", "errors", "examples", "handlers", "models", "modisco", "plot", "product",
+    "regions", "scan", "sequence", "taylor", "variants",
 }  # fmt: skip
 
 

@@ -15,11 +15,13 @@ import typing as _typing
 
 from yuzu import attribution as attribution
 from yuzu import bigwig as bigwig
+from yuzu import design as design
 from yuzu import errors as errors
 from yuzu import handlers as handlers
 from yuzu import modisco as modisco
 from yuzu import product as product
 from yuzu import regions as regions
+from yuzu import scan as scan
 from yuzu import sequence as sequence
 from yuzu import taylor as taylor
 from yuzu import variants as variants
@@ -27,6 +29,8 @@ from yuzu._engine.store.precomputation import Precomputation as Precomputation
 from yuzu._engine.version import __version__ as __version__
 from yuzu.check import Check as Check
 from yuzu.check import check as check
+from yuzu.dependency_map import dependency_map as dependency_map
+from yuzu.epistasis import epistasis as epistasis
 from yuzu.errors import PrecomputationError as PrecomputationError
 from yuzu.errors import YuzuError as YuzuError
 from yuzu.errors import YuzuWarning as YuzuWarning
@@ -51,6 +55,8 @@ __all__ = [
     "YuzuError",
     "YuzuWarning",
     "check",
+    "dependency_map",
+    "epistasis",
     "handles",
     "hybrid_ism",
     "naive_ism",
@@ -60,15 +66,17 @@ __all__ = [
     "yuzu_ism",
 ]
 
-# Modules beside the functions; the second line's are loaded when they are first used.
+# Modules beside the functions; the lazy ones are loaded when they are first used.
 _MODULES = (
     "attribution",
     "bigwig",
+    "design",
     "errors",
     "handlers",
     "modisco",
     "product",
     "regions",
+    "scan",
     "sequence",
     "taylor",
     "variants",

@@ -71,6 +71,8 @@ class LetterCollection(PathCollection):
         The character of each of n letters.
     positions, bases, heights : numpy.ndarray, shape (n,)
         In data coordinates: the centre, the end at zero's side, and the height, negative to hang upside down.
+    upright : bool
+        False for positions along the y-axis, which points down: the letters then lie on their right sides.
     **named
         For PathCollection, such as the colours.
     """
@@ -81,14 +83,16 @@ class LetterCollection(PathCollection):
         positions: np.ndarray,
         bases: np.ndarray,
         heights: np.ndarray,
+        upright: bool = True,
         **named: Any,
     ) -> None:
-        paths = []
+        paths, self._upright = [], upright
         scales = np.stack([np.full(len(heights), LETTER_WIDTH), heights], axis=1)
         offsets = np.stack([positions - LETTER_WIDTH / 2, bases], axis=1)
         for letter, scale, offset in zip(letters, scales, offsets, strict=True):
             outline, codes = glyph(letter)
-            paths.append(Path(outline * scale + offset, codes))
+            vertices = outline * scale + offset
+            paths.append(Path(vertices if upright else vertices[:, ::-1], codes))
         super().__init__(paths, linewidths=0, **named)
         self.set_in_layout(False)  # layout need not measure every letter: all are clipped to the axes
         self._spans = np.stack([positions - 0.5, positions + 0.5, bases, bases + heights], axis=1)
@@ -99,6 +103,7 @@ class LetterCollection(PathCollection):
         """A rectangle for each letter, as wide as the position; made when first needed."""
         if not self._bars:
             corners = self._spans[:, [[0, 2], [0, 3], [1, 3], [1, 2], [0, 2]]]
+            corners = corners if self._upright else corners[:, :, ::-1]
             self._bars = [Path(rectangle) for rectangle in corners]
         return self._bars
 
@@ -107,7 +112,8 @@ class LetterCollection(PathCollection):
 
     def draw(self, renderer: Any) -> None:
         # set_paths would mark the figure as changed, and interactive windows would draw it again and again.
-        self._narrow = is_raster(renderer) and pixels_per_cell(self.axes)[0] < NARROW_LETTER
+        pixels = pixels_per_cell(self.axes)[0 if self._upright else 1]
+        self._narrow = is_raster(renderer) and pixels < NARROW_LETTER
         try:
             super().draw(renderer)
         finally:

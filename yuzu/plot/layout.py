@@ -83,6 +83,28 @@ def divide(ax: Axes, heights: tuple[float, float, float], colorbar: bool) -> tup
     return lower, _add(ax, grid[2, 2]) if colorbar else None
 
 
+def surround(ax: Axes, logo: float, colorbar: bool) -> tuple[Axes, Axes, Axes | None]:
+    """Axes above and at the left of these, of ``logo`` inches, which share their positions; and a bar or None at the
+    right.
+    """
+    width, height = size_in_inches(ax)
+    columns = [GAP, BAR] if colorbar else []
+    if colorbar and ax.figure.get_layout_engine() is None:
+        columns.append(BAR_LABELS)
+    space = GAP / 2
+    grid = _own_cell(ax).subgridspec(
+        3,
+        3 + len(columns),
+        height_ratios=[logo, space, max(height - logo - space, 0.5)],
+        width_ratios=[logo, space, max(width - logo - space - sum(columns), 0.5), *columns],
+        hspace=0,
+        wspace=0,
+    )
+    ax.set_subplotspec(grid[2, 2])
+    above, beside = _add(ax, grid[0, 2], shared=True), _add(ax, grid[2, 0], shared=True, rows=True)
+    return above, beside, _add(ax, grid[2, 4]) if colorbar else None
+
+
 def add_bar(ax: Axes) -> Axes:
     """Axes for a colour bar, at the right of these axes, which make room for it."""
     return _add(ax, _grid_within(ax, (1.0,), colorbar=True)[0, 2])
@@ -107,10 +129,11 @@ def _grid_within(ax: Axes, heights: tuple[float, ...], colorbar: bool) -> GridSp
     return grid
 
 
-def _add(ax: Axes, cell: SubplotSpec, shared: bool = False) -> Axes:
+def _add(ax: Axes, cell: SubplotSpec, shared: bool = False, rows: bool = False) -> Axes:
+    """More axes in the figure, which may share the positions along the x-axis, or along the y-axis for ``rows``."""
     figure = ax.figure
     current = figure.gca()
-    added = figure.add_subplot(cell, sharex=ax if shared else None)
+    added = figure.add_subplot(cell, sharex=ax if shared and not rows else None, sharey=ax if shared and rows else None)
     figure.sca(current)  # add_subplot made its axes pyplot's current ones, and a caller may draw on the others next
     return added
 

@@ -123,6 +123,24 @@ def draw_logo(
     """Draw the letters of `heights`, (C, L), with the zero line, limits and ticks; no labels."""
     from matplotlib.ticker import MaxNLocator
 
+    add_letters(ax, heights, letters, colors, start)
+    ax.axhline(0, color="black", linewidth=0.6)
+    ax.set_ylim(*(limits_of(heights) if ylim is None else ylim))
+    show_positions(ax, start, heights.shape[1])
+    ax.yaxis.set_major_locator(MaxNLocator(nbins=4))
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def draw_lying_logo(ax: Axes, heights: np.ndarray, letters: str, colors: dict[str, str] | None, start: int) -> None:
+    """Draw a logo whose positions run down the y-axis, with the zero line and limits; no ticks."""
+    add_letters(ax, heights, letters, colors, start, upright=False)
+    ax.axvline(0, color="black", linewidth=0.6)
+    ax.set_xlim(*limits_of(heights))
+
+
+def add_letters(
+    ax: Axes, heights: np.ndarray, letters: str, colors: dict[str, str] | None, start: int, upright: bool = True
+) -> None:
     from yuzu.plot.artists import LetterCollection
 
     colors_of_rows = palette(letters, colors)
@@ -132,19 +150,18 @@ def draw_logo(
         start + positions,
         bases,
         heights[rows, positions],
+        upright,
         facecolors=[colors_of_rows[row] for row in rows],
     )
     ax.add_collection(collection, autolim=False)
-    ax.axhline(0, color="black", linewidth=0.6)
-    if ylim is None:
-        top = np.where(heights > 0, heights, 0).sum(axis=0).max()
-        bottom = np.where(heights < 0, heights, 0).sum(axis=0).min()
-        margin = 0.05 * (top - bottom) or 1.0
-        ylim = (bottom - margin, top + margin)
-    ax.set_ylim(*ylim)
-    show_positions(ax, start, heights.shape[1])
-    ax.yaxis.set_major_locator(MaxNLocator(nbins=4))
-    ax.spines[["top", "right"]].set_visible(False)
+
+
+def limits_of(heights: np.ndarray) -> tuple[float, float]:
+    """Limits that show the letters of all positions, with a margin."""
+    top = np.where(heights > 0, heights, 0).sum(axis=0).max()
+    bottom = np.where(heights < 0, heights, 0).sum(axis=0).min()
+    margin = 0.05 * (top - bottom) or 1.0
+    return float(bottom - margin), float(top + margin)
 
 
 def palette(letters: str, colors: dict[str, str] | None) -> list[str]:
