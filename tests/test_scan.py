@@ -257,6 +257,31 @@ def test_random_architectures(seed):
     )
 
 
+class Reciprocal(torch.nn.Module):
+    """Infinite for sequences of which the convolution finds nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv1d(4, 1, 3, bias=False)
+        self.conv.weight.data = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [-4, -4, -4]])[None]
+
+    def forward(self, X):
+        return 1 / torch.relu(self.conv(X) - 2.5).sum(2)
+
+
+def test_infinite_scores_are_those_of_their_mutants():
+    """Also where a reference is infinite, and all mutants around it would be."""
+    X = one_hot("TT" + "TTACTGTT" * 4 + "ACGTT" + "TTACTGTT" * 5)[None]
+    model, motif = Reciprocal().eval(), one_hot("ACG")
+    for side in ("left", "right"):
+        mutants = [deleted(X[0], p, 2, side) for p in range(X.shape[2] - 1)]
+        truth = scores_of(model, X, [mutants])
+        assert torch.isinf(truth).any() and torch.isfinite(truth).any()
+        assert torch.allclose(scan.deletion(model, X, 2, side=side)[2].double(), truth, equal_nan=True)
+        truth = scores_of(model, X, [[inserted(X[0], p, motif, side) for p in range(X.shape[2])]])
+        assert torch.allclose(scan.insertion(model, X, "ACG", side).double(), truth, equal_nan=True)
+
+
 # ---- where they meet the rest
 
 

@@ -306,14 +306,14 @@ def deletion(
     found = _widths("widths", widths, request)
     X, (first, stop) = request.X, _span(request)
     moving = _flanks(flanks, X, max(found))
-    kinds = []
+    kinds, nothing = [], X.new_zeros(X.shape[1], 0)
     for w in found:
         if side == "left":
             moved = torch.cat([X[:, :, w:], moving[:, :, :w]], 2)
-            kinds.append(Splices(X, moved, X.new_zeros(X.shape[1], 0), first, stop - w + 1))
+            kinds.append(Splices(X, moved, nothing, first, stop - w + 1, left_stays=True))
         else:
             moved = torch.cat([moving[:, :, moving.shape[2] - w :], X[:, :, : X.shape[2] - w]], 2)
-            kinds.append(Splices(moved, X, X.new_zeros(X.shape[1], 0), first + w, stop + 1))
+            kinds.append(Splices(moved, X, nothing, first + w, stop + 1, left_stays=False))
     return dict(zip(found, moved_scores(model, precomputation, request, kinds, "deletions"), strict=True))
 
 
@@ -381,9 +381,11 @@ def insertion(
     w, length = written.shape[1], X.shape[2]
     gone = X.new_zeros(*X.shape[:2], min(w, length))  # never read: they lie on the other side of the motif
     if side == "left":
-        kind = Splices(X, torch.cat([gone, X[:, :, : max(length - w, 0)]], 2), written, first, stop)
+        moved = torch.cat([gone, X[:, :, : max(length - w, 0)]], 2)
+        kind = Splices(X, moved, written, first, stop, left_stays=True)
     else:
-        kind = Splices(torch.cat([X[:, :, w:], gone], 2), X, written, first - w, stop - w)
+        moved = torch.cat([X[:, :, w:], gone], 2)
+        kind = Splices(moved, X, written, first - w, stop - w, left_stays=False)
     return moved_scores(model, precomputation, request, [kind], "insertions")[0]
 
 

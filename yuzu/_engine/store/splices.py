@@ -4,6 +4,9 @@ Such a mutant is spliced: one sequence before the cut, then what is inserted, th
 mutants of two neighbouring cuts differ only between the cuts. So a mutant every few cuts is run as a reference, and
 those around it are edits of it, as wide as the distance of their cuts. Positions do not move between them: pools and
 strides need nothing of their own.
+
+Neighbouring references share a mutant, whose differences from both tell how far these are apart. One wide edit of the
+sequence itself gives the distance of the last from it. So all scores are sums of differences, and keep their digits.
 """
 
 from __future__ import annotations
@@ -22,10 +25,10 @@ from yuzu._engine.progress import tqdm
 from yuzu._engine.request import Request
 from yuzu._engine.store.states import answer
 
-# Cuts on either side of a reference, at most: fewer take more references, more take wider edits. From 8 to 64 the
-# fastest for Basset and BPNet (benchmarks/edits.py).
+# Cuts on either side of a reference, at most: fewer take more references, more take wider edits. Of 8 to 48 it is the
+# fastest for BPNet, and close to it for Basset (deletions of benchmarks/edits.py).
 MOST_BESIDE = 16
-BYTES_AT_ONCE = 1 << 26  # of references' edits
+BYTES_AT_ONCE = 1 << 26  # of letters that are written
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +39,13 @@ class Splices:
     Attributes
     ----------
     left, right: torch.Tensor, shape=(n, C, L)
+        The sequences themselves on the side that stays.
     inserted: torch.Tensor, shape=(C, w)
         None with ``w = 0``.
     first, stop: int
         From ``-w`` on: the first letters of what is inserted may have left the sequence.
+    left_stays: bool
+        True if ``left`` has the sequences themselves.
     """
 
     left: torch.Tensor
@@ -47,16 +53,25 @@ class Splices:
     inserted: torch.Tensor
     first: int
     stop: int
+    left_stays: bool
+
+    @property
+    def count(self) -> int:
+        return self.stop - self.first
+
+    @property
+    def width(self) -> int:
+        """Letters that are inserted."""
+        return self.inserted.shape[1]
 
     def letters(self, sequence: int, cut: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         """The letters ``(..., C)`` of a sequence's mutants at positions ``(w,)``, for cuts that broadcast to these."""
-        width = self.inserted.shape[1]
         left, right = self.left[sequence, :, position].T, self.right[sequence, :, position].T
         found = torch.where((position < cut)[..., None], left, right)
-        if width:
+        if self.width:
             place = position - cut
-            within = (place >= 0) & (place < width)
-            found = torch.where(within[..., None], self.inserted.T[place.clamp(0, width - 1)], found)
+            within = (place >= 0) & (place < self.width)
+            found = torch.where(within[..., None], self.inserted.T[place.clamp(0, self.width - 1)], found)
         return found
 
 
@@ -67,91 +82,164 @@ def moved_scores(
 
     ``request`` has the sequences, the model's other inputs and the selection; ``what`` is the progress bar's title.
     """
-    X = request.X
-    unchanged = Splices(X, X, X.new_zeros(X.shape[1], 0), 0, 1)
-    (reference, *found), spec = _predictions(model, precomputation, request, [unchanged, *kinds], what)
+    scan = _Scan(model, precomputation, replace(request, output="delta", verbose=False, as_numpy=False), kinds)
+    with tqdm(total=scan.total, disable=not request.verbose, desc=what, unit="mutant") as bar:
+        found, spec = scan.run(bar)
     results = []
     for leaves in found:
-        scores = [
-            to_user(leaf - base, request.as_numpy) if isinstance(leaf, torch.Tensor) else leaf
-            for leaf, base in zip(leaves, reference, strict=True)
-        ]
-        results.append(pytree.tree_unflatten(scores, spec))
+        user = [to_user(v, request.as_numpy) if isinstance(v, torch.Tensor) else v for v in leaves]
+        results.append(pytree.tree_unflatten(user, spec))
     return results
 
 
-def _predictions(
-    model: torch.nn.Module, precomputation: Any, request: Request, kinds: Sequence[Splices], what: str
-) -> tuple[list[list[Any]], Any]:
-    """For each kind the predictions ``(n, cuts, O...)`` of each output, and the container that they are from."""
-    n = len(request.X)
-    most = max(kind.stop - kind.first for kind in kinds)
-    beside = -(-most // (2 * -(-most // (2 * MOST_BESIDE))))  # as few references, evenly spaced
-    blocks = [-(-(kind.stop - kind.first) // (2 * beside)) for kind in kinds]
-    rows = [(k, i, b) for k, count in enumerate(blocks) for i in range(n) for b in range(count)]
-    width = min(beside + max(kind.inserted.shape[1] for kind in kinds), request.X.shape[2])
-    bytes_of_a_row = 2 * beside * width * request.X.shape[1] * request.X.element_size()
-    at_once = max(BYTES_AT_ONCE // bytes_of_a_row, 1)
-    found: list[list[Any]] = []
-    spec: Any = None
-    bar = tqdm(total=2 * beside * len(rows), disable=not request.verbose, desc=what, unit="mutant")
-    with bar:
+class _Scan:
+    """The mutants of some kinds, and what scores them."""
+
+    def __init__(self, model: torch.nn.Module, precomputation: Any, request: Request, kinds: Sequence[Splices]) -> None:
+        self.model, self.precomputation, self.request, self.kinds = model, precomputation, request, kinds
+        self.n, self.n_choices, self.length = request.X.shape
+        steps = max(max(kind.count for kind in kinds) - 1, 1)
+        self.beside = -(-steps // (2 * -(-steps // (2 * MOST_BESIDE))))  # evenly spaced, as few references as can be
+        self.blocks = [max(-(-(kind.count - 1) // (2 * self.beside)), 1) for kind in kinds]
+        self.total = self.n * sum(2 * self.beside * count + 1 for count in self.blocks)
+
+    def run(self, bar: tqdm) -> tuple[list[list[Any]], Any]:
+        """For each kind the scores ``(n, cuts, O...)`` of each output, and the container that they are from."""
+        nearest = [kind.stop - 1 if kind.left_stays else kind.first for kind in self.kinds]
+        ends = [(k, i, cut) for k, cut in enumerate(nearest) for i in range(self.n)]
+        anchors, spec = self.of_sequences(ends)
+        bar.update(len(ends))
+        near = self.of_references(bar)
+        found = []
+        for k, kind in enumerate(self.kinds):
+            leaves = []
+            for anchor, differences in zip(anchors, near[k], strict=True):
+                if isinstance(anchor, torch.Tensor):
+                    joined = _joined(differences, anchor[k * self.n : (k + 1) * self.n], kind)
+                    leaves.append(joined[:, : kind.count])
+                else:
+                    leaves.append(anchor)
+            found.append(leaves)
+        self.mend(found)
+        return found, spec
+
+    def of_sequences(self, mutants: list[tuple[int, int, int]]) -> tuple[list[Any], Any]:
+        """The scores ``(mutants, O...)`` of mutants (kind, sequence, cut) as edits of the sequence itself, which are as
+        wide as all that moves.
+        """
+        kinds, parts, spec = self.kinds, [], None
+        first, stop = self.length, 0
+        for k, _, cut in mutants:
+            first = min(first, cut if kinds[k].left_stays else 0)
+            stop = max(stop, self.length if kinds[k].left_stays else cut + kinds[k].width)
+        first, stop = min(max(first, 0), self.length - 1), min(max(stop, 1), self.length)  # where nothing moves, one
+        first = min(first, stop - 1)
+        place = torch.arange(first, stop)
+        at_once = max(BYTES_AT_ONCE // (len(place) * self.n_choices * self.request.X.element_size()), 1)
+        for begin in range(0, len(mutants), at_once):
+            some = mutants[begin : begin + at_once]
+            own = torch.stack([kinds[k].letters(i, torch.tensor(cut), place) for k, i, cut in some])
+            rows = torch.tensor([i for _, i, _ in some])
+            positions = np.full((len(some), 1), first)
+            leaves, spec = self.answer(rows, self.request.X[rows], positions, own[:, None, None])
+            parts.append([v[:, 0, 0] if isinstance(v, torch.Tensor) else v for v in leaves])
+        return [torch.cat(v) if isinstance(v[0], torch.Tensor) else v[0] for v in zip(*parts, strict=True)], spec
+
+    def of_references(self, bar: tqdm) -> list[list[Any]]:
+        """For each kind and output the differences from the references, ``(n, blocks, 2 * beside + 1, O...)``."""
+        width = min(self.beside + max(kind.width for kind in self.kinds), self.length)
+        rows = [(k, i, b) for k, count in enumerate(self.blocks) for i in range(self.n) for b in range(count)]
+        bytes_of_a_row = 2 * self.beside * width * self.n_choices * self.request.X.element_size()
+        at_once = max(BYTES_AT_ONCE // bytes_of_a_row, 1)
+        found: list[list[Any]] = []
         for begin in range(0, len(rows), at_once):
             some = rows[begin : begin + at_once]
-            leaves, spec = pytree.tree_flatten(_answer(model, precomputation, request, kinds, some, beside, width))
+            made = [self.reference(k, i, b, width) for k, i, b in some]
+            references, positions, own = (list(part) for part in zip(*made, strict=True))
+            sequences = torch.tensor([i for _, i, _ in some])
+            leaves, _ = self.answer(sequences, torch.stack(references), np.stack(positions), torch.stack(own))
             if not found:
-                found = [[_room(leaf, n, count) for leaf in leaves] for count in blocks]
+                found = [[_room(leaf, self.n, count) for leaf in leaves] for count in self.blocks]
             for row, (k, i, b) in enumerate(some):
                 for whole, leaf in zip(found[k], leaves, strict=True):
                     if isinstance(leaf, torch.Tensor):
-                        whole[i, b] = leaf[row].movedim(1, 0).flatten(0, 1)  # (edits, sides) to cuts in order
-            bar.update(2 * beside * len(some))
-    for kind, leaves in zip(kinds, found, strict=True):
-        count = kind.stop - kind.first
-        leaves[:] = [v.flatten(1, 2)[:, :count] if isinstance(v, torch.Tensor) else v for v in leaves]
-    return found, spec
+                        before, after = leaf[row].unbind(1)  # (beside, O...)
+                        whole[i, b, : self.beside], whole[i, b, self.beside + 1 :] = before, after
+            bar.update(2 * self.beside * len(some))
+        return found
+
+    def reference(self, k: int, i: int, b: int, width: int) -> tuple[torch.Tensor, np.ndarray, torch.Tensor]:
+        """A reference ``(C, L)``, the two positions of its edits, and the letters ``(2, beside, width, C)`` of the
+        mutants with their cuts before its own, and behind it.
+        """
+        kind = self.kinds[k]
+        cut = kind.first + (2 * b + 1) * self.beside
+        last = torch.tensor(kind.stop - 1)
+        reference = kind.letters(i, torch.minimum(torch.tensor(cut), last), torch.arange(self.length)).T
+        positions = np.clip([cut - self.beside, cut], 0, self.length - width)
+        own = []
+        for start, begin in zip(positions, (cut - self.beside, cut + 1), strict=True):
+            cuts = torch.minimum(torch.arange(begin, begin + self.beside), last)
+            own.append(kind.letters(i, cuts[:, None], torch.arange(width) + int(start)))
+        return reference.contiguous(), positions, torch.stack(own)
+
+    def answer(
+        self, rows: torch.Tensor, X: torch.Tensor, positions: np.ndarray, own: torch.Tensor
+    ) -> tuple[list[Any], Any]:
+        """The differences ``(rows, edits, positions, O...)`` of edits of ``X``, which stand for these sequences."""
+        states = [tuple(a[rows] for a in args) for args in self.request.states]
+        mutations = Mutations(self.n_choices, self.length, positions, own.shape[3], own=own)
+        asked = replace(self.request, X=X, states=states, mutations=mutations)
+        return pytree.tree_flatten(answer(self.model, self.precomputation, asked, stacked=False))
+
+    def mend(self, found: list[list[Any]]) -> None:
+        """Score mutants anew, as edits of the sequences themselves, whose scores are not finite: a reference may be the
+        reason, which is none of the two that are compared.
+        """
+        wrong = [
+            (k, int(i), int(p))
+            for k, leaves in enumerate(found)
+            for i, p in torch.stack([_not_finite(v) for v in leaves if isinstance(v, torch.Tensor)]).any(0).nonzero()
+        ]
+        if not wrong:
+            return
+        again, _ = self.of_sequences([(k, i, self.kinds[k].first + p) for k, i, p in wrong])
+        for row, (k, i, p) in enumerate(wrong):
+            for whole, leaf in zip(found[k], again, strict=True):
+                if isinstance(leaf, torch.Tensor):
+                    whole[i, p] = leaf[row]
+
+
+def _joined(differences: torch.Tensor, anchor: torch.Tensor, kind: Splices) -> torch.Tensor:
+    """The scores ``(n, cuts, O...)`` of one kind and output, from differences ``(n, blocks, 2 * beside + 1, O...)`` and
+    the score ``(n, O...)`` of the mutant that is nearest to the sequence.
+    """
+    blocks, cuts = differences.shape[1:3]
+    at = torch.empty_like(differences[:, :, 0], dtype=torch.float64)  # the references' scores
+    before, after = differences[:, :, 0].double(), differences[:, :, -1].double()
+    if kind.left_stays:
+        nearest = kind.count - 1 - (blocks - 1) * (cuts - 1)
+        at[:, -1] = anchor.double() - differences[:, -1, nearest].double()
+        for b in range(blocks - 2, -1, -1):
+            at[:, b] = at[:, b + 1] + before[:, b + 1] - after[:, b]
+    else:
+        at[:, 0] = anchor.double() - before[:, 0]
+        for b in range(1, blocks):
+            at[:, b] = at[:, b - 1] + after[:, b - 1] - before[:, b]
+    found = (differences.double() + at[:, :, None]).to(differences.dtype)
+    return torch.cat([found[:, :, :-1].flatten(1, 2), found[:, -1, -1:]], 1)
 
 
 def _room(leaf: Any, n: int, blocks: int) -> Any:
-    """Room for the predictions of one kind and output: ``(n, blocks, cuts, O...)``."""
+    """Room for the differences of one kind and output."""
     if not isinstance(leaf, torch.Tensor):
         return leaf
-    return leaf.new_zeros(n, blocks, leaf.shape[1] * leaf.shape[2], *leaf.shape[3:])
+    return leaf.new_zeros(n, blocks, 2 * leaf.shape[1] + 1, *leaf.shape[3:])
 
 
-def _answer(
-    model: torch.nn.Module,
-    precomputation: Any,
-    request: Request,
-    kinds: Sequence[Splices],
-    rows: list[tuple[int, int, int]],
-    beside: int,
-    width: int,
-) -> Any:
-    """Predictions ``(rows, beside, 2, O...)`` of mutants before and from the cut of each reference."""
-    length = request.X.shape[2]
-    everywhere = torch.arange(length)
-    references, own, positions = [], [], []
-    for k, i, b in rows:
-        kind = kinds[k]
-        cut = kind.first + (2 * b + 1) * beside
-        references.append(kind.letters(i, torch.tensor(min(cut, kind.stop - 1)), everywhere))
-        starts = np.clip([cut - beside, cut], 0, length - width)
-        positions.append(starts)
-        for side, start in enumerate(starts):
-            cuts = torch.arange(beside) + cut + (side - 1) * beside
-            place = torch.arange(width) + int(start)
-            own.append(kind.letters(i, cuts.clamp(max=kind.stop - 1)[:, None], place))
-    sequence = torch.tensor([i for _, i, _ in rows])
-    letters = torch.stack(own).unflatten(0, (len(rows), 2))  # (rows, 2, beside, width, C)
-    mutations = Mutations(request.X.shape[1], length, np.stack(positions), width, own=letters)
-    asked = replace(
-        request,
-        X=torch.stack(references).mT.contiguous(),
-        states=[tuple(a[sequence] for a in args) for args in request.states],
-        mutations=mutations,
-        output="prediction",
-        verbose=False,
-        as_numpy=False,
-    )
-    return answer(model, precomputation, asked, stacked=False)
+def _not_finite(scores: torch.Tensor) -> torch.Tensor:
+    """The mutants ``(n, cuts)`` with scores that are not finite."""
+    return ~torch.isfinite(scores).flatten(2).all(2) if scores.dim() > 2 else ~torch.isfinite(scores)
+
+
+__all__ = ["Splices", "moved_scores"]
