@@ -75,7 +75,7 @@ def public_names():
     """Of the package, and of the modules that it shows."""
     for name in yuzu.__all__:
         yield f"yuzu.{name}"
-    for module in ("attribution", "bigwig", "examples", "handlers", "models", "modisco", "plot", "product", "regions", "sequence", "taylor", "variants"):
+    for module in ("attribution", "bigwig", "design", "examples", "handlers", "models", "modisco", "plot", "product", "regions", "scan", "sequence", "taylor", "variants"):
         found = getattr(yuzu, module)
         listed = getattr(found, "__all__", None)
         if listed is None:
