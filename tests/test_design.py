@@ -55,6 +55,12 @@ def test_each_step_takes_the_best(name):
         assert torch.allclose(found.objective[:, -1], value(model(found.X)), atol=1e-5)
 
 
+def test_devices(device):
+    model, X = randomized(Net(LENGTH), seed=1).eval(), sequences(2, LENGTH)
+    found, wanted = (design.greedy(model, X, 0, 3, device=d) for d in (device, "cpu"))
+    assert torch.equal(found.X, wanted.X) and torch.allclose(found.objective, wanted.objective, atol=1e-5)
+
+
 MASK = np.zeros(LENGTH, dtype=bool)
 MASK[[*range(5), 12]] = True
 

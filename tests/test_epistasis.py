@@ -195,6 +195,14 @@ def test_args_func_target_and_precomputation():
         yuzu.epistasis(model, X[:, :, 1:], precomputation, args=tuple(a[..., : L - 1] for a in args))
 
 
+@pytest.mark.parametrize("name", ["dense", "local"])
+def test_devices(name, device):
+    model, X = randomized(MODELS[name](), seed=1).eval(), columns(sequences(2, LENGTH))
+    found = yuzu.epistasis(model, X, device=device)
+    assert found.device.type == "cpu"
+    assert_interactions(found, model, X)
+
+
 def test_little_memory_at_once_changes_nothing(monkeypatch):
     model, X = randomized(Net(LENGTH)).eval(), sequences(2, LENGTH)
     wanted = yuzu.epistasis(model, X)

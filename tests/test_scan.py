@@ -329,6 +329,13 @@ def test_args_func_target_and_precomputation(scanned):
         scanned(model, X[:, :, 1:], precomputation=precomputation, args=tuple(a[..., : L - 1] for a in args), **func)
 
 
+def test_devices(scanned, device):
+    model, X = randomized(Profile(), seed=1).eval(), columns(sequences(3, 60))
+    found, wanted = scanned(model, X, device=device), scanned(model, X, device="cpu")
+    for a, b in zip(pytree.tree_leaves(found), pytree.tree_leaves(wanted), strict=True):
+        assert a.device.type == "cpu" and errors(a, b)[0] < 1e-5
+
+
 def test_the_model_and_the_sequences_are_left_alone(scanned):
     model, X = randomized(Net(L)).train(), sequences(2, L)
     before, weights = X.clone(), copy.deepcopy(model.state_dict())
