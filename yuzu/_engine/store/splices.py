@@ -28,7 +28,7 @@ from yuzu._engine.store.states import answer
 # Cuts on either side of a reference, at most: fewer take more references, more take wider edits. Of 8 to 48 it is the
 # fastest for BPNet, and close to it for Basset (deletions of benchmarks/edits.py).
 MOST_BESIDE = 16
-BYTES_AT_ONCE = 1 << 26  # of letters that are written
+BYTES_AT_ONCE = 1 << 26  # of letters that are written, or of scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +109,7 @@ class _Scan:
         ends = [(k, i, cut) for k, cut in enumerate(nearest) for i in range(self.n)]
         anchors, spec = self.of_sequences(ends)
         bar.update(len(ends))
-        near = self.of_references(bar)
+        near = self.of_references(bar, sum(v[0].nbytes for v in anchors if isinstance(v, torch.Tensor)))
         found = []
         for k, kind in enumerate(self.kinds):
             leaves = []
@@ -145,12 +145,14 @@ class _Scan:
             parts.append([v[:, 0, 0] if isinstance(v, torch.Tensor) else v for v in leaves])
         return [torch.cat(v) if isinstance(v[0], torch.Tensor) else v[0] for v in zip(*parts, strict=True)], spec
 
-    def of_references(self, bar: tqdm) -> list[list[Any]]:
-        """For each kind and output the differences from the references, ``(n, blocks, 2 * beside + 1, O...)``."""
+    def of_references(self, bar: tqdm, bytes_of_scores: int) -> list[list[Any]]:
+        """For each kind and output the differences from the references, ``(n, blocks, 2 * beside + 1, O...)``; the
+        scores of a mutant take so many bytes.
+        """
         width = min(self.beside + max(kind.width for kind in self.kinds), self.length)
         rows = [(k, i, b) for k, count in enumerate(self.blocks) for i in range(self.n) for b in range(count)]
-        bytes_of_a_row = 2 * self.beside * width * self.n_choices * self.request.X.element_size()
-        at_once = max(BYTES_AT_ONCE // bytes_of_a_row, 1)
+        bytes_of_a_mutant = max(width * self.n_choices * self.request.X.element_size(), bytes_of_scores)
+        at_once = max(BYTES_AT_ONCE // (2 * self.beside * bytes_of_a_mutant), 1)
         found: list[list[Any]] = []
         for begin in range(0, len(rows), at_once):
             some = rows[begin : begin + at_once]
@@ -212,7 +214,7 @@ class _Scan:
 
 def _joined(differences: torch.Tensor, anchor: torch.Tensor, kind: Splices) -> torch.Tensor:
     """The scores ``(n, cuts, O...)`` of one kind and output, from differences ``(n, blocks, 2 * beside + 1, O...)`` and
-    the score ``(n, O...)`` of the mutant that is nearest to the sequence.
+    the score ``(n, O...)`` of the mutant that is nearest to the sequence. The differences are overwritten.
     """
     blocks, cuts = differences.shape[1:3]
     at = torch.empty_like(differences[:, :, 0], dtype=torch.float64)  # the references' scores
@@ -226,8 +228,8 @@ def _joined(differences: torch.Tensor, anchor: torch.Tensor, kind: Splices) -> t
         at[:, 0] = anchor.double() - before[:, 0]
         for b in range(1, blocks):
             at[:, b] = at[:, b - 1] + after[:, b - 1] - before[:, b]
-    found = (differences.double() + at[:, :, None]).to(differences.dtype)
-    return torch.cat([found[:, :, :-1].flatten(1, 2), found[:, -1, -1:]], 1)
+    differences += at[:, :, None].to(differences.dtype)
+    return torch.cat([differences[:, :, :-1].flatten(1, 2), differences[:, -1, -1:]], 1)
 
 
 def _room(leaf: Any, n: int, blocks: int) -> Any:
