@@ -93,6 +93,9 @@ class Request:
     verbose: bool
     as_numpy: bool
         Whether the sequences came as an array, as the results are to be.
+    series: bool
+        Differences may come from Taylor series in statistics. They are as exact as naive ISM's, but sums or
+        differences of them may not be.
     """
 
     X: torch.Tensor
@@ -104,6 +107,7 @@ class Request:
     batch_size: int | None = None
     verbose: bool = False
     as_numpy: bool = False
+    series: bool = True
 
 
 @dataclass(frozen=True, eq=False)

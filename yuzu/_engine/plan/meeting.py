@@ -15,6 +15,8 @@ from yuzu._engine.plan.windows import Edited, find_windows
 
 def find_meeting(plan: Plan, positions: np.ndarray, width: int) -> np.ndarray:
     """Tell for each pair of edits of ``width`` positions, ``(P, P)``, whether it may have an interaction."""
+    if plan.statistics.count:  # any edit moves these, and with them all positions
+        return np.ones((len(positions), len(positions)), dtype=bool)
     windows = find_windows(plan, plan.needed, plan.spreads, Edited(positions, width))
     meeting = np.zeros((len(positions), len(positions)), dtype=bool)
     for node in plan.graph.nodes:

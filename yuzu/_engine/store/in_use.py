@@ -74,6 +74,7 @@ class InUse:
         self._naive_plans = Kept[tuple[int, ...], Plan](PLANS_KEPT)
         self._memory = Kept[Kind, Memory]()
         self._fitting = Kept[Kind, InUse](1)  # for the last edits that were too wide
+        self._plain = Kept[tuple[()], InUse](1)
 
     @property
     def model(self) -> torch.nn.Module:
@@ -87,6 +88,13 @@ class InUse:
         buffers as they are now.
         """
         return self.branches.hold(self.model, args, self.device)
+
+    def without_statistics(self) -> InUse:
+        """The same with a plan that carries no windows past statistics."""
+        plan = self.plan
+        if plan is None or not plan.statistics.count:
+            return self
+        return self._plain.made((), lambda: self.with_plan(plan.without_statistics()))
 
     def naive_plan(self, reason: str) -> Plan:
         """The plan with all operations run naively, and norms whole."""

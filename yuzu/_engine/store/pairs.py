@@ -122,7 +122,8 @@ class _Job:
     def __init__(self, part: Part, request: Request, table: _Table, max_distance: int | None) -> None:
         self.used, self.rows, self.table = part.used, np.array(part.rows), table
         states = [tuple(a[part.rows] for a in args) for args in request.states]
-        self.request = replace(request, X=request.X[part.rows], states=states, as_numpy=False, verbose=False)
+        some = replace(request, X=request.X[part.rows], states=states)
+        self.request = replace(some, as_numpy=False, verbose=False, series=False)
         self.singles, spec = pytree.tree_flatten(run_planned(self.used, self.request, stacked=False))
         others = [i for i, leaf in enumerate(self.singles) if not isinstance(leaf, torch.Tensor)]
         if others:
@@ -143,8 +144,9 @@ class _Job:
         if max_distance is not None:
             pairs &= distance <= max_distance
         finite = all(bool(torch.isfinite(t.sum())) for t in self.singles)
-        if self.used.plan is not None and self.request.selection.func is None and finite:
-            pairs &= find_meeting(self.used.plan, m.positions, m.width)
+        plan = self.used.without_statistics().plan
+        if plan is not None and self.request.selection.func is None and finite:
+            pairs &= find_meeting(plan, m.positions, m.width)
         return pairs
 
     def _find_references(self) -> _Singles:

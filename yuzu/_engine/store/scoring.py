@@ -44,6 +44,7 @@ class Timings:
 def run_planned(used: InUse, request: Request, timings: Timings | None = None, stacked: bool = True) -> Any:
     """The results of a request ``(n, states, ...)``; not ``stacked``, of its one state, ``(n, ...)``."""
     selection, device = request.selection, request.device
+    used = used if request.series else used.without_statistics()
     if selection.target is not None and selection.func is None:
         smaller = used.for_outputs(selection.target)
         if smaller is not None:

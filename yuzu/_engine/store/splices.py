@@ -82,7 +82,8 @@ def moved_scores(
 
     ``request`` has the sequences, the model's other inputs and the selection; ``what`` is the progress bar's title.
     """
-    scan = _Scan(model, precomputation, replace(request, output="delta", verbose=False, as_numpy=False), kinds)
+    quiet = replace(request, output="delta", verbose=False, as_numpy=False, series=False)
+    scan = _Scan(model, precomputation, quiet, kinds)
     with tqdm(total=scan.total, disable=not request.verbose, desc=what, unit="mutant") as bar:
         found, spec = scan.run(bar)
     results = []
