@@ -11,9 +11,12 @@ import yuzu
 from tests.contract import CONTAINERS, Container, L, with_args, with_columns
 from tests.laws.random_models import random_model
 from tests.oracle import EXACT, FLOAT64, assert_same, errors
+from tests.plan.test_statistics import Normalising
 from tests.small_models import Net, Profile, one_hot, randomized, sequences
 from yuzu._engine.store import pairs as engine_pairs
 from yuzu._engine.store import scoring
+from yuzu._engine.store.in_use import InUse
+from yuzu._engine.tune import statistics
 from yuzu.models import BPNet
 
 LENGTH = 16
@@ -230,6 +233,29 @@ def test_models_that_run_naively():
     with pytest.warns(yuzu.YuzuWarning):
         found = yuzu.epistasis(model, X, start=5, end=9)
     assert_interactions(found, model, X, start=5, end=9)
+
+
+def test_no_series_where_models_normalise(monkeypatch):
+    """A series in statistics is as exact as naive ISM for each difference, and may not be for the difference of two."""
+    monkeypatch.setattr(statistics, "FASTER", 1e9)
+    model, X = Normalising(channels=6, blocks=2).eval(), sequences(1, 200)
+    precomputation = yuzu.precompute(model, 200, device="cpu")
+    assert precomputation.decisions.statistics is not None
+    counted, begin = [], scoring.Job.__init__
+
+    def counting(self, used, *args):
+        counted.append(used.plan.statistics.count)
+        begin(self, used, *args)
+
+    monkeypatch.setattr(scoring.Job, "__init__", counting)
+    monkeypatch.setattr(InUse, "fitting", lambda self, mutations: self)
+    yuzu.yuzu_ism(model, X, precomputation, output="delta")
+    assert counted.pop() > 0
+    asked = {"func": lambda y: y[1], "start": 98, "end": 102}
+    assert_interactions(yuzu.epistasis(model, X, precomputation, **asked), model, X, **asked)
+    yuzu.epistasis(model, X, precomputation, **{**asked, "func": None})
+    yuzu.scan.deletion(model, X, 1, precomputation=precomputation, start=98, end=102)
+    assert counted and not any(counted)
 
 
 def test_infinite_references_are_not_taken_for_zero():

@@ -13,6 +13,7 @@ from tests.laws.random_models import random_model
 from tests.oracle import EXACT, FLOAT64, assert_same, errors
 from tests.small_models import Net, Profile, one_hot, randomized, sequences
 from yuzu import scan
+from yuzu.models import BPNet
 
 LENGTH = 30
 
@@ -233,11 +234,26 @@ def test_moves_between_start_and_end(start, end):
         assert_scores(found, model, X, [[inserted(x, p, one_hot("GAT"), side) for p in places] for x in X])
 
 
-def test_more_mutants_than_one_reference_serves():
-    model, X = randomized(Strided()).eval(), sequences(1, 130)
-    found = scan.deletion(model, X, [3, 10])
+@pytest.mark.parametrize("func", [None, torch.tanh], ids=["differences", "values"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_more_mutants_than_one_reference_serves(side, func):
+    model, X = randomized(Strided()).eval(), sequences(2, 130)
+    found = scan.deletion(model, X, [3, 10], side=side, func=func)
     for w in (3, 10):
-        assert_scores(found[w], model, X, [[deleted(x, p, w) for p in range(131 - w)] for x in X])
+        mutants = [[deleted(x, p, w, side) for p in range(131 - w)] for x in X]
+        assert_scores(found[w], model, X, mutants, func=func)
+    found = scan.insertion(model, X, "GATTA", side, func=func, start=7, end=-9)
+    mutants = [[inserted(x, p, one_hot("GATTA"), side) for p in range(7, 121)] for x in X]
+    assert_scores(found, model, X, mutants, func=func)
+
+
+def test_long_scans_keep_the_digits_of_differences():
+    """Where outputs are large beside their differences, naive ISM has few digits left."""
+    model, X = randomized(BPNet(4, n_filters=8, kernel_size=5)).eval(), sequences(1, 400)
+    model.fconv.bias.data += 10_000
+    mutants = [[deleted(X[0], p, 1) for p in range(400)]]
+    truth, naive = (scores_of(model, X, mutants, dtype=d) for d in (torch.float64, torch.float32))
+    assert errors(scan.deletion(model, X, 1)[1], truth)[0] < 1e-5 < errors(naive, truth)[0] / 10
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -273,13 +289,13 @@ def test_infinite_scores_are_those_of_their_mutants():
     """Also where a reference is infinite, and all mutants around it would be."""
     X = one_hot("TTTTTT" + "TTACTGTT" * 4 + "ACGTT" + "TTACTGTT" * 4 + "TT")[None]
     model, motif = Reciprocal().eval(), one_hot("TTT")  # without the only ACG, at 38, all is infinite
-    for side in ("left", "right"):
+    for side, func in (("left", None), ("right", None), ("left", torch.neg), ("right", torch.neg)):
         mutants = [deleted(X[0], p, 2, side) for p in range(X.shape[2] - 1)]
-        truth = scores_of(model, X, [mutants])
+        truth = scores_of(model, X, [mutants], func=func)
         assert torch.isinf(truth).any() and torch.isfinite(truth).any()
-        assert torch.allclose(scan.deletion(model, X, 2, side=side)[2].double(), truth, equal_nan=True)
-        truth = scores_of(model, X, [[inserted(X[0], p, motif, side) for p in range(X.shape[2])]])
-        assert torch.allclose(scan.insertion(model, X, "TTT", side).double(), truth, equal_nan=True)
+        assert torch.allclose(scan.deletion(model, X, 2, side=side, func=func)[2].double(), truth, equal_nan=True)
+        truth = scores_of(model, X, [[inserted(X[0], p, motif, side) for p in range(X.shape[2])]], func=func)
+        assert torch.allclose(scan.insertion(model, X, "TTT", side, func=func).double(), truth, equal_nan=True)
 
 
 # ---- where they meet the rest

@@ -7,6 +7,8 @@ strides need nothing of their own.
 
 Neighbouring references share a mutant, whose differences from both tell how far these are apart. One wide edit of the
 sequence itself gives the distance of the last from it. So all scores are sums of differences, and keep their digits.
+A user's function loses digits in each difference, so that long sums would lose more than naive ISM does: with it the
+mutants' values are taken.
 """
 
 from __future__ import annotations
@@ -82,7 +84,8 @@ def moved_scores(
 
     ``request`` has the sequences, the model's other inputs and the selection; ``what`` is the progress bar's title.
     """
-    quiet = replace(request, output="delta", verbose=False, as_numpy=False, series=False)
+    output = "delta" if request.selection.func is None else "prediction"
+    quiet = replace(request, output=output, verbose=False, as_numpy=False, series=False)
     scan = _Scan(model, precomputation, quiet, kinds)
     with tqdm(total=scan.total, disable=not request.verbose, desc=what, unit="mutant") as bar:
         found, spec = scan.run(bar)
@@ -99,34 +102,42 @@ class _Scan:
     def __init__(self, model: torch.nn.Module, precomputation: Any, request: Request, kinds: Sequence[Splices]) -> None:
         self.model, self.precomputation, self.request, self.kinds = model, precomputation, request, kinds
         self.n, self.n_choices, self.length = request.X.shape
-        steps = max(max(kind.count for kind in kinds) - 1, 1)
+        self.shared = int(request.output == "delta")  # 1 if neighbouring references share a mutant
+        steps = max(max(kind.count for kind in kinds) - self.shared, 1)
         self.beside = -(-steps // (2 * -(-steps // (2 * MOST_BESIDE))))  # evenly spaced, as few references as can be
-        self.blocks = [max(-(-(kind.count - 1) // (2 * self.beside)), 1) for kind in kinds]
-        self.total = self.n * sum(2 * self.beside * count + 1 for count in self.blocks)
+        self.blocks = [max(-(-(kind.count - self.shared) // (2 * self.beside)), 1) for kind in kinds]
+        self.total = self.n * sum(2 * self.beside * count for count in self.blocks)
 
     def run(self, bar: tqdm) -> tuple[list[list[Any]], Any]:
         """For each kind the scores ``(n, cuts, O...)`` of each output, and the container that they are from."""
         nearest = [kind.stop - 1 if kind.left_stays else kind.first for kind in self.kinds]
         ends = [(k, i, cut) for k, cut in enumerate(nearest) for i in range(self.n)]
-        anchors, spec = self.of_sequences(ends)
-        bar.update(len(ends))
+        anchors, spec = self.of_sequences(ends) if self.shared else self.unchanged()
         near = self.of_references(bar, sum(v[0].nbytes for v in anchors if isinstance(v, torch.Tensor)))
         found = []
         for k, kind in enumerate(self.kinds):
             leaves = []
-            for anchor, differences in zip(anchors, near[k], strict=True):
-                if isinstance(anchor, torch.Tensor):
-                    joined = _joined(differences, anchor[k * self.n : (k + 1) * self.n], kind)
-                    leaves.append(joined[:, : kind.count])
-                else:
+            for anchor, values in zip(anchors, near[k], strict=True):
+                if not isinstance(anchor, torch.Tensor):
                     leaves.append(anchor)
+                elif self.shared:
+                    leaves.append(_joined(values, anchor[k * self.n : (k + 1) * self.n], kind)[:, : kind.count])
+                else:
+                    leaves.append(values[:, :, :-1].flatten(1, 2)[:, : kind.count] - anchor[:, None])
             found.append(leaves)
-        self.mend(found)
+        self.mend(found, anchors)
         return found, spec
 
+    def unchanged(self) -> tuple[list[Any], Any]:
+        """The values ``(n, O...)`` of the sequences themselves: a letter is written over itself."""
+        X = self.request.X
+        own = X[:, None, None, None, :, 0]  # (n, 1, 1, 1, C)
+        leaves, spec = self.answer(torch.arange(self.n), X, np.zeros((self.n, 1), dtype=np.int64), own)
+        return [v[:, 0, 0] if isinstance(v, torch.Tensor) else v for v in leaves], spec
+
     def of_sequences(self, mutants: list[tuple[int, int, int]]) -> tuple[list[Any], Any]:
-        """The scores ``(mutants, O...)`` of mutants (kind, sequence, cut) as edits of the sequence itself, which are as
-        wide as all that moves.
+        """The differences, or values, ``(mutants, O...)`` of mutants (kind, sequence, cut) as edits of the sequence
+        itself, which are as wide as all that moves.
         """
         kinds, parts, spec = self.kinds, [], None
         first, stop = self.length, 0
@@ -147,8 +158,8 @@ class _Scan:
         return [torch.cat(v) if isinstance(v[0], torch.Tensor) else v[0] for v in zip(*parts, strict=True)], spec
 
     def of_references(self, bar: tqdm, bytes_of_scores: int) -> list[list[Any]]:
-        """For each kind and output the differences from the references, ``(n, blocks, 2 * beside + 1, O...)``; the
-        scores of a mutant take so many bytes.
+        """For each kind and output the differences from the references, ``(n, blocks, 2 * beside + 1, O...)``, or the
+        values, without the last; the scores of a mutant take so many bytes.
         """
         width = min(self.beside + max(kind.width for kind in self.kinds), self.length)
         rows = [(k, i, b) for k, count in enumerate(self.blocks) for i in range(self.n) for b in range(count)]
@@ -167,13 +178,14 @@ class _Scan:
                 for whole, leaf in zip(found[k], leaves, strict=True):
                     if isinstance(leaf, torch.Tensor):
                         before, after = leaf[row].unbind(1)  # (beside, O...)
-                        whole[i, b, : self.beside], whole[i, b, self.beside + 1 :] = before, after
+                        begin_after = self.beside + self.shared
+                        whole[i, b, : self.beside], whole[i, b, begin_after:][: self.beside] = before, after
             bar.update(2 * self.beside * len(some))
         return found
 
     def reference(self, k: int, i: int, b: int, width: int) -> tuple[torch.Tensor, np.ndarray, torch.Tensor]:
         """A reference ``(C, L)``, the two positions of its edits, and the letters ``(2, beside, width, C)`` of the
-        mutants with their cuts before its own, and behind it.
+        mutants with their cuts before its own, and after it (or from it on, for values).
         """
         kind = self.kinds[k]
         cut = kind.first + (2 * b + 1) * self.beside
@@ -181,7 +193,7 @@ class _Scan:
         reference = kind.letters(i, torch.minimum(torch.tensor(cut), last), torch.arange(self.length)).T
         positions = np.clip([cut - self.beside, cut], 0, self.length - width)
         own = []
-        for start, begin in zip(positions, (cut - self.beside, cut + 1), strict=True):
+        for start, begin in zip(positions, (cut - self.beside, cut + self.shared), strict=True):
             cuts = torch.minimum(torch.arange(begin, begin + self.beside), last)
             own.append(kind.letters(i, cuts[:, None], torch.arange(width) + int(start)))
         return reference.contiguous(), positions, torch.stack(own)
@@ -189,13 +201,13 @@ class _Scan:
     def answer(
         self, rows: torch.Tensor, X: torch.Tensor, positions: np.ndarray, own: torch.Tensor
     ) -> tuple[list[Any], Any]:
-        """The differences ``(rows, edits, positions, O...)`` of edits of ``X``, which stand for these sequences."""
+        """The differences, or values, ``(rows, edits, sites, O...)`` of edits of ``X``, which stand for these rows."""
         states = [tuple(a[rows] for a in args) for args in self.request.states]
         mutations = Mutations(self.n_choices, self.length, positions, own.shape[3], own=own)
         asked = replace(self.request, X=X, states=states, mutations=mutations)
         return pytree.tree_flatten(answer(self.model, self.precomputation, asked, stacked=False))
 
-    def mend(self, found: list[list[Any]]) -> None:
+    def mend(self, found: list[list[Any]], anchors: list[Any]) -> None:
         """Score mutants anew, as edits of the sequences themselves, whose scores are not finite: a reference may be the
         reason, which is none of the two that are compared.
         """
@@ -208,9 +220,9 @@ class _Scan:
             return
         again, _ = self.of_sequences([(k, i, self.kinds[k].first + p) for k, i, p in wrong])
         for row, (k, i, p) in enumerate(wrong):
-            for whole, leaf in zip(found[k], again, strict=True):
+            for whole, leaf, anchor in zip(found[k], again, anchors, strict=True):
                 if isinstance(leaf, torch.Tensor):
-                    whole[i, p] = leaf[row]
+                    whole[i, p] = leaf[row] if self.shared else leaf[row] - anchor[i]
 
 
 def _joined(differences: torch.Tensor, anchor: torch.Tensor, kind: Splices) -> torch.Tensor:
