@@ -251,7 +251,7 @@ def test_no_series_where_models_normalise(monkeypatch):
     monkeypatch.setattr(InUse, "fitting", lambda self, mutations: self)
     yuzu.yuzu_ism(model, X, precomputation, output="delta")
     assert counted.pop() > 0
-    asked = {"func": lambda y: y[1], "start": 98, "end": 102}
+    asked = {"func": lambda y: 100 * y[1], "start": 98, "end": 102}
     assert_interactions(yuzu.epistasis(model, X, precomputation, **asked), model, X, **asked)
     yuzu.epistasis(model, X, precomputation, **{**asked, "func": None})
     yuzu.scan.deletion(model, X, 1, precomputation=precomputation, start=98, end=102)
