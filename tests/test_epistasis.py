@@ -101,6 +101,15 @@ def test_a_part_of_the_positions(model, start, end):
         assert errors(a, b[:, places, :, places])[0] < 1e-5
 
 
+@pytest.mark.parametrize("sites", [[2, 5, 11], np.array([11, 2, -11]), torch.tensor([5, 11, 2])], ids=["list", "array", "tensor"])
+def test_chosen_sites(model, sites):
+    X = columns(sequences(2, LENGTH))
+    whole, part = yuzu.epistasis(model, X), yuzu.epistasis(model, X, sites=sites)
+    places = [int(p) for p in sites]
+    for a, b in zip(pytree.tree_leaves(part), pytree.tree_leaves(whole), strict=True):
+        assert errors(a, b[:, places][:, :, :, places])[0] < 1e-5
+
+
 def test_one_position_has_no_pair(model):
     for leaf in pytree.tree_leaves(yuzu.epistasis(model, sequences(1, LENGTH), start=3, end=4)):
         assert leaf.shape[:5] == (1, 1, 4, 1, 4) and not leaf.any()
@@ -296,6 +305,11 @@ BAD = {
     "no position": ({"start": 5, "end": 5}, r"start=5 and end=5 select no position"),
     "target": ({"target": 3}, r"target=3 does not exist"),
     "func": ({"func": 3}, r"func must be callable"),
+    "sites and end": ({"sites": [1, 2], "end": 5}, r"sites cannot be combined with start, end, ranges or replace_with"),
+    "sites outside": ({"sites": [1, 16]}, r"sites must be different positions of a sequence of length 16, got \[1, 16\]"),
+    "a site twice": ({"sites": [1, -15]}, r"sites must be different positions"),
+    "no site": ({"sites": []}, r"sites must be a non-empty list of positions"),
+    "sites as text": ({"sites": "ab"}, r"sites must be a non-empty list of positions"),
     "ranges and start": ({"ranges": [(0, 2)], "start": 1}, r"ranges cannot be combined"),
     "batch_size": ({"batch_size": 0}, r"batch_size must be an integer of at least 1"),
 }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from yuzu._engine.arrays import Array, Device
@@ -14,6 +16,7 @@ from yuzu._engine.request import Arguments
 from yuzu._engine.store.obtain import inputs_of
 from yuzu._engine.store.pairs import interactions
 from yuzu._engine.store.precomputation import Precomputation
+from yuzu.errors import YuzuError, shown
 
 
 def epistasis(
@@ -24,6 +27,7 @@ def epistasis(
     start: int | None = 0,
     end: int | None = None,
     max_distance: int | None = None,
+    sites: Any = None,
     ranges: Any = None,
     replace_with: Any = None,
     args: tuple[Any, ...] | None = None,
@@ -49,8 +53,10 @@ def epistasis(
         Positions to substitute, by Python's slice rules; ``W = end - start``. Default all.
     max_distance: int or None
         Largest distance of two positions (of two ranges' first positions) that are scored as a pair. Default None: any.
+    sites: list of int or None
+        Chosen positions instead of all from ``start`` to ``end``; ``W`` is their number. Default None.
     ranges: list of (int, int) or None
-        Chosen sites instead of all positions: ``replace_with`` is written over each of these ranges, all of one width,
+        Chosen windows instead of positions: ``replace_with`` is written over each of these ranges, all of one width,
         as in `yuzu_ism`. Ranges that overlap are no pair.
     replace_with: array of shape (C,) or (C, width), str, or None
         What is written over each of ``ranges``, such as a motif; zeros if None. Without ``ranges`` it is written at
@@ -122,4 +128,23 @@ def epistasis(
         verbose=verbose,
     )
     request = arguments.checked(model_dtype(model), inputs_of(precomputation))
+    if sites is not None:
+        if start not in (0, None) or any(given is not None for given in (end, ranges, replace_with)):
+            raise YuzuError("sites cannot be combined with start, end, ranges or replace_with: leave those out")
+        positions = _positions(sites, request.X.shape[2])
+        request = replace(request, mutations=replace(request.mutations, positions=positions))
     return interactions(model, precomputation, request, max_distance)
+
+
+def _positions(sites: Any, length: int) -> np.ndarray:
+    """Chosen positions of a sequence, each once."""
+    try:
+        given = np.asarray(sites.detach().cpu() if isinstance(sites, torch.Tensor) else sites)
+    except ValueError as error:
+        raise YuzuError(f"sites must be a list of positions, got {shown(sites)}") from error
+    if given.ndim != 1 or given.size == 0 or given.dtype.kind not in "iu":
+        raise YuzuError(f"sites must be a non-empty list of positions, integers, got {shown(sites)}")
+    found = np.where(given < 0, given.astype(np.int64) + length, given)
+    if found.min() < 0 or found.max() >= length or len(np.unique(found)) < len(found):
+        raise YuzuError(f"sites must be different positions of a sequence of length {length}, got {shown(sites)}")
+    return found
