@@ -126,13 +126,21 @@ def scans_of(name: str, length: int, repeats: int) -> list[dict]:
     double, results = copy.deepcopy(model).double(), []
     places = [*range(0, length - 10, max((length - 10) // CHECKED, 1))]
     mutants = torch.stack([torch.cat([X[0, :, :p], X[0, :, p + 10 :], torch.zeros(4, 10)], 1) for p in places])
-    truth = run(double, mutants.double(), func) - run(double, X.double(), func)
-    naive = run(model, mutants, func) - run(model, X, func)
+
+    def errors_of(func: Callable | None) -> tuple[float, float]:
+        """Of deletions of 10 bp, and naive float32's own."""
+        truth = run(double, mutants.double(), func) - run(double, X.double(), func)
+        naive = run(model, mutants, func) - run(model, X, func)
+        found = scan.deletion(model, X, 10, **{**given, "func": func})[10][0, places]
+        return relative(found, truth), relative(naive, truth)
+
     for job, (ours, number) in jobs.items():
         taken, mutant = in_turn(ours, model, X, func, repeats)
         row = {"job": f"{job}, {name}, {length} bp", "mutants": number, "seconds": taken, "naive": number * mutant}
         if "deletions" in job:
-            row["error"], row["naive error"] = relative(ours()[10][0, places], truth), relative(naive, truth)
+            row["error"], row["naive error"] = errors_of(None)
+            if func is not None:
+                row["error of counts"], row["naive error of counts"] = errors_of(func)
         results.append(row)
     return results
 
