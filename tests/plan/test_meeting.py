@@ -1,7 +1,6 @@
 """Pairs of edits that never meet have no interaction."""
 
 import numpy as np
-import pytest
 import torch
 
 import yuzu
@@ -30,22 +29,10 @@ def test_all_meet_where_everything_is_mixed():
     assert find_meeting(plan_of(model, X), np.arange(30), 1).all()
 
 
-FOUND = []
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_random_architectures(seed):
-    """Each pair that does not meet, by four runs of the model in float64."""
-    drawn = random_model(seed)
-    model, X = drawn.model.double(), drawn.X[:1].double()
-    args = tuple(a[:1].double() if a.is_floating_point() else a[:1] for a in drawn.args)
-    plan = plan_of(model, X, args)
-    if plan is None:
-        return
-    length, c = X.shape[2], X.shape[1]
-    apart = np.argwhere(~find_meeting(plan, np.arange(length), 1))
-    rng = np.random.default_rng(seed)
-    for i, j in rng.permutation(apart)[:30]:
+def largest_interaction(model, X, args, pairs):
+    """Of some pairs of substitutions, by four runs of the model each, relative to the outputs."""
+    largest = 0.0
+    for i, j in pairs:
         rows = X.repeat(4, 1, 1)
         for row, places in ((1, [i]), (2, [j]), (3, [i, j])):
             for place in places:
@@ -53,10 +40,22 @@ def test_random_architectures(seed):
         with torch.no_grad():
             y = model(rows, *(a.expand(4, *a.shape[1:]) for a in args))
         for leaf in torch.utils._pytree.tree_leaves(y):
-            size = max(float(leaf.abs().max()), 1.0)
-            assert float((leaf[3] - leaf[1] - leaf[2] + leaf[0]).abs().max()) <= 1e-12 * size
-        FOUND.append(c)
+            found = float((leaf[3] - leaf[1] - leaf[2] + leaf[0]).abs().max())
+            largest = max(largest, found / max(float(leaf.abs().max()), 1.0))
+    return largest
 
 
-def test_some_pairs_were_apart():
-    assert len(FOUND) > 30 or not FOUND
+def test_pairs_apart_have_none_in_random_architectures():
+    tried = 0
+    for seed in range(12):
+        drawn = random_model(seed)
+        model, X = drawn.model.double(), drawn.X[:1].double()
+        args = tuple(a[:1].double() if a.is_floating_point() else a[:1] for a in drawn.args)
+        plan = plan_of(model, X, args)
+        if plan is None:
+            continue
+        apart = np.argwhere(~find_meeting(plan, np.arange(X.shape[2]), 1))
+        some = np.random.default_rng(seed).permutation(apart)[:30]
+        assert largest_interaction(model, X, args, some) <= 1e-12, seed
+        tried += len(some)
+    assert tried > 50
