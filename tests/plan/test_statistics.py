@@ -445,3 +445,17 @@ def test_nodes_stay_naive(always):
     made = always(Normalising(), 140, terminal_layers=(nn.Linear,))
     assert len(made.decisions.naive) == 5
     assert all("terminal_layers" in layer.why_naive or "follows" in layer.why_naive for layer in made.layers if layer.why_naive)
+
+
+def test_a_trial_that_fails_is_told(monkeypatch):
+    """Windows then end at the norm, as they do without statistics."""
+
+    def fails(run):
+        raise NotImplementedError("forward AD of aten::strange\nmore")
+
+    monkeypatch.setattr("yuzu._engine.run.run.make_series", fails)
+    model, X = Normalising(), sequences(140)
+    with pytest.warns(yuzu.YuzuWarning, match=r"Windows end at the first norm.*\(NotImplementedError: forward AD of aten::strange\)"):
+        made = yuzu.precompute(model, 140, device="cpu")
+    assert made.decisions.statistics is None
+    assert_right(yuzu.yuzu_ism(model, X, made, device="cpu", output="delta"), model, X, output="delta")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from yuzu._engine.capture.errors import first_line
 from yuzu._engine.derived import Derived
 from yuzu._engine.graph import Weights
 from yuzu._engine.kernels.precision import products
@@ -21,6 +22,7 @@ from yuzu._engine.tune import chunks
 from yuzu._engine.tune.memory import first_sites
 from yuzu._engine.tune.subject import Subject
 from yuzu._engine.tune.verify import Verdict, errors_of_outputs, naive_errors
+from yuzu.errors import warn_user
 
 # Relative errors of differences that are right, whatever naive ISM's own; with products of less precision they are
 # those of the products.
@@ -81,6 +83,11 @@ def with_statistics(subject: Subject, plain: Plan, verdict: Verdict) -> WithStat
                 return WithStatistics(run, norms, seconds, other - cost)
     except torch.OutOfMemoryError:
         pass  # as good as slower
+    except (RuntimeError, NotImplementedError) as error:  # an operation that PyTorch cannot differentiate forwards
+        warn_user(
+            "Windows end at the first norm over positions, gate or other statistic: a trial of carrying them on failed "
+            f"({first_line(error)})"
+        )
     return None
 
 
