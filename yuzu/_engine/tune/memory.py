@@ -13,6 +13,7 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from yuzu._engine import ops
 from yuzu._engine.graph import Graph, Node, Ref
 from yuzu._engine.handlers.facts import Sizes
 from yuzu._engine.plan.plan import Plan
@@ -67,9 +68,11 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
         if node.shape is None or not node.batched:
             continue
         whole = math.prod(s for s in node.shape if s is not None and s > 0)
-        reference += whole
+        facts = ops.of(node.op)
+        shares = facts.moves or facts.reshapes  # its value lies in another's memory; only a copy of it takes its own
+        reference += whole if shares else 3 * whole
         hidden = _scores_of_attention(plan.graph, node)
-        reference += hidden
+        reference += 3 * hidden
         if not node.mutated or not plan.readers[node.index]:
             continue
         largest = max(largest, hidden)
@@ -92,7 +95,7 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
     tables += series_numbers(plan)
     block = largest * edits * itemsize
     site = blocks * block + standing * edits * itemsize
-    return Memory(site, (3 * reference + tables) * itemsize, weights * itemsize, block)
+    return Memory(site, (reference + tables) * itemsize, weights * itemsize, block)
 
 
 def _scores_of_attention(graph: Graph, node: Node) -> int:

@@ -30,7 +30,7 @@ EXACT = {"highest": 1e-5, "high": 1e-3, "medium": 3e-2}
 EXACT_IN_FLOAT64 = 1e-10  # a user of float64 wants its digits, which a series rarely has
 MOST_DOUBTFUL = 0.1  # part of a chunk's mutants that may run naively
 FASTER = 0.95  # times the cost of the other plan: a plan with statistics must cost less
-# Memory that is not the user's wish may be exceeded by so much: the estimate is from above.
+# A default of memory may be exceeded by so much, since estimates are from above, and by what the other plan needs.
 ABOUT = 1.1
 
 
@@ -70,8 +70,10 @@ def with_statistics(subject: Subject, plain: Plan, verdict: Verdict) -> WithStat
     if found is None:
         return None
     plan, norms = found
-    asked = subject.asked_memory
-    if subject.memory(plan).least > (ABOUT * subject.settings.max_memory if asked is None else asked):
+    allowed = subject.asked_memory
+    if allowed is None:
+        allowed = max(int(ABOUT * subject.settings.max_memory), subject.memory(plain).least)
+    if subject.memory(plan).least > allowed:
         return None
     try:
         with products(plan.precision, subject.device):
