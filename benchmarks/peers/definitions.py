@@ -1,12 +1,12 @@
 """The benchmark's models, built the same way in every peer's environment.
 
-`yuzu/models.py` of this checkout is loaded by its path, since another version of yuzu, or none, may be installed
-where this runs. It needs only torch and `yuzu/errors.py`.
+`yuzu.models` of this checkout is loaded by its path, since another version of yuzu, or none, may be installed where
+this runs. It needs only torch and `yuzu/errors.py`.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -18,24 +18,18 @@ NEED_BPNET_LITE = ("bpnet-lite", "ChromBPNet")
 PROFILE = 1000  # outputs that bpnet-lite's models keep of their 2,114 inputs
 
 
-def _load(name: str, path: Path) -> ModuleType:
-    specification = importlib.util.spec_from_file_location(name, path)
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[name] = module
-    specification.loader.exec_module(module)
-    return module
-
-
 def example_models() -> ModuleType:
-    """`yuzu/models.py` of this checkout."""
-    installed = sys.modules.get("yuzu.errors")
-    if installed is None:
-        _load("yuzu.errors", CHECKOUT / "yuzu" / "errors.py")
-    module = _load("benchmarked_models", CHECKOUT / "yuzu" / "models.py")
-    if installed is None:
-        del sys.modules["yuzu.errors"]  # or a yuzu imported later would find it and not set it up
-    return module
+    """`yuzu.models` of this checkout, in a package of its name that runs nothing else of it."""
+    given = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "yuzu"}
+    package = ModuleType("yuzu")
+    package.__path__ = [str(CHECKOUT / "yuzu")]
+    sys.modules["yuzu"] = package
+    try:
+        return importlib.import_module("yuzu.models")
+    finally:  # or a yuzu imported later would find this one
+        for name in [name for name in sys.modules if name.split(".")[0] == "yuzu"]:
+            del sys.modules[name]
+        sys.modules.update(given)
 
 
 def build(name: str, length: int) -> Any:
