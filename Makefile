@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # Where pip's own index holds torch with CUDA and the CPU build is wanted, pass PyTorch's CPU index: make test TORCH_INDEX=URL
 TORCH_INDEX ?=
 
-.PHONY: demo test test-quick test-pretended-cuda lint docs benchmark benchmark-full figures train tutorials clean
+.PHONY: demo test test-quick test-pretended-cuda lint docs benchmark benchmark-full benchmark-models figures train tutorials clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml setup.py constraints.txt
@@ -54,6 +54,10 @@ benchmark: $(STAMP)
 
 benchmark-full: $(STAMP)
 	TORCH_INDEX='$(TORCH_INDEX)' $(BIN)/python benchmarks/benchmark.py --full $(ARGS)
+
+# every architecture of benchmarks/models beside naive ISM and tangermeme; some rows: make benchmark-models ARGS="DanQ LegNet"
+benchmark-models: $(STAMP)
+	$(BIN)/python benchmarks/models_benchmark.py $(ARGS)
 
 figures: $(STAMP)
 	$(BIN)/python figs/draw_how_it_works.py

@@ -39,8 +39,8 @@ def positions_of(length: int, count: int) -> list[tuple[int, int]]:
 def measure(name: str, max_memory: int | None, positions: int, output: str) -> dict[str, Any]:
     """One architecture, in this process."""
     import torch
-    from architectures import ARCHITECTURES
     from common import Memory
+    from models import ARCHITECTURES
 
     import yuzu
 
@@ -114,7 +114,7 @@ def main() -> int:
         print(json.dumps(measure(**json.loads(options.job))))
         return 0
     sys.path[:0] = [str(HERE.parent), str(HERE)]
-    from architectures import ARCHITECTURES
+    from models import ARCHITECTURES
 
     names = options.only or list(ARCHITECTURES)
     if unknown := set(names) - set(ARCHITECTURES):

@@ -1,4 +1,4 @@
-"""The seconds of `precompute` beside those of naive ISM of one sequence, for the architectures of `architectures`.
+"""The seconds of `precompute` beside those of naive ISM of one sequence, for the architectures of `models`.
 
     python benchmarks/precompute_times.py [NAME ...] [--device cuda]
 
@@ -20,7 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from architectures import ARCHITECTURES, Architecture
+from models import ARCHITECTURES, Architecture
 
 import yuzu
 
