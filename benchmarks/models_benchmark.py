@@ -34,7 +34,10 @@ NARROW = {
     "Cherimoya, central 400": ("Cherimoya", *CENTRE),
     "Cherimoya, log counts, central 400": ("Cherimoya, log counts", *CENTRE),
 }
-ROWS: dict[str, tuple[str, int, int | None]] = {name: (name, 0, None) for name in ARCHITECTURES} | NARROW
+ROWS: dict[str, tuple[str, int, int | None]] = {
+    **{name: (name, 0, None) for name in ARCHITECTURES if name != "Cherimoya, log counts"},
+    **NARROW,
+}
 # over naive ISM; rows of an architecture's variants have a comma in their names, and do not count in the mean
 TARGETS = {
     **{"Cherimoya": 6.0, "Cherimoya, log counts, central 400": 6.0, "Attention pool": 10.0},
@@ -79,7 +82,11 @@ def ratio(row: dict[str, Any], peer: str = "naive") -> str:
 
 
 def wrong(row: dict[str, Any]) -> bool:
-    """Tell whether an output's error is above 1e-5 and naive ISM's own."""
+    """Tell whether an output's error is above 1e-5 and naive ISM's own. A model that runs naively has naive ISM's, in
+    batches of another size.
+    """
+    if row["naive_model"] is not None:
+        return False
     pairs = zip(row["errors"], row["naive_errors"], strict=True)
     return any(not error <= max(RIGHT, naive) for error, naive in pairs)
 
@@ -148,7 +155,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="ROW", help=f"of {'; '.join(ROWS)}. Default all")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each peer; default 3")
     parser.add_argument("--naive-seconds", type=float, default=10.0, help="of naive ISM's samples; default 10")
-    parser.add_argument("--whole-seconds", type=float, default=20.0, help="of one whole yuzu_ism; default 20")
+    parser.add_argument("--whole-seconds", type=float, default=45.0, help="of one whole yuzu_ism; default 45")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds of a row; default 300")
     parser.add_argument("--threads", type=int, default=default_cores(), help="default 2")
     parser.add_argument("--no-peers", action="store_true", help="without tangermeme")

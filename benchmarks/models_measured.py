@@ -3,12 +3,12 @@
 The three take turns, so that a slow moment of the machine meets them all. Naive ISM and tangermeme are timed on a
 sample of positions in the middle and extrapolated: a call for one position gives what a call costs however few its
 positions are, and the rest grows with them. `yuzu_ism` is timed on all positions, or, where that would take longer than
-``whole_seconds``, on naive ISM's sample in the same way. The row says which.
+``whole_seconds``, on naive ISM's sample in the same way. The row says which. All give the signed changes or the
+predictions of every output, or norms where these would take more than `MOST_BYTES`.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import statistics
@@ -29,7 +29,8 @@ import yuzu
 BATCHES = (6, 24, 96, 192)
 TANGERMEME_BATCHES = (24, 96, 384)
 COMPARED_RUNS, COMPARED_RUN = 8, 4  # runs of neighbours, evenly spaced, whose scores are compared with float64
-MOST_BYTES = 1 << 29  # of signed changes of all positions; a larger result is asked for in parts
+MOST_BYTES = 1 << 29  # of the signed changes of all positions
+LONG = 60.0  # seconds of all turns after which there are no more
 SHORT = 0.2  # seconds that short calls are repeated for, and of which the median is taken
 
 
@@ -55,7 +56,7 @@ class Job:
     end: int | None = None
     repeats: int = 3
     naive_seconds: float = 10.0
-    whole_seconds: float = 20.0
+    whole_seconds: float = 45.0
     peers: bool = True
 
 
@@ -76,11 +77,19 @@ class Peer:
     call: Callable[[int, int], Any]
     fixed: float
     positions: tuple[int, int]
+    scores: Any = None  # of the last call
 
     def seconds(self, count: int) -> float:
         """Time a call, and extrapolate it to ``count`` positions."""
-        taken, timed = seconds(lambda: self.call(*self.positions)), self.positions[1] - self.positions[0]
-        return taken if timed == count else self.fixed + max(taken - self.fixed, 0.0) * count / timed
+
+        def work() -> None:
+            self.scores = None
+            self.scores = self.call(*self.positions)
+
+        taken, timed = seconds(work), self.positions[1] - self.positions[0]
+        # the part that does not grow is known badly where it is most of a call
+        fixed = min(self.fixed, taken / 2)
+        return taken if timed == count else fixed + (taken - fixed) * count / timed
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -102,6 +111,10 @@ class Subject:
         self.model, self.X, self.args = case.model(), case.sequences(), case.args() or None
         self.start, self.end = job.start, case.length if job.end is None else job.end
         self.count = self.end - self.start
+        with torch.no_grad():
+            outputs = tree_leaves(self.model(self.X, *(self.args or ())))
+        changes = sum(output.numel() for output in outputs) * self.X.shape[1] * self.count * 4
+        self.output = "delta" if changes <= MOST_BYTES else "l2"
 
     def middle(self, positions: int) -> tuple[int, int]:
         first, stop = middle(self.count, positions)
@@ -109,10 +122,17 @@ class Subject:
 
     def naive(self, batch: int) -> Callable[[int, int], Any]:
         return lambda first, stop: yuzu.naive_ism(
-            self.model, self.X, args=self.args, start=first, end=stop, batch_size=batch, device="cpu"
+            self.model,
+            self.X,
+            args=self.args,
+            output=self.output,
+            start=first,
+            end=stop,
+            batch_size=batch,
+            device="cpu",
         )
 
-    def yuzu(self, made: yuzu.Precomputation, output: str = "l2") -> Callable[[int, int], Any]:
+    def yuzu(self, made: yuzu.Precomputation, output: str) -> Callable[[int, int], Any]:
         return lambda first, stop: yuzu.yuzu_ism(
             self.model, self.X, made, args=self.args, output=output, start=first, end=stop, device="cpu"
         )
@@ -123,6 +143,12 @@ class Subject:
         share = self.job.naive_seconds / self.job.repeats
         batches = max(1, int(share / max(for_a_mutant * batch, 1e-9)))
         return self.middle(min(self.count, one * batches))
+
+
+def fixed_seconds(subject: Subject, call: Callable[[int, int], Any], for_a_mutant: float) -> float:
+    """The seconds of a call that do not grow with its positions."""
+    taken = min(seconds(lambda: call(*subject.middle(1))) for _ in range(2))
+    return max(taken - EDITS * for_a_mutant, 0.0)
 
 
 def best_batch(
@@ -146,17 +172,17 @@ def best_batch(
     return best, found[best]
 
 
-def ours(subject: Subject, made: yuzu.Precomputation, sample: tuple[int, int]) -> Peer:
+def ours(subject: Subject, made: yuzu.Precomputation, sample: tuple[int, int], for_a_mutant: float) -> Peer:
     """`yuzu_ism` on all positions, or on naive ISM's sample where all would take too long."""
-    call, past = subject.yuzu(made), made.decisions.statistics
+    call, past = subject.yuzu(made, subject.output), made.decisions.statistics
     few = max(8, 0 if past is None else past.least_positions)
-    one, two = subject.middle(few), subject.middle(2 * few)
-    call(*one)  # lays out the weights
-    a, b = seconds(lambda: call(*one)), seconds(lambda: call(*two))
-    expected = b + max(b - a, 0.0) * (subject.count - 2 * few) / few
-    if expected <= subject.job.whole_seconds:
-        return Peer(call, 0.0, (subject.start, subject.end))
-    return Peer(call, seconds(lambda: call(*subject.middle(1))), sample)
+    if 2 * few < subject.count:
+        one, two = subject.middle(few), subject.middle(2 * few)
+        a = seconds(lambda: call(*one))  # lays out the weights
+        a, b = a if a > LONG / 20 else seconds(lambda: call(*one)), seconds(lambda: call(*two))
+        if b + max(b - a, 0.0) * (subject.count - 2 * few) / few > subject.job.whole_seconds:
+            return Peer(call, fixed_seconds(subject, call, for_a_mutant), sample)
+    return Peer(call, 0.0, (subject.start, subject.end))
 
 
 # ---- errors --------------------------------------------------------------------------------------------------------
@@ -183,28 +209,24 @@ def errors(found: list[np.ndarray], truth: list[np.ndarray]) -> list[float]:
     ]
 
 
-def compare(subject: Subject, made: yuzu.Precomputation, batch: int, cost: float, whole: bool) -> dict[str, Any]:
-    """Errors of `yuzu_ism` and naive ISM in float32 against naive ISM in float64, for each output by itself."""
-    runs, given = compared(subject, cost), {"output": "delta", "device": "cpu"}
-    double = copy.deepcopy(subject.model).double()
+def compare(subject: Subject, made: yuzu.Precomputation, batch: int, cost: float, scores: Any) -> dict[str, Any]:
+    """Errors of `yuzu_ism` and naive ISM in float32 against naive ISM in float64, for each output by itself.
+
+    ``scores`` are those of the last turn, or None where that was not of all positions or gave norms.
+    """
+    runs, double = compared(subject, cost), ARCHITECTURES[subject.job.architecture].in_float64(subject.model)
     wide = None if subject.args is None else tuple(arg.double() for arg in subject.args)
-    truth = joined(
-        [yuzu.naive_ism(double, subject.X.double(), args=wide, start=a, end=b, batch_size=24, **given) for a, b in runs]
-    )
-    plain = joined(
-        [
-            yuzu.naive_ism(subject.model, subject.X, args=subject.args, start=a, end=b, batch_size=batch, **given)
-            for a, b in runs
-        ]
-    )
-    score = subject.yuzu(made, "delta")
-    numbers = sum(output[:, 0].size for output in truth)
-    if whole and numbers * subject.count * 4 <= MOST_BYTES:
-        scores, first = score(subject.start, subject.end), subject.start
-        index = np.concatenate([np.arange(a - first, b - first) for a, b in runs])
-        mine = [np.asarray(leaf, dtype=np.float64)[0][:, index] for leaf in tree_leaves(scores)]
+
+    def naive(model: torch.nn.Module, X: torch.Tensor, args: Any, size: int) -> list[np.ndarray]:
+        given = {"args": args, "output": "delta", "batch_size": size, "device": "cpu"}
+        return joined([yuzu.naive_ism(model, X, start=first, end=stop, **given) for first, stop in runs])
+
+    truth, plain = naive(double, subject.X.double(), wide, 24), naive(subject.model, subject.X, subject.args, batch)
+    if scores is None:
+        mine = joined([subject.yuzu(made, "delta")(*run) for run in runs])
     else:
-        mine = joined([score(a, b) for a, b in runs])
+        index = np.concatenate([np.arange(first, stop) - subject.start for first, stop in runs])
+        mine = [np.asarray(leaf, dtype=np.float64)[0][:, index] for leaf in tree_leaves(scores)]
     return {
         "errors": errors(mine, truth),
         "naive_errors": errors(plain, truth),
@@ -244,7 +266,7 @@ def tangermeme(subject: Subject) -> tuple[Peer | None, dict[str, Any]]:
 
     try:
         batch, cost = best_batch(subject, TANGERMEME_BATCHES, call)
-        fixed = seconds(lambda: call(batch)(*subject.middle(1)))
+        fixed = fixed_seconds(subject, call(batch), cost)
         peer = Peer(call(batch), fixed, subject.sample(batch, max(cost - fixed / batch, cost / 4)))
         y0, mutants = (tree_leaves(part) for part in call(batch)(start, start + COMPARED_RUN))
     except Exception as error:
@@ -272,8 +294,6 @@ def shares(made: yuzu.Precomputation) -> dict[str, float]:
 def measure(job: Job) -> dict[str, Any]:
     """One row."""
     subject = Subject(job)
-    with torch.no_grad():
-        subject.model(subject.X, *(subject.args or ()))
     memory, begin = Memory("cpu"), time.perf_counter()
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -282,18 +302,20 @@ def measure(job: Job) -> dict[str, Any]:
     row["warnings"] = [str(w.message) for w in said if issubclass(w.category, yuzu.YuzuWarning)]
     warnings.simplefilter("ignore")
     batch, cost = best_batch(subject, BATCHES, subject.naive)
-    mine = ours(subject, made, subject.sample(batch, cost))
+    mine = ours(subject, made, subject.sample(batch, cost), cost)
     row["peak_bytes"], row["allowed_bytes"] = memory.peak(), made.settings.max_memory
-    fixed = seconds(lambda: subject.naive(batch)(*subject.middle(1)))
+    fixed = fixed_seconds(subject, subject.naive(batch), cost)
     peers = {"yuzu": mine, "naive": Peer(subject.naive(batch), fixed, subject.sample(batch, cost))}
     if job.peers:
         other, row["tangermeme"] = tangermeme(subject)
         if other is not None:
             peers["tangermeme"] = other
     taken: dict[str, list[float]] = {name: [] for name in peers}
-    for _ in range(job.repeats):
+    turns, begin = 0, time.perf_counter()
+    while turns < job.repeats and (turns + 1) / max(turns, 1) * (time.perf_counter() - begin) < LONG:
         for name, peer in peers.items():
             taken[name].append(peer.seconds(subject.count))
+        turns += 1
     whole = mine.positions == (subject.start, subject.end)
     row |= {
         "positions": subject.count,
@@ -301,6 +323,7 @@ def measure(job: Job) -> dict[str, Any]:
         "seconds": taken,
         "timed_positions": {name: peer.positions[1] - peer.positions[0] for name, peer in peers.items()},
         "batch_size": batch,
+        "output": subject.output,
         "naive_model": made.decisions.naive_model,
         "naive_percent": shares(made),
         "statistics": None if made.decisions.statistics is None else made.decisions.statistics.numbers,
@@ -308,4 +331,4 @@ def measure(job: Job) -> dict[str, Any]:
         "versions": versions("torch", "tangermeme", "cherimoya"),
         "threads": torch.get_num_threads(),
     }
-    return row | compare(subject, made, batch, cost, whole)
+    return row | compare(subject, made, batch, cost, mine.scores if whole and subject.output == "delta" else None)

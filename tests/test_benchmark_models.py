@@ -73,6 +73,16 @@ def test_the_plane_norm_is_a_layer_norm_over_positions_and_channels(benchmarks):
     torch.testing.assert_close(norm(x), F.layer_norm(conv, conv.shape[1:], eps=1e-3), rtol=1e-12, atol=1e-12)
 
 
+def test_the_package_in_our_words_gives_what_the_package_gives(benchmarks, registry):
+    pytest.importorskip("cherimoya")
+    case = registry["Cherimoya, package"]
+    model, X = case.model(), case.sequences(2)
+    with torch.no_grad():
+        for theirs, ours in zip(model(X), case.in_float64(model)(X.double()), strict=True):
+            assert ours.dtype == torch.float64
+            torch.testing.assert_close(theirs.double(), ours, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(("offset", "settles"), [(-1.0, True), (3.0, False)])
 @pytest.mark.parametrize("kind", [torch.nn.LSTM, torch.nn.GRU])
 def test_recurrent_layers_forget_or_remember_as_asked(kind, offset, settles, benchmarks):
@@ -112,8 +122,8 @@ def test_a_row_is_measured(benchmarks, monkeypatch):
 def test_a_sample_is_extrapolated(benchmarks, monkeypatch):
     import models_measured
 
-    monkeypatch.setattr(models_measured, "seconds", lambda work: work())
     peer = models_measured.Peer(lambda first, stop: 3.0 + 0.5 * (stop - first), 3.0, (40, 60))
+    monkeypatch.setattr(models_measured, "seconds", lambda work: work() or peer.scores)
     assert peer.seconds(20) == 13.0
     assert peer.seconds(100) == 53.0
 

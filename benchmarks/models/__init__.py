@@ -4,7 +4,7 @@
     case = ARCHITECTURES["DanQ"]
     model, X, args = case.model(), case.sequences(), case.args()
 
-They are written anew from their publications; Cherimoya comes from its package where that is installed. The kinds of
+They are written anew from their publications; Cherimoya's package is there, too, where it is installed. The kinds of
 layers, their order and the lengths of sequences are the published ones as far as two cores allow: `notes` says where a
 model is narrower, shorter or less deep. Weights mean nothing, but have the scale of trained ones (`models.weights`).
 """
@@ -21,8 +21,10 @@ from models.norms import (
     convnext,
     group_gates,
     group_norms,
-    has_cherimoya,
+    has_package,
     instance_norms,
+    packaged,
+    unpackaged,
 )
 from models.profiles import BiasAndSignal, ProfileAndCounts
 from models.puffin import Puffin
@@ -32,7 +34,7 @@ from models.relative_attention import Enformer, UNet
 from models.splicing import Aparent2, Pangolin
 from models.towers import Basenji, ScBasset
 from models.transformers import ConvTransformer, DilatedAttention, NucleotideTransformer, Satori
-from models.weights import remember
+from models.weights import draw_anew, remember
 from yuzu import models as published
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -52,13 +54,13 @@ ARCHITECTURES: dict[str, Architecture] = {
     "Malinois": Architecture(Malinois, 600),
     "Puffin": Architecture(Puffin, 1650),
     "Sei": Architecture(Sei, 1024, notes="a quarter of width and length, 2,000 of 21,907 outputs"),
-    "LegNet": Architecture(LegNet, 230),
+    "LegNet": Architecture(lambda: draw_anew(LegNet()), 230),
     "scBasset": Architecture(ScBasset, 1344),
     "Basenji": Architecture(Basenji, 4096, notes="96 of 288 to 768 filters, 4,096 of 131,072 positions"),
     "SpliceAI": Architecture(lambda: published.SpliceAI(flanking=2000), 3000),
     "Pangolin": Architecture(Pangolin, 3000, notes="three of four groups of units"),
     "APARENT2": Architecture(Aparent2, 205, ((13,),)),
-    "Cherimoya": Architecture(cherimoya, 2114, notes="from its package" if has_cherimoya() else "written anew"),
+    "Cherimoya": Architecture(cherimoya, 2114),
     "Cherimoya, log counts": Architecture(lambda: LogCounts(cherimoya()), 2114),
     "Group norms": Architecture(group_norms, 1000),
     "Instance norms": Architecture(instance_norms, 1000),
@@ -82,3 +84,5 @@ ARCHITECTURES: dict[str, Architecture] = {
     "Saluki": Architecture(Saluki, 3072, ((2, 3072),), recurrent=True, notes="3,072 of 12,288 positions"),
     "RNN with attention": Architecture(RnnAttention, 600, recurrent=True),
 }
+if has_package():
+    ARCHITECTURES["Cherimoya, package"] = Architecture(packaged, 2114, wide=unpackaged)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,7 +28,9 @@ class Architecture:
     recurrent: bool
         Whether it holds recurrent layers.
     notes: str
-        In what it is smaller than its publication's, or where it comes from.
+        In what it is smaller than its publication's.
+    wide: callable or None
+        Makes a model in float64 of one that computes in float32 whatever its weights are; None for all others.
     """
 
     build: Callable[[], nn.Module]
@@ -35,6 +38,7 @@ class Architecture:
     inputs: tuple[tuple[int, ...], ...] = ()
     recurrent: bool = False
     notes: str = ""
+    wide: Callable[[nn.Module], nn.Module] | None = None
 
     def model(self, seed: int = 0) -> nn.Module:
         """The model in evaluation mode with weights as in `models.weights`; the same for the same seed."""
@@ -43,6 +47,10 @@ class Architecture:
             model = self.build()
             rescale(model)
         return model.eval()
+
+    def in_float64(self, model: nn.Module) -> nn.Module:
+        """A copy of its model with the same weights that computes in float64."""
+        return (copy.deepcopy(model) if self.wide is None else self.wide(model)).double().eval()
 
     def sequences(self, count: int = 1, seed: int = 0) -> Tensor:
         """Random one-hot sequences ``(count, 4, length)``."""

@@ -12,27 +12,6 @@ from models.parts import Residual, Transposed, block
 from models.weights import draw_anew
 
 
-def has_cherimoya() -> bool:
-    """Tell whether the package ``cherimoya`` and what it imports are installed."""
-    return all(importlib.util.find_spec(name) is not None for name in ("cherimoya", "tangermeme"))
-
-
-def cherimoya() -> nn.Module:
-    """Cherimoya from its package where that is installed, or written anew; both without compilation."""
-    if has_cherimoya():
-        from cherimoya import Cherimoya as Published
-        from cherimoya import ControlWrapper
-
-        model = ControlWrapper(Published(compile=False))
-    else:
-        model = Cherimoya()
-    for module in model.modules():
-        taps = module._parameters.get("conv_weight")
-        if taps is not None:
-            nn.init.normal_(taps, 0, 3**-0.5)
-    return draw_anew(model)
-
-
 class PlaneNorm(nn.Module):
     """Three dilated depthwise taps, and a norm over positions and channels together; reads ``(n, L, C)``."""
 
@@ -79,6 +58,44 @@ class Cherimoya(nn.Module):
         x = self.blocks(x.transpose(1, 2)).transpose(1, 2)
         a, b = self.trimming, x.shape[2] - self.trimming
         return self.profile(x)[:, :, a:b], self.counts(x[:, :, a:b].mean(2))
+
+
+def cherimoya() -> nn.Module:
+    """Cherimoya at its published size, with weights that keep the size of a signal."""
+    return lively(Cherimoya())
+
+
+def lively(model: nn.Module) -> nn.Module:
+    """Draw the weights of a Cherimoya, this one or the package's, anew."""
+    for module in model.modules():
+        taps = module._parameters.get("conv_weight")
+        if taps is not None:
+            nn.init.normal_(taps, 0, 3**-0.5)
+    return draw_anew(model)
+
+
+def has_package() -> bool:
+    """Tell whether the package ``cherimoya`` and what it imports are installed."""
+    return all(importlib.util.find_spec(name) is not None for name in ("cherimoya", "tangermeme"))
+
+
+def packaged() -> nn.Module:
+    """The package's Cherimoya as its users call it: not compiled, in the wrapper that stands in for control tracks."""
+    from cherimoya import Cherimoya as Published
+    from cherimoya import ControlWrapper
+
+    return lively(ControlWrapper(Published(compile=False)))
+
+
+def unpackaged(wrapped: nn.Module) -> nn.Module:
+    """The package's Cherimoya in our own words, with the same weights: its norms compute in float32 always."""
+    own, model = Cherimoya(), wrapped.model
+    pairs = [(own.first, model.iconv), (own.profile, model.fconv), (own.counts, model.linear)]
+    for ours, theirs in zip(own.blocks, model.blocks, strict=True):
+        pairs += [(ours.linear1, theirs.linear1), (ours.linear2, theirs.linear2), (ours.conv, theirs.conv)]
+    for ours, theirs in pairs:
+        ours.load_state_dict(theirs.state_dict())
+    return own
 
 
 class LogCounts(nn.Module):

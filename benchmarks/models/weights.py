@@ -4,8 +4,9 @@ Nothing is trained, since a benchmark must not depend on minutes of optimisation
 
 - Batch norms get running statistics and affine parameters of their own, so that evaluation is not training. Affine
   parameters of other norms are moved, too: gains between 0.5 and 1.5, offsets of 0.1.
-- Cherimoya's weights are drawn anew with the scale that keeps the size of a signal; see `draw_anew`. With its own
-  start (0.02) the variance under its norms is far below their epsilon, and the blocks add nothing.
+- Weights of Cherimoya and LegNet are drawn anew with the scale that keeps the size of a signal; see `draw_anew`. With
+  Cherimoya's own start (0.02) the variance under its norms is far below their epsilon, and the blocks add nothing.
+  With PyTorch's, LegNet gives next to the same number for every sequence.
 - Recurrent layers remember or forget as asked; see `remember`.
 """
 
