@@ -78,7 +78,10 @@ def ratio(row: dict[str, Any], peer: str = "naive") -> str:
     found = ratios(row, peer)
     if not found:
         return "-"
-    return f"{statistics.median(found):.2g} ({min(found):.2g}-{max(found):.2g})"
+    middle, low, high = (
+        f"{x:.2g}" if x < 100 else f"{x:.0f}" for x in (statistics.median(found), min(found), max(found))
+    )
+    return f"{middle} ({low}-{high})"
 
 
 def wrong(row: dict[str, Any]) -> bool:
@@ -106,7 +109,8 @@ def line(label: str, row: dict[str, Any]) -> str:
         return f"| {label} | failed: {row['failure']} |" + " |" * 10
     taken, timed = ({name: statistics.median(s) for name, s in row["seconds"].items()}, row["timed_positions"])
     sampled = "" if timed["yuzu"] == row["positions"] else "*"
-    parts = [f"{name} {percent:.0f}%" for name, percent in row["naive_percent"].items()]
+    largest = sorted(row["naive_percent"].items(), key=lambda pair: -pair[1])[:3]
+    parts = [f"{name} {percent:.0f}%" for name, percent in largest if percent >= 1]
     parts = ["all"] if row["naive_model"] else parts
     cells = [
         label,

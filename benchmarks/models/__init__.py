@@ -81,8 +81,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     "DREAM-RNN, settling": Architecture(remember(DreamRNN, -1.0), 230, recurrent=True),
     "ConvGRU": Architecture(remember(ConvGRU, 1.0), 600, recurrent=True),
     "ConvGRU, settling": Architecture(remember(ConvGRU, -1.0), 600, recurrent=True),
-    "Saluki": Architecture(Saluki, 3072, ((2, 3072),), recurrent=True, notes="3,072 of 12,288 positions"),
-    "RNN with attention": Architecture(RnnAttention, 600, recurrent=True),
+    "Saluki": Architecture(
+        remember(Saluki, 1.0), 3072, ((2, 3072),), recurrent=True, notes="3,072 of 12,288 positions"
+    ),
+    "RNN with attention": Architecture(remember(RnnAttention, 1.0), 600, recurrent=True),
 }
 if has_package():
     ARCHITECTURES["Cherimoya, package"] = Architecture(packaged, 2114, wide=unpackaged)
