@@ -246,6 +246,7 @@ def tangermeme(subject: Subject) -> tuple[Peer | None, dict[str, Any]]:
     except ImportError as error:
         return None, {"reason": f"not installed: {error}"}
     X, start, end = subject.X.to(torch.int8), subject.start, subject.end
+    centre = subject.middle(COMPARED_RUN)
     try:
         with torch.no_grad():
             fast = module._FastISM(
@@ -268,12 +269,12 @@ def tangermeme(subject: Subject) -> tuple[Peer | None, dict[str, Any]]:
         batch, cost = best_batch(subject, TANGERMEME_BATCHES, call)
         fixed = fixed_seconds(subject, call(batch), cost)
         peer = Peer(call(batch), fixed, subject.sample(batch, max(cost - fixed / batch, cost / 4)))
-        y0, mutants = (tree_leaves(part) for part in call(batch)(start, start + COMPARED_RUN))
+        y0, mutants = (tree_leaves(part) for part in call(batch)(*centre))
     except Exception as error:
         lines = str(error).splitlines() or [""]
         return None, {"reason": f"{type(error).__name__}: {lines[0]}"}
     changes = [(y - y_0[:, None, None]).numpy()[0] for y_0, y in zip(y0, mutants, strict=True)]
-    given = {"args": subject.args, "output": "delta", "start": start, "end": start + COMPARED_RUN, "device": "cpu"}
+    given = {"args": subject.args, "output": "delta", "start": centre[0], "end": centre[1], "device": "cpu"}
     true = joined([yuzu.naive_ism(subject.model, subject.X, batch_size=24, **given)])
     return peer, {"batch_size": batch, "differs_from_naive": errors(changes, true)}
 
