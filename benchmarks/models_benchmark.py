@@ -30,13 +30,14 @@ from models import ARCHITECTURES  # noqa: E402
 from models_measured import Job, measure  # noqa: E402
 
 CENTRE = (857, 1257)  # the 400 positions in the middle of 2,114, Cherimoya's default for attributions
-NARROW = {
-    "Cherimoya, central 400": ("Cherimoya", *CENTRE),
-    "Cherimoya, log counts, central 400": ("Cherimoya, log counts", *CENTRE),
-}
-ROWS: dict[str, tuple[str, int, int | None]] = {
-    **{name: (name, 0, None) for name in ARCHITECTURES if name != "Cherimoya, log counts"},
-    **NARROW,
+GIB = 1 << 30
+# the architecture, the mutated positions and what `precompute` may use, None for the default of all three
+ROWS: dict[str, tuple[str, int, int | None, int | None]] = {
+    **{name: (name, 0, None, None) for name in ARCHITECTURES if name != "Cherimoya, log counts"},
+    "Cherimoya, 8 GiB": ("Cherimoya", 0, None, 8 * GIB),
+    "Cherimoya, central 400": ("Cherimoya", *CENTRE, None),
+    "Cherimoya, log counts, central 400": ("Cherimoya, log counts", *CENTRE, None),
+    "Cherimoya, log counts, central 400, 8 GiB": ("Cherimoya, log counts", *CENTRE, 8 * GIB),
 }
 # over naive ISM; rows of an architecture's variants have a comma in their names, and do not count in the mean
 TARGETS = {
@@ -52,8 +53,9 @@ RIGHT = 1e-5  # an error that is right in any case; a larger one is, up to naive
 
 def run(label: str, options: argparse.Namespace) -> dict[str, Any]:
     """A row, measured in a process of its own."""
-    name, start, end = ROWS[label]
-    job = Job(name, start, end, options.repeats, options.naive_seconds, options.whole_seconds, not options.no_peers)
+    name, start, end, most = ROWS[label]
+    given = (options.repeats, options.naive_seconds, options.whole_seconds, not options.no_peers)
+    job = Job(name, start, end, *given, max_memory=most)
     environment = os.environ | {"OMP_NUM_THREADS": str(options.threads), "MKL_NUM_THREADS": str(options.threads)}
     # no peer is to pay for memory that the C library hands back to the system and gets anew
     environment |= {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}

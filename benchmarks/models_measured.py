@@ -49,6 +49,8 @@ class Job:
         For naive ISM's samples of all turns together; for one call of `yuzu_ism` for all positions.
     peers: bool
         Time tangermeme, too.
+    max_memory: int or None
+        What `precompute` may use, in bytes; None for its default.
     """
 
     architecture: str
@@ -58,6 +60,7 @@ class Job:
     naive_seconds: float = 10.0
     whole_seconds: float = 45.0
     peers: bool = True
+    max_memory: int | None = None
 
 
 @dataclasses.dataclass
@@ -298,7 +301,8 @@ def measure(job: Job) -> dict[str, Any]:
     memory, begin = Memory("cpu"), time.perf_counter()
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        made = yuzu.precompute(subject.model, subject.length, args=subject.args, device="cpu")
+        given = {"args": subject.args, "max_memory": job.max_memory, "device": "cpu"}
+        made = yuzu.precompute(subject.model, subject.length, **given)
     row: dict[str, Any] = {"precompute_seconds": time.perf_counter() - begin}
     row["warnings"] = [str(w.message) for w in said if issubclass(w.category, yuzu.YuzuWarning)]
     warnings.simplefilter("ignore")

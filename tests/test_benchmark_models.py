@@ -132,7 +132,7 @@ def test_rows_name_architectures_and_their_targets_name_rows(benchmarks):
     import models_benchmark
 
     assert set(models_benchmark.TARGETS) <= set(models_benchmark.ROWS)
-    for name, start, end in models_benchmark.ROWS.values():
+    for name, start, end, _ in models_benchmark.ROWS.values():
         assert 0 <= start < (end or models_benchmark.ARCHITECTURES[name].length)
 
 
