@@ -30,7 +30,7 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from architectures import ProfileAndCounts  # noqa: E402
+from models import ProfileAndCounts  # noqa: E402
 
 import yuzu  # noqa: E402
 from yuzu.sequence import one_hot_encode  # noqa: E402
