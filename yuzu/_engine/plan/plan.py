@@ -25,7 +25,7 @@ from yuzu._engine.plan.flow import Flow, flow_of, last_reads_of
 from yuzu._engine.plan.fusion import find_groups
 from yuzu._engine.plan.needed import find_needed, find_spreads
 from yuzu._engine.plan.sharing import Sharing, find_sharing
-from yuzu._engine.plan.statistics import MOST_NUMBERS, POSITIONS_OF_A_NUMBER, Found, Statistics, with_norms_apart
+from yuzu._engine.plan.statistics import Found, Statistics, most_numbers, with_norms_apart
 from yuzu._engine.plan.widening import Widened, find_widened
 from yuzu._engine.plan.windows import Edited, Span, Windows, find_reach, find_windows
 from yuzu._engine.ways.compressed_sensing import SENSING_WAYS, Sensing
@@ -273,8 +273,7 @@ def make_plan_with_statistics(plain: Plan) -> tuple[Plan, tuple[int, ...]] | Non
     apart, same, norms = with_norms_apart(plain.graph, plan_of)
     plan = plan_of(apart, same)
     length = next(layout.length for n, layout in zip(apart.nodes, plan.layouts, strict=True) if n.kind == "sequence")
-    most = min(MOST_NUMBERS, length // POSITIONS_OF_A_NUMBER)
-    found = (norms or plan.statistics.count) and plan.statistics.count <= most
+    found = (norms or plan.statistics.count) and plan.statistics.count <= most_numbers(length)
     return (replace(plan, plain=plain), norms) if found else None
 
 

@@ -19,9 +19,14 @@ from yuzu._engine.plan.flow import Flow
 from yuzu._engine.rewrite.norms_apart import NORMS, SOFTMAX, norms_apart
 from yuzu._engine.rewrite.pooled_softmax import find_pooled
 
-# A series has a term for each pair of numbers, and each takes about as long as a mutant at the layers after it. So a
-# sequence of length L has at most L / 8 numbers, and no sequence more than MOST_NUMBERS.
-MOST_NUMBERS, POSITIONS_OF_A_NUMBER = 64, 8
+# A series has a term for each pair of numbers, and each takes about as long as a mutant at the layers after it. So there
+# are at most so many pairs for each position, which has three mutants. No sequence has more numbers than MOST_NUMBERS.
+MOST_NUMBERS, PAIRS_OF_A_POSITION = 64, 0.375
+
+
+def most_numbers(length: int) -> int:
+    """The most numbers of a sequence that windows are carried past."""
+    return min(MOST_NUMBERS, math.isqrt(int(2 * PAIRS_OF_A_POSITION * length)))
 
 
 @dataclass(frozen=True)
@@ -143,4 +148,4 @@ def _kind(node: Node) -> tuple[object, ...]:
     )
 
 
-__all__ = ["Found", "Statistics", "with_norms_apart"]
+__all__ = ["Found", "Statistics", "most_numbers", "with_norms_apart"]
