@@ -19,8 +19,8 @@ from yuzu._engine.plan.flow import Flow
 from yuzu._engine.rewrite.norms_apart import NORMS, SOFTMAX, norms_apart
 from yuzu._engine.rewrite.pooled_softmax import find_pooled
 
-# A series has a term for each pair of numbers, and each takes about as long as a mutant at the layers after it. So there
-# are at most so many pairs for each position, which has three mutants. No sequence has more numbers than MOST_NUMBERS.
+# A series has a term for each pair of numbers, and each takes about as long as a mutant at the layers after it. So
+# there are at most so many pairs for each position, which has three mutants. No sequence has more than MOST_NUMBERS.
 MOST_NUMBERS, PAIRS_OF_A_POSITION = 64, 0.375
 
 
