@@ -164,6 +164,27 @@ def _export_on_the_cpu() -> None:
     routes.run_export = export
 
 
+def _transform_on_the_cpu() -> None:
+    """``torch.func`` wraps tensors in levels of its own: a whole derivative runs on the CPU, and its result is put on the
+    device. Inside of it, tensors of two devices go together.
+    """
+
+    def whole(function: Any) -> Any:
+        def on_the_cpu(*args: Any, **kwargs: Any) -> Any:
+            leaves = pytree.tree_leaves((args, kwargs))
+            there = any(isinstance(x, Pretended) for x in leaves)
+            with torch._C.DisableTorchFunction():
+                result = function(*args, **kwargs)
+            wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+            return pytree.tree_map(lambda x: _pretended(x) if there and not wrapped(x) else x, result)
+
+        return on_the_cpu
+
+    jvp, vmap = torch.func.jvp, torch.func.vmap
+    torch.func.jvp = whole(jvp)
+    torch.func.vmap = lambda *args, **kwargs: whole(vmap(*args, **kwargs))
+
+
 def install() -> None:
     """Put the device in place, for the rest of the process."""
     properties = SimpleNamespace(shared_memory_per_block_optin=227 << 10, total_memory=MEMORY, name="pretended", major=9, minor=0)
@@ -191,6 +212,7 @@ def install() -> None:
         setattr(torch.cuda, name, stand_in)
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # as between a CPU and a real GPU
     _export_on_the_cpu()
+    _transform_on_the_cpu()
     Intercept().__enter__()
 
 

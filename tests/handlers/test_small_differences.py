@@ -64,6 +64,10 @@ ROWS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+# these need no float64
+WITH_FORMULAS = {"GELU", "GELU by tanh", "SiLU", "SiLU of sums", "length"}
+
+
 @pytest.mark.parametrize("name", [*WINDOWS, *(f"rows: {name}" for name in ROWS)])
 def test_small_differences_keep_their_digits(name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(1)
@@ -79,15 +83,18 @@ def test_small_differences_keep_their_digits(name: str, device: str, monkeypatch
     in_chunks, _ = errors(yuzu.yuzu_ism(model, X, made, output="delta", device=device), truth)
     assert in_chunks < 2e-6
 
+    assert error < 2e-6
+    if name.removeprefix("rows: ") in WITH_FORMULAS:
+        return
     monkeypatch.setattr(values.OfValues, "may_widen", lambda *_: False)
     monkeypatch.setattr(run, "may_widen", lambda *_: False)
     plain, _ = errors(yuzu.yuzu_ism(model, X, made, output="delta", device=device), truth)
-    assert error < 2e-6 and error < plain / 3, (error, plain)
+    assert error < plain / 3, (error, plain)
 
 
 @pytest.mark.parametrize("precision, small, wide", [("highest", True, True), ("high", True, True), ("highest", False, False), ("medium", True, False)])
 def test_float64_only_where_it_pays(precision: str, small: bool, wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = behind(nn.GELU()) if small else nn.Sequential(nn.Conv1d(4, 6, 9, padding=4), nn.GELU())
+    model = behind(nn.Mish()) if small else nn.Sequential(nn.Conv1d(4, 6, 9, padding=4), nn.Mish())
     asked = set()
 
     class Spy(values.Local):
@@ -161,9 +168,9 @@ def test_memory_counts_what_float64_takes() -> None:
     from yuzu._engine.tune.memory import memory_of
 
     sizes = []
-    for activation in (nn.GELU, nn.ReLU):
+    for activation in (nn.Mish, nn.ReLU):
         model = behind(activation())
         bound = yuzu.precompute(model, LENGTH, device="cpu").bind(model, LENGTH, 4, (), torch.device("cpu"))
         sizes.append([memory_of(bound.plan, LENGTH, 4, 1, itemsize, 3).site for itemsize in (4, 8)])
-    (gelu, gelu_double), (relu, relu_double) = sizes
-    assert gelu > 1.5 * relu and gelu_double == relu_double
+    (mish, mish_double), (relu, relu_double) = sizes
+    assert mish > 1.5 * relu and mish_double == relu_double

@@ -18,6 +18,7 @@ import yuzu.plot  # noqa: E402
 from yuzu.errors import YuzuError  # noqa: E402
 
 SCORES = np.random.default_rng(0).normal(size=(4, 30))
+PAIRS = np.random.default_rng(1).normal(size=(12, 4, 12, 4))
 SECONDS = {"yuzu": {"Basset": [0.2, 0.3], "BPNet": 0.1}, "naive": {"Basset": 9.0, "BPNet": "not measured"}}
 
 # A call with its data, given the axes and, where the data are arrays, what makes them.
@@ -27,6 +28,7 @@ CASES = {
     "plot_ism": lambda ax, make: yuzu.plot.plot_ism(make(SCORES), ax=ax),
     "plot_tracks": lambda ax, make: yuzu.plot.plot_tracks(make(SCORES), ax=ax),
     "plot_comparison": lambda ax, make: yuzu.plot.plot_comparison(make(SCORES), make(SCORES**3), ax=ax),
+    "plot_epistasis": lambda ax, make: yuzu.plot.plot_epistasis(make(PAIRS + PAIRS.transpose(2, 3, 0, 1)), ax=ax),
     "plot_timings": lambda ax, make: yuzu.plot.plot_timings(SECONDS, ax=ax),
 }
 every = pytest.mark.parametrize("name", CASES)

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.func import vmap
 
 from yuzu._engine import ops
 from yuzu._engine.context import Context
@@ -294,7 +293,7 @@ class _Making:
             def curved(tangent: torch.Tensor) -> torch.Tensor:
                 return jvp(lambda y: jvp(function, (y,), (tangent,)), (x,), (other,))
 
-            part = vmap(curved)(firsts[source])
+            part = torch.func.vmap(curved)(firsts[source])
             result = part if result is None else result + part
         return result
 
@@ -324,7 +323,7 @@ class _Making:
         def along(*some: torch.Tensor) -> torch.Tensor:
             return jvp(function, values, some)
 
-        return vmap(along)(*(tangents[s].contiguous() for s in sources))
+        return torch.func.vmap(along)(*(tangents[s].contiguous() for s in sources))
 
     def _function(self, node: Node, sources: Sequence[int]) -> Callable[..., torch.Tensor]:
         def function(*xs: torch.Tensor) -> torch.Tensor:
