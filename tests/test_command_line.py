@@ -40,7 +40,7 @@ def test_scores(job, output, target, capsys):
 def test_a_job_killed_in_its_first_batch_leaves_nothing(job, monkeypatch, tmp_path):
     _, arguments = job
     with monkeypatch.context() as patch:
-        patch.setattr(commands, "_scores", lambda *_: sys.exit("killed"))
+        patch.setattr(commands.Call, "scores", lambda *_: sys.exit("killed"))
         with pytest.raises(SystemExit):
             command_line.main(arguments)
     assert not (tmp_path / "s.h5").exists()
@@ -77,15 +77,15 @@ def test_part_of_the_positions(job, capsys):
 def test_a_job_goes_on_where_it_stopped(job, monkeypatch):
     _, arguments = job
     scored = []
-    original = commands._scores
+    original = commands.Call.scores
 
-    def counted(model, X, made, options):
+    def counted(self, X, made):
         if len(scored) == 2:
             raise KeyboardInterrupt
         scored.append(len(X))
-        return original(model, X, made, options)
+        return original(self, X, made)
 
-    monkeypatch.setattr(commands, "_scores", counted)
+    monkeypatch.setattr(commands.Call, "scores", counted)
     with pytest.raises(KeyboardInterrupt):
         command_line.main([*arguments, "--at-once", "2"])
     assert read()["done"].tolist() == [True] * 4 + [False]
@@ -106,7 +106,7 @@ def test_a_job_does_not_go_on_with_another_precomputation(job, monkeypatch, caps
         made[f"gaussian {alpha}"] = {"conv": "gaussian", "alpha": alpha}
     for name, settings in made.items():
         yuzu.precompute(model, 20, device="cpu", **settings).save(f"{name}.yuzu")
-    original = commands._scores
+    original = commands.Call.scores
 
     def interrupted(model, X, *rest):
         if len(X) < 2:  # the last
@@ -116,7 +116,7 @@ def test_a_job_does_not_go_on_with_another_precomputation(job, monkeypatch, caps
     for first, again in ((None, None), ("highest", "same"), ("gaussian 1.5", "gaussian 1.5")):
         given = {name: [] if name is None else ["--precomputation", f"{name}.yuzu"] for name in (None, *made)}
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(commands, "_scores", interrupted)
+            patch.setattr(commands.Call, "scores", interrupted)
             command_line.main([*arguments, *given[first], "--at-once", "2"])
         before = read()
         assert before["done"].tolist() == [True] * 4 + [False]

@@ -8,24 +8,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from yuzu._engine.checks import check_device, check_span
+from yuzu._engine.checks import check_device
 from yuzu._engine.progress import tqdm
-from yuzu._engine.request import Selection
-from yuzu._engine.run.scores import Outputs
 from yuzu._engine.store.precomputation import Precomputation
-from yuzu.attribution import hypothetical
-from yuzu.command_line.inputs import read_input, read_sequences
+from yuzu.command_line.call import Call, add_weights
+from yuzu.command_line.inputs import Input, read_input, read_sequences
 from yuzu.command_line.model import load_model
 from yuzu.command_line.options import ALPHABETS
 from yuzu.command_line.scores_file import complete, lay_out, rows_left, write_windows, writing
 from yuzu.errors import YuzuError
 from yuzu.precompute import precompute
-from yuzu.predict import predict
 from yuzu.regions import write_bed
-from yuzu.yuzu_ism import yuzu_ism
 
 
 def run_precompute(options: argparse.Namespace) -> None:
@@ -53,8 +48,9 @@ def run_ism(options: argparse.Namespace) -> None:
         raise YuzuError(f"--at-once must be at least 1, got {options.at_once}")
     _check_folder(options.out)
     given = read_input(options)
-    names, X = given.names, given.X
-    model = load_model(options.model, options.weights)
+    X = given.X
+    call = Call.of(options, len(given.kept))
+    call = call.rows(given.kept)
     made = None
     if options.precomputation is not None:
         if not options.precomputation.is_file():
@@ -67,24 +63,26 @@ def run_ism(options: argparse.Namespace) -> None:
                 f"--precision {options.precision}: {options.precomputation} was made with {made.settings.precision}; "
                 f"leave --precision out, or make another with yuzu precompute --precision {options.precision}"
             )
-    job = _job(options, model, names, X, made)
+    job = _job(options, call, given, made)
     left = rows_left(options.out, job, len(X))
     if options.out.exists():
         complete(options.out, given)
     if len(left):
-        _check_selection(model, X, options)
+        call.check(X)
     if len(left) and made is None:
-        made = _precompute(model, X.shape[2], options)
+        made = _precompute(call.models[0], X.shape[2], options, call.args)
     # the bar is closed before an error is printed, which would otherwise stand on its line
     with tqdm(total=len(X), initial=len(X) - len(left), disable=options.quiet, unit="sequence") as bar:
         for first in range(0, len(left), options.at_once):
             rows = left[first : first + options.at_once]
-            scores = _scores(model, X[torch.from_numpy(rows)], made, options)
+            scores, each = call.rows(rows).scores(X[torch.from_numpy(rows)], made)
             with writing(options.out):
                 if not options.out.exists():
-                    lay_out(options.out, job, given, scores, ALPHABETS[options.alphabet])
+                    lay_out(options.out, job, given, (scores, each), ALPHABETS[options.alphabet])
                 with h5py.File(options.out, "a") as file:  # open only while it is written to
                     file["scores"][rows] = scores
+                    if each is not None:
+                        file["scores_by_model"][rows] = each
                     file.flush()
                     file["done"][rows] = True  # marked only after the scores are on disk
             bar.update(len(rows))
@@ -94,16 +92,20 @@ def run_ism(options: argparse.Namespace) -> None:
     print(f"{len(X)} sequences in {options.out}" + (", as before" if not len(left) else ""))
 
 
-def _job(options: argparse.Namespace, model: torch.nn.Module, names: list[str], X: torch.Tensor, made: Any) -> str:
+def _job(options: argparse.Namespace, call: Call, given: Input, made: Any) -> str:
     """A text that differs between jobs whose scores differ: sequences, weights, options and precomputation."""
-    digest = hashlib.sha256(X.numpy().tobytes())
-    digest.update("\n".join(names).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        if not isinstance(tensor, torch.Tensor):  # a module's get_extra_state may return anything
-            continue
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    digest = hashlib.sha256(given.X.numpy().tobytes())
+    digest.update("\n".join(given.names).encode())
+    for model in call.models:
+        add_weights(digest, model)
     settings = {name: getattr(options, name) for name in ("model", "output", "target", "alphabet", "start", "end")}
+    for name in ("head", "func"):
+        if getattr(options, name) is not None:
+            settings[name] = getattr(options, name)
+    if options.func is not None and ".py:" in options.func:
+        digest.update(Path(options.func.rpartition(":")[0]).read_bytes())
+    for array in call.args or ():
+        digest.update(str((array.dtype, tuple(array.shape))).encode() + array.numpy().tobytes())
     if made is None and options.precision not in (None, "highest"):
         settings["precision"] = options.precision
     planned = None
@@ -114,15 +116,12 @@ def _job(options: argparse.Namespace, model: torch.nn.Module, names: list[str], 
     return json.dumps({**settings, "precomputation": planned, "digest": digest.hexdigest()}, sort_keys=True)
 
 
-def _precompute(model: torch.nn.Module, length: int, options: argparse.Namespace) -> Precomputation:
+def _precompute(
+    model: torch.nn.Module, length: int, options: argparse.Namespace, args: tuple[torch.Tensor, ...] | None = None
+) -> Precomputation:
     settings = {"precision": options.precision or "highest", "device": options.device}
-    return precompute(model, length, n_choices=len(ALPHABETS[options.alphabet]), **settings)
-
-
-def _check_selection(model: torch.nn.Module, X: torch.Tensor, options: argparse.Namespace) -> None:
-    """Refuse positions or a target that do not exist, before the time for planning is spent."""
-    check_span(options.start, options.end, X.shape[2])
-    Outputs(Selection(None, options.target)).leaves(predict(model, X[:1], device=options.device))
+    some = None if args is None else tuple(array[:2] for array in args)
+    return precompute(model, length, n_choices=len(ALPHABETS[options.alphabet]), args=some, **settings)
 
 
 def _check_folder(out: Path) -> None:
@@ -130,12 +129,3 @@ def _check_folder(out: Path) -> None:
         raise YuzuError(f"--out: there is no folder {out.parent}")
     if out.is_dir():
         raise YuzuError(f"--out: {out} is a folder; give a file in it")
-
-
-def _scores(model: torch.nn.Module, X: torch.Tensor, made: Any, options: argparse.Namespace) -> np.ndarray:
-    kind = "delta" if options.output == "hypothetical" else options.output
-    settings = {name: getattr(options, name) for name in ("target", "start", "end", "device")}
-    found = yuzu_ism(model, X, made, output=kind, **settings)
-    if not isinstance(found, torch.Tensor):
-        raise YuzuError(f"--output {options.output} needs a model that returns one tensor: use --output l2, or wrap it")
-    return (hypothetical(found) if options.output == "hypothetical" else found).numpy()

@@ -20,10 +20,13 @@ UNKNOWN = {DNA: IUPAC, LUA_DNA: IUPAC, RNA: IUPAC, PROTEIN: "XBZJUO*"}
 
 
 class Input(NamedTuple):
-    """Names and one-hot sequences to score; for windows on peaks also further columns, and the peaks."""
+    """Names and one-hot sequences to score, and which of those given they are; for windows on peaks also further
+    columns, and the peaks.
+    """
 
     names: list[str]
     X: torch.Tensor
+    kept: np.ndarray
     columns: dict[str, np.ndarray]
     peaks: Regions | None
 
@@ -36,7 +39,8 @@ def read_input(options: argparse.Namespace) -> Input:
         given = (options.genome, options.width, options.max_unknown, options.reverse_complement or None)
         if any(value is not None for value in given):
             raise YuzuError("--genome, --width, --max-unknown and --reverse-complement are for --regions")
-        return Input(*read_sequences(options.fasta, options.alphabet), {}, None)
+        names, X = read_sequences(options.fasta, options.alphabet)
+        return Input(names, X, np.ones(len(X), dtype=bool), {}, None)
     if options.genome is None:
         raise YuzuError("--regions needs --genome, a FASTA file")
     for name in ("regions", "genome"):
@@ -65,7 +69,9 @@ def read_input(options: argparse.Namespace) -> Input:
         "peak_strand": peaks.strands,
     }
     places = zip(windows.chromosomes, windows.starts, windows.ends, strict=True)
-    return Input([f"{chromosome}:{start}-{end}" for chromosome, start, end in places], found.X, columns, peaks)
+    return Input(
+        [f"{chromosome}:{start}-{end}" for chromosome, start, end in places], found.X, found.kept, columns, peaks
+    )
 
 
 def read_sequences(path: Path, alphabet: str) -> tuple[list[str], torch.Tensor]:

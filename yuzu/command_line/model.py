@@ -1,4 +1,4 @@
-"""The model that ``--model`` and ``--weights`` name, and functions that other options name."""
+"""The model that ``--model`` and ``--weights`` name, functions that other options name, and its other inputs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import importlib.util
 import inspect
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from yuzu.errors import YuzuError, one_line
@@ -30,6 +32,60 @@ def load_model(place: str, weights: Path | None) -> torch.nn.Module:
         except Exception as error:  # a model may have a load_state_dict of its own
             raise YuzuError(f"--weights: {weights} does not fit the model: {' '.join(str(error).split())}") from error
     return model.eval()
+
+
+def load_models(place: str, weights: Sequence[Path] | None) -> list[torch.nn.Module]:
+    """Make a model for each file of weights, or one with those that it is made with."""
+    paths: Sequence[Path | None] = weights or [None]
+    return [load_model(place, path) for path in paths]
+
+
+def load_pick(option: str, pick: str | None) -> Callable[[Any], Any] | None:
+    """A function that picks an element of the model's output, or the one that ``FILE.py:NAME`` names."""
+    if pick is None:
+        return None
+    if ":" in pick:
+        found = load_named(option, pick)
+        if not callable(found):
+            raise YuzuError(f"{option}: {pick} must be a function of the model's output, got {type(found).__name__}")
+        return found  # type: ignore[no-any-return]
+    key = int(pick) if pick.lstrip("-").isdigit() else pick
+
+    def picked(output: Any) -> Any:
+        if isinstance(output, torch.Tensor):  # whose first axis is the batch
+            raise YuzuError(
+                f"{option} {pick}: the model returns one tensor, of shape {tuple(output.shape)}; use --target"
+            )
+        if isinstance(key, str) and hasattr(output, key):  # of a named tuple or a data class
+            return getattr(output, key)
+        try:
+            return output[key]
+        except (KeyError, IndexError, TypeError) as error:
+            raise YuzuError(f"{option} {pick}: the model's output has no such element ({one_line(error)})") from error
+
+    return picked
+
+
+def load_args(path: Path | None, model: torch.nn.Module, rows: int) -> tuple[torch.Tensor, ...] | None:
+    """Read the model's other inputs from an archive of numpy, in the order of ``forward`` if it has their names."""
+    if path is None:
+        return None
+    if not path.is_file():
+        raise YuzuError(f"--args: there is no file {path}")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except Exception as error:  # zip, numpy and others raise many kinds
+        raise YuzuError(f"--args: {path} is not an .npz file of numbers, or damaged ({one_line(error)})") from error
+    for name, array in arrays.items():
+        if array.ndim == 0 or len(array) != rows or array.dtype.kind not in "biuf":
+            raise YuzuError(
+                f"--args: `{name}` of {path} is {array.dtype} of shape {array.shape}, want numbers with {rows} rows, "
+                "one for each sequence of the input"
+            )
+    known = list(inspect.signature(model.forward).parameters)
+    order = sorted(arrays, key=known.index) if set(arrays) <= set(known) else list(arrays)
+    return tuple(torch.from_numpy(arrays[name]) for name in order)
 
 
 def load_named(option: str, place: str) -> Any:

@@ -81,8 +81,14 @@ def parser() -> argparse.ArgumentParser:
         alphabets = ["dna", "agct"] if command is variants else list(ALPHABETS)
         command.add_argument("--alphabet", default="dna", choices=alphabets, help="default: dna, ACGT")
         command.add_argument("--device", help="default: cuda where there is one, else cpu")
-    for command in (ism, precompute):
-        command.add_argument("--weights", type=Path, metavar="FILE", help="its state_dict: .pt, .pth or .safetensors")
+    precompute.add_argument("--weights", type=Path, metavar="FILE", help="its state_dict: .pt, .pth or .safetensors")
+    ism.add_argument(
+        "--weights",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="its state_dict: .pt, .pth or .safetensors; of several folds scores are averaged, and each kept",
+    )
     _add_variants(variants)
     ism.add_argument("--fasta", type=Path, metavar="FILE", help="sequences of one length, also gzipped")
     ism.add_argument("--regions", type=Path, metavar="FILE", help="or BED or narrowPeak, with --genome")
@@ -94,7 +100,15 @@ def parser() -> argparse.ArgumentParser:
         "--out", required=True, type=Path, metavar="FILE.h5", help="scores; goes on with an unfinished one"
     )
     ism.add_argument("--precomputation", type=Path, metavar="FILE", help="made by yuzu precompute; default: made anew")
-    ism.add_argument("--target", type=int, help="the output to score; default: all")
+    ism.add_argument("--head", metavar="NAME_OR_INDEX", help="the element of the model's output to score; default: all")
+    ism.add_argument(
+        "--func", metavar="FILE.py:NAME", help="or a function of the model's output that gives what to score"
+    )
+    ism.add_argument(
+        "--args", type=Path, metavar="FILE.npz", help="the model's other inputs, a row for each sequence given"
+    )
+    ism.add_argument("--target", type=int, help="the output to score, of those; default: all")
+    ism.add_argument("--batch-size", type=int, metavar="N", help="sequences carried at once, at most; default: picked")
     ism.add_argument(
         "--output",
         default="l2",

@@ -23,6 +23,8 @@ DESCRIPTIONS = {
 }
 
 
+DESCRIPTION_BY_MODEL = "scores of each model, in the order of --weights; `scores` is their mean"
+
 DESCRIPTIONS_OF_REGIONS = {
     **DESCRIPTIONS,
     "names": "the window that was scored, chromosome:start-end, 0-based, the end not included",
@@ -59,7 +61,7 @@ def rows_left(out: Path, job: str, count: int) -> np.ndarray:
     return np.flatnonzero(~done)
 
 
-def lay_out(out: Path, job: str, given: Input, scores: np.ndarray, alphabet: str) -> None:
+def lay_out(out: Path, job: str, given: Input, found: tuple[np.ndarray, np.ndarray | None], alphabet: str) -> None:
     """Make the file with all but the scores, whole or not at all.
 
     A job may be killed while many sequences are written. The next one goes on with the file that it finds.
@@ -68,13 +70,17 @@ def lay_out(out: Path, job: str, given: Input, scores: np.ndarray, alphabet: str
 
     n = len(given.X)
     with written_whole(out) as part, h5py.File(part, "w") as file:
-        file.create_dataset("scores", (n, *scores.shape[1:]), scores.dtype, chunks=(1, *scores.shape[1:]))
+        for name, scores in zip(("scores", "scores_by_model"), found, strict=True):
+            if scores is not None:
+                file.create_dataset(name, (n, *scores.shape[1:]), scores.dtype, chunks=(1, *scores.shape[1:]))
         file.create_dataset("sequences", data=given.X.numpy())
         file.create_dataset("names", data=given.names, dtype=h5py.string_dtype())
         file.create_dataset("done", data=np.zeros(n, dtype=bool))
         for name, text in (DESCRIPTIONS_OF_REGIONS if given.columns else DESCRIPTIONS).items():
             if name in file:
                 file[name].attrs["description"] = text.format(alphabet=alphabet)
+        if "scores_by_model" in file:
+            file["scores_by_model"].attrs["description"] = DESCRIPTION_BY_MODEL
         _add_columns(file, given.columns)
         file.attrs["yuzu"], file.attrs["job"] = __version__, job
 

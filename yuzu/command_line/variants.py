@@ -12,7 +12,6 @@ import hashlib
 import importlib.util
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ from yuzu._engine.files import written_whole
 from yuzu._engine.progress import tqdm
 from yuzu._engine.store.precomputation import Precomputation
 from yuzu._engine.version import __version__
-from yuzu.command_line.model import load_model, load_named
+from yuzu.command_line.call import add_weights
+from yuzu.command_line.model import load_models, load_named, load_pick
 from yuzu.command_line.options import ALPHABETS
 from yuzu.errors import YuzuError, one_line
 from yuzu.precompute import precompute
@@ -45,7 +45,7 @@ def run_variants(options: argparse.Namespace) -> None:
         raise YuzuError(str(error)) from error
     _check(options)
     table = read(options.variants, options.schema)
-    models = [load_model(options.model, weights) for weights in options.weights or [None]]
+    models = load_models(options.model, options.weights)
     call = _Call(options, models, pd)
     job = _job(options, models)
     at_once = _begun(options.out, job)
@@ -98,7 +98,7 @@ class _Call:
     def __init__(self, options: argparse.Namespace, models: list[torch.nn.Module], pd: Any) -> None:
         self._options, self._models = options, models
         self._settings: dict[str, Any] = {name: getattr(options, name) for name in (*_SETTINGS, *_RUN)}
-        self._settings.update({name: _picking(f"--{name}", getattr(options, name)) for name in _PICKS})
+        self._settings.update({name: load_pick(f"--{name}", getattr(options, name)) for name in _PICKS})
         named = [load_named("--scores", name) if ":" in name else name for name in options.scores]
         peaks = None if options.peaks is None else _read_peaks(options.peaks, pd)
         self._settings.update(scores=named, peaks=peaks, alphabet=ALPHABETS[options.alphabet])
@@ -112,28 +112,6 @@ class _Call:
         if self._made is None and len(table):
             self._made = precompute(self._models[0], options.width, device=options.device)
         return score(self._models, table, options.genome, options.width, self._made, **self._settings)
-
-
-def _picking(option: str, pick: str | None) -> Callable[[Any], Any] | None:
-    """A function that picks an element of the model's output, or the one that ``FILE.py:NAME`` names."""
-    if pick is None:
-        return None
-    if ":" in pick:
-        found = load_named(option, pick)
-        if not callable(found):
-            raise YuzuError(f"{option}: {pick} must be a function of the model's output, got {type(found).__name__}")
-        return found  # type: ignore[no-any-return]
-    key = int(pick) if pick.lstrip("-").isdigit() else pick
-
-    def picked(output: Any) -> Any:
-        if isinstance(key, str) and hasattr(output, key):  # of a named tuple or a data class
-            return getattr(output, key)
-        try:
-            return output[key]
-        except (KeyError, IndexError, TypeError) as error:
-            raise YuzuError(f"{option} {pick}: the model's output has no such element ({one_line(error)})") from error
-
-    return picked
 
 
 def _read_peaks(path: Path, pd: Any) -> Any:
@@ -151,10 +129,7 @@ def _job(options: argparse.Namespace, models: list[torch.nn.Module]) -> str:
     """A text that differs between jobs whose scores differ: variants, genome, weights, options and functions."""
     digest = hashlib.sha256()
     for model in models:
-        for name, tensor in sorted(model.state_dict().items()):
-            digest.update(name.encode())
-            if isinstance(tensor, torch.Tensor):  # a module's get_extra_state may return anything
-                digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        add_weights(digest, model)
     for path in [options.variants, *([] if options.peaks is None else [options.peaks])]:
         with open(path, "rb") as file:
             while block := file.read(1 << 20):
