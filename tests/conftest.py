@@ -26,6 +26,7 @@ pytest_plugins = [  # fixtures that several files of a topic share
     "tests.contract",
     "tests.jobs",
     "tests.kernels.layers",
+    "tests.runs.small",
     "tests.store.models",
     "tests.store.saved",
     "tests.untouched",

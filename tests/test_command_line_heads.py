@@ -107,7 +107,7 @@ def test_folds_are_averaged_and_each_is_kept(heads):
         (["--head", "counts", "--func", "heads.py:last_two"], "give either --head or --func"),
         (["--func", "counts"], "--func must be FILE.py:NAME"),
         (["--func", "heads.py:missing"], "heads.py has no missing"),
-        (["--output", "delta"], "pick one with --head or --func"),
+        (["--output", "delta"], "pick one with head or func"),
         (["--batch-size", "0"], "--batch-size must be at least 1"),
         (["--args", "none.npz"], "--args: there is no file none.npz"),
         (["--args", "short.npz"], "`batch` of short.npz is float64 of shape (4, 2), want numbers with 5 rows"),

@@ -19,7 +19,7 @@ CLASSES = {
 }  # fmt: skip
 MODULES = {
     "attribution", "bigwig", "command_line", "design", "errors", "examples", "handlers", "models", "modisco", "plot", "product",
-    "regions", "scan", "sequence", "taylor", "variants",
+    "regions", "runs", "scan", "sequence", "taylor", "variants",
 }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from yuzu import handlers as handlers
 from yuzu import modisco as modisco
 from yuzu import product as product
 from yuzu import regions as regions
+from yuzu import runs as runs
 from yuzu import scan as scan
 from yuzu import sequence as sequence
 from yuzu import taylor as taylor
@@ -76,6 +77,7 @@ _MODULES = (
     "modisco",
     "product",
     "regions",
+    "runs",
     "scan",
     "sequence",
     "taylor",

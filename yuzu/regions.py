@@ -406,6 +406,24 @@ def one_hot_regions(
     return OneHotRegions(X, Regions(**{name: column[kept] for name, column in columns.items()}), kept, dropped)
 
 
+def windows_on(
+    regions: Regions, genome: Any, width: int | None, reverse_complement: bool = False, max_unknown: float = 1.0
+) -> tuple[Regions, np.ndarray]:
+    """The windows that `one_hot_regions` keeps, and the rows of their regions; sequences are read, but not kept."""
+    starts, ends = _windows(regions, width)
+    dropped: list[Dropped] = []
+    with opened_genome(genome) as chromosomes:
+        for first in range(0, len(regions), _AT_ONCE):
+            some = slice(first, first + _AT_ONCE)
+            _, gone = _fetch(regions.chromosomes[some], starts[some], ends[some], chromosomes, max_unknown)
+            dropped += [Dropped(first + row, reason) for row, reason in gone]
+        _report(dropped, len(regions), chromosomes)
+    kept = np.setdiff1d(np.arange(len(regions)), [row for row, _ in dropped]).astype(np.int64)
+    flipped = (regions.strands == "-") & reverse_complement
+    columns = {**vars(regions), "starts": starts, "ends": ends, "flipped": flipped}
+    return Regions(**{name: column[kept] for name, column in columns.items()}), kept
+
+
 def _windows(regions: Regions, width: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Starts and ends of the windows, which may lie outside of the chromosomes."""
     if width is None:

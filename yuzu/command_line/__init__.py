@@ -4,17 +4,27 @@ variants, for batch jobs.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from yuzu._engine.progress import hushed
 from yuzu.command_line.commands import run_ism, run_precompute
 from yuzu.command_line.options import parser as parser
+from yuzu.command_line.runs import run_status
 from yuzu.command_line.variants import run_variants
 from yuzu.errors import YuzuError, one_line
 
 __all__ = ["main", "parser"]
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
+    "ism": run_ism,
+    "precompute": run_precompute,
+    "status": run_status,
+    "variants": run_variants,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0, or 2 for bad input, after one line on standard error that says what to do.
+        0; 3 if all is done, but for sequences that failed; 2 for bad input, after one line on standard error that says
+        what to do.
 
     Examples
     --------
@@ -41,13 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.formatwarning = lambda message, *_, **__: f"yuzu {options.command}: warning: {message}\n"
     try:
         with hushed(getattr(options, "quiet", False)):
-            {"ism": run_ism, "precompute": run_precompute, "variants": run_variants}[options.command](options)
+            return _COMMANDS[options.command](options) or 0
     except (YuzuError, OSError) as error:  # a file that cannot be opened or written, which the error names
         print(f"yuzu {options.command}: {error if isinstance(error, YuzuError) else one_line(error)}", file=sys.stderr)
         return 2
     finally:
         warnings.formatwarning = pythons
-    return 0
 
 
 def __dir__() -> list[str]:

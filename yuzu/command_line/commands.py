@@ -13,14 +13,18 @@ import torch
 from yuzu._engine.checks import check_device
 from yuzu._engine.progress import tqdm
 from yuzu._engine.store.precomputation import Precomputation
-from yuzu.command_line.call import Call, add_weights
+from yuzu.command_line.call import call_of
 from yuzu.command_line.inputs import Input, read_input, read_sequences
 from yuzu.command_line.model import load_model
 from yuzu.command_line.options import ALPHABETS
+from yuzu.command_line.runs import check_one_process, run_ism_to_store
 from yuzu.command_line.scores_file import complete, lay_out, rows_left, write_windows, writing
 from yuzu.errors import YuzuError
 from yuzu.precompute import precompute
 from yuzu.regions import write_bed
+from yuzu.runs.call import Call, add_weights
+
+AT_ONCE = 16  # sequences between two writes to an HDF5 file
 
 
 def run_precompute(options: argparse.Namespace) -> None:
@@ -37,19 +41,23 @@ def run_precompute(options: argparse.Namespace) -> None:
     print(f"written to {options.out}")
 
 
-def run_ism(options: argparse.Namespace) -> None:
+def run_ism(options: argparse.Namespace) -> int:
     """Run ``yuzu ism``."""
+    if options.out.suffix == ".zarr":
+        return run_ism_to_store(options)
+    check_one_process(options)
     try:
         import h5py
     except ImportError as error:
         raise YuzuError("--out: HDF5 files need h5py: pip install h5py") from error
     check_device(options.device)
+    options.at_once = AT_ONCE if options.at_once is None else options.at_once
     if options.at_once < 1:
         raise YuzuError(f"--at-once must be at least 1, got {options.at_once}")
     _check_folder(options.out)
     given = read_input(options)
     X = given.X
-    call = Call.of(options, len(given.kept))
+    call = call_of(options, len(given.kept))
     call = call.rows(given.kept)
     made = None
     if options.precomputation is not None:
@@ -90,6 +98,7 @@ def run_ism(options: argparse.Namespace) -> None:
         write_bed(options.out.with_name(options.out.name + ".bed"), given.peaks)
         write_windows(options.out.with_name(options.out.name + ".windows.bed"), given.columns)
     print(f"{len(X)} sequences in {options.out}" + (", as before" if not len(left) else ""))
+    return 0
 
 
 def _job(options: argparse.Namespace, call: Call, given: Input, made: Any) -> str:

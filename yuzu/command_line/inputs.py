@@ -33,21 +33,10 @@ class Input(NamedTuple):
 
 def read_input(options: argparse.Namespace) -> Input:
     """Read the sequences of a FASTA file, or windows of a genome."""
-    if (options.fasta is None) == (options.regions is None):
-        raise YuzuError("give either --fasta, or --regions with --genome")
+    check_input(options)
     if options.fasta is not None:
-        given = (options.genome, options.width, options.max_unknown, options.reverse_complement or None)
-        if any(value is not None for value in given):
-            raise YuzuError("--genome, --width, --max-unknown and --reverse-complement are for --regions")
         names, X = read_sequences(options.fasta, options.alphabet)
         return Input(names, X, np.ones(len(X), dtype=bool), {}, None)
-    if options.genome is None:
-        raise YuzuError("--regions needs --genome, a FASTA file")
-    for name in ("regions", "genome"):
-        if not (path := getattr(options, name)).is_file():
-            raise YuzuError(f"--{name}: there is no file {path}")
-    if set(ALPHABETS[options.alphabet]) != set(DNA):
-        raise YuzuError(f"--regions are DNA, got --alphabet {options.alphabet}")
     alphabet = ALPHABETS[options.alphabet]
     try:
         unknown = 1.0 if options.max_unknown is None else options.max_unknown
@@ -72,6 +61,24 @@ def read_input(options: argparse.Namespace) -> Input:
     return Input(
         [f"{chromosome}:{start}-{end}" for chromosome, start, end in places], found.X, found.kept, columns, peaks
     )
+
+
+def check_input(options: argparse.Namespace) -> None:
+    """Refuse options of the input that do not go together, or name no file."""
+    if (options.fasta is None) == (options.regions is None):
+        raise YuzuError("give either --fasta, or --regions with --genome")
+    if options.fasta is not None:
+        given = (options.genome, options.width, options.max_unknown, options.reverse_complement or None)
+        if any(value is not None for value in given):
+            raise YuzuError("--genome, --width, --max-unknown and --reverse-complement are for --regions")
+        return
+    if options.genome is None:
+        raise YuzuError("--regions needs --genome, a FASTA file")
+    for name in ("regions", "genome"):
+        if not (path := getattr(options, name)).is_file():
+            raise YuzuError(f"--{name}: there is no file {path}")
+    if set(ALPHABETS[options.alphabet]) != set(DNA):
+        raise YuzuError(f"--regions are DNA, got --alphabet {options.alphabet}")
 
 
 def read_sequences(path: Path, alphabet: str) -> tuple[list[str], torch.Tensor]:

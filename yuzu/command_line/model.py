@@ -66,7 +66,7 @@ def load_pick(option: str, pick: str | None) -> Callable[[Any], Any] | None:
     return picked
 
 
-def load_args(path: Path | None, model: torch.nn.Module, rows: int) -> tuple[torch.Tensor, ...] | None:
+def load_args(path: Path | None, model: torch.nn.Module, rows: int | None) -> tuple[torch.Tensor, ...] | None:
     """Read the model's other inputs from an archive of numpy, in the order of ``forward`` if it has their names."""
     if path is None:
         return None
@@ -78,7 +78,7 @@ def load_args(path: Path | None, model: torch.nn.Module, rows: int) -> tuple[tor
     except Exception as error:  # zip, numpy and others raise many kinds
         raise YuzuError(f"--args: {path} is not an .npz file of numbers, or damaged ({one_line(error)})") from error
     for name, array in arrays.items():
-        if array.ndim == 0 or len(array) != rows or array.dtype.kind not in "biuf":
+        if array.ndim == 0 or len(array) != (len(array) if rows is None else rows) or array.dtype.kind not in "biuf":
             raise YuzuError(
                 f"--args: `{name}` of {path} is {array.dtype} of shape {array.shape}, want numbers with {rows} rows, "
                 "one for each sequence of the input"

@@ -71,11 +71,13 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--version", action="version", version=__version__)
-    commands = made.add_subparsers(dest="command", required=True, metavar="{ism,precompute,variants}")
+    commands = made.add_subparsers(dest="command", required=True, metavar="{ism,precompute,variants,status}")
     settings: dict[str, Any] = {"epilog": EXAMPLES, "formatter_class": argparse.RawDescriptionHelpFormatter}
     ism = commands.add_parser("ism", help="score every substitution of every sequence", **settings)
     precompute = commands.add_parser("precompute", help="plan once for a model and a length, and keep it", **settings)
     variants = commands.add_parser("variants", help="score the variants of a VCF file or a table", **settings)
+    status = commands.add_parser("status", help="tell how far a run is")
+    status.add_argument("path", type=Path, metavar="FILE.zarr", help="its scores")
     for command in (ism, precompute, variants):
         command.add_argument("--model", required=True, metavar="FILE.py:NAME", help="or MODULE:NAME; makes the model")
         alphabets = ["dna", "agct"] if command is variants else list(ALPHABETS)
@@ -97,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
     ism.add_argument("--reverse-complement", action="store_true", help="of --regions on the minus strand")
     ism.add_argument("--max-unknown", type=float, help="largest share of N in --regions; default: 1, any")
     ism.add_argument(
-        "--out", required=True, type=Path, metavar="FILE.h5", help="scores; goes on with an unfinished one"
+        "--out", required=True, type=Path, metavar="FILE.h5|.zarr", help="scores; goes on with an unfinished one"
     )
     ism.add_argument("--precomputation", type=Path, metavar="FILE", help="made by yuzu precompute; default: made anew")
     ism.add_argument("--head", metavar="NAME_OR_INDEX", help="the element of the model's output to score; default: all")
@@ -118,14 +120,27 @@ def parser() -> argparse.ArgumentParser:
     )
     ism.add_argument("--start", type=int, help="first position to mutate; default: 0")
     ism.add_argument("--end", type=int, help="the position after the last, or counted from the end; default: all")
-    ism.add_argument("--at-once", type=int, default=16, metavar="N", help="sequences between two writes; default: 16")
+    ism.add_argument(
+        "--at-once", type=int, metavar="N", help="sequences between two writes; default: 16, or for .zarr up to 64"
+    )
     ism.add_argument("--quiet", action="store_true", help="no progress bar")
+    _add_workers(ism)
     precompute.add_argument("--fasta", type=Path, metavar="FILE", help="for the length of its sequences")
     precompute.add_argument("--length", type=int, metavar="L", help="or the length itself")
     precompute.add_argument("--out", required=True, type=Path, metavar="FILE", help="the precomputation")
     ism.add_argument("--precision", choices=PRECISIONS, help="of products; default: the precomputation's, or highest")
     precompute.add_argument("--precision", default="highest", choices=PRECISIONS, help="of products; default: highest")
     return made
+
+
+def _add_workers(ism: argparse.ArgumentParser) -> None:
+    """Add the options of runs that write a Zarr store."""
+    group = ism.add_argument_group("runs with several workers", "for --out FILE.zarr")
+    add = group.add_argument
+    add("--workers", type=int, metavar="N", help="processes of this machine; default: 1, or one for each of --devices")
+    add("--devices", metavar="D,D", help="such as cuda:0,cuda:1, dealt out to the workers")
+    add("--shard", metavar="I/N", help="each N-th block, from I (0 to N-1, or 1 to N); array: read from the scheduler")
+    add("--threads", type=int, default=1, metavar="N", help="of each worker on a CPU; default: 1")
 
 
 def _add_variants(command: argparse.ArgumentParser) -> None:

@@ -22,11 +22,11 @@ from yuzu._engine.files import written_whole
 from yuzu._engine.progress import tqdm
 from yuzu._engine.store.precomputation import Precomputation
 from yuzu._engine.version import __version__
-from yuzu.command_line.call import add_weights
 from yuzu.command_line.model import load_models, load_named, load_pick
 from yuzu.command_line.options import ALPHABETS
 from yuzu.errors import YuzuError, one_line
 from yuzu.precompute import precompute
+from yuzu.runs.call import add_weights
 from yuzu.variants import read, score
 from yuzu.variants.table import pandas
 
