@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from yuzu._engine.progress import hushed
 from yuzu.command_line.commands import run_ism, run_precompute
 from yuzu.command_line.options import parser as parser
-from yuzu.command_line.runs import run_status
+from yuzu.command_line.runs import run_export, run_status
 from yuzu.command_line.variants import run_variants
 from yuzu.errors import YuzuError, one_line
 
@@ -20,6 +20,7 @@ __all__ = ["main", "parser"]
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
+    "export": run_export,
     "ism": run_ism,
     "precompute": run_precompute,
     "status": run_status,

@@ -71,13 +71,21 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--version", action="version", version=__version__)
-    commands = made.add_subparsers(dest="command", required=True, metavar="{ism,precompute,variants,status}")
+    commands = made.add_subparsers(dest="command", required=True, metavar="{ism,precompute,variants,status,export}")
     settings: dict[str, Any] = {"epilog": EXAMPLES, "formatter_class": argparse.RawDescriptionHelpFormatter}
     ism = commands.add_parser("ism", help="score every substitution of every sequence", **settings)
     precompute = commands.add_parser("precompute", help="plan once for a model and a length, and keep it", **settings)
     variants = commands.add_parser("variants", help="score the variants of a VCF file or a table", **settings)
     status = commands.add_parser("status", help="tell how far a run is")
     status.add_argument("path", type=Path, metavar="FILE.zarr", help="its scores")
+    export = commands.add_parser("export", help="write a run's scores for other programs")
+    export.add_argument("path", type=Path, metavar="FILE.zarr", help="its scores")
+    export.add_argument("--modisco", type=Path, metavar="PATH", help="TF-MoDISco's PATH.ohe.npz and PATH.attr.npz")
+    export.add_argument("--bigwig", type=Path, metavar="FILE.bw", help="scores at the letters of the sequence")
+    export.add_argument("--bed", type=Path, metavar="FILE", help="the peaks, a line for each row of the other files")
+    export.add_argument("--numpy", type=Path, metavar="FILE.npy", help="the scores as they are")
+    export.add_argument("--target", type=int, metavar="I", help="the output for --modisco and --bigwig, of several")
+    export.add_argument("--sizes", type=Path, metavar="FILE", help="chrom.sizes or .fai; default: of the run's genome")
     for command in (ism, precompute, variants):
         command.add_argument("--model", required=True, metavar="FILE.py:NAME", help="or MODULE:NAME; makes the model")
         alphabets = ["dna", "agct"] if command is variants else list(ALPHABETS)

@@ -16,7 +16,7 @@ from yuzu.command_line.inputs import check_input, read_sequences
 from yuzu.command_line.options import ALPHABETS
 from yuzu.errors import YuzuError
 from yuzu.regions import read_regions
-from yuzu.runs import Status, status
+from yuzu.runs import Status, export, status
 from yuzu.runs.ism import check_shard, check_workers, given_regions, given_sequences
 from yuzu.runs.job import Input, Job, begin
 from yuzu.runs.processes import run
@@ -78,6 +78,18 @@ def run_status(options: argparse.Namespace) -> int:
     for line in _listed(found):
         print(line)
     return 0
+
+
+def run_export(options: argparse.Namespace) -> None:
+    """Run ``yuzu export``."""
+    files = {name: getattr(options, name) for name in ("modisco", "bigwig", "bed", "numpy")}
+    if not any(files.values()):
+        raise YuzuError("give --modisco, --bigwig, --bed or --numpy, the files to write")
+    try:
+        n = export(options.path, **files, target=options.target, chromosome_sizes=options.sizes)
+    except ImportError as error:
+        raise YuzuError(str(error)) from error
+    print(f"{n} sequences of {options.path} in {', '.join(str(path) for path in files.values() if path is not None)}")
 
 
 def check_one_process(options: argparse.Namespace) -> None:
