@@ -10,6 +10,7 @@ from yuzu._engine.alphabets import DNA, LUA_DNA, PROTEIN, RNA
 from yuzu._engine.checks import OUTPUTS
 from yuzu._engine.settings import PRECISIONS
 from yuzu._engine.version import __version__
+from yuzu.runs.submission import CLUSTERS
 from yuzu.variants.places import SIDES
 from yuzu.variants.reading import SCHEMAS
 
@@ -149,6 +150,16 @@ def _add_workers(ism: argparse.ArgumentParser) -> None:
     add("--devices", metavar="D,D", help="such as cuda:0,cuda:1, dealt out to the workers")
     add("--shard", metavar="I/N", help="each N-th block, from I (0 to N-1, or 1 to N); array: read from the scheduler")
     add("--threads", type=int, default=1, metavar="N", help="of each worker on a CPU; default: 1")
+    add("--submit", choices=CLUSTERS, help="as jobs of SLURM, or of this machine, through submitit")
+    add("--jobs", type=int, default=1, metavar="N", help="of --submit; default: 1")
+    add(
+        "--setting",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of submitit, such as timeout_min=600, slurm_partition=gpu or gpus_per_node=1; may be given again",
+    )
+    add("--wait", action="store_true", help="for the jobs of --submit")
 
 
 def _add_variants(command: argparse.ArgumentParser) -> None:

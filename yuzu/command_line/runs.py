@@ -20,7 +20,8 @@ from yuzu.runs import Status, export, status
 from yuzu.runs.ism import check_shard, check_workers, given_regions, given_sequences
 from yuzu.runs.job import Input, Job, begin
 from yuzu.runs.processes import run
-from yuzu.runs.store import zarr_of
+from yuzu.runs.store import OWN, zarr_of
+from yuzu.runs.submission import Requeued, submit, wait
 from yuzu.runs.worker import Task
 
 LISTED = 20  # failed sequences that are listed
@@ -56,6 +57,8 @@ def run_ism_to_store(options: argparse.Namespace) -> int:
     workers = check_workers(1 if options.workers is None else options.workers, devices)
     shard = check_shard(_shard(options.shard))
     check_input(options)
+    if options.submit is not None:
+        return _submit(options, workers, shard)
     call = call_of(options)
     load = functools.partial(call_of, options)
     block, threads = options.at_once, options.threads
@@ -64,6 +67,34 @@ def run_ism_to_store(options: argparse.Namespace) -> int:
     task = Task(options.out, load, None if options.genome is None else str(options.genome), threads, shard)
     run(task, call, workers, devices, options.quiet)
     return _end(status(options.out), options.out, shard)
+
+
+def _submit(options: argparse.Namespace, workers: int, shard: tuple[int, int]) -> int:
+    """Hand the run over to jobs that share it."""
+    if shard != (0, 1):
+        raise YuzuError("give either --shard or --submit, whose jobs share the work by themselves")
+    if options.jobs < 1:
+        raise YuzuError(f"--jobs must be at least 1, got {options.jobs}")
+    settings: dict[str, Any] = {"cpus_per_task": workers * options.threads}
+    for text in options.setting:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise YuzuError(f"--setting must be NAME=VALUE, got {text!r}")
+        settings[name] = int(value) if value.isdigit() else value
+    call_of(options)  # a model or weights that cannot be loaded are told now
+    one = argparse.Namespace(**{**vars(options), "submit": None, "quiet": False})
+    folder = options.out.with_name(options.out.name + ".jobs")
+    try:
+        jobs = submit(Requeued(run_ism_to_store, one), folder, options.submit, options.jobs, settings)
+    except ImportError as error:
+        raise YuzuError(f"--submit: {error}") from error
+    print(f"jobs {', '.join(str(job.job_id) for job in jobs)}; logs in {folder}; follow: yuzu status {options.out}")
+    if not options.wait:
+        return 0
+    errors = wait(jobs)
+    if not (options.out / OWN).is_dir() or not (found := status(options.out)).complete:
+        raise YuzuError(f"the jobs ended before the run was complete: {'; '.join(errors) or 'no reason is known'}")
+    return _end(found, options.out, shard)
 
 
 def run_status(options: argparse.Namespace) -> int:
@@ -94,7 +125,7 @@ def run_export(options: argparse.Namespace) -> None:
 
 def check_one_process(options: argparse.Namespace) -> None:
     """Refuse options of several workers for a file of one."""
-    for name in ("workers", "devices", "shard"):
+    for name in ("workers", "devices", "shard", "submit"):
         if getattr(options, name) is not None:
             raise YuzuError(
                 f"--{name} needs a store that several workers can write: --out FILE.zarr, got {options.out}"

@@ -17,6 +17,7 @@ import uuid
 from pathlib import Path
 
 TIMEOUT = 60.0  # seconds without a beat after which a claim of another machine is dead
+POLL = 0.5  # seconds between two looks at what other workers hold
 BEAT = 5.0  # seconds between two beats
 
 
@@ -50,7 +51,6 @@ class Claims:
         self._thread.join()
         for block in list(self._held):
             self.release(block)
-        self._probe.unlink(missing_ok=True)
 
     def take(self, block: int) -> bool:
         """Claim a block, unless a worker that lives has."""
@@ -109,7 +109,10 @@ class Claims:
     def _now(self) -> float:
         """The time by the clock of the file system, which may be another machine's."""
         self._probe.touch()
-        return self._probe.stat().st_mtime
+        try:
+            return self._probe.stat().st_mtime
+        finally:
+            self._probe.unlink()
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT):
@@ -123,11 +126,8 @@ class Claims:
 def living(folder: Path, timeout: float = TIMEOUT) -> int:
     """The number of blocks that are being worked on."""
     claims = Claims(folder, timeout)
-    try:
-        blocks = {path.stem: path for path in sorted(folder.glob("[0-9]*.*"), key=lambda p: int(p.suffix[1:]))}
-        return sum(not claims._dead(path) for path in blocks.values())
-    finally:
-        claims._probe.unlink(missing_ok=True)
+    blocks = {path.stem: path for path in sorted(folder.glob("[0-9]*.*"), key=lambda p: int(p.suffix[1:]))}
+    return sum(not claims._dead(path) for path in blocks.values())
 
 
 def host() -> str:

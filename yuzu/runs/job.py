@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from yuzu._engine.version import __version__
 from yuzu.errors import PrecomputationError, YuzuError, warn_user
 from yuzu.precompute import precompute
 from yuzu.runs.call import Call, add_weights
+from yuzu.runs.claims import POLL, Claims
 from yuzu.runs.store import OWN, Draft, Store, write_block, writing
 from yuzu.yuzu_ism import yuzu_ism
 
@@ -88,9 +91,9 @@ def begin(path: Path, job: Job, call: Call, read: Callable[[], Input]) -> Store:
     identity = json.loads(json.dumps(identity))
     if not path.exists():
         _check_folder(path)
-        given = read()
-        with writing(path):
-            _make(path, job, call, given, identity)
+        with writing(path), _first(path) as first:
+            if first:
+                _make(path, job, call, read(), identity)
     store = Store(path)
     differ = [name for name in {**store.job, **identity} if store.job.get(name) != identity.get(name)]
     if differ:
@@ -99,6 +102,26 @@ def begin(path: Path, job: Job, call: Call, read: Callable[[], Input]) -> Store:
     if not os.access(path / OWN, os.W_OK):
         raise YuzuError(f"{path} cannot be written: no permission")
     return store
+
+
+@contextlib.contextmanager
+def _first(path: Path) -> Iterator[bool]:
+    """Tell whether this worker is to make the store. The others wait until it is there, or its maker is dead."""
+    folder = path.with_name(f".{path.name}.begun")
+    claims = None
+    try:
+        while claims is None and not path.exists():
+            with contextlib.suppress(FileNotFoundError):  # another worker deleted the folder
+                folder.mkdir(exist_ok=True)
+                some = Claims(folder)
+                claims = some if some.take(0) else None
+            if claims is None:
+                time.sleep(POLL)
+        with contextlib.nullcontext() if claims is None else claims:
+            yield claims is not None and not path.exists()
+    finally:
+        with contextlib.suppress(OSError):  # another worker's claim is there, or it was never made
+            folder.rmdir()
 
 
 def _brief(value: Any) -> str:

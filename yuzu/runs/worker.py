@@ -18,11 +18,10 @@ from yuzu._engine.store.precomputation import Precomputation
 from yuzu.errors import YuzuError, one_line
 from yuzu.regions import Regions, one_hot_regions
 from yuzu.runs.call import Call
-from yuzu.runs.claims import TIMEOUT, Claims
+from yuzu.runs.claims import POLL, TIMEOUT, Claims
 from yuzu.runs.store import OWN, Store, writing
 
 IN_A_ROW = 16  # sequences that fail one after another: then it is the machine or the model, and the run stops
-POLL = 0.5  # seconds between two looks at blocks that other workers hold
 
 
 @dataclass(frozen=True)
