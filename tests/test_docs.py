@@ -24,6 +24,7 @@ def blocks(path):
 def folder(tmp_path, monkeypatch):
     """A folder with the files that the pages speak of: a genome with the packaged peaks in it, and where they are."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     peaks = load_ctcf_peaks()
     genome = "ACGTTGCA" * 25
     lines = []
@@ -40,6 +41,9 @@ def test_snippets_run(page, folder):
     pytest.importorskip("matplotlib", reason="pages draw")
     for package in ("pyfaidx", "pyBigWig"):
         pytest.importorskip(package, reason="pages read genomes and write BigWig files")
+    if page.stem == "long-runs":
+        pytest.importorskip("zarr", reason="runs write Zarr stores")
+        pytest.importorskip("xarray", reason="the page opens one")
     torch.manual_seed(0)
     names = {"model": load_ctcf_model(), "X": load_ctcf_peaks().X[:4], "yuzu": yuzu, "__name__": "snippets"}
     for block in blocks(page):
@@ -75,7 +79,7 @@ def public_names():
     """Of the package, and of the modules that it shows."""
     for name in yuzu.__all__:
         yield f"yuzu.{name}"
-    for module in ("attribution", "bigwig", "design", "examples", "handlers", "models", "modisco", "plot", "product", "regions", "scan", "sequence", "taylor", "variants"):
+    for module in ("attribution", "bigwig", "design", "examples", "handlers", "models", "modisco", "plot", "product", "regions", "runs", "scan", "sequence", "taylor", "variants"):
         found = getattr(yuzu, module)
         listed = getattr(found, "__all__", None)
         if listed is None:

@@ -1,5 +1,5 @@
 """``yuzu ism``, ``yuzu variants`` and ``yuzu precompute``: scores of the sequences of a FASTA file, of regions, or of
-variants, for batch jobs.
+variants, for batch jobs; ``yuzu status`` and ``yuzu export`` for runs of many workers.
 """
 
 from __future__ import annotations

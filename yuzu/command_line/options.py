@@ -48,6 +48,10 @@ have the same rows in the same order: scores.h5.bed the peaks' own lines, as fi-
 others read them, and scores.h5.windows.bed, with the columns chrom, start, end, peak_name,
 0, strand, peak_start, peak_end, summit.
 
+A name that ends in .zarr makes a store of scores, labelled for xarray, for any number of
+workers: yuzu ism ... --out scores.zarr --workers 4. The status is 0 when it is complete, and 3
+when it is, but for sequences that failed. yuzu status scores.zarr tells how far it is.
+
 yuzu variants writes a row for each alternative allele, in the file's order: chrom, pos (from
 0), ref, alt (- for none), id, status (ok, or why it is not scored), and a column a score.
 
