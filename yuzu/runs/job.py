@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from yuzu._engine.checks import check_device
+from yuzu._engine.settings import memory_for
 from yuzu._engine.store.precomputation import Precomputation
 from yuzu._engine.version import __version__
 from yuzu.errors import PrecomputationError, YuzuError, warn_user
@@ -242,7 +243,9 @@ def plan(job: Job, call: Call, length: int, n_choices: int) -> Precomputation:
             x = torch.zeros(1, n_choices, length)
             one = None if some is None else tuple(array[:1] for array in some)
             yuzu_ism(call.models[0], x, made, args=one, start=0, end=1, device=call.settings["device"])
-            return made
+            # a GPU may have had more to spare then; on a CPU the default is always the same
+            if made.settings.max_memory <= memory_for(call.models[0], check_device(call.settings["device"])):
+                return made
         except PrecomputationError:  # of another model that looks alike
             pass
     made = precompute(call.models[0], length, n_choices=n_choices, args=some, **settings)
