@@ -60,7 +60,9 @@ def test_a_maker_that_is_killed_is_replaced(counted, tmp_path):
     worker.kill()
     worker.join()
     assert not path.exists()
+    (tmp_path / ".s.zarr.abc.part").mkdir()  # as when it is killed later
     made_by(path)
+    assert not (tmp_path / ".s.zarr.abc.part").exists()
     assert counted.value == 2 and Store(path).n == 8
     assert not (tmp_path / ".s.zarr.begun").exists()
 

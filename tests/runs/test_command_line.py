@@ -11,7 +11,9 @@ import torch
 import yuzu
 from tests.jobs import SEQUENCES
 from tests.oracle import assert_close
+from tests.test_command_line_heads import TWO_HEADS
 from yuzu import command_line
+from yuzu.command_line.model import load_model
 from yuzu.runs.call import Call
 from yuzu.runs.store import Store
 from yuzu.sequence import one_hot_encode
@@ -123,11 +125,16 @@ def test_failed_sequences_are_listed(job, monkeypatch, capsys):
 
     monkeypatch.setattr(Call, "scores", scored)
     for _ in range(2):  # also when there is nothing to do
-        assert command_line.main(to_store(arguments)) == 3
+        assert command_line.main(to_store(arguments, "--at-once", "1")) == 3
         out, err = capsys.readouterr()
         assert "5 sequences in s.zarr, 2 failed" in out
         assert err == "failed: peak0: the scores are not finite\nfailed: peak2: the scores are not finite\n"
     assert opened().failure.values.tolist() == ["the scores are not finite", "", "the scores are not finite", "", ""]
+    known = Path("s.zarr/scores/c.1.0.0").stat().st_mtime_ns
+    monkeypatch.setattr(Call, "scores", original)
+    assert command_line.main(to_store(arguments, "--retry")) == 0
+    assert np.isfinite(opened().scores).all() and not any(opened().failure.values)
+    assert Path("s.zarr/scores/c.1.0.0").stat().st_mtime_ns == known, "it had not failed"
 
 
 @pytest.mark.parametrize(
@@ -197,6 +204,38 @@ def test_errors(job, options, message, capsys):
     error = capsys.readouterr().err
     assert error.startswith("yuzu ism: ") and message in error and error.count("\n") == 1
     assert sorted(Path().iterdir()) == before
+
+
+@pytest.mark.filterwarnings("ignore:one_hot_regions dropped")
+def test_other_inputs_are_those_of_the_windows_kept(peaks):
+    """The second of three regions has no window."""
+    Path("heads.py").write_text(TWO_HEADS)
+    arguments = ["ism", "--model", "heads.py:Net", "--weights", "heads.pt", *peaks[1][5:], "--head", "profile", "--args", "rows.npz"]
+    torch.manual_seed(0)
+    model = load_model("heads.py:Net", None)
+    torch.save(model.state_dict(), "heads.pt")
+    batch, scale = torch.randn(3, 2), torch.randn(3, 1)
+    np.savez("rows.npz", scale=scale, batch=batch)
+    assert command_line.main(to_store(arguments, "--output", "delta", "--at-once", "1")) == 0
+    found = opened()
+    X, kept = torch.from_numpy(found.sequences.values), [0, 2]
+    args = (batch[kept].double(), scale[kept].double())
+    wanted = yuzu.naive_ism(model.double(), X.double(), args=args, output="delta", func=lambda y: y["profile"], device="cpu")
+    assert_close(torch.from_numpy(found.scores.values), wanted.float())
+
+
+def test_errors_of_other_inputs_and_precomputations(job, capsys):
+    Path("heads.py").write_text(TWO_HEADS)
+    np.savez("rows.npz", scale=np.zeros((4, 1)), batch=np.zeros((4, 2)))
+    yuzu.precompute(job[0], 20, device="cpu").save("net.yuzu")
+    for options, message in [
+        (["--model", "heads.py:Net", "--weights", "heads.pt", "--args", "rows.npz", "--head", "counts"], "want 5 rows, one for each"),
+        (["--precomputation", "net.yuzu", "--precision", "medium"], "net.yuzu was made with highest"),
+    ]:
+        torch.save(load_model("heads.py:Net", None).state_dict(), "heads.pt")
+        assert command_line.main([*to_store(job[1]), *options]) == 2
+        assert message in capsys.readouterr().err and not Path("s.zarr").exists()
+    assert command_line.main([*to_store(job[1]), "--precomputation", "net.yuzu"]) == 0
 
 
 def test_a_missing_package_is_told(job, capsys, monkeypatch):

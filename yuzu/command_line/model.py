@@ -78,10 +78,11 @@ def load_args(path: Path | None, model: torch.nn.Module, rows: int | None) -> tu
     except Exception as error:  # zip, numpy and others raise many kinds
         raise YuzuError(f"--args: {path} is not an .npz file of numbers, or damaged ({one_line(error)})") from error
     for name, array in arrays.items():
-        if array.ndim == 0 or len(array) != (len(array) if rows is None else rows) or array.dtype.kind not in "biuf":
+        if array.ndim == 0 or array.dtype.kind not in "biuf" or rows not in (None, len(array)):
+            want = "numbers with a row" if rows is None else f"numbers with {rows} rows, one"
             raise YuzuError(
-                f"--args: `{name}` of {path} is {array.dtype} of shape {array.shape}, want numbers with {rows} rows, "
-                "one for each sequence of the input"
+                f"--args: `{name}` of {path} is {array.dtype} of shape {array.shape}, want {want} for each sequence "
+                "of the input"
             )
     known = list(inspect.signature(model.forward).parameters)
     order = sorted(arrays, key=known.index) if set(arrays) <= set(known) else list(arrays)

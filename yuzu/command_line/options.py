@@ -154,6 +154,7 @@ def _add_workers(ism: argparse.ArgumentParser) -> None:
     add("--devices", metavar="D,D", help="such as cuda:0,cuda:1, dealt out to the workers")
     add("--shard", metavar="I/N", help="each N-th block, from I (0 to N-1, or 1 to N); array: read from the scheduler")
     add("--threads", type=int, default=1, metavar="N", help="of each worker on a CPU; default: 1")
+    add("--retry", action="store_true", help="score blocks with sequences that failed again")
     add("--submit", choices=CLUSTERS, help="as jobs of SLURM, or of this machine, through submitit")
     add("--jobs", type=int, default=1, metavar="N", help="of --submit; default: 1")
     add(

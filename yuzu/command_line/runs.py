@@ -62,8 +62,10 @@ def run_ism_to_store(options: argparse.Namespace) -> int:
     call = call_of(options)
     load = functools.partial(call_of, options)
     block, threads = options.at_once, options.threads
-    job = Job(load, _identity(options), options.precision or "highest", options.precomputation, block, threads)
-    begin(options.out, job, call, functools.partial(_read, options))
+    job = Job(load, _identity(options), options.precision, options.precomputation, block, threads)
+    store = begin(options.out, job, call, functools.partial(_read, options))
+    if options.retry:
+        store.drop(store.failed_blocks())
     task = Task(options.out, load, None if options.genome is None else str(options.genome), threads, shard)
     run(task, call, workers, devices, options.quiet)
     return _end(status(options.out), options.out, shard)

@@ -39,7 +39,7 @@ def ism_to(
     start: int | None = 0,
     end: int | None = None,
     precomputation: str | os.PathLike[str] | None = None,
-    precision: str = "highest",
+    precision: str | None = None,
     alphabet: str = DNA,
     reverse_complement: bool = False,
     max_unknown: float = 1.0,
@@ -47,6 +47,7 @@ def ism_to(
     devices: Sequence[str] | None = None,
     shard: tuple[int, int] | None = None,
     block: int | None = None,
+    retry: bool = False,
     threads: int = 1,
     batch_size: int | None = None,
     device: Any = None,
@@ -78,7 +79,7 @@ def ism_to(
     precomputation : str or os.PathLike, optional
         A file that `yuzu.Precomputation.save` wrote. Default: that of an earlier run, or a new one.
     precision : str, optional
-        As in `yuzu.precompute`.
+        As in `yuzu.precompute`. Default: the precomputation's, or "highest".
     alphabet : str, optional
         The letters in the order of the channels. Default "ACGT".
     reverse_complement, max_unknown
@@ -92,6 +93,8 @@ def ism_to(
         ``(i, n)`` scores each n-th block, from ``i % n``, as a task of a scheduler's array does. Default: all.
     block : int, optional
         Sequences in a block, when the store is made. Default: up to 64, fewer for short runs and large outputs.
+    retry : bool, optional
+        Score blocks with sequences that failed again. Default False.
     threads : int, optional
         Threads of each worker on a CPU. Another number may change last bits, so it belongs to the job. Default 1.
     verbose : bool, optional
@@ -147,7 +150,9 @@ def ism_to(
     place = Path(path)
     made = None if precomputation is None else Path(precomputation)
     load = _Loaded(call)
-    begin(place, Job(load, identity, precision, made, block, threads), call, lambda: given)
+    store = begin(place, Job(load, identity, precision, made, block, threads), call, lambda: given)
+    if retry:
+        store.drop(store.failed_blocks())
     run(
         Task(place, load, given.genome, threads, shard),
         dataclasses.replace(call),

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -72,7 +73,7 @@ class Job:
 
     load: Callable[[], Call]
     identity: dict[str, Any]
-    precision: str = "highest"
+    precision: str | None = None  # of the precomputation, or highest
     precomputation: Path | None = None
     block: int | None = None
     threads: int = 1
@@ -86,7 +87,7 @@ def begin(path: Path, job: Job, call: Call, read: Callable[[], Input]) -> Store:
     YuzuError
         If the store is of another job; the message names what differs. If something cannot be scored as asked.
     """
-    identity = {**job.identity, **_of_models(call), "threads": job.threads, "precision": job.precision}
+    identity = {**job.identity, **_of_models(call), "threads": job.threads, "precision": job.precision or "highest"}
     identity["precomputation"] = None if job.precomputation is None else _digest_of_file(job.precomputation)
     identity["device"] = device_name(call.settings["device"])
     identity = json.loads(json.dumps(identity))
@@ -94,6 +95,8 @@ def begin(path: Path, job: Job, call: Call, read: Callable[[], Input]) -> Store:
         _check_folder(path)
         with writing(path), _first(path) as first:
             if first:
+                for left in path.parent.glob(f".{path.name}.*.part"):  # of a maker that was killed
+                    shutil.rmtree(left, ignore_errors=True)
                 _make(path, job, call, read(), identity)
     store = Store(path)
     differ = [name for name in {**store.job, **identity} if store.job.get(name) != identity.get(name)]
@@ -232,9 +235,15 @@ def plan(job: Job, call: Call, length: int, n_choices: int) -> Precomputation:
     Trials by the clock may choose another way each time, and scores would then differ in their last bits. So the
     plan of a model, length and device is kept in the user's cache, for runs to agree that have different stores.
     """
-    settings: dict[str, Any] = {"precision": job.precision, "device": call.settings["device"]}
+    settings: dict[str, Any] = {"precision": job.precision or "highest", "device": call.settings["device"]}
     if job.precomputation is not None:
-        return Precomputation.load(job.precomputation, call.settings["device"])
+        made = Precomputation.load(job.precomputation, call.settings["device"])
+        if job.precision not in (None, made.settings.precision):
+            raise YuzuError(
+                f"precision: got {job.precision}, and {job.precomputation} was made with {made.settings.precision}; "
+                "give no precision, or make another precomputation"
+            )
+        return made
     some = None if call.args is None else tuple(array[:2] for array in call.args)
     place = _place(job, call, length, n_choices)
     if place.is_file():
@@ -263,7 +272,17 @@ def _place(job: Job, call: Call, length: int, n_choices: int) -> Path:
     model = call.models[0]
     weights = [(name, str(t.dtype), tuple(t.shape)) for name, t in model.state_dict().items() if hasattr(t, "shape")]
     args = None if call.args is None else [(str(a.dtype), tuple(a.shape[1:])) for a in call.args]
-    known = [__version__, torch.__version__, repr(model), weights, args, length, n_choices, job.precision, job.threads]
+    known = [
+        __version__,
+        torch.__version__,
+        repr(model),
+        weights,
+        args,
+        length,
+        n_choices,
+        job.precision or "highest",
+        job.threads,
+    ]
     digest = hashlib.sha256(repr([*known, device_name(call.settings["device"]), os.uname()]).encode()).hexdigest()
     return root / "yuzu" / f"{digest[:32]}.yuzu"
 

@@ -2,7 +2,7 @@
 all.
 
 ``scores/c.7.0.0`` holds the scores of block 7: a shard of Zarr, which is written beside its place, synced, and renamed.
-It comes last, after all else of the block, so the block is done if the file is there. No file is ever written twice.
+It comes last, after all else of the block, so the block is done if the file is there.
 The folder ``.yuzu`` holds what a run needs to go on: the job, the precomputation, claims, and a log.
 """
 
@@ -107,10 +107,16 @@ class Store:
         write_block(self.group[name], self._file(name, block), self.path / OWN / "parts", values)
 
     def drop(self, blocks: list[int]) -> None:
-        """Forget blocks that are done, to score them again."""
+        """Forget blocks that are done, to score them again. What else is there of them is written anew."""
         for block in blocks:
-            for name in ("scores", "failure"):  # scores first: the block is not done without them
-                self._file(name, block).unlink(missing_ok=True)
+            self._file("scores", block).unlink(missing_ok=True)
+
+    def write_failures(self, block: int, reasons: list[str]) -> None:
+        """Write why sequences of a block failed, or delete what was written when it was scored before."""
+        if any(reasons):
+            self.write(block, "failure", np.array(reasons, dtype=object))
+        else:
+            self._file("failure", block).unlink(missing_ok=True)
 
     def tidy(self) -> None:
         """Delete what killed workers had half written, once all is done."""

@@ -91,8 +91,8 @@ def _write(store: Store, block: int, rows: _Rows, found: _Found) -> None:
     """Write all of a block, its scores last."""
     if rows.genome is not None:
         store.write(block, "sequences", found.X.numpy())
+    store.write_failures(block, found.reasons)
     if any(found.reasons):
-        store.write(block, "failure", np.array(found.reasons, dtype=object))
         names = store.group["name"][store.rows(block)]
         for name, why in zip(names, found.reasons, strict=True):
             if why:
