@@ -31,18 +31,25 @@ from yuzu.runs.store import Store
 from yuzu.runs.worker import Task, work
 
 
-def rate(folder: Path, workers: int) -> tuple[float, float]:
-    """Sequences a second between the first and the last block, and seconds to the first block, of the command."""
+def rate(folder: Path, workers: int) -> tuple[float, float, float]:
+    """Sequences a second between the first and the last block, seconds to the first block, and processor seconds of the
+    command. The last tell two workers that get in each other's way from a machine that has other work.
+    """
     out = folder / "rate.zarr"
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-m", "yuzu", "ism", "--model", "yuzu.examples:load_ctcf_model", "--fasta"]
     command += [str(folder / "x.fa"), "--out", str(out), "--device", "cpu", "--output", "delta", "--target", "0"]
-    begun = time.time()
+    begun, before = time.time(), os.times()
     subprocess.run([*command, "--workers", str(workers), "--quiet"], check=True, stdout=subprocess.DEVNULL)
     store = Store(out)
     times = sorted(path.stat().st_mtime for path in (out / "scores").glob("c.*"))
     skipped = 2 * workers  # while the workers start
-    return store.block * (len(times) - skipped) / (times[-1] - times[skipped - 1]), times[0] - begun
+    return store.block * (len(times) - skipped) / (times[-1] - times[skipped - 1]), times[0] - begun, _used(before)
+
+
+def _used(before: os.times_result) -> float:
+    now = os.times()
+    return now.children_user + now.children_system - before.children_user - before.children_system
 
 
 def one_hot(n: int, length: int) -> torch.Tensor:
@@ -67,7 +74,7 @@ def settings() -> dict:
 
 def task_of(path: Path, load, X: torch.Tensor) -> Task:
     shutil.rmtree(path, ignore_errors=True)
-    begin(path, Job(load, {}), load(), lambda: given_sequences(X, None, "ACGT"))
+    begin(path, Job(load, {}, block=64), load(), lambda: given_sequences(X, None, "ACGT"))  # as for many sequences
     return Task(path, load)
 
 
@@ -124,8 +131,9 @@ def main() -> None:
     for _ in range(options.pairs):
         for workers in (1, 2):
             found[workers].append(rate(folder, workers))
-            per_second, first = found[workers][-1]
-            print(f"{workers} workers: {per_second:.1f} a second, first block after {first:.1f} s", flush=True)
+            per_second, first, used = found[workers][-1]
+            told = f"{per_second:.1f} a second, first block after {first:.1f} s, processor {used:.1f} s"
+            print(f"{workers} workers: {told}", flush=True)
     if options.pairs:
         ratios = [two[0] / one[0] for one, two in zip(found[1], found[2], strict=True)]
         print(f"two workers over one: {statistics.median(ratios):.2f} ({', '.join(f'{r:.2f}' for r in ratios)})")
