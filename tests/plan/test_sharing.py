@@ -159,7 +159,7 @@ def test_memory_bounds_how_many_states_are_kept(monkeypatch):
     with pytest.raises(yuzu.YuzuError, match="least that works") as refused:
         yuzu.precompute(model, L, args=(cells[:1],), device="cpu", conv="windows", max_memory=1)
     least = int(re.search(r"works is (\d+)", str(refused.value)).group(1))
-    for memory in (least, 6 * least):
+    for memory in (least, 3 * least // 2):
         together.clear()
         made = yuzu.precompute(model, L, args=(cells[:1],), device="cpu", conv="windows", max_memory=memory)
         again = apply_pairwise(yuzu.yuzu_ism, model, X, (cells,), device="cpu", precomputation=made)
