@@ -1,6 +1,6 @@
 """Times Cherimoya at its published size: `yuzu_ism` of all positions and of the central 400, beside naive ISM.
 
-    python benchmarks/cherimoya.py [--threads 2] [--naive-positions 20]
+    python benchmarks/whole_cherimoya.py [--threads 2] [--naive-positions 20]
 
 Naive ISM is timed on a sample of positions in the middle, and extrapolated; its batches have 32 mutants. Both score the
 profile and the log-counts. A precomputation with statistics pays for a sequence's derivatives once, so samples of few
