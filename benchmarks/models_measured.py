@@ -36,7 +36,7 @@ SHORT = 0.2  # seconds that short calls are repeated for, and of which the media
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What to measure.
+    """A row to measure.
 
     Attributes
     ----------

@@ -137,7 +137,7 @@ class Echo(torch.nn.Module):
 
 
 def edited(X, found, r, sample, place, width):
-    """What a shuffle wrote, as letters, with everything else as it was."""
+    """The letters that a shuffle wrote; everything else is as it was."""
     whole = X + found[:, r, sample]
     outside = torch.ones(X.shape[2], dtype=torch.bool)
     outside[place : place + width] = False
@@ -248,7 +248,7 @@ def test_more_mutants_than_one_reference_serves(side, func):
 
 
 def test_long_scans_keep_the_digits_of_differences():
-    """Where outputs are large beside their differences, naive ISM has few digits left."""
+    """Naive ISM has few digits left if outputs are large beside their differences."""
     model, X = randomized(BPNet(4, n_filters=8, kernel_size=5)).eval(), sequences(1, 400)
     model.fconv.bias.data += 10_000
     mutants = [[deleted(X[0], p, 1) for p in range(400)]]

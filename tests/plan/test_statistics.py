@@ -140,11 +140,12 @@ def errors(model, plan, X, places, dtype, args=()):
     return found, 1 - float(sure.float().mean())
 
 
-@pytest.mark.parametrize("activation", [F.silu, F.gelu, torch.tanh, F.softplus, F.mish], ids=lambda f: f.__name__)
-@pytest.mark.parametrize("norm", NORMALISED.values(), ids=NORMALISED)
-def test_differences_past_statistics(norm, activation):
-    if norm is not plane and activation is not F.silu:
-        pytest.skip("one activation for each further norm")
+BOTH = [*((name, F.silu) for name in NORMALISED), *(("plane", f) for f in (F.gelu, torch.tanh, F.softplus, F.mish))]
+
+
+@pytest.mark.parametrize(("name", "activation"), BOTH, ids=[f"{name}-{f.__name__}" for name, f in BOTH])
+def test_differences_past_statistics(name, activation):
+    norm = NORMALISED[name]
     model, X = Normalising(norm, activation), sequences(240)
     plan = planned(model, 240)
     windowed = [n.index for n in plan.graph.nodes if n.op == "aten.linear" and plan.layouts[n.index].kind == "windows"]
@@ -230,6 +231,20 @@ def test_calls(always, call):
     made = always(model, 140)
     call = {"output": "delta", **call}
     assert_right(yuzu.yuzu_ism(model, X, made, device="cpu", **call), model, X, **call)
+
+
+@pytest.mark.parametrize(("name", "length", "blocks"), [("mean", 100, 6), ("gate of one", 64, 6), ("plane", 140, 5)])
+def test_windows_wider_than_the_sequence(name, length, blocks, always):
+    """The receptive field is longer than the sequence; letters at both ends are N."""
+    model, X = Normalising(NORMALISED[name], blocks=blocks), sequences(length, n=3)
+    X[1, :, 0] = X[1, :, -1] = 0
+    X[2, :, length // 2 : length // 2 + 5] = 0
+    made = always(model, length)
+    for sites in (made.decisions.sites, 7):
+        some = yuzu.Precomputation(made.settings, dataclasses.replace(made.decisions, sites=sites))
+        for start, end in ((0, length), (0, 3), (length - 3, length)):
+            found = yuzu.yuzu_ism(model, X, some, device="cpu", output="delta", start=start, end=end)
+            assert_right(found, model, X, output="delta", start=start, end=end)
 
 
 def test_chunks_files_and_batches_give_the_same(always, tmp_path):
@@ -441,7 +456,7 @@ def test_threads(always):
 
 
 def test_nodes_stay_naive(always):
-    """What was decided for the plan without statistics holds for the one with them, and where too few are mutated."""
+    """Nodes that run naively without statistics do so with them, too."""
     made = always(Normalising(), 140, terminal_layers=(nn.Linear,))
     assert len(made.decisions.naive) == 5
     assert all("terminal_layers" in layer.why_naive or "follows" in layer.why_naive for layer in made.layers if layer.why_naive)

@@ -49,7 +49,7 @@ def constant_cost(run, examples, size, hopeless=0.0):
 
 @pytest.mark.parametrize(("faster", "error", "kept"), [(1.3, 1e-3, True), (1.3, 1e-5, False), (2.0, 1e-3, False)])
 def test_accuracy_is_not_given_away_for_little(faster, error, kept, monkeypatch, tmp_path):
-    """Where naive ISM loses digits and is only a little faster, differences are carried, and the summary says so."""
+    """Differences are carried if naive ISM loses digits and is only a little faster, and the summary says so."""
     model = nn.Sequential(nn.Conv1d(4, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * (L - 2), 2)).eval()
     monkeypatch.setattr(chunks, "WORTH_COMPARING", 0.0)
     monkeypatch.setattr(chunks, "cost_of_chunk", constant_cost)

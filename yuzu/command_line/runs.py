@@ -189,7 +189,7 @@ def _read(options: argparse.Namespace) -> Input:
 
 
 def _identity(options: argparse.Namespace) -> dict[str, Any]:
-    """What the options say of the scores, beside what the models say."""
+    """The options about scores, beside those of the models."""
     names = ("model", "head", "func", "alphabet", "width", "reverse_complement", "max_unknown")
     found = {name: getattr(options, name) for name in names}
     code = hashlib.sha256()

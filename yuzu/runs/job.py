@@ -65,7 +65,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Job:
-    """What a run does: the same with any workers.
+    """The work of a run: the same with any workers.
 
     ``load`` makes the call, in each worker anew. ``identity`` are texts by name, which differ between jobs whose scores
     differ. ``digest`` is of what takes long to read.

@@ -26,7 +26,7 @@ IN_A_ROW = 16  # sequences that fail one after another: then it is the machine o
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker needs to know; it can be sent to another process.
+    """The orders of a worker, which can be sent to another process.
 
     ``shard`` ``(i, n)`` takes each ``n``-th block, from ``i``; ``wait`` is for the blocks that other workers hold.
     """

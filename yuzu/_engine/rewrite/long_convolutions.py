@@ -43,7 +43,7 @@ class LongConvolution:
         return torch.fft.irfft(frequencies, self.size, self.axis, self.norms[1])
 
     def signal(self, frequencies: torch.Tensor) -> torch.Tensor:
-        """What the operation makes of a one at the first position: the signal itself."""
+        """The operation's result for a one at the first position: the signal itself."""
         one = frequencies.new_zeros([1] * frequencies.dim(), dtype=frequencies.real.dtype) + 1
         return self(one, frequencies)
 

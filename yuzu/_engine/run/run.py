@@ -88,7 +88,7 @@ class Run(Context):
 
     @property
     def kept(self) -> Derived:
-        """What is made from weights."""
+        """The tensors that are made from weights, and kept."""
         return self._derived
 
     def of_plan(self, plan: Plan) -> Run:
@@ -345,8 +345,10 @@ class Run(Context):
                 rule.vanishes(self, given, window) if self.choice(i).exact_zeros else None
             )  # first, since running may overwrite changes
             self._apart = rule.linear
-            tensor = rule.run(self, given, window)
-            self._apart = False
+            try:
+                tensor = rule.run(self, given, window)
+            finally:
+                self._apart = False
         if layout.kind != "windows" and rule.linear and any(self.follows_statistics(s) for s in rule.sources):
             changes[i], self._owned[i] = Change(self._summed(i, tensor), None), True
             return
