@@ -369,6 +369,22 @@ def test_random_architectures(seed):
     assert max(wrong) < 1e-5
 
 
+def test_means_of_any_form_stand_beside_a_norm():
+    """One axis as an integer, and all axes as none, are forms that PyTorch takes."""
+    model = Edge(lambda m, y: m.head(torch.sin(y).mean(2)))
+    with torch.no_grad():
+        graph = capture(model, (4, 50), (), torch.float32)
+    mean = torch.ops.aten.mean.dim
+    place = next(n.index for n in graph.nodes if n.target is mean)
+    for axes in (2, [-1], [2]):
+        nodes = list(graph.nodes)
+        nodes[place] = dataclasses.replace(nodes[place], args=(nodes[place].args[0], axes))
+        apart, same = norms_apart(dataclasses.replace(graph, nodes=nodes), {n.index for n in nodes if n.op in NORMS})
+        assert len(apart.nodes) > len(nodes) and apart.nodes[same[place]].args[1] == axes
+    nodes[place] = dataclasses.replace(nodes[place], args=(nodes[place].args[0], None))
+    assert len(norms_apart(dataclasses.replace(graph, nodes=nodes), set())[0].nodes) == len(nodes)
+
+
 class Norms(nn.Module):
     """One of each norm that can be taken apart."""
 

@@ -60,8 +60,9 @@ class _Made:
 
     def _key(self, target: Any, args: tuple[Any, ...]) -> str:
         if target is aten.mean.dim:
-            rank = len(self.nodes[args[0].index].shape or ())
-            args = (args[0], sorted(a % rank for a in args[1]), *args[2:])
+            rank, axes = len(self.nodes[args[0].index].shape or ()), args[1]
+            axes = [axes] if isinstance(axes, int) else axes or range(rank)
+            args = (args[0], sorted(a % rank for a in axes), *args[2:])
         return f"{target} {args}"
 
     def add(self, beside: Node, op: str, target: Any, shape: tuple[int | None, ...], *args: Any) -> Ref:
