@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-EVERY = 0.02  # seconds between two looks at the memory of the process; a look takes some microseconds
-GROWTH_PART = 8  # an eighth of a call's allowed bytes is reserved for growth between two looks
+EVERY = 0.005  # seconds between two looks at the memory of the process; a look takes some microseconds
+GROWTH_PART = 4  # a quarter of a call's allowed bytes is reserved for growth between two looks
+WORTHWHILE = 8  # a trim that frees less than an eighth of them is of no use
 LEFT_BEHIND = 2  # half of a call's allowed bytes may stay with the process afterwards, freed but kept
 
 
@@ -95,9 +96,9 @@ class _Bound:
         held = resident()
         if held is not None and held > self.most:
             kept = _given_back()
-            if kept > self.begin + self.result + self.allowed // 2:
-                # other data has grown, perhaps the user's own, so trimming again and again would free nothing
-                self.most = held + self.allowed // GROWTH_PART
+            if held - kept < self.allowed // WORTHWHILE:
+                # what has grown is in use, perhaps the user's own data: trimming again and again would free nothing
+                self.most = held + self.allowed // WORTHWHILE
         self.next_look = time.perf_counter() + EVERY
 
     def end(self) -> None:
