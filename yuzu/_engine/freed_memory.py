@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 EVERY = 0.005  # seconds between two looks at the memory of the process; a look takes some microseconds
-GROWTH_PART = 4  # a quarter of a call's allowed bytes is reserved for growth between two looks
-WORTHWHILE = 8  # a trim that frees less than an eighth of them is of no use
+GROWTH_PART = 8  # an eighth of a call's allowed bytes is reserved for growth between two looks
+SLACK_PART = 32  # by which chunks that need the same may differ
 LEFT_BEHIND = 2  # half of a call's allowed bytes may stay with the process afterwards, freed but kept
 
 
@@ -90,15 +90,19 @@ class _Bound:
     def __init__(self, begin: int, allowed: int) -> None:
         self.begin, self.allowed, self.result = begin, allowed, 0
         self.most = begin + allowed - allowed // GROWTH_PART
+        self.trimmed = False  # at the last look
         self.next_look = time.perf_counter() + EVERY
 
     def look(self) -> None:
         held = resident()
-        if held is not None and held > self.most:
-            kept = _given_back()
-            if held - kept < self.allowed // WORTHWHILE:
-                # what has grown is in use, perhaps the user's own data: trimming again and again would free nothing
-                self.most = held + self.allowed // WORTHWHILE
+        if held is None or held <= self.most:
+            self.trimmed = False
+        elif self.trimmed:
+            # one chunk takes it all again, or others' data does: trimming again and again would free nothing for long
+            self.most, self.trimmed = held + self.allowed // SLACK_PART, False
+        else:
+            _given_back()
+            self.trimmed = True
         self.next_look = time.perf_counter() + EVERY
 
     def end(self) -> None:
@@ -114,11 +118,10 @@ class _Bound:
             _given_back()
 
 
-def _given_back() -> int:
-    """Return all free pages to the system. Returns the bytes that the process then holds."""
+def _given_back() -> None:
+    """Return all free pages to the system."""
     assert _trim is not None
     _trim(0)
-    return resident() or 0
 
 
 def _find_trim() -> Callable[[int], int] | None:

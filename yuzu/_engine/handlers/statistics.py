@@ -137,17 +137,15 @@ def subtract_series(
     if not ops.is_pointwise(node.op, node.target):
         return result - _series_of_rows(run, rule, first, window)
     for a in first:
-        slope = _derivative_on_window(run, rule, (a,), window)
-        total = slope
+        total = _derivative_on_window(run, rule, (a,), window)
         for b in first:
             curve = _derivative_on_window(run, rule, (a, b), window, 0.5)
             if curve is not None:
-                part = first[b] * curve
-                total = part if total is None else part + total
+                total = first[b] * curve if total is None else torch.addcmul(total, first[b], curve)
         if total is not None:
-            part = first[a] * total
-            whole = result.shape == part.shape and 0 not in result.stride()
-            result = result.sub_(part) if whole else result - part
+            whole = torch.broadcast_shapes(first[a].shape, total.shape) == result.shape and 0 not in result.stride()
+            subtracted = result.addcmul_ if whole else result.addcmul
+            result = subtracted(first[a], total, value=-1)
     return result
 
 

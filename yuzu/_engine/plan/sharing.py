@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from yuzu._engine.choice import Choice
+from yuzu._engine.handlers.contract import Rule
 from yuzu._engine.plan.flow import Flow
 
 
@@ -32,6 +33,11 @@ class Sharing:
     border: frozenset[int]
 
 
+def reads_reference(rule: Rule | None, choice: Choice) -> bool:
+    """Tell whether a node's change depends on reference values, and not only on the changes before it."""
+    return rule is None or rule.reads_reference or choice.exact_zeros or choice.watched
+
+
 def find_sharing(flow: Flow, choices: Sequence[Choice]) -> Sharing:
     """Follow the other inputs through the nodes."""
     nodes = flow.graph.nodes
@@ -46,10 +52,7 @@ def find_sharing(flow: Flow, choices: Sequence[Choice]) -> Sharing:
         if not node.mutated or not flow.readers[i]:
             continue
         sources = [s for s in flow.reads[i] if nodes[s].mutated]
-        rule = flow.rules[i]
-        chosen = choices[i]
-        reads = rule is None or rule.reads_reference or chosen.exact_zeros or chosen.watched
-        if any(s in changes for s in sources) or (joined and reads):
+        if any(s in changes for s in sources) or (joined and reads_reference(flow.rules[i], choices[i])):
             changes.add(i)
             border.update(sources)
     return Sharing(frozenset(values), frozenset(changes), frozenset(border - changes))

@@ -20,6 +20,7 @@ import torch
 
 from yuzu._engine import ops
 from yuzu._engine.context import Context
+from yuzu._engine.freed_memory import give_back
 from yuzu._engine.graph import Node, Ref, map_refs
 from yuzu._engine.handlers.contract import Rule
 from yuzu._engine.handlers.statistics import DIFFERENTIATING, derivative, differentiable, jvp
@@ -83,10 +84,10 @@ def read_whole(plan: Any) -> set[int]:
     return found
 
 
-def series_numbers(plan: Any) -> int:
-    """The numbers of a sequence's series at most, and of what is made on the way."""
+def series_numbers(plan: Any) -> tuple[int, int]:
+    """The numbers of a sequence's series at most, and those of what lives only while it is made."""
     if not plan.statistics.count:
-        return 0
+        return 0, 0
     found, largest, whole = 0, 0, read_whole(plan)
     for node in plan.graph.nodes:
         rule = plan.rules[node.index]
@@ -101,7 +102,7 @@ def series_numbers(plan: Any) -> int:
             found += terms * size * again
         if node.index in whole or (terms and not plan.statistics.after(node.index)):
             found += (terms + terms * (terms + 1) // 2) * size
-    return found + 4 * largest
+    return found, 4 * largest
 
 
 def make_series(run: Context) -> Series:
@@ -218,6 +219,7 @@ class _Making:
         """Differentiate by each pair, all pairs with one second number at a time."""
         plan: Any = self.run.plan
         for j in range(plan.statistics.count):
+            give_back()
             found: dict[int, torch.Tensor] = {}
             for node in self.nodes:
                 i = node.index

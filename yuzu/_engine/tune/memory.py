@@ -17,6 +17,7 @@ from yuzu._engine import ops
 from yuzu._engine.graph import Graph, Node, Ref
 from yuzu._engine.handlers.facts import Sizes
 from yuzu._engine.plan.plan import Plan
+from yuzu._engine.plan.sharing import reads_reference
 from yuzu._engine.plan.widening import may_widen
 from yuzu._engine.run.series import series_numbers
 
@@ -40,17 +41,20 @@ class Memory:
         The bytes of weights that are laid out anew.
     block: int
         A site's part of the largest tensor.
+    series: int
+        The bytes that one sequence takes for a while as its series is made. No site takes any then.
     """
 
     site: int
     sequence: int
     weights: int
     block: int
+    series: int = 0
 
     @property
     def least(self) -> int:
         """The bytes that a run of one sequence takes with one site at a time."""
-        return self.sequence + self.site + self.weights
+        return self.sequence + max(self.site, self.series) + self.weights
 
 
 def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int, edits: int) -> Memory:
@@ -63,6 +67,7 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
     windows = plan.windows(np.unique(places[[0, len(places) // 2, -1]]), width)
     largest, standing, reference, tables, weights = n_choices * width, 0, 0, 0, 0
     blocks = 4
+    is_read = [reads_reference(rule, choice) for rule, choice in zip(plan.rules, plan.choices, strict=True)]
     widened = plan.widened.run if itemsize == 4 and may_widen(plan.precision, "cpu") else frozenset[int]()
     for node in plan.graph.nodes:
         if node.shape is None or not node.batched:
@@ -70,7 +75,9 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
         whole = math.prod(s for s in node.shape if s is not None and s > 0)
         facts = ops.of(node.op)
         shares = facts.moves or facts.reshapes  # its value lies in another's memory; only a copy of it takes its own
-        reference += whole if shares else 3 * whole
+        # a value that is only passed on needs no copies with positions first, and no tables
+        once = shares or not any(is_read[i] for i in (node.index, *plan.consumers[node.index]))
+        reference += whole if once else 3 * whole
         hidden = _scores_of_attention(plan.graph, node)
         reference += 3 * hidden
         if not node.mutated or not plan.readers[node.index]:
@@ -92,10 +99,11 @@ def memory_of(plan: Plan, length: int, n_choices: int, width: int, itemsize: int
         largest = max(largest, size)
         if plan.readers[node.index] > 1:
             standing += 2 * size if node.index in widened else size
-    tables += series_numbers(plan)
+    series, on_the_way = series_numbers(plan)
+    tables += series
     block = largest * edits * itemsize
     site = blocks * block + standing * edits * itemsize
-    return Memory(site, (reference + tables) * itemsize, weights * itemsize, block)
+    return Memory(site, (reference + tables) * itemsize, weights * itemsize, block, on_the_way * itemsize)
 
 
 def _scores_of_attention(graph: Graph, node: Node) -> int:

@@ -77,10 +77,11 @@ def with_statistics(subject: Subject, plain: Plan, verdict: Verdict) -> WithStat
         return None
     try:
         with products(plan.precision, subject.device):
+            other = _cost(subject, _prepared(subject, plain)[0])  # first: the two do not fit into memory together
             run, seconds = _prepared(subject, plan)
             if not _is_right(subject, run, verdict):
                 return None
-            cost, other = _cost(subject, run), _cost(subject, _prepared(subject, plain)[0])
+            cost = _cost(subject, run)
             if cost + seconds / subject.settings.seq_len < FASTER * other:
                 return WithStatistics(run, norms, seconds, other - cost)
     except torch.OutOfMemoryError:
