@@ -178,7 +178,7 @@ def best_batch(
 def ours(subject: Subject, made: yuzu.Precomputation, sample: tuple[int, int], for_a_mutant: float) -> Peer:
     """`yuzu_ism` on all positions, or on naive ISM's sample where all would take too long."""
     call, past = subject.yuzu(made, subject.output), made.decisions.statistics
-    few = max(8, 0 if past is None else past.least_positions)
+    few = max(8, 0 if past is None else 4 * past.least_positions)  # a series is made once, and takes long
     if 2 * few < subject.count:
         one, two = subject.middle(few), subject.middle(2 * few)
         a = seconds(lambda: call(*one))  # lays out the weights

@@ -88,8 +88,20 @@ class _ByOneDNN(_Float32):
     """`onednn_products.SETTING`, if products stay float32 with it, as long as any run holds this."""
 
     def _begin(self) -> None:
-        if onednn_products.by_setting():
+        if onednn_products.by_setting() and not self._found:
             self._found = _set([torch.backends.mkldnn.matmul], onednn_products.SETTING)  # type: ignore[attr-defined]
+
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """A context with PyTorch's own products, for all threads."""
+        with self._lock:
+            self._end()
+        try:
+            yield
+        finally:
+            with self._lock:
+                if self._holders:
+                    self._begin()
 
 
 _on_cpu, _by_onednn = _Float32(), _ByOneDNN()
@@ -100,6 +112,13 @@ def fastest_products(device: torch.device) -> contextlib.AbstractContextManager[
     refuses ``torch.get_float32_matmul_precision()``, which a model or function of the user may call.
     """
     return _by_onednn.held() if device.type == "cpu" else contextlib.nullcontext()
+
+
+def small_products(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """A context for an operation that makes many small products inside, such as attention over few positions: a call of
+    oneDNN costs more than each of them. It takes effect within `fastest_products`.
+    """
+    return _by_onednn.suspended() if device.type == "cpu" else contextlib.nullcontext()
 
 
 def _set(parts: Sequence[Any], wanted: str) -> list[tuple[Any, str]]:
