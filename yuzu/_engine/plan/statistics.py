@@ -20,8 +20,8 @@ from yuzu._engine.rewrite.norms_apart import NORMS, SOFTMAX, norms_apart
 from yuzu._engine.rewrite.pooled_softmax import find_pooled
 
 # A series has a term for each pair of numbers, and each takes about as long as a mutant at the layers after it. So
-# there are at most so many pairs for each position, which has three mutants. No sequence has more than MOST_NUMBERS.
-MOST_NUMBERS, PAIRS_OF_A_POSITION = 64, 0.375
+# there is at most one pair for each position, which has three mutants. No sequence has more than MOST_NUMBERS.
+MOST_NUMBERS, PAIRS_OF_A_POSITION = 64, 1.0
 
 
 def most_numbers(length: int) -> int:
