@@ -4,7 +4,8 @@ With ``s = sigmoid``, ``p = softmax(R)`` and ``Z = 1 + sum(p (e^D - 1))``:
 
     relu:         max(D + min(R, 0), -max(R, 0)); where the unit is on before and after, D passes unrounded
     exp:          e^R (e^D - 1) for D <= 1, and e^(R + D) - e^R above
-    sigmoid:      s(R) s(-(R + D)) (e^D - 1) for D <= 0, and s(R + D) s(-R) (1 - e^-D) for D > 0
+    sigmoid:      s(R) s(-R) (e^D - 1) / (s(-R) + s(R) e^D) where |R| and |D| are at most 60; else
+                  s(R) s(-(R + D)) (e^D - 1) for D <= 0, and s(R + D) s(-R) (1 - e^-D) for D > 0
     tanh:         2 sigmoid(2 x) - 1
     x g(x):       D g(R) + (R + D) (g(R + D) - g(R)), for SiLU with g = s and for GELU, whose g is
                   Phi, with Phi(R + D) - Phi(R) by Gauss's quadrature of its density, 4 points, for |D| <= 1 in
@@ -190,8 +191,14 @@ def exp_difference(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -
 
 
 def _sigmoid(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    off = torch.sigmoid(-before)
+    near = _within(d, 1) is True
+    if (near or _within(d, FAR) is True) and _within(before, FAR) is True:  # half the passes over memory
+        growth = torch.expm1(d)
+        rest = (growth * after).add_(1) if near else torch.exp(d).mul_(after).add_(off)
+        return growth.mul_(after * off).div_(rest)
     mutant = before + d
-    slope = torch.where(d > 0, torch.sigmoid(mutant) * torch.sigmoid(-before), after * torch.sigmoid(-mutant))
+    slope = torch.where(d > 0, torch.sigmoid(mutant) * off, after * torch.sigmoid(-mutant))
     return torch.copysign(torch.expm1(-d.abs()), d).mul_(slope)
 
 
