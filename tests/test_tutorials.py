@@ -37,8 +37,8 @@ def images(cells):
     return [o for cell in cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
 
 
-def test_there_are_seven():
-    assert [path.name[:3] for path in NOTEBOOKS] == [f"0{i}_" for i in range(1, 8)] and run.notebooks() == NOTEBOOKS
+def test_there_are_eight():
+    assert [path.name[:3] for path in NOTEBOOKS] == [f"0{i}_" for i in range(1, 9)] and run.notebooks() == NOTEBOOKS
 
 
 @pytest.mark.slow
