@@ -31,7 +31,7 @@ class Attention(OnRows):
 
     def __init__(self, view: View) -> None:
         super().__init__(view, widens=False)
-        self.keys = view.shape_of(self.node.args[1])[-2]
+        self.keys = view.shape_of(self.node.argument(1, "key"))[-2]
 
     def run(self, run: Context, changes: list[Change | None], window: Window | None) -> torch.Tensor:
         with small_products(run.device) if self.keys < FEW_KEYS else contextlib.nullcontext():
