@@ -193,7 +193,10 @@ def exp_difference(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -
 def _sigmoid(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     off = torch.sigmoid(-before)
     near = _within(d, 1) is True
-    if (near or _within(d, FAR) is True) and _within(before, FAR) is True:  # half the passes over memory
+    # float16 holds neither e^12 nor e^-25
+    if (
+        d.dtype != torch.float16 and (near or _within(d, FAR) is True) and _within(before, FAR) is True
+    ):  # half the passes over memory
         growth = torch.expm1(d)
         rest = (growth * after).add_(1) if near else torch.exp(d).mul_(after).add_(off)
         return growth.mul_(after * off).div_(rest)

@@ -256,7 +256,7 @@ class InUse:
         memory = self.memory(mutations)
         # at most half of it, so that enough is left for a site
         left = min(self.settings.max_memory // 2, self.settings.max_memory - memory.weights - memory.site)
-        return max(left // max(memory.sequence + result_bytes, 1), 1)
+        return max(left // max(memory.sequence + memory.series + result_bytes, 1), 1)
 
     def states_at_once(self, mutations: Mutations, sequences: int, result_bytes: int = 0) -> int:
         """For how many states of the other inputs the references of these sequences are kept together."""
