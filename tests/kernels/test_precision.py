@@ -39,4 +39,18 @@ def test_runs_that_begin_and_end_within_another_ones_small_products(setting):
         assert setting() == onednn.SETTING
     with small_products(CPU):
         assert setting() == before
+        with fastest_products(CPU):
+            assert setting() == before
     assert setting() == before
+
+
+def test_the_last_of_several_small_products_puts_the_setting_back(setting):
+    with fastest_products(CPU):
+        one, two = small_products(CPU), small_products(CPU)  # two threads'
+        one.__enter__()
+        before = setting()
+        two.__enter__()
+        one.__exit__(None, None, None)
+        assert setting() == before != onednn.SETTING
+        two.__exit__(None, None, None)
+        assert setting() == onednn.SETTING

@@ -22,6 +22,7 @@ from yuzu._engine.plan.plan import make_plan, make_plan_with_statistics
 from yuzu._engine.request import Selection
 from yuzu._engine.rewrite.all import capture
 from yuzu._engine.rewrite.norms_apart import NORMS, norms_apart
+from yuzu._engine.run import run
 from yuzu._engine.run.run import Run
 from yuzu._engine.store.trials import Asked, Pairs, Trials, run_trials
 from yuzu._engine.tune import chunks, statistics
@@ -260,6 +261,19 @@ def test_chunks_files_and_batches_give_the_same(always, tmp_path):
     loaded.decisions = dataclasses.replace(loaded.decisions, sites=3)
     few = yuzu.yuzu_ism(model, X, yuzu.Precomputation(loaded.settings, loaded.decisions), device="cpu", output="delta")[1]
     assert relative_error(few, whole) < 1e-6
+
+
+def test_a_series_is_made_before_a_chunk_takes_memory(always, monkeypatch):
+    model, X, held = Normalising(), sequences(140), []
+    made, original = always(model, 140), run.make_series
+
+    def spy(context):
+        held.append([change for change in context._changes if change is not None])
+        return original(context)
+
+    monkeypatch.setattr(run, "make_series", spy)
+    yuzu.yuzu_ism(model, X, made, device="cpu", batch_size=60)
+    assert held == [[]]
 
 
 def test_few_positions_go_without(always):

@@ -4,7 +4,7 @@ With ``s = sigmoid``, ``p = softmax(R)`` and ``Z = 1 + sum(p (e^D - 1))``:
 
     relu:         max(D + min(R, 0), -max(R, 0)); where the unit is on before and after, D passes unrounded
     exp:          e^R (e^D - 1) for D <= 1, and e^(R + D) - e^R above
-    sigmoid:      s(R) s(-R) (e^D - 1) / (s(-R) + s(R) e^D) where |R| and |D| are at most 60; else
+    sigmoid:      s(R) s(-R) (e^D - 1) / (s(-R) + s(R) e^D) on a CPU where |R| and |D| are at most 60; else
                   s(R) s(-(R + D)) (e^D - 1) for D <= 0, and s(R + D) s(-R) (1 - e^-D) for D > 0
     tanh:         2 sigmoid(2 x) - 1
     x g(x):       D g(R) + (R + D) (g(R + D) - g(R)), for SiLU with g = s and for GELU, whose g is
@@ -192,14 +192,12 @@ def exp_difference(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -
 
 def _sigmoid(d: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     off = torch.sigmoid(-before)
-    near = _within(d, 1) is True
-    # float16 holds neither e^12 nor e^-25
-    if (
-        d.dtype != torch.float16 and (near or _within(d, FAR) is True) and _within(before, FAR) is True
-    ):  # half the passes over memory
-        growth = torch.expm1(d)
-        rest = (growth * after).add_(1) if near else torch.exp(d).mul_(after).add_(off)
-        return growth.mul_(after * off).div_(rest)
+    if d.dtype != torch.float16:  # which holds neither e^12 nor e^-25
+        near = _all_within(d, 1)
+        if (near or _all_within(d, FAR)) and _all_within(before, FAR):  # half the passes over memory of what follows
+            growth = torch.expm1(d)
+            rest = (growth * after).add_(1) if near else torch.exp(d).mul_(after).add_(off)
+            return growth.mul_(after * off).div_(rest)
     mutant = before + d
     slope = torch.where(d > 0, torch.sigmoid(mutant) * off, after * torch.sigmoid(-mutant))
     return torch.copysign(torch.expm1(-d.abs()), d).mul_(slope)
@@ -222,13 +220,17 @@ def _gated(
     return result if within is True else torch.where(torch.as_tensor(within, device=d.device), result, plain())
 
 
+def _all_within(d: torch.Tensor, limit: float) -> bool:
+    """Tell whether all numbers are known to lie within a limit. A GPU is not waited for to find out."""
+    if d.device.type != "cpu" or not d.numel():
+        return False
+    low, high = torch.aminmax(d)
+    return bool((low >= -limit) & (high <= limit))
+
+
 def _within(d: torch.Tensor, limit: float) -> bool | torch.Tensor:
-    """Tell whether all numbers lie within a limit; which ones, if not all do. No GPU is waited for to find out."""
-    if d.device.type == "cpu" and d.numel():
-        low, high = torch.aminmax(d)
-        if bool((low >= -limit) & (high <= limit)):
-            return True
-    return d.abs() <= limit
+    """Tell whether all numbers lie within a limit; which ones, if that is not known of all."""
+    return _all_within(d, limit) or d.abs() <= limit
 
 
 def _of_sigmoid(d: torch.Tensor, before: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, bool | torch.Tensor]:

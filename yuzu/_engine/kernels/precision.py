@@ -51,14 +51,14 @@ class _Float32:
     """float32 products on a CPU, as long as any run holds this."""
 
     def __init__(self) -> None:
-        self._lock, self._holders = threading.Lock(), 0
+        self._lock, self._holders, self._suspensions = threading.Lock(), 0, 0
         self._legacy = ""
         self._found: list[tuple[Any, str]] = []
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         with self._lock:
-            if not self._holders:
+            if not self._holders and not self._suspensions:
                 self._begin()
             self._holders += 1
         try:
@@ -88,19 +88,22 @@ class _ByOneDNN(_Float32):
     """`onednn_products.SETTING`, if products stay float32 with it, as long as any run holds this."""
 
     def _begin(self) -> None:
-        if onednn_products.by_setting() and not self._found:
+        if onednn_products.by_setting():
             self._found = _set([torch.backends.mkldnn.matmul], onednn_products.SETTING)  # type: ignore[attr-defined]
 
     @contextlib.contextmanager
     def suspended(self) -> Iterator[None]:
         """A context with PyTorch's own products, for all threads."""
         with self._lock:
-            self._end()
+            if not self._suspensions:
+                self._end()
+            self._suspensions += 1
         try:
             yield
         finally:
             with self._lock:
-                if self._holders:
+                self._suspensions -= 1
+                if self._holders and not self._suspensions:
                     self._begin()
 
 

@@ -247,6 +247,7 @@ class Run(Context):
         given: Sequence[Change | None] | None,
         keep: Collection[int],
     ) -> list[Change | None]:
+        self.prepare()  # before any change of the chunk takes memory
         windows = self.set_sites(sites)
         plan = self.plan
         changes: list[Change | None] = [None] * len(plan.graph.nodes) if given is None else list(given)
@@ -413,7 +414,7 @@ class Run(Context):
         return on_windows(self._moved_before(index), self._series.first[index], window, self)
 
     def prepare(self) -> None:
-        """Make what all chunks share, and the first of them would make: the series of the reference."""
+        """Make what all chunks share, unless it is made: the series of the reference."""
         if self.plan.statistics.count:
             _ = self._series
 

@@ -112,7 +112,8 @@ def _scores_of_attention(graph: Graph, node: Node) -> int:
     """
     if node.op != "aten.scaled_dot_product_attention":
         return 0
-    shapes = [graph.nodes[a.index].shape for a in node.args[:2] if isinstance(a, Ref)]
+    given = (node.argument(0, "query"), node.argument(1, "key"))
+    shapes = [graph.nodes[a.index].shape for a in given if isinstance(a, Ref)]
     if len(shapes) < 2 or not shapes[0] or not shapes[1] or len(shapes[0]) == 4:
         return 0
     return math.prod(s for s in (*shapes[0][:-1], shapes[1][-2]) if s is not None and s > 0)
